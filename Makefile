@@ -1,0 +1,22 @@
+# make demo   set up and run the main job      make test   set up and run every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.ready
+	$(BIN)/eas-export demo
+
+test: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+$(VENV)/.ready: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,219 @@
+"""Write a LaVIN-EAS checkpoint of a chosen shape in the published format, with random weights.
+
+    python benchmarks/synthetic.py --shape 1B --out /tmp/lavin-1B          2.6 GB
+    python benchmarks/synthetic.py --shape demo --out eas_export/demo/checkpoint --seed 7
+
+The folder holds weights/<name>/{params.json, consolidated.NN.pth}, clip/*.pth and checkpoint-19.pth, as training leaves them.
+Weights are drawn so that activations keep a sensible size through the layers.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+SHARD_DIMS = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wo": 1, "w2": 1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LaVIN-EAS model; `rank` is adapter_dim, the replaced adapters have four times that."""
+
+    name: str
+    dim: int
+    layers: int
+    heads: int
+    vocab: int
+    multiple_of: int
+    rank: int
+    skip: tuple[int, ...]
+    hidden_proj: int = 128
+    clip_width: int = 1024
+    clip_blocks: int = 24
+    clip_patch: int = 14
+    clip_image: int = 224
+    shards: int = 1
+    temperature: float = 10.0
+    scale: float = 1.0
+    norm_eps: float = 1e-6
+    visual_adapter_type: str = "router"
+
+    @property
+    def ffn(self) -> int:
+        return -(-int(8 * self.dim / 3) // self.multiple_of) * self.multiple_of
+
+
+_TINY = dict(
+    dim=64,
+    layers=8,
+    heads=4,
+    vocab=128,
+    multiple_of=32,
+    rank=8,
+    hidden_proj=16,
+    clip_width=64,
+    clip_blocks=8,
+    clip_image=28,
+)
+_PUBLISHED_SKIP = (24, 23, 19, 21, 28, 31, 22, 30, 25, 26, 29, 27)
+SHAPES = {
+    "demo": Shape("tiny", skip=(6, 3, 5), **_TINY),
+    "1B": Shape(
+        "1B", dim=2048, layers=22, heads=16, vocab=32000, multiple_of=256, rank=8, skip=(12, 13, 15, 16, 18, 19, 20, 21)
+    ),
+    "7B": Shape("7B", dim=4096, layers=32, heads=32, vocab=32000, multiple_of=256, rank=8, skip=_PUBLISHED_SKIP),
+    "13B": Shape(
+        "13B", dim=5120, layers=40, heads=40, vocab=32000, multiple_of=256, rank=8, skip=tuple(range(28, 40)), shards=2
+    ),
+}
+
+
+def llama_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of the unsharded LLaMA checkpoint."""
+    d, f = shape.dim, shape.ffn
+    result: dict[str, tuple[int, ...]] = {
+        "tok_embeddings.weight": (shape.vocab, d),
+        "norm.weight": (d,),
+        "output.weight": (shape.vocab, d),
+    }
+    for i in range(shape.layers):
+        result |= {f"layers.{i}.attention.{w}.weight": (d, d) for w in ("wq", "wk", "wv", "wo")}
+        result |= {
+            f"layers.{i}.feed_forward.{w}.weight": s for w, s in (("w1", (f, d)), ("w2", (d, f)), ("w3", (f, d)))
+        }
+        result |= {f"layers.{i}.{n}.weight": (d,) for n in ("attention_norm", "ffn_norm")}
+    return result | {"rope.freqs": (d // shape.heads // 2,)}
+
+
+def adapter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of the adapter checkpoint."""
+    result: dict[str, tuple[int, ...]] = {}
+
+    def adapter(prefix: str, dim: int, rank: int, inner: str) -> None:
+        for letter in inner:
+            result.update({f"{prefix}.conv_{letter}.weight": (rank, dim, 1), f"{prefix}.conv_{letter}.bias": (rank,)})
+        for letter in "BD":
+            result.update(
+                {f"{prefix}.conv_{letter}.weight": (dim, rank // 2, 1), f"{prefix}.conv_{letter}.bias": (dim,)}
+            )
+        result.update({f"{prefix}.expert_weights.weight": (2, dim), f"{prefix}.expert_weights.bias": (2,)})
+
+    for i in range(shape.layers):
+        adapter(f"module.layers.{i}.adapter_attn", shape.dim, shape.rank, "A")
+        adapter(f"module.layers.{i}.replaced_adapter", shape.dim, 4 * shape.rank, "AC")
+    for i in range(shape.clip_blocks):
+        block = f"module.backbone.visual.transformer.resblocks.{i}"
+        adapter(f"{block}.adapter_attn", shape.clip_width, shape.rank, "A")
+        if shape.visual_adapter_type != "router":
+            adapter(f"{block}.adapter_mlp", shape.clip_width, shape.rank, "A")
+    p, w, d = shape.hidden_proj, shape.clip_width, shape.dim
+    result |= {"module.adapter_proj.conv_A.weight": (p, w), "module.adapter_proj.conv_A.bias": (p,)}
+    result |= {"module.adapter_proj.conv_B.weight": (d, p), "module.adapter_proj.conv_B.bias": (d,)}
+    return result | {"module.adapter_modality_embedding.weight": (2, d)}
+
+
+def clip_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of the CLIP tower's state dict."""
+    w, positions = shape.clip_width, (shape.clip_image // shape.clip_patch) ** 2 + 1
+    result: dict[str, tuple[int, ...]] = {
+        "visual.class_embedding": (w,),
+        "visual.positional_embedding": (positions, w),
+        "visual.proj": (w, w // 2),
+        "visual.conv1.weight": (w, 3, shape.clip_patch, shape.clip_patch),
+    }
+    for norm in ("ln_pre", "ln_post"):
+        result |= {f"visual.{norm}.weight": (w,), f"visual.{norm}.bias": (w,)}
+    for i in range(shape.clip_blocks):
+        block = f"visual.transformer.resblocks.{i}"
+        result |= {f"{block}.attn.in_proj_weight": (3 * w, w), f"{block}.attn.in_proj_bias": (3 * w,)}
+        for part, (out, inner) in {"attn.out_proj": (w, w), "mlp.c_fc": (4 * w, w), "mlp.c_proj": (w, 4 * w)}.items():
+            result |= {f"{block}.{part}.weight": (out, inner), f"{block}.{part}.bias": (out,)}
+        for norm in ("ln_1", "ln_2"):
+            result |= {f"{block}.{norm}.weight": (w,), f"{block}.{norm}.bias": (w,)}
+    return result
+
+
+def args_of(shape: Shape) -> argparse.Namespace:
+    """The training arguments that lie in the adapter checkpoint."""
+    return argparse.Namespace(
+        llm_model=shape.name,
+        adapter_type="attn",
+        visual_adapter_type=shape.visual_adapter_type,
+        adapter_dim=shape.rank,
+        hidden_proj=shape.hidden_proj,
+        temperature=shape.temperature,
+        n_prompt=shape.clip_blocks // 4,
+        adapter_scale=shape.scale,
+        max_seq_len=512,
+        skip_list=str(list(shape.skip)),
+        use_vicuna=False,
+        bits="16bit",
+        prompt_format="QCM-ALE",
+    )
+
+
+def write_checkpoint(out: Path, shape: Shape, seed: int = 0) -> Path:
+    """Write the checkpoint; `out` must not exist."""
+    random = torch.Generator().manual_seed(seed)
+    weights = out / "weights" / shape.name
+    weights.mkdir(parents=True)
+    (out / "clip").mkdir()
+    params = {
+        "dim": shape.dim,
+        "multiple_of": shape.multiple_of,
+        "n_heads": shape.heads,
+        "n_layers": shape.layers,
+        "norm_eps": shape.norm_eps,
+        "vocab_size": -1,
+    }
+    (weights / "params.json").write_text(json.dumps(params))
+    for shard in range(shape.shards):
+        state = {
+            name: _draw(name, _shard_shape(name, size, shape.shards), torch.float16, random)
+            for name, size in llama_shapes(shape).items()
+        }
+        torch.save(state, weights / f"consolidated.{shard:02d}.pth")
+    clip = {name: _draw(name, size, torch.float16, random) for name, size in clip_shapes(shape).items()}
+    torch.save(clip, out / "clip" / "ViT.pth")
+    adapters = {name: _draw(name, size, torch.float32, random) for name, size in adapter_shapes(shape).items()}
+    torch.save(
+        {"model": adapters, "optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)},
+        out / "checkpoint-19.pth",
+    )
+    return out
+
+
+def _shard_shape(name: str, size: tuple[int, ...], shards: int) -> tuple[int, ...]:
+    dim = next((d for key, d in SHARD_DIMS.items() if key in name.split(".")), None)
+    return size if dim is None else tuple(n // shards if axis == dim else n for axis, n in enumerate(size))
+
+
+def _draw(name: str, size: tuple[int, ...], dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:
+    """Norms near 1, biases small, matrices of gain 1 by their input width; routers wide enough to prefer a branch."""
+    values = torch.randn(size, generator=random)
+    if len(size) == 1:
+        norm = any(part in name for part in ("norm.", "ln_")) and name.endswith("weight")
+        values = 1 + 0.1 * values if norm else 0.1 * values
+    elif "embed" not in name:
+        fan_in = torch.Size(size[1:]).numel()
+        values *= (3.0 if "expert_weights" in name else 1.0) / fan_in**0.5
+    return values.to(dtype)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, help="another number of layers; skips beyond it are dropped")
+    given = parser.parse_args()
+    shape = SHAPES[given.shape]
+    if given.layers:
+        shape = replace(shape, layers=given.layers, skip=tuple(i for i in shape.skip if i < given.layers))
+    print(write_checkpoint(given.out, shape, given.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""ONNX Runtime on the CPU.
+
+Weights are passed in as values over one mapped copy of the store, shared by all sessions, and nothing is repacked: loading
+costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
+"""
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx_ir as ir
+
+from ..bundle import Bundle
+from ..errors import UserError
+from ..graph import GraphSpec
+from ..precision import DTYPES
+from .runtime import Runtime, Tensors
+
+
+class OnnxRuntimeSession:
+    def __init__(self, session, spec: GraphSpec, weights: dict):
+        self.session, self.spec = session, spec
+        self._weights = weights  # the session reads their memory
+        self._dtypes = {t.name: np.dtype(t.dtype) for t in (*spec.inputs, *spec.outputs)}
+
+    def run(self, inputs: Tensors, outputs: Tensors) -> None:
+        binding = self.session.io_binding()
+        for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, tensor in tensors.items():
+                bind(name, "cpu", 0, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
+        self.session.run_with_iobinding(binding)
+
+
+def open_bundle(bundle: Bundle) -> Runtime:
+    """Sessions for every graph. Raises UserError without ONNX Runtime, or where it refuses a graph."""
+    ort = _import_onnxruntime()
+    values = _mapped_values(ort, bundle)
+    m = bundle.manifest
+    sessions = {name: _open_session(ort, bundle, spec, values) for name, spec in m.graphs.items()}
+    return Runtime("onnxruntime", m.config, m.plan, m.limits, sessions)
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "ONNX Runtime is not installed", where="--backend onnxruntime", fix="pip install 'eas-export[cpu]'"
+        ) from None
+    return onnxruntime
+
+
+def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
+    """Every tensor of the store as a value over the mapped file."""
+    mapped = np.frombuffer(bundle.store.map, dtype=np.uint8)
+    values = {}
+    for entry in bundle.store.entries.values():
+        view = mapped[entry.offset : entry.offset + entry.nbytes].view(np.dtype(entry.dtype)).reshape(entry.shape)
+        values[entry.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(view, DTYPES[entry.dtype].onnx)
+    return values
+
+
+def _open_session(ort: ModuleType, bundle: Bundle, spec: GraphSpec, values: dict) -> OnnxRuntimeSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = os.cpu_count() or 1
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # sessions in one process would fight for the cores
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a private copy of every weight
+    path = bundle.graph_file(spec.name)
+    used = {name: values[name] for name in _external_names(path)}
+    for name, value in used.items():
+        options.add_initializer(name, value)
+    try:
+        session = ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+        )
+    except Exception as error:  # the bindings' exception classes have no common base but this
+        raise UserError(
+            f"ONNX Runtime {ort.__version__} refuses it: {str(error).splitlines()[0]}",
+            where=path,
+            fix="install onnxruntime 1.31 or newer (pip install -U onnxruntime)",
+        ) from error
+    return OnnxRuntimeSession(session, spec, used)
+
+
+def _external_names(path: Path) -> list[str]:
+    """The initializers that lie in the store."""
+    return [
+        name for name, v in ir.load(path).graph.initializers.items() if isinstance(v.const_value, ir.ExternalTensor)
+    ]

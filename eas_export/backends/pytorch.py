@@ -1,0 +1,50 @@
+"""The PyTorch reference behind the sessions' interface: the very modules that are traced, run eagerly."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..bundle import Bundle
+from ..config import Limits, ModelConfig
+from ..export.graphs import FOLD_MODES
+from ..families import get_family
+from ..graph import GraphSpec
+from ..model.network import build_network, load_parameters
+from ..plan import SkipPlan
+from ..precision import PRECISIONS, Precision
+from .runtime import Runtime, Tensors
+
+
+class PyTorchSession:
+    def __init__(self, module: nn.Module, spec: GraphSpec):
+        self.module, self.spec = module, spec
+
+    @torch.no_grad()
+    def run(self, inputs: Tensors, outputs: Tensors) -> None:
+        for name, value in self.module(inputs).items():
+            outputs[name].copy_(value)
+
+
+def open_network(
+    config: ModelConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+    fold: str,
+    parameters: Mapping[str, Callable[[], Tensor]],
+) -> Runtime:
+    """A runtime over the network with these parameters (store name -> reader)."""
+    with torch.device("meta"):
+        network = build_network(config, plan, precision, limits, get_family(config.family).vision)
+    load_parameters(network, parameters)
+    graphs = FOLD_MODES[fold].items()
+    sessions = {name: PyTorchSession(g.module(network), g.spec(config, plan, precision, limits)) for name, g in graphs}
+    return Runtime("pytorch", config, plan, limits, sessions)
+
+
+def open_bundle(bundle: Bundle) -> Runtime:
+    """The bundle's own weights in PyTorch, in the bundle's precision and fold mode."""
+    m = bundle.manifest
+    readers = {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
+    return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, m.fold, readers)

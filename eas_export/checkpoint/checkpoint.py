@@ -1,0 +1,31 @@
+"""A loaded checkpoint: what every family's loader gives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..plan import SkipEvidence
+from .lazy import LazyTensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model under our names, nothing of it read.
+
+    tensors    our name -> LazyTensor. The decoder: embed.weight, norm.weight, head.weight and, per layer i,
+               layers.{i}.norm.weight, .ffn_norm.weight, .attention.{q,k,v,o}.weight, .ffn.{gate,up,down}.weight and the
+               adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
+               (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).
+               The vision tower's are the family's own, under vision.
+    evidence   what the files say about skipped attentions
+    files      every file that was opened, in a fixed order
+    notes      what the user should know about the files, a sentence each
+    tokenizer  a file to be carried along, or None
+    """
+
+    config: ModelConfig
+    tensors: dict[str, LazyTensor]
+    evidence: SkipEvidence
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    tokenizer: Path | None = None

@@ -1,0 +1,131 @@
+"""Published key names to ours, with proof that nothing is missing, unknown or mis-shaped."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import UserError
+from .lazy import LazyTensor, combine
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Where a published tensor goes.
+
+    name     our name; "{i}" is the block's number
+    shape    of the published, unsharded tensor: numbers, names of sizes, or products of a few ("2*dim")
+    shard    the dimension along which model-parallel shards are joined; None: every shard holds it whole
+    convert  from the published layout to ours
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    shard: int | None = None
+    convert: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+# Published pattern -> Key, or None for a key that is dropped on purpose ("*" matches anything)
+KeyTable = Mapping[str, Key | None]
+
+
+def rename(
+    tensors: Mapping[str, LazyTensor], table: KeyTable, sizes: Sizes, blocks: int, file: str
+) -> dict[str, LazyTensor]:
+    """The tensors under our names. Raises UserError naming the key, the file and the expected shape when one is missing,
+    unknown or of another shape."""
+    wanted = {
+        p.replace("{i}", str(i)): (key, i)
+        for p, key in table.items()
+        if key
+        for i in range(blocks if "{i}" in p else 1)
+    }
+    dropped = [pattern for pattern, key in table.items() if key is None]
+    for key in tensors:
+        if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
+            raise UserError(
+                f"unknown key {key} of shape {list(tensors[key].shape)}",
+                where=file,
+                fix=f"check that the file belongs to this model; it has {blocks} blocks{_nearest(key, wanted)}",
+            )
+    renamed = {}
+    for published, (key, i) in wanted.items():
+        expected = tuple(_size(size, sizes) for size in key.shape)
+        if published not in tensors:
+            raise UserError(
+                f"missing key {published}, expected with shape {list(expected)}",
+                where=file,
+                fix="check that the file is whole and belongs to this model",
+            )
+        tensor = tensors[published]
+        if tensor.shape != expected:
+            raise UserError(
+                f"key {published} has shape {list(tensor.shape)}, expected {list(expected)}",
+                where=file,
+                fix="check that the files belong together",
+            )
+        renamed[key.name.replace("{i}", str(i))] = tensor.map(key.convert) if key.convert else tensor
+    return renamed
+
+
+def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -> tuple[int, ...]:
+    """The shape of a tensor that other shapes are read from. Raises UserError when it is missing or not of this rank."""
+    if key not in tensors:
+        raise UserError(f"missing key {key}", where=file, fix="check that the file is whole and belongs to this model")
+    if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
+        raise UserError(
+            f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0",
+            where=file,
+            fix="check that the file belongs to this model",
+        )
+    return tensors[key].shape
+
+
+def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: list[str]) -> dict[str, LazyTensor]:
+    """Join model-parallel shards along the dimension their key's row names."""
+    if len(shards) == 1:
+        return shards[0]
+    merged = {}
+    for key in shards[0]:
+        row = table.get(re.sub(r"\.\d+\.", ".{i}.", key))
+        for shard, file in zip(shards, files):
+            if key not in shard:
+                raise UserError(
+                    f"missing key {key} that {files[0]} holds", where=file, fix="give all shards of one model"
+                )
+        if row is None or row.shard is None:
+            merged[key] = shards[0][key]
+        else:
+            merged[key] = _join([shard[key] for shard in shards], row.shard, key)
+    return merged
+
+
+def _join(parts: list[LazyTensor], dim: int, key: str) -> LazyTensor:
+    try:
+        return combine(parts, lambda *tensors: torch.cat(tensors, dim))
+    except (RuntimeError, IndexError):
+        raise UserError(
+            f"the shards of {key} have shapes {[list(p.shape) for p in parts]}, which do not join along {dim}",
+            where=parts[0].source,
+            fix="give all shards of one model",
+        ) from None
+
+
+def _size(size: int | str, sizes: Sizes) -> int:
+    if isinstance(size, int):
+        return size
+    product = 1
+    for factor in size.split("*"):
+        product *= int(factor) if factor.isdigit() else sizes[factor]
+    return product
+
+
+def _nearest(key: str, wanted: Mapping) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, list(wanted), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,221 @@
+"""Reader for torch's zip format: what `torch.save` writes and, for its tensors, TorchScript archives (OpenAI's CLIP files).
+
+Format: a zip with stored (uncompressed) members <name>/data.pkl and <name>/data/<key>; the pickle refers to storages by
+persistent ids ("storage", type, key, device, elements) and rebuilds tensors from (storage, offset, size, stride, ...).
+
+Nothing from the file is imported or called: names in the pickle are looked up in a table of stand-ins made anew for each
+load, and a name that is not there is an error. Tensors stay in the mapped file until they are read.
+"""
+
+import io
+import mmap
+import pickle
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from .lazy import LazyTensor
+
+STORAGE_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
+
+
+class PlainObject:
+    """What an object of a class that is not imported becomes: its attributes, nothing else."""
+
+
+def read_torch_zip(path: Path) -> Any:
+    """The object saved in `path`: plain data, LazyTensors, and PlainObjects (argparse.Namespace, TorchScript modules).
+
+    Raises UserError for files that are truncated, damaged, of another format, or that ask for any other class or function.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+            if len(pickles) != 1:
+                raise UserError(
+                    "the zip file holds no torch checkpoint (no data.pkl)",
+                    where=path,
+                    fix="give the file that torch.save wrote",
+                )
+            prefix = pickles[0].removesuffix("data.pkl")
+            for info in members.values():
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise UserError(
+                        f"member {info.filename} is compressed", where=path, fix="give the file as torch.save wrote it"
+                    )
+            if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
+                raise UserError(
+                    "its data.pkl is larger than 1 GB", where=path, fix="give the file that torch.save wrote"
+                )
+            order = f"{prefix}byteorder"
+            if order in members and archive.read(order) != b"little":
+                raise UserError(
+                    "its tensors are big-endian", where=path, fix="save it again on a little-endian machine"
+                )
+            data = archive.read(pickles[0])
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=path, fix="check the path") from None
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        struct.error,
+        OSError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"it is not a whole torch checkpoint ({error or type(error).__name__})",
+            where=path,
+            fix="copy it again; files from before torch 1.6 must be loaded and saved again once",
+        ) from None
+    storages = _Storages(path, prefix, members)
+    try:
+        return _Reader(data, storages).load()
+    except UserError:
+        raise
+    except Exception as error:  # any byte of the pickle may be wrong, and so anything may be raised
+        raise UserError(
+            f"its data.pkl is damaged ({type(error).__name__}: {error})", where=path, fix="copy the file again"
+        ) from None
+
+
+class _Storages:
+    """The mapped file and where each storage lies in it."""
+
+    def __init__(self, path: Path, prefix: str, members: dict[str, zipfile.ZipInfo]):
+        self.path, self.prefix, self.members = path, prefix, members
+        with open(path, "rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def locate(self, key: str, size: int) -> int:
+        """The offset of storage `key` in the file. Raises UserError unless `size` bytes of it are there."""
+        info = self.members.get(f"{self.prefix}data/{key}")
+        if info is None or info.file_size < size:
+            raise UserError(
+                f"storage {key} is missing or shorter than {size} bytes", where=self.path, fix="copy the file again"
+            )
+        header = self.map[
+            info.header_offset : info.header_offset + 30
+        ]  # a zip member's local header: 30 bytes, name, extra
+        name_size, extra_size = struct.unpack("<26xHH", header)
+        offset = info.header_offset + 30 + name_size + extra_size
+        if offset + size > len(self.map):
+            raise UserError(f"storage {key} runs past the end of the file", where=self.path, fix="copy the file again")
+        return offset
+
+    def view(self, offset: int, dtype: torch.dtype, count: int) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "the buffer is not writable": nobody writes to a LazyTensor
+            return torch.frombuffer(self.map, dtype=dtype, count=count, offset=offset)
+
+
+class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a hostile index cannot make it allocate
+    """An unpickler that finds stand-ins only."""
+
+    def __init__(self, data: bytes, storages: _Storages):
+        super().__init__(io.BytesIO(data), encoding="utf-8")
+        self.storages = storages
+        self.stand_ins = self._make_stand_ins()
+
+    def _make_stand_ins(self) -> dict[tuple[str, str], Any]:
+        """Made for one load: a pickle can set attributes on what it finds, so nothing that is shared is handed out."""
+
+        def rebuild_tensor(storage, offset, size, stride, *_):
+            return self._tensor(storage, offset, size, stride)
+
+        def rebuild_parameter(tensor, *_):
+            return tensor
+
+        def first(value, *_):
+            return value
+
+        table = {
+            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+            ("torch.jit._pickle", "restore_type_tag"): first,
+            ("torch.jit._pickle", "build_intlist"): first,
+            ("torch.jit._pickle", "build_doublelist"): first,
+            ("torch.jit._pickle", "build_boollist"): first,
+            ("torch.jit._pickle", "build_tensorlist"): first,
+            ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+            ("argparse", "Namespace"): type("Namespace", (PlainObject,), {}),
+        }
+        return table | {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):  # a TorchScript module: its attributes are all we want
+            return self.stand_ins.setdefault((module, name), type("Module", (PlainObject,), {}))
+        try:
+            return self.stand_ins[module, name]
+        except KeyError:
+            raise UserError(
+                f"it asks for {module}.{name}, which was not run",
+                where=self.storages.path,
+                fix="give a checkpoint of tensors and plain data; do not trust this file otherwise",
+            ) from None
+
+    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str, int]:
+        kind, dtype, key, _device, count = pid
+        if (
+            kind != "storage"
+            or not isinstance(dtype, torch.dtype)
+            or not isinstance(key, str)
+            or not isinstance(count, int)
+        ):
+            raise ValueError(f"unknown reference {pid!r}")
+        return dtype, key, count
+
+    def _tensor(self, storage, offset: int, size: tuple, stride: tuple) -> LazyTensor:
+        dtype, key, count = storage
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError(f"a tensor of size {size} and stride {stride}")
+        extent = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride))
+        if offset + extent > count:
+            raise ValueError(f"a tensor of size {size} runs past its storage of {count} elements")
+        width = torch.empty((), dtype=dtype).element_size()
+        start = self.storages.locate(key, count * width) + offset * width
+        view = self.storages.view
+
+        def read() -> torch.Tensor:
+            return view(start, dtype, extent).as_strided(size, stride) if extent else torch.empty(size, dtype=dtype)
+
+        return LazyTensor(tuple(size), dtype, f"{self.storages.path.name}", read)
+
+
+def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
+    """The named tensors of what `read_torch_zip` gave: a state dict as it is, a TorchScript module's attributes by dotted name."""
+    tensors: dict[str, LazyTensor] = {}
+
+    def walk(prefix: str, values: dict) -> None:
+        for name, value in values.items():
+            if isinstance(value, LazyTensor):
+                key = f"{prefix}{name}"
+                tensors[key] = LazyTensor(value.shape, value.dtype, f"{path.name}: {key}", value.read)
+            elif isinstance(value, PlainObject):
+                walk(f"{prefix}{name}.", vars(value))
+
+    walk("", vars(saved) if isinstance(saved, PlainObject) else saved if isinstance(saved, dict) else {})
+    if not tensors:
+        raise UserError("it holds no named tensors", where=path, fix="give a file that holds a state dict")
+    return tensors

@@ -1,0 +1,93 @@
+"""eas-export build"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import PATH, TerminalProgress, json_option, print_json, stdout_console
+
+
+@click.command()
+@click.option(
+    "--ckpt",
+    type=PATH,
+    required=True,
+    help="A folder with weights/<name>/, clip/*.pth and checkpoint-*.pth, or the adapter file.",
+)
+@click.option(
+    "--weights", type=PATH, help="The LLaMA folder (params.json, consolidated.*.pth), where --ckpt is a file."
+)
+@click.option("--vision", type=PATH, help="The CLIP file, where --ckpt is a file.")
+@click.option("--out", type=PATH, required=True, help="The bundle's folder.")
+@click.option("--recipe", type=PATH, help="A YAML file with these options; the command line wins.")
+@click.option(
+    "--skip",
+    metavar="LAYERS",
+    help="Layers whose attention is skipped: 20-31,5 or none. Default: what the checkpoint says.",
+)
+@click.option("--router-temperature", type=float, metavar="T", help="Override or supply the router's temperature.")
+@click.option("--adapter-scale", type=float, metavar="S", help="Override or supply the adapters' scale.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of weights, activations and caches.  [default: fp32]"
+)
+@click.option(
+    "--fold",
+    type=click.Choice(["weights", "lowrank"]),
+    help="Fold the adapters per prompt, or keep them low-rank.  [default: weights]",
+)
+@click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, 8 for lowrank]")
+@click.option("--max-prompt", type=int, help="Tokens of one prompt.  [default: 1024]")
+@click.option("--max-tokens", type=int, help="Tokens of a prompt and its answer.  [default: 2048]")
+@click.option("--force", is_flag=True, help="Replace what is at --out.")
+@click.option(
+    "--no-verify", is_flag=True, help="Do not end with the parity ledger (it holds the model in memory in fp32)."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything that can be checked without reading tensors; write nothing."
+)
+@json_option
+def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any) -> int:
+    """Take an EAS checkpoint to a verified bundle.
+
+    \b
+    eas-export build --ckpt data/ --out lavin-7b.bundle --recipe recipes/lavin-7b-scienceqa.yaml
+    eas-export build --ckpt checkpoint-19.pth --weights weights/7B --vision ViT-L-14.pt --out b --skip 19,21-31
+    """
+    from ..pipeline import build as run_pipeline
+    from .inspect import accounts_table
+    from .report import print_report
+
+    result = run_pipeline(ckpt, out, verify=not no_verify, progress=TerminalProgress(), **options)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(out) if result.bundle else None,
+                "reused": result.reused,
+                "plan": result.plan.model_dump(mode="json"),
+                "options": result.request.options.model_dump(mode="json"),
+                "accounts": result.accounts.model_dump(mode="json"),
+                "notes": result.notes,
+                "report": result.report.model_dump(mode="json") if result.report else None,
+            }
+        )
+        return 0 if result.report is None or result.report.ok else 1
+    console = stdout_console()
+    skipped = ", ".join(map(str, result.plan.skipped)) or "none"
+    console.print(
+        f"skipped attentions: {skipped}  ({len(result.plan.skipped)} of {result.plan.layers}, from {result.plan.origin})"
+    )
+    for note in result.notes:
+        console.print(f"note: {note}")
+    console.print(accounts_table(result.accounts))
+    if result.report:
+        print_report(result.report, console)
+    said = (
+        "nothing to do, it is there already"
+        if result.reused
+        else "written"
+        if result.bundle
+        else "dry run, nothing written"
+    )
+    console.print(f"bundle: {out} ({said})")
+    return 0 if result.report is None or result.report.ok else 1

@@ -1,0 +1,132 @@
+"""eas-export inspect"""
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ..accounts import Accounts
+from ..config import ModelConfig
+from ..errors import UserError
+from ..plan import SkipPlan
+from .output import PATH, json_option, print_json, size, stdout_console, table
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.option("--weights", type=PATH, help="The LLaMA folder, where PATH is an adapter file.")
+@click.option("--vision", type=PATH, help="The CLIP file, where PATH is an adapter file.")
+@click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
+@json_option
+def inspect(path: Path, weights: Path | None, vision: Path | None, skip: str | None, as_json: bool) -> None:
+    """Show what is in a checkpoint or a bundle.
+
+    Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, cache per token. Reads no tensors.
+
+    \b
+    eas-export inspect data/
+    eas-export inspect lavin-7b.bundle --json
+    """
+    facts = (
+        _bundle_facts(path) if (path / "manifest.json").is_file() else _checkpoint_facts(path, weights, vision, skip)
+    )
+    if as_json:
+        print_json(
+            {
+                key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+                for key, value in facts.items()
+            }
+        )
+        return
+    console = stdout_console()
+    config, plan = facts["config"], facts["plan"]
+    console.print(f"{path}: {facts['kind']}, {config.family}")
+    console.print(model_table(config, plan))
+    console.print(accounts_table(facts["accounts"]))
+    if facts.get("files"):
+        rows = [[name, size(number)] for name, number in facts["files"].items()]
+        console.print(table("files", ["file", "size"], rows, numbers=1))
+        console.print(f"precision {facts['precision']}, fold {facts['fold']}, limits {facts['limits']}")
+    for note in facts["notes"]:
+        console.print(f"note: {note}")
+
+
+def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
+    vision = config.vision
+    rows = [
+        [
+            "layers",
+            f"{config.layers} of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
+        ],
+        [
+            "attention skipped",
+            f"{len(plan.skipped)}: {', '.join(map(str, plan.skipped)) or 'none'}  (from {plan.origin})",
+        ],
+        ["attention kept", f"{len(plan.kept)}: {', '.join(map(str, plan.kept)) or 'none'}"],
+        [
+            "adapter ranks",
+            f"kept {config.kept_adapter.rank}, skipped {config.skipped_adapter.rank}, vision {vision.adapter.rank}",
+        ],
+        ["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"],
+        [
+            "vision",
+            f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image",
+        ],
+    ]
+    return table("model", ["", ""], rows)
+
+
+def accounts_table(accounts: Accounts) -> Table:
+    """Parameters, bytes and cache before and after pruning."""
+    before, after = accounts.before, accounts.after
+    rows = [[part, f"{n:,}", f"{after.parameters[part]:,}"] for part, n in before.parameters.items()]
+    rows += [
+        ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
+        ["their size in this precision", size(before.total_bytes), size(after.total_bytes)],
+        ["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)],
+    ]
+    return table("parameters", ["", "before pruning", "after"], rows, numbers=2)
+
+
+def _bundle_facts(path: Path) -> dict:
+    from ..bundle import Bundle
+
+    m = Bundle(path).manifest
+    limits = m.limits.model_dump()
+    return {
+        "kind": "bundle",
+        "config": m.config,
+        "plan": m.plan,
+        "accounts": m.accounts,
+        "precision": m.precision,
+        "fold": m.fold,
+        "limits": limits,
+        "files": {name: record.bytes for name, record in m.files.items()},
+        "toolchain": m.toolchain,
+        "notes": m.notes,
+    }
+
+
+def _checkpoint_facts(path: Path, weights: Path | None, vision: Path | None, skip: str | None) -> dict:
+    from ..families import detect
+    from ..family import Sources
+    from ..plan import choose_plan
+    from ..rewrite.accounting import account
+
+    checkpoint = detect(path).load(Sources(path, weights, vision))
+    notes = list(checkpoint.notes)
+    try:
+        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, skip)
+    except UserError as error:
+        if skip is not None:
+            raise
+        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, "none")
+        notes.append(f"{error.what}; shown without skipping")
+    accounts = account(checkpoint, plan, "float16")
+    return {
+        "kind": "checkpoint",
+        "config": checkpoint.config,
+        "plan": plan,
+        "accounts": accounts,
+        "notes": tuple(notes),
+    }

@@ -1,0 +1,83 @@
+"""Entry point: finds the command, runs it, and turns what went wrong into one line and an exit code.
+
+Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 3 a required part was not run
+A mistake of the user's never shows a traceback; a bug of ours always does.
+"""
+
+import json
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import UserError
+from ..registry import lookup
+
+COMMANDS = {
+    "build": ".cli.build:build",
+    "verify": ".cli.verify:verify",
+    "run": ".cli.run:run",
+    "inspect": ".cli.inspect:inspect",
+    "demo": ".cli.demo:demo",
+}
+
+# Shown by --help without importing the commands
+SUMMARIES = {
+    "build": "Take an EAS checkpoint to a verified bundle.",
+    "verify": "Compare a bundle with PyTorch, stage by stage.",
+    "run": "Run a bundle on prompts from an npz file.",
+    "inspect": "Show what is in a checkpoint or a bundle.",
+    "demo": "Build, verify and run the small model that comes along.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return lookup(COMMANDS, name, "command", "eas-export")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="eas-export")
+def cli() -> None:
+    """Take trained EAS models from their checkpoints to verified engines.
+
+    \b
+    eas-export demo                                    see it work
+    eas-export build --ckpt data/ --out model.bundle   the real thing
+    eas-export COMMAND --help                          options and examples
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except UserError as error:
+        _say(error.as_json(), str(error))
+        code = 2
+    except click.ClickException as error:
+        context = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+        _say(
+            {"what": error.format_message(), "where": "command line", "fix": "see --help"},
+            error.format_message() + context,
+        )
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        _say({"what": "interrupted", "where": "keyboard", "fix": "start again"}, "interrupted")
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(record: dict, line: str) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": record}))
+    print("error: " + " ".join(line.split()), file=sys.stderr)

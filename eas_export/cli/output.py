@@ -1,0 +1,75 @@
+"""How commands talk: tables and progress for people, JSON for machines."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from ..progress import Progress
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object to standard output instead of tables."
+)
+PATH = click.Path(path_type=Path)
+
+VERDICT_COLOURS = {True: "green", False: "red"}
+
+
+def stdout_console() -> Console:
+    """Tables keep their full width when nobody looks at them."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1))
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], numbers: int = 0) -> Table:
+    """A table whose last `numbers` columns are aligned to the right."""
+    result = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for position, column in enumerate(columns):
+        right = position >= len(columns) - numbers
+        result.add_column(column, justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def size(number: float) -> str:
+    """Bytes in decimal units: 13.5 GB"""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.0f} B" if unit == "B" else f"{number:.2f} {unit}"
+        number /= 1000
+    raise AssertionError
+
+
+class TerminalProgress(Progress):
+    """Bars on a terminal, a line per finished stage elsewhere; all on standard error."""
+
+    def __init__(self):
+        self.console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def stage(self, title: str, total_bytes: int | None = None) -> Iterator[Callable[[int], None]]:
+        start = time.monotonic()
+        if not self.console.is_terminal:
+            yield lambda done: None
+        else:
+            columns = [SpinnerColumn(), TextColumn("{task.description}")]
+            columns += [BarColumn(), DownloadColumn(), TimeRemainingColumn()] if total_bytes else [TimeElapsedColumn()]
+            with Bars(*columns, console=self.console, transient=True) as bars:
+                task = bars.add_task(title, total=total_bytes)
+                yield lambda done: bars.advance(task, done)
+        amount = f", {size(total_bytes)}" if total_bytes else ""
+        print(f"{title}: done in {time.monotonic() - start:.1f} s{amount}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""What the decoder's graphs have in common: names, cache tensors, dims."""
+
+from ..config import Limits, ModelConfig
+from ..graph import Dim, TensorSpec
+from ..plan import SkipPlan
+from ..precision import Precision
+
+
+def dims_of(config: ModelConfig, limits: Limits) -> dict[str, Dim]:
+    """B rows, S prompt tokens, T cache slots, M image feature vectors, N images."""
+    images = limits.max_batch
+    tokens = config.vision.tokens
+    return {
+        "B": Dim(min=1, opt=limits.max_batch, max=limits.max_batch),
+        "S": Dim(min=1, opt=max(1, limits.max_prompt // 2), max=limits.max_prompt),
+        "T": Dim(min=1, opt=limits.max_tokens, max=limits.max_tokens),
+        "N": Dim(min=1, opt=images, max=images),
+        "M": Dim(min=1, opt=images * tokens, max=images * tokens),
+    }
+
+
+def cache_specs(
+    config: ModelConfig, plan: SkipPlan, precision: Precision, batch: int | str, prefix: str
+) -> tuple[TensorSpec, ...]:
+    """Key and value caches of the kept layers, [B, heads, T, head_dim], under "<prefix>.<layer>.key" and ".value"."""
+    shape = (batch, config.heads, "T", config.head_dim)
+    return tuple(
+        TensorSpec(name=f"{prefix}.{i}.{part}", dtype=precision.dtype, shape=shape)
+        for i in plan.kept
+        for part in ("key", "value")
+    )
+
+
+def cache_aliases(plan: SkipPlan) -> dict[str, str]:
+    """present.<layer>.key is past_key_values.<layer>.key, updated in place."""
+    return {f"present.{i}.{part}": f"past_key_values.{i}.{part}" for i in plan.kept for part in ("key", "value")}
+
+
+def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> tuple[TensorSpec, ...]:
+    """A prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled [B, skipped, rank]."""
+    router = TensorSpec(name="router", dtype="float32", shape=(batch, config.layers, 2))
+    pooled = TensorSpec(name="pooled", dtype="float32", shape=(batch, len(plan.skipped), config.skipped_adapter.rank))
+    return (router, pooled) if plan.skipped else (router,)
+
+
+def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
+    """One prompt's folded weights and biases: q, k, v of kept layers, gate and up of skipped ones."""
+    specs = []
+    for i in range(config.layers):
+        parts, width = (
+            (("ffn.gate", "ffn.up"), config.ffn_dim)
+            if i in plan.skipped
+            else (("attention.q", "attention.k", "attention.v"), config.dim)
+        )
+        for part in parts:
+            specs.append(
+                TensorSpec(name=f"folded.layers.{i}.{part}.weight", dtype=precision.dtype, shape=(width, config.dim))
+            )
+            specs.append(TensorSpec(name=f"folded.layers.{i}.{part}.bias", dtype=precision.dtype, shape=(width,)))
+    return tuple(specs)

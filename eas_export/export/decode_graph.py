@@ -1,0 +1,105 @@
+"""decode: one new token per row and the caches -> its logits and the caches, one token longer
+
+Inputs   input_ids [B, 1] · position_ids [B, 1] · cache_lengths [B] (the slot to write) · past_key_values.N.key/value
+         and the prompt's adapters, either folded (`--fold weights`, B = 1: what the fold graph gives) or as the fold state itself
+         (the unfolded form, any B)
+Outputs  logits [B, vocab] float32 · present.N.key/value
+
+Both forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..config import Limits, ModelConfig
+from ..graph import GraphSpec, TensorSpec
+from ..model import ops
+from ..model.decoder import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
+from ..plan import SkipPlan
+from ..precision import Precision
+from .common import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_specs
+
+# (layer, block, n [B, dim]) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up
+Project = Callable[[int, KeptBlock | SkippedBlock, Tensor], tuple[Tensor, ...]]
+
+
+class FoldedDecodeGraph(nn.Module):
+    """Decoding with weights into which one prompt's adapters were folded: no adapter is left."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        folded = {name.removeprefix("folded."): tensor for name, tensor in inputs.items() if name.startswith("folded.")}
+
+        def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+            return tuple(apply_folded(folded, name, n) for name in fold_names(layer, block))
+
+        return _decode(self.network.decoder, inputs, project)
+
+
+class UnfoldedDecodeGraph(nn.Module):
+    """Decoding with the adapters in place, their router weights and pooled features frozen at the prompt's."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        router = inputs["router"]  # [B, layers, 2]
+        pools = iter(inputs["pooled"].unbind(1) if "pooled" in inputs else ())  # skipped x [B, rank]
+
+        def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+            if isinstance(block, SkippedBlock):
+                return block.ffn.project(block.adapter(n, router[:, layer], next(pools)))
+            return block.attention.project(block.adapter(n, router[:, layer]))
+
+        return _decode(self.network.decoder, inputs, project)
+
+
+def _decode(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
+    slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
+    x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
+    outputs: dict[str, Tensor] = {}
+    for i, block in enumerate(decoder.layers):
+        projected = project(i, block, block.norm(x))
+        if isinstance(block, SkippedBlock):
+            x = block.finish(x, *projected)
+            continue
+        q, k, v = (part.unflatten(-1, (decoder.config.heads, 1, -1)) for part in projected)  # [B, H, 1, head_dim]
+        q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+        keys = ops.scatter_cache(inputs[f"past_key_values.{i}.key"], k, slots)  # [B, H, T, head_dim]
+        values = ops.scatter_cache(inputs[f"past_key_values.{i}.value"], v, slots)
+        outputs[f"present.{i}.key"], outputs[f"present.{i}.value"] = keys, values
+        x = block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))
+    return {"logits": decoder.logits(x)} | outputs
+
+
+def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    return _spec(config, plan, precision, limits, 1, folded_specs(config, plan, precision))
+
+
+def unfolded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    return _spec(config, plan, precision, limits, "B", fold_state_specs(config, plan, "B"))
+
+
+def _spec(config, plan, precision, limits, batch: int | str, adapters: tuple[TensorSpec, ...]) -> GraphSpec:
+    dims = dims_of(config, limits)
+    return GraphSpec(
+        name="decode",
+        dims={name: dims[name] for name in (("B",) if batch == "B" else ()) + (("T",) if plan.kept else ())},
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=(batch, 1)),
+            TensorSpec(name="position_ids", dtype="int64", shape=(batch, 1)),
+            TensorSpec(name="cache_lengths", dtype="int64", shape=(batch,)),
+            *adapters,
+            *cache_specs(config, plan, precision, batch, "past_key_values"),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=(batch, config.vocab_size)),
+            *cache_specs(config, plan, precision, batch, "present"),
+        ),
+        aliases=cache_aliases(plan),
+    )

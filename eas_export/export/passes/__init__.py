@@ -1,0 +1,21 @@
+"""Rewrites of a traced graph, one per file, in the order they run. None of them reads a weight."""
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from .fold_constants import FoldConstants
+
+PASSES = (
+    FoldConstants,  # shape arithmetic becomes constants
+    common.IdentityEliminationPass,
+    common.CommonSubexpressionEliminationPass,  # every block computes the same shapes and masks
+    common.RemoveUnusedNodesPass,
+    common.RemoveUnusedOpsetsPass,
+)
+
+
+def clean(model: ir.Model) -> ir.Model:
+    """The model after every pass."""
+    for make in PASSES:
+        model = make()(model).model
+    return model

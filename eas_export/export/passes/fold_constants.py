@@ -1,0 +1,17 @@
+"""Compute what depends on constants alone: the shape arithmetic that tracing leaves behind."""
+
+import onnx_ir as ir
+from onnxscript.optimizer import fold_constants
+
+
+class FoldConstants(ir.passes.InPlacePass):
+    """Fold constant expressions; nodes that read an initializer (a weight, which has no value yet) stay."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        weights = frozenset(model.graph.initializers)
+
+        def should_fold(node: ir.Node) -> bool | None:
+            return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+        result = fold_constants(model, should_fold=should_fold)
+        return ir.passes.PassResult(model, result.modified)

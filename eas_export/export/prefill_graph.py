@@ -1,0 +1,113 @@
+"""prefill: a prompt and empty caches -> the last token's logits, filled caches and the fold state
+
+Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features)
+         · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, heads, T, head_dim]
+Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Limits, ModelConfig
+from ..graph import GraphSpec, TensorSpec
+from ..model import ops
+from ..model.adapter import mean_over, per_token
+from ..model.decoder import Decoder, SkippedBlock
+from ..plan import SkipPlan
+from ..precision import Precision
+from .common import cache_aliases, cache_specs, dims_of, fold_state_specs
+
+
+class PrefillGraph(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        decoder: Decoder = self.network.decoder
+        lengths = inputs["prompt_lengths"]  # [B]
+        x = _embed(decoder, inputs)  # [B, L, dim]; L = prefix + S
+        batch, length = x.shape[0], x.shape[1]
+        prefix = decoder.config.prefix
+        positions = torch.arange(length, device=x.device)  # [L]
+        position_ids = positions[None, :].expand(batch, length)  # [B, L]
+        router_mean = _mean_weights(positions, prefix, lengths + prefix)  # [B, L]: without the modality token
+        pooled_mean = _mean_weights(positions, 0, lengths + prefix)  # [B, L]: with it
+        first_slot = torch.zeros_like(lengths)
+
+        x = x.flatten(0, 1)  # [B*L, dim]
+        outputs: dict[str, Tensor] = {}
+        routers, pools = [], []
+        for i, block in enumerate(decoder.layers):
+            n = block.norm(x)
+            rows = n.unflatten(0, (batch, length))  # [B, L, dim]
+            router = block.router(mean_over(rows, router_mean))  # [B, 2]
+            routers.append(router)
+            if isinstance(block, SkippedBlock):
+                pooled = block.pool(mean_over(rows, pooled_mean))  # [B, rank]
+                pools.append(pooled)
+                y = block.adapter(n, per_token(router, length), per_token(pooled, length))
+                x = block.finish(x, *block.ffn.project(y))
+            else:
+                y = block.adapter(n, per_token(router, length))
+                q, k, v = (_heads(part, batch, length, decoder.config.heads) for part in block.attention.project(y))
+                q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+                attended = _attend_prompt(q, k, v, prefix)  # [B, H, L, head_dim]
+                for part, update in (("key", k), ("value", v)):
+                    cache = inputs[f"past_key_values.{i}.{part}"]
+                    outputs[f"present.{i}.{part}"] = ops.scatter_cache(cache, update[:, :, prefix:], first_slot)
+                x = block.finish(x, attended.transpose(1, 2).reshape(x.shape))
+        last = torch.arange(batch, device=x.device) * length + prefix + lengths - 1  # [B]
+        state = {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
+        return {"logits": decoder.logits(x.index_select(0, last))} | state | outputs
+
+
+def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    dims = dims_of(config, limits)
+    return GraphSpec(
+        name="prefill",
+        dims={name: dims[name] for name in ("B", "S", "M") + (("T",) if plan.kept else ())},
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=("B", "S")),
+            TensorSpec(name="image_features", dtype=precision.dtype, shape=("M", config.dim)),
+            TensorSpec(name="image_index", dtype="int64", shape=("B", "S")),
+            TensorSpec(name="prompt_lengths", dtype="int64", shape=("B",)),
+            *cache_specs(config, plan, precision, "B", "past_key_values"),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=("B", config.vocab_size)),
+            *fold_state_specs(config, plan, "B"),
+            *cache_specs(config, plan, precision, "B", "present"),
+        ),
+        aliases=cache_aliases(plan),
+    )
+
+
+def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
+    """Token embeddings with image features in their places and, where the model has one, the modality token in front: [B, L, dim]"""
+    ids, index, features = inputs["input_ids"], inputs["image_index"], inputs["image_features"]
+    table = torch.cat([torch.zeros_like(features[:1]), features])  # row 0 for text, row i + 1 for feature i
+    x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embed(ids))  # [B, S, dim]
+    if not decoder.config.modality_token:
+        return x
+    has_image = (index.amax(1, keepdim=True) >= 0).long()  # [B, 1]
+    return torch.cat([decoder.embed(decoder.config.vocab_size + has_image), x], 1)
+
+
+def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
+    """Weights of the mean over positions [start, end) of each row: [L], ends [B] -> [B, L] float32"""
+    inside = (positions[None, :] >= start) & (positions[None, :] < ends[:, None])
+    return inside.float() / (ends - start).float()[:, None]
+
+
+def _heads(x: Tensor, batch: int, length: int, heads: int) -> Tensor:
+    """[B*L, dim] -> [B, H, L, head_dim]"""
+    return x.view(batch, length, heads, -1).transpose(1, 2)
+
+
+def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
+    """Causal attention over the prompt. The modality token attends to itself alone and no token attends to it, so its
+    output is its own v and the rest is attention without it. q, k, v [B, H, L, head_dim] -> the same"""
+    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True)
+    return torch.cat([v[:, :, :prefix], attended], 2) if prefix else attended

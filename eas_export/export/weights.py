@@ -1,0 +1,28 @@
+"""Point a graph's initializers into the bundle's weight store."""
+
+import onnx_ir as ir
+
+from ..errors import InternalError
+from ..precision import DTYPES
+from ..store import Store
+
+
+def attach_weights(model: ir.Model, store: Store) -> ir.Model:
+    """Give every initializer its place in the store, by name; nothing is read. Raises InternalError for one that is not there
+    or has another shape."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            continue  # a small constant that tracing left
+        entry = store.entries.get(name)
+        if entry is None or tuple(value.shape.numpy()) != entry.shape:
+            raise InternalError(f"graph {model.graph.name} wants {name} {value.shape}, the store has {entry}")
+        value.const_value = ir.ExternalTensor(
+            location=store.path.name,
+            offset=entry.offset,
+            length=entry.nbytes,
+            dtype=ir.DataType(DTYPES[entry.dtype].onnx),
+            shape=ir.Shape(entry.shape),
+            name=name,
+            base_dir=str(store.path.parent),
+        )
+    return model

@@ -1,0 +1,53 @@
+"""A graph's inputs and outputs as data: the contract between export, backends and generation. No torch, no onnx."""
+
+from pydantic import Field
+
+from .config import Record
+from .errors import InternalError
+
+
+class Dim(Record):
+    """A size that is free within limits; `opt` is what engines are tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+class TensorSpec(Record):
+    """A named tensor; a string in `shape` names a Dim of the graph, or a sum of one and a number ("S + 1")."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def sizes(self, dims: dict[str, int]) -> tuple[int, ...]:
+        """The shape with every named size replaced."""
+        return tuple(size if isinstance(size, int) else dims[size] for size in self.shape)
+
+
+class GraphSpec(Record):
+    """One ONNX graph.
+
+    aliases  output name -> input name: both are the same buffer, updated in place (the KV caches)
+    """
+
+    name: str
+    dims: dict[str, Dim]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    aliases: dict[str, str] = Field(default_factory=dict)
+
+    def measure(self, inputs: dict) -> dict[str, int]:
+        """The sizes of the named dims in these tensors. Raises InternalError where two tensors disagree or one is not of its shape."""
+        dims: dict[str, int] = {}
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                raise InternalError(f"graph {self.name} lacks the input {spec.name}")
+            shape = tuple(inputs[spec.name].shape)
+            expected = tuple(dims.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(spec.shape, shape))
+            if len(shape) != len(spec.shape) or shape != expected:
+                raise InternalError(
+                    f"graph {self.name}: input {spec.name} has shape {shape}, not {spec.shape} with {dims}"
+                )
+        return dims

@@ -1,0 +1,145 @@
+"""The npz files that `run` and `verify` take and give.
+
+In   input_ids [B, S] (image placeholders included, the modality token not) · prompt_lengths [B] (default S)
+     · pixel_values [N, 3, H, W] and image_row [N] (the row each image belongs to) · forced_tokens [steps, B], optional
+Out  logits [steps + 1, B, vocab] float32 · tokens [steps + 1, B] int64
+"""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .config import ModelConfig
+from .errors import UserError
+from .family import Family
+from .generate import Generation, Prompts
+
+KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Prompts and, optionally, the tokens to feed after them: forced_tokens [steps, B] int64."""
+
+    prompts: Prompts
+    forced_tokens: Tensor | None = None
+
+
+def read_inputs(path: Path, config: ModelConfig, family: Family) -> Inputs:
+    """Read an npz file. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit the model."""
+    return make_inputs(_read_npz(path), config, family, str(path))
+
+
+def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Family, where: str) -> Inputs:
+    """The arrays of such a file, checked, as Inputs."""
+    for name, array in arrays.items():
+        if name not in KNOWN:
+            raise UserError(f"unknown array {name!r}", where=where, fix=f"there are: {', '.join(KNOWN)}")
+        if array.ndim != KNOWN[name]:
+            raise UserError(
+                f"{name} has shape {list(array.shape)}, expected {KNOWN[name]} axes", where=where, fix="see run --help"
+            )
+    if "input_ids" not in arrays or 0 in arrays["input_ids"].shape:
+        raise UserError("it has no input_ids", where=where, fix="store the token ids as input_ids [B, S]")
+    rows, length = arrays["input_ids"].shape
+    lengths = _integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
+    ids = _integers(arrays, "input_ids", where, (rows, length), None, None)
+    ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # whatever pads a row is not read
+    if ids.min() < 0 or ids.max() >= config.vocab_size:
+        bad = ids[(ids < 0) | (ids >= config.vocab_size)][0]
+        raise UserError(
+            f"token id {bad} is out of range 0..{config.vocab_size - 1}",
+            where=f"{where}: input_ids",
+            fix="use the model's own tokenizer",
+        )
+    pixels, image_rows = _images(arrays, rows, config, where)
+    index = np.full((rows, length), -1)
+    for row in range(rows):
+        mine = np.flatnonzero(image_rows == row)
+        features = [image * config.vision.tokens + k for image in mine for k in range(config.vision.tokens)]
+        index[row, family.find_images(config, ids[row, : lengths[row]].tolist(), len(mine))] = features
+    forced = None
+    if "forced_tokens" in arrays:
+        steps = len(arrays["forced_tokens"])
+        forced = torch.from_numpy(_integers(arrays, "forced_tokens", where, (steps, rows), 0, config.vocab_size - 1))
+    return Inputs(Prompts(*map(torch.from_numpy, (ids, lengths, index)), pixels), forced)
+
+
+def write_outputs(path: Path, generation: Generation) -> None:
+    """Write logits and tokens as npz, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, logits=generation.logits.numpy(), tokens=generation.tokens.numpy())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"it cannot be written ({error.strerror})", where=path, fix="choose another --outputs"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=path, fix="check the path") from None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        SyntaxError,
+        MemoryError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(
+            f"it is not an npz file of plain arrays ({' '.join(str(error).split())[:120]})",
+            where=path,
+            fix="write it with numpy.savez",
+        ) from None
+
+
+def _integers(
+    arrays: Mapping, name: str, where: str, shape: tuple, low: int | None, high: int | None, default=None
+) -> NDArray[np.int64]:
+    array = arrays.get(name, default)
+    if array is None or array.dtype.kind not in "iu" or array.shape != shape:
+        said = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+        raise UserError(
+            f"{name} is {said}, expected integers of shape {list(shape)}", where=where, fix="see run --help"
+        )
+    if array.size and low is not None and (array.min() < low or array.max() > high):
+        bad = array[(array < low) | (array > high)].flat[0]
+        raise UserError(f"{name} holds {bad}, out of range {low}..{high}", where=where, fix="correct the values")
+    return array.astype(np.int64)
+
+
+def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tuple[Tensor | None, NDArray[np.int64]]:
+    """pixel_values as a tensor, or None, and the row of each image"""
+    if "pixel_values" not in arrays and "image_row" not in arrays:
+        return None, np.empty(0, np.int64)
+    size = config.vision.image_size
+    pixels = arrays.get("pixel_values", np.empty(0))
+    if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
+        raise UserError(
+            f"pixel_values is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]",
+            where=where,
+            fix=f"resize and normalise the images to {size} x {size}",
+        )
+    if not np.isfinite(pixels).all():
+        raise UserError("pixel_values holds NaN or infinity", where=where, fix="correct the values")
+    image_rows = _integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
+    return (torch.from_numpy(pixels.astype(np.float32)) if len(pixels) else None), image_rows

@@ -1,0 +1,140 @@
+"""The decoder. Skipped blocks are built without attention: there is no flag to switch it off.
+
+    kept     x - norm - n - adapter - y - q,k,v - RoPE - attention - o - (+x) - x1 - ffn_norm - FFN - (+x1) - out
+    skipped  x - norm - n - adapter - y ------------------------------------------------------- FFN - (+x)  - out
+
+The blocks work on tokens [n, dim] and say nothing of where a prompt's state comes from: the prefill computes it, decoding is
+given it (or weights into which it was folded).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..plan import SkipPlan
+from . import ops
+from .adapter import Adapter, Pool, Router
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """The four projections of multi-head attention; how the heads attend is the graph's business."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.q = nn.Linear(config.dim, config.dim, bias=False)
+        self.k = nn.Linear(config.dim, config.dim, bias=False)
+        self.v = nn.Linear(config.dim, config.dim, bias=False)
+        self.o = nn.Linear(config.dim, config.dim, bias=False)
+
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y [n, dim] -> q, k, v [n, dim]"""
+        return self.q(y), self.k(y), self.v(y)
+
+
+class FeedForward(nn.Module):
+    """down(silu(gate z) * up z)"""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.up = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def project(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z [n, dim] -> gate, up [n, ffn_dim]"""
+        return self.gate(z), self.up(z)
+
+    def finish(self, gate: Tensor, up: Tensor) -> Tensor:
+        """gate, up [n, ffn_dim] -> [n, dim]"""
+        return self.down(ops.swish(gate) * up)
+
+
+class KeptBlock(nn.Module):
+    """n = norm(x); y = adapter(n); x1 = x + o(attention(q, k, v of y)); out = x1 + FFN(ffn_norm(x1))"""
+
+    folds = ("attention.q", "attention.k", "attention.v")  # the linear layers that read the adapter's output
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.router = Router(config.dim)
+        self.adapter = Adapter(config.dim, config.kept_adapter)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn = FeedForward(config)
+
+    def finish(self, x: Tensor, heads: Tensor) -> Tensor:
+        """x [n, dim]; heads [n, dim], the attention's output before o -> [n, dim]"""
+        x1 = x + self.attention.o(heads)
+        return x1 + self.ffn.finish(*self.ffn.project(self.ffn_norm(x1)))
+
+
+class SkippedBlock(nn.Module):
+    """n = norm(x); y = adapter(n, p); out = x + FFN(y): one norm, no attention, no cache.
+
+    The ffn norm's weight, which multiplies y, lives in gate and up.
+    """
+
+    folds = ("ffn.gate", "ffn.up")
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.router = Router(config.dim)
+        self.pool = Pool(config.dim, config.skipped_adapter.rank)
+        self.adapter = Adapter(config.dim, config.skipped_adapter)
+        self.ffn = FeedForward(config)
+
+    def finish(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        """x [n, dim]; gate, up [n, ffn_dim] -> [n, dim]"""
+        return x + self.ffn.finish(gate, up)
+
+
+class RotaryTables(nn.Module):
+    def __init__(self, positions: int, head_dim: int):
+        super().__init__()
+        self.cos = nn.Parameter(torch.empty(positions, head_dim // 2))
+        self.sin = nn.Parameter(torch.empty(positions, head_dim // 2))
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks as the plan says, final norm and head. `positions` is the length of the RoPE tables."""
+
+    def __init__(self, config: ModelConfig, plan: SkipPlan, positions: int):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.embedding_rows, config.dim)
+        self.rope = RotaryTables(positions, config.head_dim)
+        blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.layers))
+        self.layers = nn.ModuleList(blocks)
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def rotate(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """RoPE: x [B, H, L, head_dim], position_ids [B, L]"""
+        return ops.rotate(x, self.rope.cos, self.rope.sin, position_ids, self.config.rope_interleaved)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [B, dim] -> [B, vocab] float32"""
+        return self.head(self.norm(x)).float()
+
+
+def fold_names(layer: int, block: KeptBlock | SkippedBlock) -> list[str]:
+    """The layers that take folded weights, by their names in the network: ["layers.3.ffn.gate", "layers.3.ffn.up"]"""
+    return [f"layers.{layer}.{part}" for part in block.folds]
+
+
+def apply_folded(folded: dict[str, Tensor], name: str, n: Tensor) -> Tensor:
+    """The linear layer `name` with its folded weight and bias: n [n, dim] -> [n, out]"""
+    return F.linear(n, folded[f"{name}.weight"], folded[f"{name}.bias"])

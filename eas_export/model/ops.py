@@ -1,0 +1,78 @@
+"""The standard ONNX operators that torch has no single operator for, each with an eager twin.
+
+While a graph is exported, each function becomes exactly one ONNX node; otherwise it computes the same in PyTorch. Sources: the
+ONNX operator specifications of RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _node(name: str, version: int, inputs: list, attributes: dict, like: Tensor, shape=None) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        name, inputs, attributes, dtype=like.dtype, shape=shape or like.shape, version=version
+    )
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis; the division is done in float32. x [..., dim], weight [dim]."""
+    if torch.compiler.is_exporting():
+        return _node("RMSNormalization", 23, [x, weight], {"axis": -1, "epsilon": eps}, x)
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def swish(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x * sigmoid(alpha x): SiLU for alpha 1, QuickGELU for 1.702."""
+    if torch.compiler.is_exporting():
+        return _node("Swish", 24, [x], {"alpha": alpha}, x)
+    return x * torch.sigmoid(alpha * x)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleaved: bool) -> Tensor:
+    """RoPE. x [B, H, L, head_dim]; cos, sin [positions, head_dim/2]; position_ids [B, L]."""
+    if torch.compiler.is_exporting():
+        return _node("RotaryEmbedding", 23, [x, cos, sin, position_ids], {"interleaved": int(interleaved)}, x)
+    c, s = cos[position_ids].unsqueeze(1), sin[position_ids].unsqueeze(1)  # [B, 1, L, head_dim/2]
+    if interleaved:
+        first, second = x[..., 0::2], x[..., 1::2]
+        return torch.stack([first * c - second * s, second * c + first * s], dim=-1).flatten(-2)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Softmax attention over new keys and values. q, k, v [B, H, L, head_dim] -> [B, H, L, head_dim]"""
+    if torch.compiler.is_exporting():
+        return _node("Attention", 24, [q, k, v], {"is_causal": int(causal)}, q)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, H, L, L]
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    return torch.softmax(scores.float(), -1).to(q.dtype) @ v
+
+
+def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) -> Tensor:
+    """One new token's attention over the first `lengths` slots of a cache.
+
+    q [B, H, 1, head_dim]; k_cache, v_cache [B, H, T, head_dim]; lengths [B] int64 -> [B, H, 1, head_dim]
+    """
+    if torch.compiler.is_exporting():
+        return _node("Attention", 24, [q, k_cache, v_cache, None, None, None, lengths], {"is_causal": 0}, q)
+    scores = q @ k_cache.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, H, 1, T]
+    free = torch.arange(k_cache.shape[2], device=q.device) >= lengths[:, None]  # [B, T]
+    scores = scores.masked_fill(free[:, None, None, :], float("-inf"))
+    return torch.softmax(scores.float(), -1).to(q.dtype) @ v_cache
+
+
+def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
+    """The cache with row b's `update` written from slot `slots[b]` on.
+
+    cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64 -> [B, H, T, head_dim]
+    """
+    if torch.compiler.is_exporting():
+        return _node("TensorScatter", 24, [cache, update, slots], {"axis": -2, "mode": "linear"}, cache)
+    result = cache.clone()
+    for row, slot in enumerate(slots.tolist()):
+        result[row, :, slot : slot + update.shape[2]] = update[row]
+    return result

@@ -1,0 +1,213 @@
+"""READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from . import __version__
+from .bundle import (
+    SCHEMA_VERSION,
+    WEIGHTS,
+    Bundle,
+    FileRecord,
+    Manifest,
+    SourceRecord,
+    new_bundle_folder,
+    record_file,
+    sha256_of,
+    write_manifest,
+)
+from .checkpoint.checkpoint import Checkpoint
+from .errors import UserError
+from .export.graphs import FOLD_MODES
+from .export.passes import clean
+from .export.trace import trace
+from .export.weights import attach_weights
+from .families import detect, get_family
+from .family import Sources
+from .model.network import build_network
+from .parity import verify as verify_bundle
+from .parity.report import ParityReport
+from .plan import SkipPlan, choose_plan
+from .precision import PRECISIONS
+from .progress import Progress
+from .recipe import Request, resolve
+from .rewrite.accounting import Accounts, account
+from .rewrite.constants import network_parameters
+from .rewrite.prune import prune
+from .store import Parameter, Store, write_store
+
+TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # what a bundle's graphs depend on beside this package
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """bundle is None after a dry run, report when nothing was verified (dry run, --no-verify, nothing to do)"""
+
+    request: Request
+    plan: SkipPlan
+    accounts: Accounts
+    notes: tuple[str, ...]
+    bundle: Bundle | None = None
+    report: ParityReport | None = None
+    reused: bool = False
+
+
+def build(
+    ckpt: Path | str,
+    out: Path | str,
+    *,
+    recipe: Path | str | None = None,
+    weights: Path | str | None = None,
+    vision: Path | str | None = None,
+    force: bool = False,
+    verify: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> BuildResult:
+    """Take an EAS checkpoint to a bundle at `out`.
+
+    ckpt, weights, vision  see family.Sources
+    recipe                 a YAML file; `options` are recipe.BuildOptions' keys and win over it
+    force                  replace what is at `out`
+    verify                 end with the parity ledger and keep it in the bundle
+    dry_run                stop when everything is checked and nothing is written
+
+    Raises UserError for anything the user can mend; then nothing is left at `out` that was not there before.
+    """
+    progress = progress or Progress()
+    out = Path(out)
+    request = resolve(Path(recipe) if recipe else None, options)
+    opts, precision = request.options, PRECISIONS[request.options.precision]
+    sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
+
+    checkpoint = detect(sources.ckpt).load(sources)
+    plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
+    accounts = account(checkpoint, plan, precision.dtype)
+    result = BuildResult(request, plan, accounts, checkpoint.notes)
+    if dry_run:
+        return result
+    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
+        origin = tuple(_source_record(path, done) for path in checkpoint.files)
+    toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
+    resolved = opts.model_dump() | {"skip": ",".join(map(str, plan.skipped)) or "none"}
+    key = _content_key(origin, resolved, toolchain)
+    if out.exists() and not force:
+        return _reuse(result, out, key)
+
+    with new_bundle_folder(out) as folder:
+        pruned = prune(checkpoint, plan)
+        store = _write_weights(folder, pruned, plan, opts, progress)
+        graphs = _export_graphs(folder, pruned, plan, opts, store, progress)
+        files = {path.name: record_file(path) for path in (store.path, *(folder / f"{name}.onnx" for name in graphs))}
+        files |= _carry_tokenizer(folder, checkpoint)
+        write_manifest(
+            folder,
+            Manifest(
+                schema_version=SCHEMA_VERSION,
+                key=key,
+                config=pruned.config,
+                plan=plan,
+                precision=opts.precision,
+                fold=opts.fold,
+                limits=opts.limits,
+                graphs=graphs,
+                files=files,
+                sources=origin,
+                options=resolved,
+                toolchain=toolchain,
+                accounts=accounts,
+                notes=checkpoint.notes,
+            ),
+        )
+        report = None
+        if verify:
+            bundle = Bundle(folder)
+            report = verify_bundle(bundle, checkpoint, progress=progress)
+            bundle.write_report("verify", report.model_dump(mode="json"))
+    return BuildResult(request, plan, accounts, checkpoint.notes, Bundle(out), report)
+
+
+def load_checkpoint(bundle: Bundle, ckpt: Path, weights: Path | None = None, vision: Path | None = None) -> Checkpoint:
+    """The checkpoint to verify a bundle against, read with the settings that the bundle was built with."""
+    config = bundle.manifest.config
+    sources = Sources(ckpt, weights, vision, config.kept_adapter.temperature, config.kept_adapter.scale)
+    return get_family(config.family).load(sources)
+
+
+def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, progress: Progress) -> Store:
+    parameters = [
+        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
+        for name, t in network_parameters(pruned, plan, PRECISIONS[opts.precision], opts.limits).items()
+    ]
+    with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
+        return write_store(folder / WEIGHTS, parameters, done)
+
+
+def _export_graphs(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, store: Store, progress: Progress) -> dict:
+    """Trace, clean and save every graph of the fold mode; graph name -> GraphSpec."""
+    specs = {}
+    for name, graph in FOLD_MODES[opts.fold].items():
+        with progress.stage(f"exporting {name}"):
+            spec, model = export_graph(graph, pruned.config, plan, opts)
+            ir.save(attach_weights(model, store), folder / f"{name}.onnx")
+            specs[name] = spec
+    return specs
+
+
+def export_graph(graph, config, plan: SkipPlan, opts) -> tuple:
+    """One graph's spec and its cleaned ONNX model, without weights."""
+    precision, limits = PRECISIONS[opts.precision], opts.limits
+    spec = graph.spec(config, plan, precision, limits)
+    vision = get_family(config.family).vision
+    model = trace(lambda: graph.module(build_network(config, plan, precision, limits, vision)), spec)
+    return spec, clean(model)
+
+
+def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> dict[str, FileRecord]:
+    if checkpoint.tokenizer is None:
+        return {}
+    copy = folder / checkpoint.tokenizer.name
+    copy.write_bytes(checkpoint.tokenizer.read_bytes())
+    return {copy.name: record_file(copy)}
+
+
+def _reuse(result: BuildResult, out: Path, key: str) -> BuildResult:
+    """Nothing to do where the same bundle is at `out` already; anything else there is an error."""
+    try:
+        bundle = Bundle(out)
+        same = bundle.manifest.key == key
+    except UserError as error:
+        raise UserError(
+            f"it exists and is not a whole bundle: {error.what}",
+            where=out,
+            fix="choose another --out, or pass --force to replace it",
+        ) from None
+    if not same:
+        raise UserError(
+            "it holds a bundle of another checkpoint, other options or another version",
+            where=out,
+            fix="choose another --out, or pass --force to replace it",
+        )
+    return BuildResult(result.request, result.plan, result.accounts, result.notes, bundle, None, reused=True)
+
+
+def _source_record(path: Path, done) -> SourceRecord:
+    record = SourceRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
+    done(record.bytes)
+    return record
+
+
+def _content_key(origin: tuple[SourceRecord, ...], resolved: dict, toolchain: dict) -> str:
+    content = [[record.sha256 for record in origin], resolved, toolchain]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)

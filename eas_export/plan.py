@@ -1,0 +1,99 @@
+"""Which attentions are gone: the skip plan, its text forms and where it came from."""
+
+import re
+
+from .config import Record
+from .errors import UserError
+
+
+class SkipPlan(Record):
+    """The layers whose attention is skipped, in ascending order.
+
+    layers   how many layers the model has
+    skipped  indices into them
+    origin   who decided ("--skip", "recipe lavin-7b.yaml", "args.skip_list of checkpoint-19.pth")
+    """
+
+    layers: int
+    skipped: tuple[int, ...]
+    origin: str
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return tuple(i for i in range(self.layers) if i not in self.skipped)
+
+
+class SkipEvidence(Record):
+    """What a checkpoint says of its own skips; `text` is None where it says nothing."""
+
+    text: str | None
+    origin: str
+
+
+def parse_skip(text: str, where: str) -> tuple[int, ...]:
+    """Read "20-31,5", "[24, 23]" or "none" as layer indices in ascending order; "" and "[]" are not an answer."""
+    body = text.strip().removeprefix("[").removesuffix("]").strip()
+    if body.lower() == "none":
+        return ()
+    indices: list[int] = []
+    for part in body.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
+        if not match:
+            raise UserError(
+                f"skip list {text!r} has the part {part.strip()!r}",
+                where=where,
+                fix="write layer numbers and ranges like 20-31,5, or none",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"skip range {part.strip()!r} runs backwards", where=where, fix=f"write {last}-{first}")
+        if last - first > 100_000:
+            raise UserError(f"skip range {part.strip()!r} is longer than any model", where=where, fix="write 20-31,5")
+        indices.extend(range(first, last + 1))
+    twice = sorted({i for i in indices if indices.count(i) > 1}) if len(indices) < 1000 else []
+    if twice:
+        raise UserError(f"skip list names layer {twice[0]} twice", where=where, fix="name each layer once")
+    return tuple(sorted(indices))
+
+
+def make_plan(layers: int, text: str, origin: str) -> SkipPlan:
+    """The plan that `text` describes for a model of `layers` layers. Raises UserError for indices it does not have."""
+    skipped = parse_skip(text, origin)
+    for index in skipped:
+        if index >= layers:
+            raise UserError(
+                f"skip index {index} is out of range: the model has layers 0-{layers - 1}",
+                where=origin,
+                fix=f"give indices from 0 to {layers - 1}",
+            )
+    return SkipPlan(layers=layers, skipped=skipped, origin=origin)
+
+
+def choose_plan(
+    layers: int, evidence: SkipEvidence, given: str | None = None, recipe: tuple[str, str] | None = None
+) -> SkipPlan:
+    """Decide which attentions are skipped.
+
+    given   the text of --skip: an explicit choice, it wins over everything
+    recipe  (name, text): a published list, used where the checkpoint records none; it never overrides a record
+    """
+    if given is not None:
+        return make_plan(layers, given, "--skip")
+    recorded = evidence.text if (evidence.text or "").strip() not in ("", "[]") else None
+    if recipe is not None:
+        plan = make_plan(layers, recipe[1], f"recipe {recipe[0]}")
+        if recorded is not None and make_plan(layers, recorded, evidence.origin).skipped != plan.skipped:
+            raise UserError(
+                f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}",
+                where=evidence.origin,
+                fix=f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint",
+            )
+        return plan if recorded is None else make_plan(layers, recorded, evidence.origin)
+    if recorded is not None:
+        return make_plan(layers, recorded, evidence.origin)
+    said = "nothing" if evidence.text is None else repr(evidence.text)
+    raise UserError(
+        f"the checkpoint does not say which attentions are skipped (it says {said})",
+        where=evidence.origin,
+        fix="pass --skip 20-31,5 with the layers it was trained with, or --skip none for no skipping",
+    )

@@ -1,0 +1,56 @@
+"""Number formats as rows of two tables. A new precision is one row here. No torch here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DType:
+    """One tensor element type: its torch and numpy name is the key in DTYPES.
+
+    size         bytes per element
+    safetensors  its code in a safetensors header
+    onnx         its number in onnx.TensorProto.DataType
+    """
+
+    size: int
+    safetensors: str
+    onnx: int
+
+
+DTYPES = {
+    "float32": DType(4, "F32", 1),
+    "float16": DType(2, "F16", 10),
+    "int64": DType(8, "I64", 7),
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What `--precision` means.
+
+    dtype      of weights, activations and caches
+    tolerance  largest error against the fp32 reference in units of the reference's standard deviation
+               (logits, features, folded weights); the reason for each value stands beside its row
+    state      largest absolute error of router weights and pooled features, in the same way
+    """
+
+    dtype: str
+    tolerance: float
+    state: float
+
+
+PRECISIONS = {
+    # fp32: both sides round every sum in another order; the published code agrees with float64 to 2e-6 on logits of order 1
+    "fp32": Precision("float32", tolerance=1e-4, state=1e-5),
+    # fp16: 11 significant bits; the PyTorch modules themselves move by about 5e-3 of the logits' spread in fp16
+    "fp16": Precision("float16", tolerance=3e-2, state=1e-2),
+}
+
+# Parameters that stay in float32 in every precision, by the module they belong to: they are tiny, they are read once
+# per prompt, and everything after them depends on what they give.
+FLOAT32_MODULES = ("router", "pool")
+
+
+def parameter_dtype(name: str, precision: Precision) -> str:
+    """The dtype of the network parameter `name` ("layers.3.router.weight") in this precision."""
+    return "float32" if any(part in FLOAT32_MODULES for part in name.split(".")) else precision.dtype

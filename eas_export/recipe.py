@@ -1,0 +1,110 @@
+"""Build options: from the command line, from a recipe, or both. A recipe is a YAML file with the same keys; the command line wins."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from .config import Limits, Record
+from .errors import UserError
+
+DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
+
+
+class BuildOptions(Record):
+    """What decides a bundle beside the checkpoint. The keys are the recipe's and, with dashes, the command line's.
+
+    skip    text of --skip ("20-31,5", "none"); None: what the checkpoint says
+    router_temperature, adapter_scale  None: what the checkpoint says
+    fold    weights: one prompt at a time, adapters folded into the weights; lowrank: any batch, adapters beside shared weights
+    max_batch, max_prompt, max_tokens  see config.Limits; max_batch None: 1 for weights, 8 for lowrank
+    """
+
+    skip: str | None = None
+    router_temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    adapter_scale: float | None = Field(default=None, allow_inf_nan=False)
+    precision: Literal["fp32", "fp16"] = "fp32"
+    fold: Literal["weights", "lowrank"] = "weights"
+    max_batch: int | None = Field(default=None, gt=0)
+    max_prompt: int = Field(default=1024, gt=0)
+    max_tokens: int = Field(default=2048, gt=1)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_batch=self.max_batch or DEFAULT_MAX_BATCH[self.fold],
+            max_prompt=self.max_prompt,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """Resolved options and who asked for the skips (see plan.choose_plan)."""
+
+    options: BuildOptions
+    given_skip: str | None
+    recipe_skip: tuple[str, str] | None
+
+
+def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
+    """Merge a recipe with the options given beside it; None is "not given". Raises UserError for unknown keys and bad values."""
+    written = _read(recipe) if recipe else {}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    options = _validate({**written, **chosen}, f"{recipe}" if recipe else "options")
+    if options.fold == "weights" and (options.max_batch or 1) > 1:
+        raise UserError(
+            f"fold mode weights serves one prompt at a time, max_batch is {options.max_batch}",
+            where="--max-batch",
+            fix="leave it at 1, or build with --fold lowrank",
+        )
+    recipe_skip = (
+        (recipe.name, written["skip"]) if recipe and written.get("skip") is not None and "skip" not in chosen else None
+    )
+    return Request(options, chosen.get("skip"), recipe_skip)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            "there is no such recipe", where=path, fix="check the path; shipped ones lie in recipes/"
+        ) from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"it is not a YAML file ({first})", where=path, fix="write key: value lines, like the shipped recipes"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(
+            "a recipe is a table of key: value lines", where=path, fix="look at the shipped recipes in recipes/"
+        )
+    return content
+
+
+def _validate(values: dict[str, Any], where: str) -> BuildOptions:
+    try:
+        options = BuildOptions.model_validate(values)
+        _ = options.limits
+        return options
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, BuildOptions.model_fields, n=1)
+            raise UserError(
+                f"unknown option {key!r}",
+                where=where,
+                fix=f"did you mean {close[0]}?" if close else f"there are: {', '.join(BuildOptions.model_fields)}",
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{key + ' is ' + repr(first['input']) + ': ' if key else ''}{message}",
+            where=where,
+            fix="correct the value",
+        ) from None

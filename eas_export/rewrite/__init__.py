@@ -1,0 +1,1 @@
+"""SHRINK: cut the skipped attentions out, fold what needs no prompt, and the algebra of the fold. Pure functions of tensors."""

@@ -1,0 +1,155 @@
+"""The weight store: one valid safetensors file that every graph of a bundle points into.
+
+Format (safetensors): 8 bytes little-endian header size, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors
+without gaps. The header is padded with spaces so that the data starts on a page, and tensors are ordered so that each starts
+on a multiple of its alignment: what is mapped can be used in place.
+"""
+
+import json
+import mmap
+import struct
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InternalError, UserError
+from .precision import DTYPES
+
+if TYPE_CHECKING:
+    import torch
+
+PAGE = 4096
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in the store; `offset` counts bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor to be written; `read` is called once, `source` names it in messages."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str
+    read: "Callable[[], torch.Tensor]"
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * DTYPES[self.dtype].size
+
+
+def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[[int], None]) -> "Store":
+    """Write the parameters, holding one of them at a time. `on_bytes` is told the bytes of each tensor as it is written.
+
+    Raises UserError where a tensor holds NaN or infinity, or where the disk is full.
+    """
+    # large and finely divisible sizes first: with no gaps allowed, that keeps every tensor aligned to its own size's power of two
+    ordered = sorted(parameters, key=lambda p: (-_alignment(p.nbytes), p.name))
+    header, position = {}, 0
+    for p in ordered:
+        header[p.name] = {
+            "dtype": DTYPES[p.dtype].safetensors,
+            "shape": list(p.shape),
+            "data_offsets": [position, position + p.nbytes],
+        }
+        position += p.nbytes
+    text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % PAGE)
+    try:
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for p in ordered:
+                file.write(_checked_bytes(p))
+                on_bytes(p.nbytes)
+    except OSError as error:
+        raise UserError(
+            f"writing the weights failed ({error.strerror})",
+            where=path,
+            fix=f"free some space: the weights take {position / 1e9:.2f} GB",
+        ) from error
+    return Store(path)
+
+
+class Store:
+    """A weight store, mapped for reading. Raises UserError for a file that is damaged."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.entries = _read_header(self.map)
+        except FileNotFoundError:
+            raise UserError("the bundle has no weights", where=path, fix="build it again with --force") from None
+        except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+            raise UserError(
+                f"it is not a whole safetensors file ({error})", where=path, fix="build the bundle again with --force"
+            ) from error
+
+    def tensor(self, name: str) -> "torch.Tensor":
+        """A view of the mapped file. Do not write to it."""
+        import torch
+
+        entry = self.entries[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "the buffer is not writable": nobody writes to it
+            flat = torch.frombuffer(
+                self.map, dtype=getattr(torch, entry.dtype), count=prod(entry.shape), offset=entry.offset
+            )
+        return flat.view(entry.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.entries.values())
+
+
+def _read_header(data: mmap.mmap) -> dict[str, Entry]:
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError(f"header of {size} bytes")
+    names = {row.safetensors: name for name, row in DTYPES.items()}
+    entries = {}
+    for name, item in json.loads(data[8 : 8 + size]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = item["data_offsets"]
+        entry = Entry(name, names[item["dtype"]], tuple(item["shape"]), 8 + size + begin)
+        if begin < 0 or end - begin != entry.nbytes or 8 + size + end > len(data):
+            raise ValueError(f"tensor {name} does not lie inside the file")
+        entries[name] = entry
+    return entries
+
+
+def _alignment(nbytes: int) -> int:
+    """The largest power of two up to a page that divides the size."""
+    return min(nbytes & -nbytes, PAGE) if nbytes else PAGE
+
+
+def _checked_bytes(p: Parameter) -> memoryview:
+    import torch
+
+    tensor = p.read().contiguous()
+    if tuple(tensor.shape) != p.shape or tensor.dtype != getattr(torch, p.dtype):
+        raise InternalError(f"{p.name} is {tuple(tensor.shape)} {tensor.dtype}, announced as {p.shape} {p.dtype}")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        kind = "NaN" if torch.isnan(tensor).any() else "infinity, or values too large for " + p.dtype
+        raise UserError(
+            f"tensor {p.name} holds {kind}", where=p.source, fix="check the checkpoint, or build with --precision fp32"
+        )
+    return memoryview(tensor.view(-1).numpy()).cast("B")

@@ -1,0 +1,42 @@
+"""Packaging of eas-export. Pinned versions for reproducible set-ups are in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "eas_export" / "__init__.py").read_text("utf-8"))[1]
+
+setup(
+    name="eas-export",
+    version=VERSION,
+    description="Take trained EAS (Efficient Attention Skipping) models from their checkpoints to verified ONNX and TensorRT engines",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["eas_export", "eas_export.*"]),
+    package_data={"eas_export.demo": ["demo.yaml", "checkpoint/**/*"]},
+    install_requires=[
+        "click>=8.1",
+        "numpy>=1.26",
+        "onnx>=1.20",
+        "onnx-ir>=0.1.12",
+        "onnxscript>=0.5.6",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13",
+        "torch>=2.11",
+    ],
+    # onnxruntime and onnxruntime-gpu overwrite each other's files: take one of cpu and gpu
+    extras_require={
+        "cpu": ["onnxruntime>=1.31"],
+        "gpu": ["onnxruntime-gpu>=1.31", "tensorrt>=10.15,<12", "polygraphy>=0.53"],
+        "rtx": ["tensorrt-rtx>=1.7", "polygraphy>=0.53"],
+        "test": ["hypothesis>=6.100", "psutil>=5.9", "pytest>=8", "ruff>=0.6", "safetensors>=0.4"],
+    },
+    entry_points={"console_scripts": ["eas-export = eas_export.cli.main:main"]},
+    classifiers=["Programming Language :: Python :: 3", "Operating System :: POSIX :: Linux"],
+)
