@@ -9,10 +9,12 @@ Weights are drawn so that activations keep a sensible size through the layers.
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 SHARD_DIMS = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wo": 1, "w2": 1}
 
@@ -154,8 +156,8 @@ def args_of(shape: Shape) -> argparse.Namespace:
     )
 
 
-def write_checkpoint(out: Path, shape: Shape, seed: int = 0) -> Path:
-    """Write the checkpoint; `out` must not exist."""
+def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = False) -> Path:
+    """Write the checkpoint; `out` must not exist. A skeleton has the files' headers, and holes for the tensors."""
     random = torch.Generator().manual_seed(seed)
     weights = out / "weights" / shape.name
     weights.mkdir(parents=True)
@@ -170,19 +172,32 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0) -> Path:
     }
     (weights / "params.json").write_text(json.dumps(params))
     for shard in range(shape.shards):
-        state = {
-            name: _draw(name, _shard_shape(name, size, shape.shards), torch.float16, random)
-            for name, size in llama_shapes(shape).items()
-        }
-        torch.save(state, weights / f"consolidated.{shard:02d}.pth")
-    clip = {name: _draw(name, size, torch.float16, random) for name, size in clip_shapes(shape).items()}
-    torch.save(clip, out / "clip" / "ViT.pth")
-    adapters = {name: _draw(name, size, torch.float32, random) for name, size in adapter_shapes(shape).items()}
-    torch.save(
-        {"model": adapters, "optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)},
-        out / "checkpoint-19.pth",
-    )
+        sizes = {name: _shard_shape(name, size, shape.shards) for name, size in llama_shapes(shape).items()}
+        _save(weights / f"consolidated.{shard:02d}.pth", lambda: _draw_all(sizes, torch.float16, random), skeleton)
+    _save(out / "clip" / "ViT.pth", lambda: _draw_all(clip_shapes(shape), torch.float16, random), skeleton)
+
+    def trained() -> dict:
+        adapters = _draw_all(adapter_shapes(shape), torch.float32, random)
+        return {"model": adapters, "optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
+
+    _save(out / "checkpoint-19.pth", trained, skeleton)
     return out
+
+
+def _save(path: Path, make: Callable[[], dict], skeleton: bool) -> None:
+    if not skeleton:
+        torch.save(make(), path)
+        return
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        content = make()
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save(content, path)
+
+
+def _draw_all(
+    sizes: dict[str, tuple[int, ...]], dtype: torch.dtype, random: torch.Generator
+) -> dict[str, torch.Tensor]:
+    return {name: _draw(name, size, dtype, random) for name, size in sizes.items()}
 
 
 def _shard_shape(name: str, size: tuple[int, ...], shards: int) -> tuple[int, ...]:
@@ -208,11 +223,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, help="another number of layers; skips beyond it are dropped")
+    parser.add_argument("--skeleton", action="store_true", help="headers only: the tensors are holes in the files")
     given = parser.parse_args()
     shape = SHAPES[given.shape]
     if given.layers:
         shape = replace(shape, layers=given.layers, skip=tuple(i for i in shape.skip if i < given.layers))
-    print(write_checkpoint(given.out, shape, given.seed))
+    print(write_checkpoint(given.out, shape, given.seed, given.skeleton))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from torch import nn
+
+from .checkpoint.checkpoint import Checkpoint
 from .config import ModelConfig
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from .checkpoint.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,6 @@ class Family:
 
     name: str
     detect: Callable[[Path], bool]
-    load: "Callable[[Sources], Checkpoint]"
-    vision: "Callable[[ModelConfig], nn.Module]"
+    load: Callable[[Sources], Checkpoint]
+    vision: Callable[[ModelConfig], nn.Module]
     find_images: Callable[[ModelConfig, list[int], int], list[int]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from .config import Limits, Record
 from .errors import UserError
@@ -30,6 +30,13 @@ class BuildOptions(Record):
     max_batch: int | None = Field(default=None, gt=0)
     max_prompt: int = Field(default=1024, gt=0)
     max_tokens: int = Field(default=2048, gt=1)
+
+    @field_validator("skip", mode="before")
+    @classmethod
+    def _as_text(cls, skip: Any) -> Any:
+        """YAML reads `skip: 5` as a number and `skip: [5, 6]` as a list."""
+        plain = isinstance(skip, int) and not isinstance(skip, bool)
+        return str(skip) if plain or isinstance(skip, list) else skip
 
     @property
     def limits(self) -> Limits:
@@ -60,9 +67,8 @@ def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
             where="--max-batch",
             fix="leave it at 1, or build with --fold lowrank",
         )
-    recipe_skip = (
-        (recipe.name, written["skip"]) if recipe and written.get("skip") is not None and "skip" not in chosen else None
-    )
+    from_recipe = recipe is not None and "skip" not in chosen and options.skip is not None
+    recipe_skip = (recipe.name, options.skip) if from_recipe else None
     return Request(options, chosen.get("skip"), recipe_skip)
 
 

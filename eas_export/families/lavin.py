@@ -7,71 +7,32 @@ Formats, from the published training code:
 - clip/*.pth or *.pt: a state dict, or the TorchScript archive that OpenAI publishes
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
-from torch import Tensor
 
+from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.keys import Key, KeyTable, merge_shards, rename, require
+from ..checkpoint.eas_adapter import adapter_keys
+from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy import LazyTensor, combine
+from ..checkpoint.openai_clip import CLIP_KEYS
 from ..checkpoint.torch_zip import read_torch_zip, state_dict_of
-from ..config import AdapterConfig, ModelConfig, Record, VisionConfig
+from ..config import AdapterConfig, ModelConfig, VisionConfig
 from ..errors import UserError
 from ..family import Family, Sources
 from ..model.vision import AdapterVisionTower
 from ..plan import SkipEvidence
-from ..rewrite.fold import block_diagonal
 
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """A 1x1 convolution [out, in, 1] as [out, in]"""
-    return weight.squeeze(-1)
-
-
-def _adapter_keys(published: str, ours: str, dim: str, rank: str, inner: str) -> dict[str, Key]:
-    """The rows of one adapter; `inner` is "A" (before a kept attention) or "AC" (in place of a skipped one). In all, groups = 2."""
-    keys: dict[str, Key] = {}
-    for letter in inner:
-        keys[f"{published}.conv_{letter}.weight"] = Key(f"{ours}.{letter}", (rank, dim, 1), convert=_matrix)
-        keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (rank,))
-    for letter in "BD":
-        keys[f"{published}.conv_{letter}.weight"] = Key(
-            f"{ours}.{letter}", (dim, f"{rank}_per_group", 1), convert=block_diagonal
-        )
-        keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (dim,))
-    keys[f"{published}.expert_weights.weight"] = Key(f"{ours}.E", (2, dim))
-    keys[f"{published}.expert_weights.bias"] = Key(f"{ours}.e", (2,))
-    return keys
-
-
-LLAMA_KEYS: KeyTable = {
-    "tok_embeddings.weight": Key("embed.weight", ("vocab", "dim"), shard=1),
-    "norm.weight": Key("norm.weight", ("dim",)),
-    "output.weight": Key("head.weight", ("vocab", "dim"), shard=0),
-    "layers.{i}.attention.wq.weight": Key("layers.{i}.attention.q.weight", ("dim", "dim"), shard=0),
-    "layers.{i}.attention.wk.weight": Key("layers.{i}.attention.k.weight", ("dim", "dim"), shard=0),
-    "layers.{i}.attention.wv.weight": Key("layers.{i}.attention.v.weight", ("dim", "dim"), shard=0),
-    "layers.{i}.attention.wo.weight": Key("layers.{i}.attention.o.weight", ("dim", "dim"), shard=1),
-    "layers.{i}.feed_forward.w1.weight": Key("layers.{i}.ffn.gate.weight", ("ffn", "dim"), shard=0),
-    "layers.{i}.feed_forward.w2.weight": Key("layers.{i}.ffn.down.weight", ("dim", "ffn"), shard=1),
-    "layers.{i}.feed_forward.w3.weight": Key("layers.{i}.ffn.up.weight", ("ffn", "dim"), shard=0),
-    "layers.{i}.attention_norm.weight": Key("layers.{i}.norm.weight", ("dim",)),
-    "layers.{i}.ffn_norm.weight": Key("layers.{i}.ffn_norm.weight", ("dim",)),
-    "rope.freqs": None,  # rounded; computed from theta instead
-    "layers.*.attention.inner_attention.rope.freqs": None,
-}
-
 LAYER_ADAPTER_KEYS: KeyTable = {
-    **_adapter_keys("layers.{i}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A"),
-    **_adapter_keys("layers.{i}.replaced_adapter", "layers.{i}.skipped_adapter", "dim", "skipped", "AC"),
+    **adapter_keys("layers.{i}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A"),
+    **adapter_keys("layers.{i}.replaced_adapter", "layers.{i}.skipped_adapter", "dim", "skipped", "AC"),
     "adapter_modality_embedding.weight": Key("modality", (2, "dim")),
     "adapter_proj.conv_A.weight": Key("vision.project1.weight", ("projector", "width")),
     "adapter_proj.conv_A.bias": Key("vision.project1.bias", ("projector",)),
@@ -81,65 +42,13 @@ LAYER_ADAPTER_KEYS: KeyTable = {
 }
 
 VISION_ADAPTER_KEYS: KeyTable = {
-    **_adapter_keys(
+    **adapter_keys(
         "backbone.visual.transformer.resblocks.{i}.adapter_attn", "vision.blocks.{i}.adapter", "width", "visual", "A"
     ),
     "backbone.visual.transformer.resblocks.*.adapter_mlp.*": None,  # type 'normal' trains them and never calls them
     "layers.*": None,  # read with the table before
     "adapter_*": None,
 }
-
-_BLOCK = "visual.transformer.resblocks.{i}"
-CLIP_KEYS: KeyTable = {
-    "visual.class_embedding": Key("vision.class_embedding", ("width",)),
-    "visual.positional_embedding": Key("vision.position_embedding", ("positions", "width")),
-    "visual.conv1.weight": Key("vision.patch.weight", ("width", 3, "patch", "patch")),
-    "visual.ln_pre.weight": Key("vision.norm.weight", ("width",)),
-    "visual.ln_pre.bias": Key("vision.norm.bias", ("width",)),
-    f"{_BLOCK}.attn.in_proj_weight": Key("vision.blocks.{i}.qkv.weight", ("3*width", "width")),
-    f"{_BLOCK}.attn.in_proj_bias": Key("vision.blocks.{i}.qkv.bias", ("3*width",)),
-    f"{_BLOCK}.attn.out_proj.weight": Key("vision.blocks.{i}.out.weight", ("width", "width")),
-    f"{_BLOCK}.attn.out_proj.bias": Key("vision.blocks.{i}.out.bias", ("width",)),
-    f"{_BLOCK}.ln_1.weight": Key("vision.blocks.{i}.norm1.weight", ("width",)),
-    f"{_BLOCK}.ln_1.bias": Key("vision.blocks.{i}.norm1.bias", ("width",)),
-    f"{_BLOCK}.ln_2.weight": Key("vision.blocks.{i}.norm2.weight", ("width",)),
-    f"{_BLOCK}.ln_2.bias": Key("vision.blocks.{i}.norm2.bias", ("width",)),
-    f"{_BLOCK}.mlp.c_fc.weight": Key("vision.blocks.{i}.fc1.weight", ("4*width", "width")),
-    f"{_BLOCK}.mlp.c_fc.bias": Key("vision.blocks.{i}.fc1.bias", ("4*width",)),
-    f"{_BLOCK}.mlp.c_proj.weight": Key("vision.blocks.{i}.fc2.weight", ("width", "4*width")),
-    f"{_BLOCK}.mlp.c_proj.bias": Key("vision.blocks.{i}.fc2.bias", ("width",)),
-    "visual.ln_post.*": None,  # the class token is read before it
-    "visual.proj": None,
-    "transformer.*": None,  # the text encoder
-    "token_embedding.weight": None,
-    "positional_embedding": None,
-    "ln_final.*": None,
-    "text_projection": None,
-    "logit_scale": None,
-    "input_resolution": None,
-    "context_length": None,
-    "vocab_size": None,
-}
-
-
-class LlamaParams(Record):
-    """params.json of a Meta-LLaMA checkpoint."""
-
-    dim: int = Field(gt=0)
-    n_layers: int = Field(gt=0, le=1000)
-    n_heads: int = Field(gt=0)
-    n_kv_heads: int | None = None
-    multiple_of: int = Field(default=256, gt=0)
-    norm_eps: float = Field(default=1e-5, gt=0)
-    rope_theta: float = Field(default=10000.0, gt=0)
-    vocab_size: int = -1  # not used: the embedding table says
-    max_batch_size: int | None = None
-    max_seq_len: int | None = None
-
-    @property
-    def ffn_dim(self) -> int:
-        """2/3 of 4 dim, rounded up to a multiple of `multiple_of` (Meta's LLaMA)."""
-        return -(-int(2 * 4 * self.dim / 3) // self.multiple_of) * self.multiple_of
 
 
 @dataclass(frozen=True)
@@ -167,12 +76,10 @@ def load(sources: Sources) -> Checkpoint:
         )
     args = vars(saved["args"]) if hasattr(saved.get("args"), "__dict__") else {}
     files = _find_files(sources, adapters_file, args)
-    params = _read_params(files.weights / "params.json")
+    params = meta_llama.read_params(files.weights / "params.json")
     _refuse_unsupported(args, adapters_file)
 
-    llama = merge_shards(
-        [state_dict_of(read_torch_zip(f), f) for f in files.shards], LLAMA_KEYS, [f.name for f in files.shards]
-    )
+    llama = meta_llama.read_shards(files.shards)
     clip = state_dict_of(read_torch_zip(files.vision), files.vision)
     adapters = {key.removeprefix("module."): t for key, t in state_dict_of(saved["model"], adapters_file).items()}
     first, where = "layers.0", str(adapters_file)
@@ -208,7 +115,7 @@ def load(sources: Sources) -> Checkpoint:
         "skipped_per_group": skipped_rank // 2,
         "visual_per_group": visual_rank // 2,
     }
-    tensors = rename(llama, LLAMA_KEYS, sizes, params.n_layers, files.weights.name)
+    tensors = rename(llama, meta_llama.LLAMA_KEYS, sizes, params.n_layers, files.weights.name)
     tensors |= rename(adapters, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
     tensors |= rename(adapters, VISION_ADAPTER_KEYS, sizes, blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, blocks, str(files.vision))
@@ -309,55 +216,11 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _File
             where=adapters,
             fix="pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT) beside it",
         )
-    weights = _weights_folder(sources.weights or base / "weights", args)
-    shards = sorted(weights.glob("consolidated.*.pth"))
-    if not shards:
-        raise UserError(
-            "there is no consolidated.*.pth", where=weights, fix="give the folder of a Meta-LLaMA checkpoint"
-        )
+    weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
+    shards = meta_llama.find_shards(weights)
     vision = sources.vision or _one(base / "clip", "*.pth", "*.pt")
     tokenizer = weights.parent / "tokenizer.model"
     return _Files(adapters, weights, shards, vision, tokenizer if tokenizer.is_file() else None)
-
-
-def _weights_folder(folder: Path, args: dict[str, Any]) -> Path:
-    """`folder` itself if it holds params.json, else the subfolder that does; of several, the one that args.llm_model names."""
-    if (folder / "params.json").is_file():
-        return folder
-    found = sorted(path.parent for path in folder.glob("*/params.json"))
-    named = [path for path in found if path.name == args.get("llm_model")]
-    if len(found) != 1 and len(named) != 1:
-        said = (
-            f"several folders with params.json ({', '.join(p.name for p in found)})"
-            if found
-            else "no folder with params.json"
-        )
-        raise UserError(f"there is {said}", where=folder, fix="pass --weights DIR, the folder that holds params.json")
-    return (named or found)[0]
-
-
-def _read_params(path: Path) -> LlamaParams:
-    try:
-        params = LlamaParams.model_validate(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
-        reason = error.errors()[0] if isinstance(error, ValidationError) else None
-        said = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
-        raise UserError(
-            f"it is not the params.json of a LLaMA model ({said})", where=path, fix="copy it from the original weights"
-        ) from None
-    if params.n_kv_heads not in (None, params.n_heads):
-        raise UserError(
-            f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}",
-            where=path,
-            fix="give LLaMA-1 weights: LaVIN has no grouped-query attention",
-        )
-    if params.dim % (2 * params.n_heads):
-        raise UserError(
-            f"dim {params.dim} does not divide into {params.n_heads} heads of even size",
-            where=path,
-            fix="copy it from the original weights",
-        )
-    return params
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:

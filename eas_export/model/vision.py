@@ -30,17 +30,19 @@ class VisionBlock(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, router_weights: Tensor) -> Tensor:
-        """x [N, tokens, width]; router_weights [1, tokens], the mean's -> [N, tokens, width]"""
+        """x [N*tokens, width]; router_weights [1, tokens], the mean's -> [N*tokens, width]"""
+        tokens = router_weights.shape[1]
         n = self.norm1(x)
-        router = self.router(mean_over(n, router_weights))  # [N, 2]
-        y = self.adapter(n.flatten(0, 1), per_token(router, x.shape[1]))  # [N*tokens, width]
-        heads = [
-            part.unflatten(0, (-1, x.shape[1])).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(y).chunk(3, -1)
-        ]
-        attended = ops.attend(*heads, causal=False)  # [N, heads, tokens, head_dim]
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        router = self.router(mean_over(n.unflatten(0, (-1, tokens)), router_weights))  # [N, 2]
+        y = self.adapter(n, per_token(router, tokens))
+        q, k, v = (self._heads(part, tokens) for part in self.qkv(y).chunk(3, -1))
+        attended = ops.attend(q, k, v, causal=False)  # [N, heads, tokens, head_dim]
+        x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
         return x + self.fc2(ops.swish(self.fc1(self.norm2(x)), alpha=1.702))
+
+    def _heads(self, x: Tensor, tokens: int) -> Tensor:
+        """[N*tokens, width] -> [N, heads, tokens, head_dim]"""
+        return x.view(-1, tokens, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 class AdapterVisionTower(nn.Module):
@@ -60,13 +62,15 @@ class AdapterVisionTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         patches = self.patch(pixel_values).flatten(2).transpose(1, 2)  # [N, patches, width]
         cls = self.class_embedding.expand(patches.shape[0], 1, -1)  # [N, 1, width]
-        x = self.norm(torch.cat([cls, patches], 1) + self.position_embedding)
+        x = self.norm(torch.cat([cls, patches], 1) + self.position_embedding)  # [N, tokens, width]
+        tokens = x.shape[1]
+        x = x.flatten(0, 1)
         others = torch.full((1, self.config.patches), 1 / self.config.patches, dtype=torch.float32, device=x.device)
         others = torch.cat([torch.zeros_like(others[:, :1]), others], 1)  # the class token is not in the router's mean
         features = []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, others)
             if number % self.config.feature_every == 0:
-                features.append(x[:, 0])  # [N, width]
+                features.append(x.unflatten(0, (-1, tokens))[:, 0])  # [N, width]
         stacked = torch.stack(features, 1)  # [N, tokens, width]
         return self.project2(ops.swish(self.project1(stacked)))

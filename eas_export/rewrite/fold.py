@@ -17,15 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def block_diagonal(weight: Tensor, groups: int = 2) -> Tensor:
-    """A grouped 1x1 convolution as a matrix.
-
-    weight  [dim, rank/groups, 1]; block i takes rows [i dim/g, (i+1) dim/g) and columns [i rank/g, (i+1) rank/g)
-    returns [dim, rank]
-    """
-    return torch.block_diag(*weight.squeeze(-1).chunk(groups))
-
-
 def stack_inner(matrix: Tensor) -> Tensor:
     """[M; 0]: [rank, dim] -> [rank + 1, dim]"""
     return torch.cat([matrix, torch.zeros_like(matrix[:1])])

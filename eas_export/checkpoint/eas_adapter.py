@@ -1,0 +1,43 @@
+"""PIA adapters as every published EAS checkpoint names them: conv_A .. conv_D and expert_weights."""
+
+import torch
+from torch import Tensor
+
+from .keys import Key
+
+GROUPS = 2  # of conv_B and conv_D in all published code
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A 1x1 convolution [out, in, 1] as [out, in]"""
+    return weight.squeeze(-1)
+
+
+def adapter_keys(published: str, ours: str, dim: str, rank: str, inner: str) -> dict[str, Key]:
+    """The rows of one adapter in a key table.
+
+    published, ours  the adapter's name there and here
+    dim, rank        names of sizes; "<rank>_per_group" must be one too
+    inner            "A" before a kept attention, "AC" in place of a skipped one
+    """
+    keys: dict[str, Key] = {}
+    for letter in inner:
+        keys[f"{published}.conv_{letter}.weight"] = Key(f"{ours}.{letter}", (rank, dim, 1), convert=_matrix)
+        keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (rank,))
+    for letter in "BD":
+        keys[f"{published}.conv_{letter}.weight"] = Key(
+            f"{ours}.{letter}", (dim, f"{rank}_per_group", 1), convert=block_diagonal
+        )
+        keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (dim,))
+    keys[f"{published}.expert_weights.weight"] = Key(f"{ours}.E", (2, dim))
+    keys[f"{published}.expert_weights.bias"] = Key(f"{ours}.e", (2,))
+    return keys
+
+
+def block_diagonal(weight: Tensor) -> Tensor:
+    """A grouped 1x1 convolution as a matrix.
+
+    weight  [dim, rank/GROUPS, 1]; block i takes rows [i dim/g, (i+1) dim/g) and columns [i rank/g, (i+1) rank/g)
+    returns [dim, rank]
+    """
+    return torch.block_diag(*weight.squeeze(-1).chunk(GROUPS))

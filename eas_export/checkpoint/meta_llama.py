@@ -1,0 +1,103 @@
+"""Meta's LLaMA checkpoints: a folder with params.json and consolidated.NN.pth, one file or model-parallel shards."""
+
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from ..config import Record
+from ..errors import UserError
+from .keys import Key, KeyTable, merge_shards
+from .lazy import LazyTensor
+from .torch_zip import read_torch_zip, state_dict_of
+
+LLAMA_KEYS: KeyTable = {
+    "tok_embeddings.weight": Key("embed.weight", ("vocab", "dim"), shard=1),
+    "norm.weight": Key("norm.weight", ("dim",)),
+    "output.weight": Key("head.weight", ("vocab", "dim"), shard=0),
+    "layers.{i}.attention.wq.weight": Key("layers.{i}.attention.q.weight", ("dim", "dim"), shard=0),
+    "layers.{i}.attention.wk.weight": Key("layers.{i}.attention.k.weight", ("dim", "dim"), shard=0),
+    "layers.{i}.attention.wv.weight": Key("layers.{i}.attention.v.weight", ("dim", "dim"), shard=0),
+    "layers.{i}.attention.wo.weight": Key("layers.{i}.attention.o.weight", ("dim", "dim"), shard=1),
+    "layers.{i}.feed_forward.w1.weight": Key("layers.{i}.ffn.gate.weight", ("ffn", "dim"), shard=0),
+    "layers.{i}.feed_forward.w2.weight": Key("layers.{i}.ffn.down.weight", ("dim", "ffn"), shard=1),
+    "layers.{i}.feed_forward.w3.weight": Key("layers.{i}.ffn.up.weight", ("ffn", "dim"), shard=0),
+    "layers.{i}.attention_norm.weight": Key("layers.{i}.norm.weight", ("dim",)),
+    "layers.{i}.ffn_norm.weight": Key("layers.{i}.ffn_norm.weight", ("dim",)),
+    "rope.freqs": None,  # rounded; computed from theta instead
+    "layers.*.attention.inner_attention.rope.freqs": None,
+}
+
+
+class LlamaParams(Record):
+    """params.json of a Meta-LLaMA checkpoint."""
+
+    dim: int = Field(gt=0)
+    n_layers: int = Field(gt=0, le=1000)
+    n_heads: int = Field(gt=0)
+    n_kv_heads: int | None = None
+    multiple_of: int = Field(default=256, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)
+    rope_theta: float = Field(default=10000.0, gt=0)
+    vocab_size: int = -1  # not used: the embedding table says
+    max_batch_size: int | None = None
+    max_seq_len: int | None = None
+
+    @property
+    def ffn_dim(self) -> int:
+        """2/3 of 4 dim, rounded up to a multiple of `multiple_of` (Meta's LLaMA)."""
+        return -(-int(2 * 4 * self.dim / 3) // self.multiple_of) * self.multiple_of
+
+
+def find_folder(folder: Path, name: str | None) -> Path:
+    """`folder` itself if it holds params.json, else the subfolder that does; of several, the one called `name`."""
+    if (folder / "params.json").is_file():
+        return folder
+    found = sorted(path.parent for path in folder.glob("*/params.json"))
+    named = [path for path in found if path.name == name]
+    if len(found) != 1 and len(named) != 1:
+        several = f"several folders with params.json ({', '.join(p.name for p in found)})"
+        raise UserError(
+            f"there is {several if found else 'no folder with params.json'}",
+            where=folder,
+            fix="pass --weights DIR, the folder that holds params.json",
+        )
+    return (named or found)[0]
+
+
+def find_shards(folder: Path) -> list[Path]:
+    shards = sorted(folder.glob("consolidated.*.pth"))
+    if not shards:
+        raise UserError(
+            "there is no consolidated.*.pth", where=folder, fix="give the folder of a Meta-LLaMA checkpoint"
+        )
+    return shards
+
+
+def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
+    """The tensors of the whole model under their published names."""
+    return merge_shards([state_dict_of(read_torch_zip(f), f) for f in shards], LLAMA_KEYS, [f.name for f in shards])
+
+
+def read_params(path: Path) -> LlamaParams:
+    try:
+        params = LlamaParams.model_validate(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        reason = error.errors()[0] if isinstance(error, ValidationError) else None
+        said = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
+        raise UserError(
+            f"it is not the params.json of a LLaMA model ({said})", where=path, fix="copy it from the original weights"
+        ) from None
+    if params.n_kv_heads not in (None, params.n_heads):
+        raise UserError(
+            f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}",
+            where=path,
+            fix="give LLaMA-1 weights: LaVIN has no grouped-query attention",
+        )
+    if params.dim % (2 * params.n_heads):
+        raise UserError(
+            f"dim {params.dim} does not divide into {params.n_heads} heads of even size",
+            where=path,
+            fix="copy it from the original weights",
+        )
+    return params

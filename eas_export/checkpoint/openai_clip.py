@@ -1,0 +1,36 @@
+"""OpenAI's CLIP: the key names of its ViT's state dict. The text encoder and what comes after the last block are left out."""
+
+from .keys import Key, KeyTable
+
+_BLOCK = "visual.transformer.resblocks.{i}"
+
+CLIP_KEYS: KeyTable = {
+    "visual.class_embedding": Key("vision.class_embedding", ("width",)),
+    "visual.positional_embedding": Key("vision.position_embedding", ("positions", "width")),
+    "visual.conv1.weight": Key("vision.patch.weight", ("width", 3, "patch", "patch")),
+    "visual.ln_pre.weight": Key("vision.norm.weight", ("width",)),
+    "visual.ln_pre.bias": Key("vision.norm.bias", ("width",)),
+    f"{_BLOCK}.attn.in_proj_weight": Key("vision.blocks.{i}.qkv.weight", ("3*width", "width")),
+    f"{_BLOCK}.attn.in_proj_bias": Key("vision.blocks.{i}.qkv.bias", ("3*width",)),
+    f"{_BLOCK}.attn.out_proj.weight": Key("vision.blocks.{i}.out.weight", ("width", "width")),
+    f"{_BLOCK}.attn.out_proj.bias": Key("vision.blocks.{i}.out.bias", ("width",)),
+    f"{_BLOCK}.ln_1.weight": Key("vision.blocks.{i}.norm1.weight", ("width",)),
+    f"{_BLOCK}.ln_1.bias": Key("vision.blocks.{i}.norm1.bias", ("width",)),
+    f"{_BLOCK}.ln_2.weight": Key("vision.blocks.{i}.norm2.weight", ("width",)),
+    f"{_BLOCK}.ln_2.bias": Key("vision.blocks.{i}.norm2.bias", ("width",)),
+    f"{_BLOCK}.mlp.c_fc.weight": Key("vision.blocks.{i}.fc1.weight", ("4*width", "width")),
+    f"{_BLOCK}.mlp.c_fc.bias": Key("vision.blocks.{i}.fc1.bias", ("4*width",)),
+    f"{_BLOCK}.mlp.c_proj.weight": Key("vision.blocks.{i}.fc2.weight", ("width", "4*width")),
+    f"{_BLOCK}.mlp.c_proj.bias": Key("vision.blocks.{i}.fc2.bias", ("width",)),
+    "visual.ln_post.*": None,  # the class token is read before it
+    "visual.proj": None,
+    "transformer.*": None,  # the text encoder
+    "token_embedding.weight": None,
+    "positional_embedding": None,
+    "ln_final.*": None,
+    "text_projection": None,
+    "logit_scale": None,
+    "input_resolution": None,
+    "context_length": None,
+    "vocab_size": None,
+}

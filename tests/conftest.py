@@ -1,0 +1,126 @@
+"""Fixtures: the published code's cases, bundles built from them (once a session), and the command line."""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eas_export.bundle import Bundle
+from eas_export.checkpoint.checkpoint import Checkpoint
+from eas_export.families import detect
+from eas_export.family import Sources
+from eas_export.inputs import Inputs, make_inputs
+from eas_export.pipeline import build
+from eas_export.plan import SkipPlan, choose_plan
+
+GOLDEN = Path(__file__).parent / "golden"
+LAVIN_CASES = ("all", "first", "half_13B", "noskip")
+FP32 = 1e-4  # largest absolute error allowed against the published code, float32
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One checkpoint of the published format with what the published code gave on it."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def inputs(self) -> dict[str, np.ndarray]:
+        return dict(np.load(self.folder / "inputs.npz"))
+
+    @cached_property
+    def golden(self) -> dict[str, np.ndarray]:
+        return dict(np.load(self.folder / "golden.npz"))
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return detect(self.folder).load(Sources(self.folder))
+
+    @property
+    def skip(self) -> str | None:
+        """What --skip must be given; None where the checkpoint says it."""
+        return "none" if self.name == "noskip" else None
+
+    @property
+    def plan(self) -> SkipPlan:
+        return choose_plan(self.checkpoint.config.layers, self.checkpoint.evidence, self.skip)
+
+    def arrays(self, run: str) -> dict[str, np.ndarray]:
+        """A run's inputs in the form of `eas-export run --inputs`."""
+        part = {key.removeprefix(f"{run}/"): value for key, value in self.inputs.items() if key.startswith(f"{run}/")}
+        rows = np.flatnonzero(part["indicators"])
+        arrays = {
+            "input_ids": part["token_ids"],
+            "prompt_lengths": part["lengths"],
+            "forced_tokens": part["forced_tokens"],
+        }
+        return arrays | ({"pixel_values": part["images"][rows], "image_row": rows} if len(rows) else {})
+
+    def prompts(self, run: str) -> Inputs:
+        return make_inputs(self.arrays(run), self.checkpoint.config, detect(self.folder), run)
+
+
+@pytest.fixture(scope="session", params=LAVIN_CASES)
+def lavin_case(request) -> GoldenCase:
+    return golden_case(request.param)
+
+
+def golden_case(name: str) -> GoldenCase:
+    return GoldenCase(name, GOLDEN / "lavin" / name)
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory):
+    """bundle_of(case, precision, fold) -> Bundle, built on first use."""
+    built: dict[tuple, Bundle] = {}
+
+    def get(case: GoldenCase, precision: str = "fp32", fold: str = "weights") -> Bundle:
+        key = (case.name, precision, fold)
+        if key not in built:
+            out = tmp_path_factory.mktemp("bundles") / "-".join(key)
+            built[key] = build(case.folder, out, skip=case.skip, precision=precision, fold=fold, verify=False).bundle
+        return built[key]
+
+    return get
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("build", "--ckpt", ...) -> (exit code, standard output, standard error), through the real entry point."""
+    from eas_export.cli.main import main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["eas-export", *map(str, args)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """refused(...) runs a command that must fail as a user's mistake and gives its one line."""
+
+    def run(*args: object) -> str:
+        code, out, err = command(*args, "--json")
+        assert code == 2, (code, out, err)
+        assert "Traceback" not in err + out
+        said = json.loads(out)["error"]
+        assert set(said) == {"what", "where", "fix"} and all(said.values())
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+def max_error(got: torch.Tensor | np.ndarray, want: np.ndarray) -> float:
+    return float(np.abs(np.asarray(got, dtype=np.float64) - np.asarray(want, dtype=np.float64)).max())
