@@ -173,7 +173,11 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
     (weights / "params.json").write_text(json.dumps(params))
     for shard in range(shape.shards):
         sizes = {name: _shard_shape(name, size, shape.shards) for name, size in llama_shapes(shape).items()}
-        _save(weights / f"consolidated.{shard:02d}.pth", lambda: _draw_all(sizes, torch.float16, random), skeleton)
+        _save(
+            weights / f"consolidated.{shard:02d}.pth",
+            lambda sizes=sizes: _draw_all(sizes, torch.float16, random),
+            skeleton,
+        )
     _save(out / "clip" / "ViT.pth", lambda: _draw_all(clip_shapes(shape), torch.float16, random), skeleton)
 
     def trained() -> dict:

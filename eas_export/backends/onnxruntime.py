@@ -70,18 +70,18 @@ def _open_session(ort: ModuleType, bundle: Bundle, spec: GraphSpec, values: dict
     )  # sessions in one process would fight for the cores
     options.add_session_config_entry("session.disable_prepacking", "1")  # a private copy of every weight
     path = bundle.graph_file(spec.name)
-    used = {name: values[name] for name in _external_names(path)}
-    for name, value in used.items():
-        options.add_initializer(name, value)
     try:
+        used = {name: values[name] for name in _external_names(path)}
+        for name, value in used.items():
+            options.add_initializer(name, value)
         session = ort.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
         )
-    except Exception as error:  # the bindings' exception classes have no common base but this
+    except Exception as error:  # the bindings' and protobuf's exception classes have no common base but this
         raise UserError(
-            f"ONNX Runtime {ort.__version__} refuses it: {str(error).splitlines()[0]}",
+            f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})",
             where=path,
-            fix="install onnxruntime 1.31 or newer (pip install -U onnxruntime)",
+            fix="eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)",
         ) from error
     return OnnxRuntimeSession(session, spec, used)
 

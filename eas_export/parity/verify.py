@@ -53,6 +53,8 @@ def verify(
         Comparison(stage=name, error=float(name in damaged), tolerance=0, ok=name not in damaged, note="sha256")
         for name in manifest.files
     ]
+    if damaged:
+        return _report(bundle, checkpoint, backend, 0, files, {})  # nothing of a damaged bundle is run
     prompts, forced = _prompts(bundle, inputs, steps)
     with progress.stage("loading the reference"):
         readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
@@ -66,15 +68,26 @@ def verify(
             cases[name] = tuple(
                 _ledger(want, got, folding, PRECISIONS[manifest.precision], prompt.pixel_values is not None)
             )
+    return _report(bundle, checkpoint, backend, len(want.logits) - 1, files, cases)
+
+
+def _report(
+    bundle: Bundle,
+    checkpoint: Checkpoint | None,
+    backend: str,
+    steps: int,
+    files: list[Comparison],
+    cases: dict[str, tuple[Comparison, ...]],
+) -> ParityReport:
     same = all(line.ok for lines in (files, *cases.values()) for line in lines)
     passed = Verdict.SAME if checkpoint else Verdict.SELF_CONSISTENT
     return ParityReport(
         verdict=passed if same else Verdict.DIFFERS,
         reference=_describe(bundle, checkpoint),
         backend=backend,
-        precision=manifest.precision,
-        fold=manifest.fold,
-        decode_steps=steps if not forced else len(next(iter(forced.values()))),
+        precision=bundle.manifest.precision,
+        fold=bundle.manifest.fold,
+        decode_steps=steps,
         files=tuple(files),
         cases=cases,
     )

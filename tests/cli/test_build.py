@@ -1,0 +1,244 @@
+"""build: what it writes, what it refuses, and that nothing is left of a failure."""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GOLDEN, golden_case
+
+from eas_export.bundle import Bundle
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A checkpoint that a test may spoil."""
+    return Path(shutil.copytree(GOLDEN / "lavin" / "first", tmp_path / "data"))
+
+
+def tensors(path: Path) -> dict:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+def change(path: Path, edit) -> None:
+    content = tensors(path)
+    edit(content)
+    torch.save(content, path)
+
+
+def llama(data: Path) -> Path:
+    return data / "weights" / "7B" / "consolidated.00.pth"
+
+
+def adapters(data: Path) -> Path:
+    return data / "checkpoint-19.pth"
+
+
+def clip(data: Path) -> Path:
+    return data / "clip" / "ViT-tiny-7.pth"
+
+
+def test_build_verify_and_reuse(data, tmp_path, command):
+    out = tmp_path / "out.bundle"
+    code, text, err = command("build", "--ckpt", data, "--out", out)
+    assert code == 0 and "verdict: same as the checkpoint" in text and "0  (1 of 6, from args.skip_list" in text
+    assert "exporting prefill: done" in err  # long work shows progress
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out.bundle"]
+    report = json.loads((out / "reports" / "verify.json").read_text())
+    assert report["verdict"] == "same as the checkpoint" and set(report["cases"]) == {"text", "image"}
+    made = (out / "manifest.json").stat().st_mtime_ns
+
+    code, text, _ = command("build", "--ckpt", data, "--out", out, "--json")
+    assert code == 0 and json.loads(text)["reused"] is True
+    assert (out / "manifest.json").stat().st_mtime_ns == made
+
+    code, text, _ = command("build", "--ckpt", data, "--out", out, "--max-prompt", "32", "--json")
+    assert code == 2 and "--force" in json.loads(text)["error"]["fix"]
+    code, text, _ = command(
+        "build", "--ckpt", data, "--out", out, "--max-prompt", "32", "--force", "--no-verify", "--json"
+    )
+    assert code == 0 and Bundle(out).manifest.limits.max_prompt == 32 and not (out / "reports").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out.bundle"]
+
+
+def test_two_builds_give_the_same_bytes(bundle_of, data, tmp_path, command):
+    first = bundle_of(golden_case("first")).path
+    assert command("build", "--ckpt", data, "--out", tmp_path / "o", "--no-verify")[0] == 0
+    names = [*Bundle(first).manifest.files, "manifest.json"]
+    assert [name for name in names if (first / name).read_bytes() != (tmp_path / "o" / name).read_bytes()] == []
+
+
+def test_adapter_file_with_the_others_beside_it(data, tmp_path, command):
+    args = ("--weights", data / "weights" / "7B", "--vision", clip(data), "--dry-run", "--json")
+    code, text, err = command("build", "--ckpt", adapters(data), "--out", tmp_path / "o", *args)
+    assert code == 0, err
+    assert json.loads(text)["plan"]["skipped"] == [0]
+
+
+def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_path, command):
+    (data / "weights" / "tokenizer.model").write_bytes(b"sentencepiece model")
+    out = tmp_path / "o"
+    options = ("--router-temperature", "3.5", "--adapter-scale", "0.25", "--skip", "2-3", "--no-verify")
+    assert command("build", "--ckpt", data, "--out", out, *options)[0] == 0
+    m = Bundle(out).manifest
+    assert (m.config.kept_adapter.temperature, m.config.vision.adapter.scale) == (3.5, 0.25)
+    assert (m.plan.skipped, m.plan.origin) == ((2, 3), "--skip")
+    assert m.options["router_temperature"] == 3.5
+    assert (out / "tokenizer.model").read_bytes() == b"sentencepiece model" and "tokenizer.model" in m.files
+
+
+def test_settings_that_the_file_does_not_say_are_asked_for(data, tmp_path, command, refused):
+    change(adapters(data), lambda c: (delattr(c["args"], "temperature"), delattr(c["args"], "adapter_scale")))
+    assert "--adapter-scale" in refused("build", "--ckpt", data, "--out", tmp_path / "o")
+    assert "--router-temperature" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--adapter-scale", "1")
+    options = ("--adapter-scale", "1", "--router-temperature", "10", "--dry-run")
+    assert command("build", "--ckpt", data, "--out", tmp_path / "o", *options)[0] == 0
+    change(adapters(data), lambda c: c.pop("args"))
+    assert "--skip" in refused("build", "--ckpt", data, "--out", tmp_path / "o", *options)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("it_ran",)
+
+
+def spoil_nan(path: Path, key: str):
+    def edit(content):
+        content[key][0] = float("nan")
+
+    return lambda data: change(path(data), edit)
+
+
+def spoil_adapter(key: str, value):
+    return lambda data: change(adapters(data), lambda c: c["model"].__setitem__(key, value))
+
+
+def spoil_args(**values):
+    return lambda data: change(adapters(data), lambda c: vars(c["args"]).update(values))
+
+
+KEY = "module.layers.3.adapter_attn.conv_B.weight"
+SPOILED = {
+    "truncated weights": (
+        lambda d: llama(d).write_bytes(llama(d).read_bytes()[:-5000]),
+        "consolidated.00.pth.*copy it again|not a whole torch checkpoint",
+    ),
+    "truncated adapters": (
+        lambda d: adapters(d).write_bytes(adapters(d).read_bytes()[:1000]),
+        "not a whole torch checkpoint",
+    ),
+    "text for a checkpoint": (lambda d: clip(d).write_text("version https://git-lfs"), "not a whole torch checkpoint"),
+    "a pickle that runs code": (
+        lambda d: change(adapters(d), lambda c: c.update(optimizer=Payload())),
+        "asks for posix.mkdir, which was not run",
+    ),
+    "no model": (lambda d: change(adapters(d), lambda c: c.pop("model")), "no entry 'model'"),
+    "NaN in a used tensor": (
+        spoil_nan(llama, "layers.4.attention.wq.weight"),
+        "layers.4.attention.q.weight holds NaN.*consolidated.00.pth: layers.4.attention.wq.weight",
+    ),
+    "NaN in an adapter": (
+        spoil_adapter("module.layers.0.replaced_adapter.conv_A.bias", torch.full((32,), float("nan"))),
+        "layers.0.pool.bias holds NaN",
+    ),
+    "missing key": (
+        lambda d: change(llama(d), lambda c: c.pop("layers.2.feed_forward.w2.weight")),
+        r"missing key layers.2.feed_forward.w2.weight, expected with shape \[64, 192\]",
+    ),
+    "unknown key": (
+        lambda d: change(llama(d), lambda c: c.update({"layers.6.attention.wq.weight": torch.ones(2)})),
+        "unknown key layers.6.attention.wq.weight",
+    ),
+    "mis-shaped key": (
+        spoil_adapter(KEY, torch.ones(64, 8, 1)),
+        r"layers.3.adapter_attn.conv_B.weight has shape \[64, 8, 1\], expected \[64, 4, 1\]",
+    ),
+    "missing vision key": (
+        lambda d: change(clip(d), lambda c: c.pop("visual.conv1.weight")),
+        "missing key visual.conv1.weight",
+    ),
+    "wrong n_prompt": (spoil_args(n_prompt=6), "n_prompt is 6, but a tower of 4 blocks gives 1"),
+    "broken adapter type": (spoil_args(visual_adapter_type="router_block"), "router_block"),
+    "unsupported adapter type": (spoil_args(adapter_type="mlp"), "adapter_type is 'mlp'"),
+    "skip list out of range": (
+        spoil_args(skip_list="[0, 6]"),
+        "skip index 6 is out of range: the model has layers 0-5",
+    ),
+    "no skip list": (spoil_args(skip_list="[]"), "does not say which attentions are skipped"),
+    "skip list of another kind": (spoil_args(skip_list="layers"), "skip list 'layers'"),
+    "temperature 0": (spoil_args(temperature=0), "temperature is 0"),
+    "two adapter files": (
+        lambda d: shutil.copy(adapters(d), d / "checkpoint-18.pth"),
+        "there are 2 files checkpoint-.*--ckpt FILE",
+    ),
+    "no adapter file": (lambda d: adapters(d).unlink(), r"there is no checkpoint-\*\.pth"),
+    "no tower": (lambda d: clip(d).unlink(), "clip.*weights/<name>/"),
+    "no weights": (lambda d: llama(d).unlink(), r"no consolidated\.\*\.pth"),
+    "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folder with params.json"),
+    "params of another kind": (
+        lambda d: (llama(d).parent / "params.json").write_text('{"dim": "x"}'),
+        "params.json.*dim",
+    ),
+    "params are no JSON": (lambda d: (llama(d).parent / "params.json").write_text("{"), "params.json"),
+    "params of another model": (
+        lambda d: (llama(d).parent / "params.json").write_text('{"dim": 128, "n_layers": 6, "n_heads": 4}'),
+        r"shape \[\d+, 64\], expected \[\d+, 128\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", SPOILED)
+def test_bad_files_are_one_line_and_leave_nothing(title, data, tmp_path, refused, monkeypatch):
+    spoil, said = SPOILED[title]
+    spoil(data)
+    monkeypatch.chdir(tmp_path)
+    import re
+
+    line = refused("build", "--ckpt", data, "--out", tmp_path / "out.bundle", "--no-verify")
+    assert re.search(said, line), line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--skip", "5-7"), "skip index 6 is out of range"),
+        (("--skip", "x"), "write layer numbers and ranges"),
+        (("--max-batch", "2"), "--fold lowrank"),
+        (("--precision", "fp12"), "fp12"),
+        (("--router-temperature", "0"), "router_temperature"),
+        (("--max-prompt", "5000"), "no room for an answer"),
+        (("--recipe", "absent.yaml"), "no such recipe"),
+        (("--weights", "absent"), "params.json"),
+        (("--vision", "absent"), "no such file"),
+        (("--nonsense",), "No such option"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, said, tmp_path, refused):
+    line = refused("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "out.bundle", *arguments)
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_mistakes_are_one_line(tmp_path, refused):
+    case = golden_case("first")
+    assert "no such file or folder" in refused("build", "--ckpt", tmp_path / "absent", "--out", tmp_path / "o")
+    assert "known family" in refused("build", "--ckpt", tmp_path, "--out", tmp_path / "o")
+    assert "--weights DIR" in refused("build", "--ckpt", case.folder / "checkpoint-19.pth", "--out", tmp_path / "o")
+    (tmp_path / "file").write_text("x")
+    assert "exists and is not a whole bundle" in refused("build", "--ckpt", case.folder, "--out", tmp_path / "file")
+    assert "no folder can be made" in refused("build", "--ckpt", case.folder, "--out", tmp_path / "file" / "o")
+    assert "did you mean build" in refused("biuld")
+
+
+def test_our_own_bugs_show_their_traceback(tmp_path, command, monkeypatch):
+    import eas_export.pipeline
+
+    monkeypatch.setattr(eas_export.pipeline, "trace", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "o")
+    assert not list(tmp_path.iterdir())

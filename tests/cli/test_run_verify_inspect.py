@@ -1,0 +1,196 @@
+"""run, verify, inspect and demo as a user calls them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import FP32, GOLDEN, golden_case, max_error
+
+from eas_export.bundle import Bundle, record_file
+
+CASE = golden_case("first")
+
+
+@pytest.fixture
+def bundle(bundle_of, tmp_path):
+    """A bundle that was moved to another folder and may be spoiled."""
+    return Bundle(shutil.copytree(bundle_of(CASE).path, tmp_path / "elsewhere" / "moved.bundle"))
+
+
+@pytest.fixture
+def npz(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **CASE.arrays("img1"))
+    return path
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "pytorch"])
+def test_a_moved_bundle_runs(bundle, npz, tmp_path, command, backend):
+    out = tmp_path / "y.npz"
+    code, text, err = command("run", bundle.path, "--inputs", npz, "--outputs", out, "--backend", backend, "--json")
+    assert code == 0, err
+    got = np.load(out)
+    assert max_error(got["logits"], CASE.golden["img1/v3/logits"]) < FP32
+    assert got["logits"].dtype == np.float32 and got["tokens"].dtype == np.int64
+    assert np.array_equal(got["tokens"], CASE.golden["img1/greedy_tokens"])
+    assert json.loads(text)["tokens"] == got["tokens"].T.tolist()
+
+
+def test_without_forced_tokens_it_generates(bundle, tmp_path, command):
+    arrays = CASE.arrays("img1")
+    arrays.pop("forced_tokens")
+    np.savez(tmp_path / "x.npz", **arrays)
+    code, text, _ = command("run", bundle.path, "--inputs", tmp_path / "x.npz", "--max-new-tokens", "9", "--json")
+    assert code == 0 and json.loads(text)["tokens"] == CASE.golden["img1/greedy_tokens"].T.tolist()
+
+
+def test_run_refuses(bundle, npz, tmp_path, refused):
+    run = ("run", bundle.path, "--inputs", npz)
+    assert "did you mean onnxruntime" in refused(*run, "--backend", "onnxruntme")
+    assert "cannot be written" in refused(*run, "--outputs", tmp_path / "absent" / "y.npz")
+    assert "no bundle" in refused("run", tmp_path, "--inputs", npz)
+    np.savez(tmp_path / "b3.npz", **CASE.arrays("b3"))
+    assert "--fold lowrank" in refused("run", bundle.path, "--inputs", tmp_path / "b3.npz")
+    np.savez(tmp_path / "long.npz", input_ids=np.ones((1, 1025), int))
+    assert "1025 prompt tokens, the bundle takes 1024" in refused("run", bundle.path, "--inputs", tmp_path / "long.npz")
+    np.savez(tmp_path / "short.npz", input_ids=np.ones((1, 9), int))
+    assert "max-tokens" in refused("run", bundle.path, "--inputs", tmp_path / "short.npz", "--max-new-tokens", "2048")
+
+
+def test_verify_with_and_without_the_checkpoint(bundle, npz, command):
+    code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(text)
+    assert (
+        code == 0
+        and said["verdict"] == "same as the checkpoint"
+        and said["reference"] == "the checkpoint it was built from"
+    )
+    stages = [line["stage"] for line in said["cases"]["image"]]
+    assert stages == ["vision", "router", "pooled", "prefill", "fold", *(f"decode {i}" for i in range(1, 9)), "tokens"]
+    code, text, _ = command("verify", bundle.path, "--inputs", npz, "--json")
+    said = json.loads(text)
+    assert code == 0 and said["verdict"] == "self-consistent" and list(said["cases"]) == ["row 0"]
+    code, text, _ = command("verify", bundle.path)
+    assert code == 0 and "self-consistent" in text and "same as the checkpoint" not in text
+
+
+def test_verify_takes_each_row_of_a_batch_on_its_own(bundle_of, tmp_path, command):
+    np.savez(tmp_path / "b3.npz", **CASE.arrays("b3"))
+    code, text, err = command(
+        "verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--inputs", tmp_path / "b3.npz", "--json"
+    )
+    assert code == 0, err
+    assert list(json.loads(text)["cases"]) == ["row 0", "row 1", "row 2"]
+
+
+def scale_weight(bundle: Bundle, name: str, factor: float) -> None:
+    entry = bundle.store.entries[name]
+    with open(bundle.store.path, "r+b") as file:
+        file.seek(entry.offset)
+        scaled = factor * torch.frombuffer(bytearray(file.read(entry.nbytes)), dtype=torch.float32)
+        file.seek(entry.offset)
+        file.write(scaled.numpy().tobytes())
+
+
+def test_a_damaged_bundle_differs_and_is_not_run(bundle, command):
+    scale_weight(bundle, "layers.2.ffn.down.weight", 1.01)
+    code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(text)
+    assert code == 1 and said["verdict"] == "differs" and said["cases"] == {}
+    assert [line["stage"] for line in said["files"] if not line["ok"]] == ["weights.safetensors"]
+    code, text, _ = command("verify", bundle.path)
+    assert code == 1 and "verdict: differs, first at files: weights.safetensors" in text
+
+
+def test_verify_finds_a_changed_weight_and_says_where(bundle, command):
+    """One layer's down-projection moved by 1 %, sealed with a new sha256: the stages behind it differ from the checkpoint."""
+    scale_weight(bundle, "layers.2.ffn.down.weight", 1.01)
+    files = bundle.manifest.model_dump(mode="json")["files"]
+    spoil_manifest(bundle, files=files | {"weights.safetensors": record_file(bundle.store.path).model_dump()})
+    code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(text)
+    assert code == 1 and said["verdict"] == "differs" and all(line["ok"] for line in said["files"])
+    wrong = [line["stage"] for line in said["cases"]["text"] if not line["ok"]]
+    assert wrong[0] in ("router", "prefill") and "decode 1" in wrong
+    assert said["first_failure"] == f"text: {wrong[0]}"
+    assert command("verify", bundle.path)[0] == 0  # it is consistent with itself: only the checkpoint tells
+
+
+def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
+    other = shutil.copytree(CASE.folder, tmp_path / "other")
+    path = other / "checkpoint-19.pth"
+    data = bytearray(path.read_bytes())
+    from test_build import adapters, change
+
+    change(adapters(other), lambda c: c["model"]["module.layers.2.adapter_attn.conv_A.weight"].mul_(1.5))
+    assert path.read_bytes() != data
+    code, text, _ = command("verify", bundle.path, "--ckpt", other, "--json")
+    said = json.loads(text)
+    assert code == 1 and said["reference"] == "a checkpoint that is not its origin" and said["verdict"] == "differs"
+    assert "another model" in refused("verify", bundle.path, "--ckpt", GOLDEN / "lavin" / "all")
+
+
+def spoil_manifest(bundle: Bundle, **changes) -> None:
+    path = bundle.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_damaged_bundles_are_refused(bundle, npz, refused):
+    path = bundle.path / "manifest.json"
+    whole = path.read_text()
+    files = json.loads(whole)["files"]
+    record = files["fold.onnx"]
+    for name in ("../x", "/etc/passwd", "a/../../x", "C:x", ""):
+        spoil_manifest(bundle, files={**files, name: record})
+        assert "leaves the bundle" in refused("inspect", bundle.path)
+    spoil_manifest(bundle, schema_version=99)
+    assert "schema version is 99" in refused("inspect", bundle.path)
+    for text in ("", "{", "[]", '{"schema_version": 1}', whole[: len(whole) // 2]):
+        path.write_text(text)
+        assert "manifest" in refused("inspect", bundle.path)
+    path.write_text(whole)
+    (bundle.path / "fold.onnx").unlink()
+    assert "fold.onnx is missing" in refused("verify", bundle.path)
+    with open(bundle.path / "fold.onnx", "wb") as file:
+        file.write(bytes(record["bytes"]))
+    assert "ONNX Runtime" in refused("run", bundle.path, "--inputs", npz)
+
+
+def test_inspect_counts_what_pruning_saves(bundle, command):
+    code, text, _ = command("inspect", CASE.folder, "--json")
+    said = json.loads(text)
+    assert code == 0 and said["kind"] == "checkpoint" and said["plan"]["skipped"] == [0]
+    before, after = said["accounts"]["before"], said["accounts"]["after"]
+    assert before["parameters"]["attention"] == 6 * 4 * 64 * 64 and after["parameters"]["attention"] == 5 * 4 * 64 * 64
+    assert (before["kv_bytes_per_token"], after["kv_bytes_per_token"]) == (2 * 6 * 64 * 2, 2 * 5 * 64 * 2)
+    assert said["config"]["skipped_adapter"]["rank"] == 32
+    code, text, _ = command("inspect", bundle.path, "--json")
+    said = json.loads(text)
+    assert code == 0 and said["kind"] == "bundle" and said["accounts"]["after"]["parameters"] == after["parameters"]
+    assert said["accounts"]["after"]["kv_bytes_per_token"] == 2 * 5 * 64 * 4
+    assert said["files"]["weights.safetensors"] == bundle.store.path.stat().st_size
+
+
+def test_inspect_shows_tables(bundle, command):
+    code, text, _ = command("inspect", bundle.path)
+    assert code == 0
+    for part in ("attention skipped", "kept 8, skipped 32, vision 8", "KV cache per token", "weights.safetensors"):
+        assert part in text
+    code, text, _ = command("inspect", GOLDEN / "lavin" / "noskip")
+    assert code == 0 and "shown without skipping" in text
+    code, text, _ = command("inspect", GOLDEN / "lavin" / "noskip", "--skip", "1-2", "--json")
+    assert json.loads(text)["plan"]["skipped"] == [1, 2]
+
+
+def test_demo(tmp_path, command):
+    code, text, err = command("demo", "--out", tmp_path / "demo.bundle", "--json")
+    said = json.loads(text)
+    assert code == 0, err
+    assert said["report"]["verdict"] == "same as the checkpoint" and said["tokens_agree"] is True
+    assert set(said["tokens"]) == {"text", "image"} and Bundle(tmp_path / "demo.bundle").manifest.plan.skipped == (
+        3,
+        5,
+        6,
+    )
