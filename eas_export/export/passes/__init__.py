@@ -11,6 +11,7 @@ PASSES = (
     common.CommonSubexpressionEliminationPass,  # every block computes the same shapes and masks
     common.RemoveUnusedNodesPass,
     common.RemoveUnusedOpsetsPass,
+    common.ClearMetadataAndDocStringPass,  # stack traces with the paths of the machine that traced
 )
 
 

@@ -1,0 +1,40 @@
+"""What every benchmark script shares: the record of where and how a figure was measured, and where results go."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict:
+    """The machine, the versions and the command."""
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "gpu": None},
+        "versions": {"python": platform.python_version()} | versions,
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process so far, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write_result(name: str, figures: dict) -> None:
+    """Print a result and keep it under results/<name>.json."""
+    result = {"name": name} | figures | environment()
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
