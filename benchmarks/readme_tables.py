@@ -51,7 +51,9 @@ def with_tables(text: str) -> str:
     """The README's text with every marked table made anew."""
     for name, make in TABLES.items():
         block = f"<!-- table:{name} -->\n{make()}\n<!-- end -->"
-        text, count = re.subn(rf"<!-- table:{name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
+        text, count = re.subn(
+            rf"<!-- table:{name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL
+        )
         assert count == 1, f"the README has {count} places for the table {name}"
     return text
 

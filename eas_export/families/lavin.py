@@ -16,11 +16,11 @@ import torch
 
 from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.eas_adapter import adapter_keys
+from ..checkpoint.eas_adapter import GROUPS, adapter_keys
 from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy import LazyTensor, combine
 from ..checkpoint.openai_clip import CLIP_KEYS
-from ..checkpoint.torch_zip import read_torch_zip, state_dict_of
+from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
 from ..config import AdapterConfig, ModelConfig, VisionConfig
 from ..errors import UserError
 from ..family import Family, Sources
@@ -28,6 +28,9 @@ from ..model.vision import AdapterVisionTower
 from ..plan import SkipEvidence
 
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
+HEAD_WIDTH = 64  # of every CLIP ViT
+
+Tensors = dict[str, LazyTensor]
 
 
 LAYER_ADAPTER_KEYS: KeyTable = {
@@ -69,99 +72,35 @@ def detect(path: Path) -> bool:
 def load(sources: Sources) -> Checkpoint:
     """Read the three parts' headers. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit."""
     adapters_file = _one(sources.ckpt, "checkpoint-*.pth") if sources.ckpt.is_dir() else sources.ckpt
-    saved = read_torch_zip(adapters_file)
-    if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
-        raise UserError(
-            "it holds no entry 'model'", where=adapters_file, fix="give the checkpoint-<epoch>.pth that training wrote"
-        )
-    args = vars(saved["args"]) if hasattr(saved.get("args"), "__dict__") else {}
+    trained, args = _read_trained(adapters_file)
     files = _find_files(sources, adapters_file, args)
     params = meta_llama.read_params(files.weights / "params.json")
-    _refuse_unsupported(args, adapters_file)
-
     llama = meta_llama.read_shards(files.shards)
     clip = state_dict_of(read_torch_zip(files.vision), files.vision)
-    adapters = {key.removeprefix("module."): t for key, t in state_dict_of(saved["model"], adapters_file).items()}
-    first, where = "layers.0", str(adapters_file)
-    kept_rank = require(adapters, f"{first}.adapter_attn.conv_A.weight", 3, where)[0]
-    skipped_rank = require(adapters, f"{first}.replaced_adapter.conv_C.weight", 3, where)[0]
-    visual_rank = require(adapters, "backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight", 3, where)[0]
-    projector = require(adapters, "adapter_proj.conv_A.weight", 2, where)[0]
-    for rank in (kept_rank, skipped_rank, visual_rank):
-        if rank % 2:
-            raise UserError(
-                f"adapter rank {rank} is odd; its convolutions have two groups", where=where, fix="check the file"
-            )
-    width, _, patch, _ = require(clip, "visual.conv1.weight", 4, str(files.vision))
-    positions = require(clip, "visual.positional_embedding", 2, str(files.vision))[0]
-    blocks = 1 + max(
-        (int(m[1]) for k in clip if (m := re.match(r"visual\.transformer\.resblocks\.(\d{1,4})\.", k))), default=-1
-    )
-    vocab = require(llama, "tok_embeddings.weight", 2, str(files.weights))[0]
-    _check_vision(args, blocks, width, positions, files)
 
-    sizes = {
-        "dim": params.dim,
-        "vocab": vocab,
-        "ffn": params.ffn_dim,
-        "width": width,
-        "patch": patch,
-        "positions": positions,
-        "projector": projector,
-        "kept": kept_rank,
-        "skipped": skipped_rank,
-        "visual": visual_rank,
-        "kept_per_group": kept_rank // 2,
-        "skipped_per_group": skipped_rank // 2,
-        "visual_per_group": visual_rank // 2,
-    }
-    tensors = rename(llama, meta_llama.LLAMA_KEYS, sizes, params.n_layers, files.weights.name)
-    tensors |= rename(adapters, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
-    tensors |= rename(adapters, VISION_ADAPTER_KEYS, sizes, blocks, str(adapters_file))
+    sizes, blocks = _sizes(params, llama, trained, clip, files)
+    tensors = rename(llama, meta_llama.LLAMA_KEYS, sizes, params.n_layers, str(files.weights))
+    tensors |= rename(trained, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
+    tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, blocks, str(files.vision))
     tensors["embed.weight"] = _extended_embedding(tensors["embed.weight"], tensors.pop("modality"))
 
+    _check_n_prompt(args, blocks, adapters_file)
     scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
     temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
-
-    def adapter(rank: int) -> AdapterConfig:
-        return AdapterConfig(rank=rank, scale=scale, temperature=temperature)
-
-    config = ModelConfig(
-        family="lavin",
-        vocab_size=vocab,
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        ffn_dim=params.ffn_dim,
-        norm_eps=params.norm_eps,
-        rope_theta=params.rope_theta,
-        rope_interleaved=True,
-        modality_token=True,
-        kept_adapter=adapter(kept_rank),
-        skipped_adapter=adapter(skipped_rank),
-        vision=VisionConfig(
-            image_size=patch * round((positions - 1) ** 0.5),
-            patch_size=patch,
-            width=width,
-            blocks=blocks,
-            heads=width // 64,
-            feature_every=FEATURE_EVERY,
-            projector_width=projector,
-            adapter=adapter(visual_rank),
-        ),
-    )
     skip_list = args.get("skip_list")
-    evidence = SkipEvidence(
-        text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
-    )
-    paths = (adapters_file, files.weights / "params.json", *files.shards, files.vision)
-    notes = (
-        ("it was trained on Vicuna: the weights must have Vicuna's delta applied already",)
+    return Checkpoint(
+        config=_config(params, sizes, blocks, scale, temperature),
+        tensors=tensors,
+        evidence=SkipEvidence(
+            text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
+        ),
+        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision),
+        notes=("it was trained on Vicuna: Vicuna's delta must be in the weights already",)
         if args.get("use_vicuna")
-        else ()
+        else (),
+        tokenizer=files.tokenizer,
     )
-    return Checkpoint(config, tensors, evidence, paths, notes, files.tokenizer)
 
 
 def find_images(config: ModelConfig, token_ids: list[int], images: int) -> list[int]:
@@ -184,6 +123,91 @@ def find_images(config: ModelConfig, token_ids: list[int], images: int) -> list[
 
 
 LAVIN = Family("lavin", detect, load, lambda config: AdapterVisionTower(config.vision, config.dim), find_images)
+
+
+def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The adapters' tensors, without the prefix that distributed training leaves, and the training arguments."""
+    saved = read_torch_zip(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
+        raise UserError(
+            "it holds no entry 'model'", where=path, fix="give the checkpoint-<epoch>.pth that training wrote"
+        )
+    args = saved.get("args", {})
+    args = vars(args) if isinstance(args, PlainObject) else args if isinstance(args, dict) else {}
+    _refuse_unsupported(args, path)
+    return {key.removeprefix("module."): t for key, t in state_dict_of(saved["model"], path).items()}, args
+
+
+def _sizes(
+    params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: _Files
+) -> tuple[dict[str, int], int]:
+    """The sizes that the key tables name, and the number of vision blocks. Raises UserError where they fit no LaVIN model."""
+    where, tower = str(files.adapters), str(files.vision)
+    ranks = {
+        "kept": require(trained, "layers.0.adapter_attn.conv_A.weight", 3, where)[0],
+        "skipped": require(trained, "layers.0.replaced_adapter.conv_C.weight", 3, where)[0],
+        "visual": require(trained, "backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight", 3, where)[0],
+    }
+    for name, rank in ranks.items():
+        if rank % GROUPS:
+            raise UserError(
+                f"the {name} adapters have rank {rank}, which {GROUPS} groups do not divide",
+                where=where,
+                fix="check the file",
+            )
+    width, _, patch, _ = require(clip, "visual.conv1.weight", 4, tower)
+    positions = require(clip, "visual.positional_embedding", 2, tower)[0]
+    numbers = [int(m[1]) for key in clip if (m := re.match(r"visual\.transformer\.resblocks\.(\d{1,4})\.", key))]
+    blocks = 1 + max(numbers, default=-1)
+    square = round((positions - 1) ** 0.5) ** 2 == positions - 1
+    if blocks == 0 or blocks % FEATURE_EVERY or width % HEAD_WIDTH or not square:
+        raise UserError(
+            f"a tower of {blocks} blocks, width {width} and {positions} positions is no CLIP ViT of LaVIN's",
+            where=tower,
+            fix="give CLIP's ViT-L/14: blocks in fours, width in 64s, a square of patches and one class token",
+        )
+    sizes = {
+        "dim": params.dim,
+        "ffn": params.ffn_dim,
+        "vocab": require(llama, "tok_embeddings.weight", 2, str(files.weights))[0],
+        "projector": require(trained, "adapter_proj.conv_A.weight", 2, where)[0],
+        "width": width,
+        "patch": patch,
+        "positions": positions,
+    }
+    return sizes | ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}, blocks
+
+
+def _config(
+    params: meta_llama.LlamaParams, sizes: dict[str, int], blocks: int, scale: float, temperature: float
+) -> ModelConfig:
+    def adapter(name: str) -> AdapterConfig:
+        return AdapterConfig(rank=sizes[name], scale=scale, temperature=temperature)
+
+    return ModelConfig(
+        family="lavin",
+        vocab_size=sizes["vocab"],
+        dim=params.dim,
+        layers=params.n_layers,
+        heads=params.n_heads,
+        ffn_dim=params.ffn_dim,
+        norm_eps=params.norm_eps,
+        rope_theta=params.rope_theta,
+        rope_interleaved=True,
+        modality_token=True,
+        kept_adapter=adapter("kept"),
+        skipped_adapter=adapter("skipped"),
+        vision=VisionConfig(
+            image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
+            patch_size=sizes["patch"],
+            width=sizes["width"],
+            blocks=blocks,
+            heads=sizes["width"] // HEAD_WIDTH,
+            feature_every=FEATURE_EVERY,
+            projector_width=sizes["projector"],
+            adapter=adapter("visual"),
+        ),
+    )
 
 
 def _extended_embedding(tokens: LazyTensor, modality: LazyTensor) -> LazyTensor:
@@ -238,18 +262,12 @@ def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:
         )
 
 
-def _check_vision(args: dict[str, Any], blocks: int, width: int, positions: int, files: _Files) -> None:
-    if blocks == 0 or blocks % FEATURE_EVERY or width % 64 or round((positions - 1) ** 0.5) ** 2 != positions - 1:
-        raise UserError(
-            f"a tower of {blocks} blocks, width {width} and {positions} positions is no CLIP ViT of LaVIN's",
-            where=files.vision,
-            fix="give CLIP's ViT-L/14: blocks in fours, width in 64s, a square of patches and one class token",
-        )
+def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
     n_prompt = args.get("n_prompt", blocks // FEATURE_EVERY)
     if n_prompt != blocks // FEATURE_EVERY:
         raise UserError(
             f"n_prompt is {n_prompt}, but a tower of {blocks} blocks gives {blocks // FEATURE_EVERY} image tokens",
-            where=f"{files.adapters}: args",
+            where=f"{where}: args",
             fix="give the CLIP tower that the adapters were trained with",
         )
 
