@@ -89,6 +89,7 @@ def modules_after(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
+        [],
         ["--help"],
         ["--version"],
         ["build", "--help"],

@@ -45,9 +45,10 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(SUMMARIES.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="eas-export")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Take trained EAS models from their checkpoints to verified engines.
 
     \b
@@ -55,6 +56,8 @@ def cli() -> None:
     eas-export build --ckpt data/ --out model.bundle   the real thing
     eas-export COMMAND --help                          options and examples
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:

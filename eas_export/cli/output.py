@@ -46,12 +46,11 @@ def table(title: str, columns: list[str], rows: list[list[str]], numbers: int = 
 
 
 def size(number: float) -> str:
-    """Bytes in decimal units: 13.5 GB"""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:.0f} B" if unit == "B" else f"{number:.2f} {unit}"
-        number /= 1000
-    raise AssertionError
+    """Bytes in decimal units: 13.50 GB"""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.2f} {unit}"
+    return f"{number:.0f} B"
 
 
 class TerminalProgress(Progress):
