@@ -111,6 +111,13 @@ class Bundle:
         """The files whose sha256 is not the manifest's. Reads everything."""
         return [name for name, record in self.manifest.files.items() if sha256_of(self.path / name) != record.sha256]
 
+    def read_report(self, name: str) -> dict | None:
+        """reports/<name>.json, or None where there is none that can be read."""
+        try:
+            return json.loads((self.path / REPORTS / f"{name}.json").read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+
     def write_report(self, name: str, report: dict) -> None:
         """Keep a report under reports/<name>.json."""
         folder = self.path / REPORTS

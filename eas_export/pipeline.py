@@ -3,7 +3,8 @@
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from .bundle import (
     SCHEMA_VERSION,
     WEIGHTS,
     Bundle,
-    FileRecord,
     Manifest,
     SourceRecord,
     new_bundle_folder,
@@ -23,31 +23,44 @@ from .bundle import (
     write_manifest,
 )
 from .checkpoint.checkpoint import Checkpoint
+from .config import ModelConfig
 from .errors import UserError
-from .export.graphs import FOLD_MODES
+from .export.graphs import FOLD_MODES, Graph
 from .export.passes import clean
 from .export.trace import trace
 from .export.weights import attach_weights
 from .families import detect, get_family
 from .family import Sources
+from .graph import GraphSpec
 from .model.network import build_network
 from .parity import verify as verify_bundle
 from .parity.report import ParityReport
 from .plan import SkipPlan, choose_plan
 from .precision import PRECISIONS
 from .progress import Progress
-from .recipe import Request, resolve
+from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import Accounts, account
 from .rewrite.constants import network_parameters
 from .rewrite.prune import prune
 from .store import Parameter, Store, write_store
 
+REPORT = "verify"  # under reports/ in the bundle
 TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # what a bundle's graphs depend on beside this package
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What decides a bundle's content: two builds with the same key give the same bundle."""
+
+    key: str
+    sources: tuple[SourceRecord, ...]
+    options: dict
+    toolchain: dict[str, str]
+
+
+@dataclass(frozen=True)
 class BuildResult:
-    """bundle is None after a dry run, report when nothing was verified (dry run, --no-verify, nothing to do)"""
+    """bundle is None after a dry run, report where nothing was verified; reused: the same bundle was there already"""
 
     request: Request
     plan: SkipPlan
@@ -93,45 +106,20 @@ def build(
     result = BuildResult(request, plan, accounts, checkpoint.notes)
     if dry_run:
         return result
-    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
-        origin = tuple(_source_record(path, done) for path in checkpoint.files)
-    toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
-    resolved = opts.model_dump() | {"skip": ",".join(map(str, plan.skipped)) or "none"}
-    key = _content_key(origin, resolved, toolchain)
+    identity = _identify(checkpoint, plan, opts, progress)
     if out.exists() and not force:
-        return _reuse(result, out, key)
+        bundle = _same_bundle(out, identity)
+        report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
+        return replace(result, bundle=bundle, report=report, reused=True)
 
     with new_bundle_folder(out) as folder:
         pruned = prune(checkpoint, plan)
         store = _write_weights(folder, pruned, plan, opts, progress)
         graphs = _export_graphs(folder, pruned, plan, opts, store, progress)
-        files = {path.name: record_file(path) for path in (store.path, *(folder / f"{name}.onnx" for name in graphs))}
-        files |= _carry_tokenizer(folder, checkpoint)
-        write_manifest(
-            folder,
-            Manifest(
-                schema_version=SCHEMA_VERSION,
-                key=key,
-                config=pruned.config,
-                plan=plan,
-                precision=opts.precision,
-                fold=opts.fold,
-                limits=opts.limits,
-                graphs=graphs,
-                files=files,
-                sources=origin,
-                options=resolved,
-                toolchain=toolchain,
-                accounts=accounts,
-                notes=checkpoint.notes,
-            ),
-        )
-        report = None
-        if verify:
-            bundle = Bundle(folder)
-            report = verify_bundle(bundle, checkpoint, progress=progress)
-            bundle.write_report("verify", report.model_dump(mode="json"))
-    return BuildResult(request, plan, accounts, checkpoint.notes, Bundle(out), report)
+        _carry_tokenizer(folder, checkpoint)
+        _write_manifest(folder, result, pruned, graphs, identity)
+        report = _verify(Bundle(folder), checkpoint, progress) if verify else None
+    return replace(result, bundle=Bundle(out), report=report)
 
 
 def load_checkpoint(bundle: Bundle, ckpt: Path, weights: Path | None = None, vision: Path | None = None) -> Checkpoint:
@@ -141,7 +129,7 @@ def load_checkpoint(bundle: Bundle, ckpt: Path, weights: Path | None = None, vis
     return get_family(config.family).load(sources)
 
 
-def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, progress: Progress) -> Store:
+def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Store:
     parameters = [
         Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
         for name, t in network_parameters(pruned, plan, PRECISIONS[opts.precision], opts.limits).items()
@@ -150,7 +138,9 @@ def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, progr
         return write_store(folder / WEIGHTS, parameters, done)
 
 
-def _export_graphs(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, store: Store, progress: Progress) -> dict:
+def _export_graphs(
+    folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, store: Store, progress: Progress
+) -> dict[str, GraphSpec]:
     """Trace, clean and save every graph of the fold mode; graph name -> GraphSpec."""
     specs = {}
     for name, graph in FOLD_MODES[opts.fold].items():
@@ -161,7 +151,7 @@ def _export_graphs(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts, store
     return specs
 
 
-def export_graph(graph, config, plan: SkipPlan, opts) -> tuple:
+def export_graph(graph: Graph, config: ModelConfig, plan: SkipPlan, opts: BuildOptions) -> tuple[GraphSpec, ir.Model]:
     """One graph's spec and its cleaned ONNX model, without weights."""
     precision, limits = PRECISIONS[opts.precision], opts.limits
     spec = graph.spec(config, plan, precision, limits)
@@ -170,43 +160,83 @@ def export_graph(graph, config, plan: SkipPlan, opts) -> tuple:
     return spec, clean(model)
 
 
-def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> dict[str, FileRecord]:
-    if checkpoint.tokenizer is None:
-        return {}
-    copy = folder / checkpoint.tokenizer.name
-    copy.write_bytes(checkpoint.tokenizer.read_bytes())
-    return {copy.name: record_file(copy)}
+def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+    if checkpoint.tokenizer:
+        (folder / checkpoint.tokenizer.name).write_bytes(checkpoint.tokenizer.read_bytes())
 
 
-def _reuse(result: BuildResult, out: Path, key: str) -> BuildResult:
-    """Nothing to do where the same bundle is at `out` already; anything else there is an error."""
+def _write_manifest(
+    folder: Path, result: BuildResult, pruned: Checkpoint, graphs: dict[str, GraphSpec], identity: Identity
+) -> None:
+    """Describe everything that lies in the folder by now."""
+    opts = result.request.options
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        key=identity.key,
+        config=pruned.config,
+        plan=result.plan,
+        precision=opts.precision,
+        fold=opts.fold,
+        limits=opts.limits,
+        graphs=graphs,
+        files={path.name: record_file(path) for path in sorted(folder.iterdir())},
+        sources=identity.sources,
+        options=identity.options,
+        toolchain=identity.toolchain,
+        accounts=result.accounts,
+        notes=result.notes,
+    )
+    write_manifest(folder, manifest)
+
+
+def _verify(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> ParityReport:
+    report = verify_bundle(bundle, checkpoint, progress=progress)
+    bundle.write_report(REPORT, report.model_dump(mode="json"))
+    return report
+
+
+def _kept_report(bundle: Bundle) -> ParityReport | None:
+    """What the build that made the bundle found; None where it did not verify."""
+    try:
+        return ParityReport.model_validate(bundle.read_report(REPORT))
+    except ValueError:
+        return None
+
+
+def _identify(checkpoint: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Identity:
+    """Read every byte of the checkpoint once. The key is content, never names or times."""
+    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
+        sources = tuple(_source_record(path, done) for path in checkpoint.files)
+    toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
+    options = opts.model_dump() | {"skip": ",".join(map(str, plan.skipped)) or "none"}
+    content = [[record.sha256 for record in sources], options, toolchain]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Identity(key, sources, options, toolchain)
+
+
+def _source_record(path: Path, done: Callable[[int], None]) -> SourceRecord:
+    record = SourceRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
+    done(record.bytes)
+    return record
+
+
+def _same_bundle(out: Path, identity: Identity) -> Bundle:
+    """The bundle at `out`, if building would make it again; anything else there is an error."""
     try:
         bundle = Bundle(out)
-        same = bundle.manifest.key == key
     except UserError as error:
         raise UserError(
             f"it exists and is not a whole bundle: {error.what}",
             where=out,
             fix="choose another --out, or pass --force to replace it",
         ) from None
-    if not same:
+    if bundle.manifest.key != identity.key:
         raise UserError(
             "it holds a bundle of another checkpoint, other options or another version",
             where=out,
             fix="choose another --out, or pass --force to replace it",
         )
-    return BuildResult(result.request, result.plan, result.accounts, result.notes, bundle, None, reused=True)
-
-
-def _source_record(path: Path, done) -> SourceRecord:
-    record = SourceRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
-    done(record.bytes)
-    return record
-
-
-def _content_key(origin: tuple[SourceRecord, ...], resolved: dict, toolchain: dict) -> str:
-    content = [[record.sha256 for record in origin], resolved, toolchain]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return bundle
 
 
 def _path(value: Path | str | None) -> Path | None:

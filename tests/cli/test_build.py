@@ -52,8 +52,12 @@ def test_build_verify_and_reuse(data, tmp_path, command):
     assert report["verdict"] == "same as the checkpoint" and set(report["cases"]) == {"text", "image"}
     made = (out / "manifest.json").stat().st_mtime_ns
 
+    (out / "reports" / "verify.json").write_text(json.dumps(report | {"verdict": "differs"}))
+    assert command("build", "--ckpt", data, "--out", out)[0] == 1  # what was found out is not forgotten
+    (out / "reports" / "verify.json").unlink()
     code, text, _ = command("build", "--ckpt", data, "--out", out, "--json")
-    assert code == 0 and json.loads(text)["reused"] is True
+    said = json.loads(text)
+    assert code == 0 and said["reused"] is True and said["report"] == report
     assert (out / "manifest.json").stat().st_mtime_ns == made
 
     code, text, _ = command("build", "--ckpt", data, "--out", out, "--max-prompt", "32", "--json")
