@@ -2,7 +2,7 @@
 
     import eas_export
     result = eas_export.build("data/", "lavin-7b.bundle", precision="fp16")
-    report = eas_export.verify(eas_export.open_bundle("lavin-7b.bundle"))
+    report = eas_export.verify("lavin-7b.bundle", "data/")
 
 Nothing heavy is imported before it is used.
 """
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "build": ".pipeline",
-    "verify": ".parity",
+    "verify": ".pipeline",
     "open_bundle": ".bundle",
     "open_runtime": ".backends",
     "UserError": ".errors",

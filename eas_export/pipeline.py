@@ -122,11 +122,28 @@ def build(
     return replace(result, bundle=Bundle(out), report=report)
 
 
-def load_checkpoint(bundle: Bundle, ckpt: Path, weights: Path | None = None, vision: Path | None = None) -> Checkpoint:
-    """The checkpoint to verify a bundle against, read with the settings that the bundle was built with."""
-    config = bundle.manifest.config
-    sources = Sources(ckpt, weights, vision, config.kept_adapter.temperature, config.kept_adapter.scale)
-    return get_family(config.family).load(sources)
+def verify(
+    bundle: Bundle | Path | str,
+    ckpt: Path | str | None = None,
+    *,
+    weights: Path | str | None = None,
+    vision: Path | str | None = None,
+    backend: str = "onnxruntime",
+    inputs: Path | str | None = None,
+    steps: int = 8,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given (see parity/verify.py).
+
+    ckpt, weights, vision  see family.Sources; read with the scale and temperature that the bundle was built with
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    config, checkpoint = opened.manifest.config, None
+    if ckpt is not None:
+        scale, temperature = config.kept_adapter.scale, config.kept_adapter.temperature
+        sources = Sources(Path(ckpt), _path(weights), _path(vision), temperature, scale)
+        checkpoint = get_family(config.family).load(sources)
+    return verify_bundle(opened, checkpoint, backend, _path(inputs), steps, progress)
 
 
 def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Store:

@@ -1,6 +1,7 @@
 """eas-export verify"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,16 +29,7 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
     help="Decode steps, unless the inputs force tokens.",
 )
 @json_option
-def verify(
-    bundle: Path,
-    ckpt: Path | None,
-    weights: Path | None,
-    vision: Path | None,
-    backend: str,
-    inputs: Path | None,
-    steps: int,
-    as_json: bool,
-) -> int:
+def verify(bundle: Path, as_json: bool, **options: Any) -> int:
     """Compare a bundle with PyTorch, stage by stage.
 
     The reference keeps the adapters in place and runs in fp32; every stage has a tolerance. Exit 0: the same, 1: differs.
@@ -45,14 +37,10 @@ def verify(
     \b
     eas-export verify lavin-7b.bundle --ckpt data/
     """
-    from ..bundle import Bundle
-    from ..parity import verify as compare
-    from ..pipeline import load_checkpoint
+    from ..pipeline import verify as compare
     from .report import print_report
 
-    opened = Bundle(bundle)
-    checkpoint = load_checkpoint(opened, ckpt, weights, vision) if ckpt else None
-    report = compare(opened, checkpoint, backend, inputs, steps, TerminalProgress())
+    report = compare(bundle, progress=TerminalProgress(), **options)
     if as_json:
         print_json(report.model_dump(mode="json") | {"first_failure": report.first_failure})
     else:
