@@ -6,29 +6,30 @@
     tokenizer.model       carried along where the checkpoint has one
     reports/*.json        what was found out about it later; not part of its identity
 
-It is written to a temporary folder beside its place and renamed at the end: what opens is whole. Names in the manifest are
-relative; a bundle can be moved.
+It is written elsewhere and renamed at the end (destination.py): what opens is whole. Names in the manifest are relative; a bundle
+can be moved.
 """
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from .accounts import Accounts
 from .config import Limits, ModelConfig, Record
 from .errors import UserError
 from .graph import GraphSpec
 from .plan import SkipPlan
+from .recipe import FoldName, PrecisionName
 from .store import Store
 
 SCHEMA_VERSION = 1
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
+GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 MANIFEST, WEIGHTS, REPORTS = "manifest.json", "weights.safetensors", "reports"
 
 
@@ -58,47 +59,35 @@ class Manifest(Record):
     key: str
     config: ModelConfig
     plan: SkipPlan
-    precision: str
-    fold: str
+    precision: PrecisionName
+    fold: FoldName
     limits: Limits
-    graphs: dict[str, GraphSpec]
-    files: dict[str, FileRecord]
+    graphs: dict[GraphName, GraphSpec]
+    files: dict[FileName, FileRecord]
     sources: tuple[SourceRecord, ...]
     options: dict[str, str | int | float | None]
     toolchain: dict[str, str]
     accounts: Accounts
     notes: tuple[str, ...] = ()
 
-    @field_validator("files")
-    @classmethod
-    def _inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
-        for name in files:
-            parts = PurePosixPath(name).parts
-            if (
-                not parts
-                or name.startswith("/")
-                or "\\" in name
-                or ":" in name
-                or any(part in ("..", ".") for part in parts)
-            ):
-                raise ValueError(f"file name {name!r} leaves the bundle")
-        return files
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        if self.plan.layers != self.config.layers or not set(self.plan.skipped) <= set(range(self.config.layers)):
+            raise ValueError("the plan does not fit the config's layers")
+        if any(name != spec.name for name, spec in self.graphs.items()):
+            raise ValueError("a graph's name is not its key")
+        missing = {WEIGHTS, *(f"{name}.onnx" for name in self.graphs)} - set(self.files)
+        if missing:
+            raise ValueError(f"no record of {min(missing)}")
+        return self
 
 
+@dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. Raises UserError where there is none, or not a whole one."""
+    """A bundle's folder and its manifest; `open_bundle` makes one from a folder."""
 
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.manifest = _read_manifest(self.path / MANIFEST)
-        for name, record in self.manifest.files.items():
-            file = self.path / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != record.bytes:
-                said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
-                raise UserError(
-                    f"{name} {said}", where=self.path, fix="copy the bundle again, or build it again with --force"
-                )
+    path: Path
+    manifest: Manifest
 
     @cached_property
     def store(self) -> Store:
@@ -127,33 +116,22 @@ class Bundle:
         partial.replace(folder / f"{name}.json")
 
 
-@contextmanager
-def new_bundle_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that takes `out`'s place when the block ends well, and vanishes when it does not. A folder that was at
-    `out` is removed only then."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise UserError(
-            f"no folder can be made there ({error.strerror})", where=out, fix="choose another --out"
-        ) from None
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-            out.rename(old / "bundle")
-            folder.rename(out)
-            shutil.rmtree(old)
-        else:
-            folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def open_bundle(path: Path | str) -> Bundle:
+    """The bundle at `path`. Raises UserError where there is none, or not a whole one: sizes are checked here, every byte by
+    `damaged_files`."""
+    folder = Path(path)
+    manifest = _read_manifest(folder / MANIFEST)
+    for name, record in manifest.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != record.bytes:
+            said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
+            raise UserError(f"{name} {said}", where=folder, fix="copy the bundle again, or build it again with --force")
+    return Bundle(folder, manifest)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, last: a folder without it is no bundle."""
+    """Write manifest.json, after everything else: a folder without it is no bundle."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
 
 
@@ -192,8 +170,3 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(
             f"the manifest is damaged ({error})", where=path, fix="build the bundle again with --force"
         ) from None
-
-
-def open_bundle(path: Path | str) -> Bundle:
-    """The bundle at `path`. Raises UserError where there is none, or not a whole one."""
-    return Bundle(path)

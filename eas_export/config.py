@@ -90,12 +90,12 @@ class Limits(Record):
 
     max_batch   rows
     max_prompt  tokens of one prompt
-    max_tokens  tokens of one prompt and its answer together: the cache's slots
+    max_tokens  tokens of one prompt and its answer together: the cache's slots, and the length of RoPE's tables
     """
 
     max_batch: PositiveInt = 1
     max_prompt: PositiveInt = 1024
-    max_tokens: PositiveInt = 2048
+    max_tokens: PositiveInt = Field(default=2048, le=1 << 17)
 
     @model_validator(mode="after")
     def _prompt_fits(self):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backends.runtime import Runtime, Tensors
@@ -31,14 +32,14 @@ class Generation:
 
     logits          [steps + 1, B, vocab] float32: after the prefill, then after each fed token
     tokens          [steps + 1, B] int64: argmax of the logits, whether or not that token was fed next
-    image_features  [N * tokens, dim], or one row of zeros without images
+    image_features  [N * tokens, dim], or None without images
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32
     folded          the folded weights, where the runtime folds
     """
 
     logits: Tensor
     tokens: Tensor
-    image_features: Tensor
+    image_features: Tensor | None
     state: Tensors
     folded: Tensors = field(default_factory=dict)
 
@@ -61,7 +62,41 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
         token = forced[step] if forced is not None else logits[-1].argmax(-1)  # [B]
         logits.append(_finite(decode(runtime, token, prompts.prompt_lengths + step, caches, adapters), step + 1))
     stacked = torch.stack(logits)
-    return Generation(stacked, stacked.argmax(-1), features, state, adapters if "fold" in runtime.sessions else {})
+    seen = None if prompts.pixel_values is None else features
+    return Generation(stacked, stacked.argmax(-1), seen, state, adapters if "fold" in runtime.sessions else {})
+
+
+def join_prompts(batches: list[Prompts]) -> Prompts:
+    """Several batches as one, padded on the right; images keep their order."""
+    length = max(batch.input_ids.shape[1] for batch in batches)
+    images = [batch.pixel_values for batch in batches if batch.pixel_values is not None]
+    indices, features = [], 0
+    for batch in batches:
+        indices.append(
+            F.pad(
+                batch.image_index + features * (batch.image_index >= 0),
+                (0, length - batch.image_index.shape[1]),
+                value=-1,
+            )
+        )
+        features += int((batch.image_index >= 0).sum())
+    return Prompts(
+        torch.cat([F.pad(batch.input_ids, (0, length - batch.input_ids.shape[1])) for batch in batches]),
+        torch.cat([batch.prompt_lengths for batch in batches]),
+        torch.cat(indices),
+        torch.cat(images) if images else None,
+    )
+
+
+def join_generations(parts: list[Generation]) -> Generation:
+    """Several batches' results as those of one batch of all their rows; folded weights belong to one prompt and are left out."""
+    features = [part.image_features for part in parts if part.image_features is not None]
+    return Generation(
+        torch.cat([part.logits for part in parts], 1),
+        torch.cat([part.tokens for part in parts], 1),
+        torch.cat(features) if features else None,
+        {name: torch.cat([part.state[name] for part in parts]) for name in parts[0].state},
+    )
 
 
 def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
@@ -69,7 +104,7 @@ def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
     spec = runtime.sessions["vision"].spec
     if prompts.pixel_values is None:
         return torch.zeros(1, runtime.config.dim, dtype=getattr(torch, spec.outputs[0].dtype))
-    pixels = prompts.pixel_values.to(getattr(torch, spec.inputs[0].dtype)).contiguous()
+    pixels = prompts.pixel_values.to(getattr(torch, spec.inputs[0].dtype))
     return runtime.run("vision", {"pixel_values": pixels})["image_features"].flatten(0, 1)
 
 
@@ -95,8 +130,8 @@ def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensor
 def decode(runtime: Runtime, token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensor:
     """One step: token [B], lengths [B] tokens so far (the new token's slot and position) -> logits [B, vocab]"""
     inputs = {
-        "input_ids": token[:, None].contiguous(),
-        "position_ids": lengths[:, None].contiguous(),
+        "input_ids": token[:, None],
+        "position_ids": lengths[:, None],
         "cache_lengths": lengths,
     }
     return runtime.run("decode", inputs | adapters | caches)["logits"]
@@ -105,7 +140,13 @@ def decode(runtime: Runtime, token: Tensor, lengths: Tensor, caches: Tensors, ad
 def check_limits(runtime: Runtime, prompts: Prompts, steps: int) -> None:
     """Raises UserError where the prompts and their answers do not fit the limits that the graphs were built for."""
     rows, length = prompts.input_ids.shape
-    limits = runtime.limits
+    limits, vocabulary = runtime.limits, runtime.config.vocab_size
+    if int(prompts.input_ids.min()) < 0 or int(prompts.input_ids.max()) >= vocabulary:
+        raise UserError(
+            f"token ids reach from {int(prompts.input_ids.min())} to {int(prompts.input_ids.max())}",
+            where="input_ids",
+            fix=f"use the model's own tokenizer: ids from 0 to {vocabulary - 1}",
+        )
     if rows > 1 and "fold" in runtime.sessions:
         raise UserError(
             f"{rows} prompts at once, but folded weights belong to one prompt",

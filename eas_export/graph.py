@@ -1,9 +1,12 @@
 """A graph's inputs and outputs as data: the contract between export, backends and generation. No torch, no onnx."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from .config import Record
 from .errors import InternalError
+from .precision import DTYPES
 
 
 class Dim(Record):
@@ -18,7 +21,7 @@ class TensorSpec(Record):
     """A named tensor; a string in `shape` names a Dim of the graph, or a sum of one and a number ("S + 1")."""
 
     name: str
-    dtype: str
+    dtype: Literal[tuple(DTYPES)]
     shape: tuple[int | str, ...]
 
     def sizes(self, dims: dict[str, int]) -> tuple[int, ...]:
@@ -39,15 +42,17 @@ class GraphSpec(Record):
     aliases: dict[str, str] = Field(default_factory=dict)
 
     def measure(self, inputs: dict) -> dict[str, int]:
-        """The sizes of the named dims in these tensors. Raises InternalError where two tensors disagree or one is not of its shape."""
+        """The sizes of the named dims in these tensors. Raises InternalError where two tensors disagree, or where one is not of
+        its shape or dtype."""
         dims: dict[str, int] = {}
         for spec in self.inputs:
             if spec.name not in inputs:
                 raise InternalError(f"graph {self.name} lacks the input {spec.name}")
-            shape = tuple(inputs[spec.name].shape)
+            tensor = inputs[spec.name]
+            shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
             expected = tuple(dims.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(spec.shape, shape))
-            if len(shape) != len(spec.shape) or shape != expected:
+            if len(shape) != len(spec.shape) or shape != expected or dtype != spec.dtype:
                 raise InternalError(
-                    f"graph {self.name}: input {spec.name} has shape {shape}, not {spec.shape} with {dims}"
+                    f"graph {self.name}: input {spec.name} is {dtype} {shape}, not {spec.dtype} {spec.shape} with {dims}"
                 )
         return dims

@@ -19,6 +19,7 @@ from torch import Tensor
 from .config import ModelConfig
 from .errors import UserError
 from .family import Family
+from .files import require_file, require_writable
 from .generate import Generation, Prompts
 
 KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
@@ -64,7 +65,10 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     for row in range(rows):
         mine = np.flatnonzero(image_rows == row)
         features = [image * config.vision.tokens + k for image in mine for k in range(config.vision.tokens)]
-        index[row, family.find_images(config, ids[row, : lengths[row]].tolist(), len(mine))] = features
+        try:
+            index[row, family.find_images(config, ids[row, : lengths[row]].tolist(), len(mine))] = features
+        except UserError as error:
+            raise UserError(error.what, where=f"{where}: {error.where}, row {row}", fix=error.fix) from None
     forced = None
     if "forced_tokens" in arrays:
         steps = len(arrays["forced_tokens"])
@@ -74,39 +78,30 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
 
 def write_outputs(path: Path, generation: Generation) -> None:
     """Write logits and tokens as npz, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = require_writable(path).with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             np.savez(file, logits=generation.logits.numpy(), tokens=generation.tokens.numpy())
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise UserError(
             f"it cannot be written ({error.strerror})", where=path, fix="choose another --outputs"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:
+    """Every array of the file. numpy parses headers as literals and, without allow_pickle, runs nothing."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError("there is no such file", where=path, fix="check the path") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        SyntaxError,
-        MemoryError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-    ) as error:
+        with zipfile.ZipFile(require_file(path)) as archive:
+            archive.testzip()
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
         raise UserError(
-            f"it is not an npz file of plain arrays ({' '.join(str(error).split())[:120]})",
+            f"it is not an npz file of plain arrays ({type(error).__name__})",
             where=path,
             fix="write it with numpy.savez",
         ) from None
@@ -132,7 +127,11 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
     if "pixel_values" not in arrays and "image_row" not in arrays:
         return None, np.empty(0, np.int64)
     size = config.vision.image_size
-    pixels = arrays.get("pixel_values", np.empty(0))
+    if "pixel_values" not in arrays:
+        raise UserError(
+            "image_row without pixel_values", where=where, fix="store the images as pixel_values, or leave both out"
+        )
+    pixels = arrays["pixel_values"]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
         raise UserError(
             f"pixel_values is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]",

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +13,20 @@ import onnx_ir as ir
 
 from . import __version__
 from .bundle import (
+    MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
     Bundle,
     Manifest,
     SourceRecord,
-    new_bundle_folder,
+    open_bundle,
     record_file,
     sha256_of,
     write_manifest,
 )
 from .checkpoint.checkpoint import Checkpoint
 from .config import ModelConfig
+from .destination import check_destination, new_bundle_folder
 from .errors import UserError
 from .export.graphs import FOLD_MODES, Graph
 from .export.passes import clean
@@ -33,9 +36,9 @@ from .families import detect, get_family
 from .family import Sources
 from .graph import GraphSpec
 from .model.network import build_network
-from .parity import verify as verify_bundle
+from .parity import compare_bundle
 from .parity.report import ParityReport
-from .plan import SkipPlan, choose_plan
+from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
@@ -45,6 +48,7 @@ from .rewrite.prune import prune
 from .store import Parameter, Store, write_store
 
 REPORT = "verify"  # under reports/ in the bundle
+ORIGIN = "the checkpoint it was built from"
 TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # what a bundle's graphs depend on beside this package
 
 
@@ -95,7 +99,7 @@ def build(
     Raises UserError for anything the user can mend; then nothing is left at `out` that was not there before.
     """
     progress = progress or Progress()
-    out = Path(out)
+    out = Path(os.path.abspath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts, precision = request.options, PRECISIONS[request.options.precision]
     sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
@@ -103,11 +107,13 @@ def build(
     checkpoint = detect(sources.ckpt).load(sources)
     plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, precision.dtype)
-    result = BuildResult(request, plan, accounts, checkpoint.notes)
+    notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
+    result = BuildResult(request, plan, accounts, notes)
+    check_destination(out, checkpoint.files)
     if dry_run:
         return result
     identity = _identify(checkpoint, plan, opts, progress)
-    if out.exists() and not force:
+    if (out / MANIFEST).exists() and not force:
         bundle = _same_bundle(out, identity)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
         return replace(result, bundle=bundle, report=report, reused=True)
@@ -117,9 +123,10 @@ def build(
         store = _write_weights(folder, pruned, plan, opts, progress)
         graphs = _export_graphs(folder, pruned, plan, opts, store, progress)
         _carry_tokenizer(folder, checkpoint)
-        _write_manifest(folder, result, pruned, graphs, identity)
-        report = _verify(Bundle(folder), checkpoint, progress) if verify else None
-    return replace(result, bundle=Bundle(out), report=report)
+        bundle = Bundle(folder, _describe(folder, result, pruned, graphs, identity))
+        report = _verify(bundle, checkpoint, progress) if verify else None
+        write_manifest(folder, bundle.manifest)  # only now does it open
+    return replace(result, bundle=open_bundle(out), report=report)
 
 
 def verify(
@@ -135,15 +142,37 @@ def verify(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given (see parity/verify.py).
 
-    ckpt, weights, vision  see family.Sources; read with the scale and temperature that the bundle was built with
+    ckpt, weights, vision  see family.Sources; a scale and a temperature that the build was given are given again
+    inputs, steps          see parity/verify.py
+
+    Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-    config, checkpoint = opened.manifest.config, None
-    if ckpt is not None:
-        scale, temperature = config.kept_adapter.scale, config.kept_adapter.temperature
-        sources = Sources(Path(ckpt), _path(weights), _path(vision), temperature, scale)
-        checkpoint = get_family(config.family).load(sources)
-    return verify_bundle(opened, checkpoint, backend, _path(inputs), steps, progress)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    m = opened.manifest
+    if ckpt is None:
+        if weights is not None or vision is not None:
+            raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
+        return compare_bundle(opened, None, "the bundle's own weights", backend, _path(inputs), steps, progress)
+    given = BuildOptions.model_validate(m.options)
+    sources = Sources(Path(ckpt), _path(weights), _path(vision), given.router_temperature, given.adapter_scale)
+    checkpoint = get_family(m.config.family).load(sources)
+    _require_same_model(m, checkpoint)
+    is_origin = [sha256_of(path) for path in checkpoint.files] == [source.sha256 for source in m.sources]
+    reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
+    return compare_bundle(opened, checkpoint, reference, backend, _path(inputs), steps, progress)
+
+
+def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
+    theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
+    if m.plan.origin != GIVEN and disagreement(m.plan, checkpoint.evidence):
+        theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
+    for key in ours:
+        if theirs[key] != ours[key]:
+            raise UserError(
+                f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}",
+                where=checkpoint.files[0],
+                fix="give the checkpoint that the bundle was built from",
+            )
 
 
 def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Store:
@@ -182,12 +211,12 @@ def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
         (folder / checkpoint.tokenizer.name).write_bytes(checkpoint.tokenizer.read_bytes())
 
 
-def _write_manifest(
+def _describe(
     folder: Path, result: BuildResult, pruned: Checkpoint, graphs: dict[str, GraphSpec], identity: Identity
-) -> None:
-    """Describe everything that lies in the folder by now."""
+) -> Manifest:
+    """The manifest of everything that lies in the folder by now."""
     opts = result.request.options
-    manifest = Manifest(
+    return Manifest(
         schema_version=SCHEMA_VERSION,
         key=identity.key,
         config=pruned.config,
@@ -203,11 +232,10 @@ def _write_manifest(
         accounts=result.accounts,
         notes=result.notes,
     )
-    write_manifest(folder, manifest)
 
 
 def _verify(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> ParityReport:
-    report = verify_bundle(bundle, checkpoint, progress=progress)
+    report = compare_bundle(bundle, checkpoint, ORIGIN, progress=progress)
     bundle.write_report(REPORT, report.model_dump(mode="json"))
     return report
 
@@ -238,20 +266,19 @@ def _source_record(path: Path, done: Callable[[int], None]) -> SourceRecord:
 
 
 def _same_bundle(out: Path, identity: Identity) -> Bundle:
-    """The bundle at `out`, if building would make it again; anything else there is an error."""
-    try:
-        bundle = Bundle(out)
-    except UserError as error:
-        raise UserError(
-            f"it exists and is not a whole bundle: {error.what}",
-            where=out,
-            fix="choose another --out, or pass --force to replace it",
-        ) from None
+    """The bundle at `out`, if building would make it again; anything else there is an error. Reads every byte of it."""
+    bundle = open_bundle(out)
     if bundle.manifest.key != identity.key:
         raise UserError(
             "it holds a bundle of another checkpoint, other options or another version",
             where=out,
             fix="choose another --out, or pass --force to replace it",
+        )
+    if damaged := bundle.damaged_files():
+        raise UserError(
+            f"{damaged[0]} is damaged: its sha256 is not the manifest's",
+            where=out,
+            fix="pass --force to build it again",
         )
     return bundle
 

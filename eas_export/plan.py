@@ -5,6 +5,8 @@ import re
 from .config import Record
 from .errors import UserError
 
+GIVEN = "--skip"  # the origin of an explicit choice
+
 
 class SkipPlan(Record):
     """The layers whose attention is skipped, in ascending order.
@@ -78,8 +80,8 @@ def choose_plan(
     recipe  (name, text): a published list, used where the checkpoint records none; it never overrides a record
     """
     if given is not None:
-        return make_plan(layers, given, "--skip")
-    recorded = evidence.text if (evidence.text or "").strip() not in ("", "[]") else None
+        return make_plan(layers, given, GIVEN)
+    recorded = _recorded(evidence)
     if recipe is not None:
         plan = make_plan(layers, recipe[1], f"recipe {recipe[0]}")
         if recorded is not None and make_plan(layers, recorded, evidence.origin).skipped != plan.skipped:
@@ -97,3 +99,15 @@ def choose_plan(
         where=evidence.origin,
         fix="pass --skip 20-31,5 with the layers it was trained with, or --skip none for no skipping",
     )
+
+
+def disagreement(plan: SkipPlan, evidence: SkipEvidence) -> tuple[str, ...]:
+    """A note where an explicit choice is not what the checkpoint records; a dry word, for it may be meant."""
+    recorded = _recorded(evidence)
+    if recorded is None or make_plan(plan.layers, recorded, evidence.origin).skipped == plan.skipped:
+        return ()
+    return (f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}",)
+
+
+def _recorded(evidence: SkipEvidence) -> str | None:
+    return evidence.text if (evidence.text or "").strip() not in ("", "[]") else None

@@ -31,19 +31,21 @@ class Precision:
     dtype      of weights, activations and caches
     tolerance  largest error against the fp32 reference in units of the reference's standard deviation
                (logits, features, folded weights); the reason for each value stands beside its row
-    state      largest absolute error of router weights and pooled features, in the same way
+    state      the same for router weights and pooled features
+    floor      errors below it are the rounding of values near zero
     """
 
     dtype: str
     tolerance: float
     state: float
+    floor: float
 
 
 PRECISIONS = {
     # fp32: both sides round every sum in another order; the published code agrees with float64 to 2e-6 on logits of order 1
-    "fp32": Precision("float32", tolerance=1e-4, state=1e-5),
+    "fp32": Precision("float32", tolerance=1e-4, state=1e-5, floor=1e-12),
     # fp16: 11 significant bits; the PyTorch modules themselves move by about 5e-3 of the logits' spread in fp16
-    "fp16": Precision("float16", tolerance=3e-2, state=1e-2),
+    "fp16": Precision("float16", tolerance=3e-2, state=1e-2, floor=2.5e-7),
 }
 
 # Parameters that stay in float32 in every precision, by the module they belong to: they are tiny, they are read once

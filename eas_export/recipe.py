@@ -1,6 +1,7 @@
 """Build options: from the command line, from a recipe, or both. A recipe is a YAML file with the same keys; the command line wins."""
 
 import difflib
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,10 @@ from pydantic import Field, ValidationError, field_validator
 
 from .config import Limits, Record
 from .errors import UserError
+from .files import require_file
 
+PrecisionName = Literal["fp32", "fp16"]
+FoldName = Literal["weights", "lowrank"]
 DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
 
 
@@ -25,18 +29,19 @@ class BuildOptions(Record):
     skip: str | None = None
     router_temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     adapter_scale: float | None = Field(default=None, allow_inf_nan=False)
-    precision: Literal["fp32", "fp16"] = "fp32"
-    fold: Literal["weights", "lowrank"] = "weights"
+    precision: PrecisionName = "fp32"
+    fold: FoldName = "weights"
     max_batch: int | None = Field(default=None, gt=0)
     max_prompt: int = Field(default=1024, gt=0)
-    max_tokens: int = Field(default=2048, gt=1)
+    max_tokens: int = Field(default=2048, gt=1, le=1 << 17)
 
     @field_validator("skip", mode="before")
     @classmethod
     def _as_text(cls, skip: Any) -> Any:
         """YAML reads `skip: 5` as a number and `skip: [5, 6]` as a list."""
-        plain = isinstance(skip, int) and not isinstance(skip, bool)
-        return str(skip) if plain or isinstance(skip, list) else skip
+        layers = skip if isinstance(skip, list) else [skip]
+        plain = layers and all(type(layer) is int for layer in layers)
+        return ",".join(map(str, layers)) if plain else skip
 
     @property
     def limits(self) -> Limits:
@@ -69,23 +74,21 @@ def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
         )
     from_recipe = recipe is not None and "skip" not in chosen and options.skip is not None
     recipe_skip = (recipe.name, options.skip) if from_recipe else None
-    return Request(options, chosen.get("skip"), recipe_skip)
+    return Request(options, options.skip if "skip" in chosen else None, recipe_skip)
 
 
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            "there is no such recipe", where=path, fix="check the path; shipped ones lie in recipes/"
-        ) from None
+        content = yaml.safe_load(require_file(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(
             f"it is not a YAML file ({first})", where=path, fix="write key: value lines, like the shipped recipes"
         ) from None
+    if content is None:
+        return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(
             "a recipe is a table of key: value lines", where=path, fix="look at the shipped recipes in recipes/"
@@ -110,7 +113,7 @@ def _validate(values: dict[str, Any], where: str) -> BuildOptions:
             ) from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"{key + ' is ' + repr(first['input']) + ': ' if key else ''}{message}",
+            f"{key + ' is ' + reprlib.repr(first['input']) + ': ' if key else ''}{message}",
             where=where,
             fix="correct the value",
         ) from None

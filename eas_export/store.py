@@ -57,7 +57,7 @@ class Parameter:
 def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[[int], None]) -> "Store":
     """Write the parameters, holding one of them at a time. `on_bytes` is told the bytes of each tensor as it is written.
 
-    Raises UserError where a tensor holds NaN or infinity, or where the disk is full.
+    Raises UserError where a tensor holds NaN or infinity.
     """
     # large and finely divisible sizes first: with no gaps allowed, that keeps every tensor aligned to its own size's power of two
     ordered = sorted(parameters, key=lambda p: (-_alignment(p.nbytes), p.name))
@@ -71,18 +71,11 @@ def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[
         position += p.nbytes
     text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % PAGE)
-    try:
-        with open(path, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for p in ordered:
-                file.write(_checked_bytes(p))
-                on_bytes(p.nbytes)
-    except OSError as error:
-        raise UserError(
-            f"writing the weights failed ({error.strerror})",
-            where=path,
-            fix=f"free some space: the weights take {position / 1e9:.2f} GB",
-        ) from error
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for p in ordered:
+            file.write(_checked_bytes(p))
+            on_bytes(p.nbytes)
     return Store(path)
 
 
@@ -125,12 +118,17 @@ def _read_header(data: mmap.mmap) -> dict[str, Entry]:
         raise ValueError(f"header of {size} bytes")
     names = {row.safetensors: name for name, row in DTYPES.items()}
     entries = {}
-    for name, item in json.loads(data[8 : 8 + size]).items():
+    header = json.loads(data[8 : 8 + size])
+    if not isinstance(header, dict):
+        raise ValueError("its header is no table")
+    for name, item in header.items():
         if name == "__metadata__":
             continue
         begin, end = item["data_offsets"]
+        if any(type(n) is not int or n < 0 for n in (begin, end, *item["shape"])):
+            raise ValueError(f"tensor {name} has no proper shape")
         entry = Entry(name, names[item["dtype"]], tuple(item["shape"]), 8 + size + begin)
-        if begin < 0 or end - begin != entry.nbytes or 8 + size + end > len(data):
+        if end - begin != entry.nbytes or 8 + size + end > len(data):
             raise ValueError(f"tensor {name} does not lie inside the file")
         entries[name] = entry
     return entries

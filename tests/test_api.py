@@ -1,15 +1,37 @@
 """The way through Python, as the README shows it."""
 
+import shutil
+from pathlib import Path
+
+import pytest
 from conftest import golden_case
+
+import eas_export
+from eas_export import UserError
 
 
 def test_verify_takes_paths_and_opened_bundles(bundle_of):
     case = golden_case("first")
     bundle = bundle_of(case)
-    import eas_export.parity
-
     assert eas_export.verify(bundle.path, case.folder).verdict == "same as the checkpoint"
     assert eas_export.verify(str(bundle.path)).verdict == "self-consistent"
     opened = eas_export.open_bundle(bundle.path)
-    assert eas_export.verify(opened, case.folder, backend="pytorch", steps=2).decode_steps == 2
+    report = eas_export.verify(opened, case.folder, backend="pytorch", steps=2)
+    assert [line.stage for line in report.cases["text"]][-3:] == ["decode 1", "decode 2", "tokens"]
     assert set(eas_export.open_runtime(opened, "onnxruntime").sessions) == {"vision", "prefill", "fold", "decode"}
+
+
+def test_a_scale_that_the_checkpoint_does_not_say_any_more_is_another_model(bundle_of, tmp_path):
+    """verify reads the checkpoint as it is: it does not put the bundle's own scale and skips in its place."""
+    from cli.test_build import adapters, change
+
+    case = golden_case("first")
+    for edit, said in (
+        ({"temperature": 5.0}, "another model"),
+        ({"adapter_scale": 0.1}, "another model"),
+        ({"skip_list": "[3, 4]"}, r"its skip list is \[3, 4\], the bundle\'s \[0\]"),
+    ):
+        other = Path(shutil.copytree(case.folder, tmp_path / next(iter(edit))))
+        change(adapters(other), lambda c, edit=edit: vars(c["args"]).update(edit))
+        with pytest.raises(UserError, match=said):
+            eas_export.verify(bundle_of(case), other)

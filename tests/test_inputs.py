@@ -61,7 +61,7 @@ BAD = {
     ),
     "image size": (dict(pixel_values=np.zeros((1, 3, 28, 28))), r"expected floats \[N, 3, 14, 14\]"),
     "image without a row": (dict(image_row=None), "image_row is missing"),
-    "row without an image": (dict(pixel_values=None), "pixel_values is"),
+    "row without an image": (dict(pixel_values=None), "image_row without pixel_values"),
     "image row": (dict(image_row=np.array([1])), r"image_row holds 1, out of range 0\.\.0"),
     "two images": (dict(pixel_values=np.zeros((2, 3, 14, 14)), image_row=np.array([0, 0])), "one image per prompt"),
     "NaN": (dict(pixel_values=np.full((1, 3, 14, 14), np.nan)), "NaN"),
@@ -85,7 +85,10 @@ def test_bad_files_are_refused(tmp_path):
         read_inputs(path, CONFIG, family)
     np.savez(path, **GOOD)
     whole = path.read_bytes()
-    for data in (b"", b"text", whole[: len(whole) // 2], whole[:-1]):
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="the file is empty"):
+        read_inputs(path, CONFIG, family)
+    for data in (b"text", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(data)
         with pytest.raises(UserError, match="npz file of plain arrays"):
             read_inputs(path, CONFIG, family)

@@ -12,10 +12,11 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 # A row imports from its own and from rows above it
 ROWS = [
     ["errors", "progress"],
-    ["registry", "config"],
+    ["registry", "config", "files"],
     ["plan", "graph", "precision", "accounts"],
     ["recipe", "store"],
     ["bundle"],
+    ["destination"],
     ["checkpoint"],
     ["family", "rewrite"],
     ["model"],

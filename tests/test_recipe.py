@@ -25,7 +25,9 @@ def test_the_command_line_wins(tmp_path):
     assert (request.options.precision, request.options.max_prompt, request.options.fold) == ("fp16", 32, "weights")
     assert (request.given_skip, request.recipe_skip) == (None, ("r.yaml", "1-2"))
     assert resolve(write(tmp_path, "skip: 5"), {}).options.skip == "5"
-    assert resolve(write(tmp_path, "skip: [5, 6]"), {}).options.skip == "[5, 6]"
+    assert resolve(write(tmp_path, "skip: [5, 6]"), {}).options.skip == "5,6"
+    assert resolve(None, {"skip": [5, 6]}).given_skip == "5,6"
+    assert resolve(write(tmp_path, "# nothing"), {}).options == BuildOptions()
     request = resolve(write(tmp_path, "skip: 1-2\n"), {"skip": "3"})
     assert (request.given_skip, request.recipe_skip) == ("3", None)
 
@@ -51,12 +53,21 @@ def test_the_command_line_has_the_recipes_keys():
         ("!!python/object/apply:os.system ['touch x']", "not a YAML file"),
         ("\x00", "not a YAML file"),
         ("1: 2", "key: value"),
+        (
+            "\n".join(
+                [
+                    "max_tokens: &l0 [1, 1]",
+                    *(f"l{i}: &l{i} [{'*l' + str(i - 1)}, {'*l' + str(i - 1)}]" for i in range(1, 40)),
+                ]
+            ),
+            "max_tokens is|unknown option",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path, text, said):
     with pytest.raises(UserError, match=said):
         resolve(write(tmp_path, text), {})
-    with pytest.raises(UserError, match="no such recipe"):
+    with pytest.raises(UserError, match="no such file"):
         resolve(tmp_path / "absent.yaml", {})
 
 

@@ -29,7 +29,14 @@ class OnnxRuntimeSession:
         for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, tensor in tensors.items():
                 bind(name, "cpu", 0, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
-        self.session.run_with_iobinding(binding)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:  # the bindings' exception classes have no common base but this
+            raise UserError(
+                f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
+                where=f"graph {self.spec.name}",
+                fix="eas-export verify tells whether the bundle is damaged",
+            ) from error
 
 
 def open_bundle(bundle: Bundle) -> Runtime:
@@ -65,13 +72,12 @@ def _open_session(ort: ModuleType, bundle: Bundle, spec: GraphSpec, values: dict
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # sessions in one process would fight for the cores
-    options.add_session_config_entry("session.disable_prepacking", "1")  # a private copy of every weight
+    # Sessions in one process must not fight for the cores, nor repack weights: that is a private copy of each
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "1")
     path = bundle.graph_file(spec.name)
     try:
-        used = {name: values[name] for name in _external_names(path)}
+        used = {name: values[name] for name, shape in _external_shapes(path).items() if values[name].shape() == shape}
         for name, value in used.items():
             options.add_initializer(name, value)
         session = ort.InferenceSession(
@@ -86,8 +92,7 @@ def _open_session(ort: ModuleType, bundle: Bundle, spec: GraphSpec, values: dict
     return OnnxRuntimeSession(session, spec, used)
 
 
-def _external_names(path: Path) -> list[str]:
-    """The initializers that lie in the store."""
-    return [
-        name for name, v in ir.load(path).graph.initializers.items() if isinstance(v.const_value, ir.ExternalTensor)
-    ]
+def _external_shapes(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of the initializers that lie in the store."""
+    initializers = ir.load(path).graph.initializers.items()
+    return {name: list(v.const_value.shape) for name, v in initializers if isinstance(v.const_value, ir.ExternalTensor)}

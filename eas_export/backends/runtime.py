@@ -46,5 +46,7 @@ class Runtime:
                 outputs[tensor.name] = inputs[spec.aliases[tensor.name]]
             else:
                 outputs[tensor.name] = torch.empty(tensor.sizes(dims), dtype=getattr(torch, tensor.dtype))
-        session.run({tensor.name: inputs[tensor.name] for tensor in spec.inputs}, outputs)
+        given = {t.name: inputs[t.name] for t in spec.inputs}
+        in_place = {*spec.aliases.values()}
+        session.run({n: t if n in in_place else t.contiguous() for n, t in given.items()}, outputs)
         return outputs

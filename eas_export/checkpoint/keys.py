@@ -75,7 +75,8 @@ def rename(
 def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -> tuple[int, ...]:
     """The shape of a tensor that other shapes are read from. Raises UserError when it is missing or not of this rank."""
     if key not in tensors:
-        raise UserError(f"missing key {key}", where=file, fix="check that the file is whole and belongs to this model")
+        holds = f" (it holds {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
+        raise UserError(f"missing key {key}{holds}", where=file, fix="check that it is the right file, and whole")
     if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
         raise UserError(
             f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0",

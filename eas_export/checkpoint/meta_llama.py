@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 
 from ..config import Record
 from ..errors import UserError
+from ..files import require_file
 from .keys import Key, KeyTable, merge_shards
 from .lazy import LazyTensor
 from .torch_zip import read_torch_zip, state_dict_of
@@ -32,13 +33,13 @@ LLAMA_KEYS: KeyTable = {
 class LlamaParams(Record):
     """params.json of a Meta-LLaMA checkpoint."""
 
-    dim: int = Field(gt=0)
+    dim: int = Field(gt=0, le=1 << 20)
     n_layers: int = Field(gt=0, le=1000)
-    n_heads: int = Field(gt=0)
+    n_heads: int = Field(gt=0, le=1 << 16)
     n_kv_heads: int | None = None
-    multiple_of: int = Field(default=256, gt=0)
-    norm_eps: float = Field(default=1e-5, gt=0)
-    rope_theta: float = Field(default=10000.0, gt=0)
+    multiple_of: int = Field(default=256, gt=0, le=1 << 20)
+    norm_eps: float = Field(default=1e-5, gt=0, le=1)
+    rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
     vocab_size: int = -1  # not used: the embedding table says
     max_batch_size: int | None = None
     max_seq_len: int | None = None
@@ -56,20 +57,19 @@ def find_folder(folder: Path, name: str | None) -> Path:
     found = sorted(path.parent for path in folder.glob("*/params.json"))
     named = [path for path in found if path.name == name]
     if len(found) != 1 and len(named) != 1:
-        several = f"several folders with params.json ({', '.join(p.name for p in found)})"
-        raise UserError(
-            f"there is {several if found else 'no folder with params.json'}",
-            where=folder,
-            fix="pass --weights DIR, the folder that holds params.json",
-        )
+        said = f"there are {len(found)} folders with params.json" if found else "there is no folder with params.json"
+        names = f" ({', '.join(p.name for p in found)})" if found else ""
+        raise UserError(said + names, where=folder, fix="pass --weights DIR, the folder that holds params.json")
     return (named or found)[0]
 
 
 def find_shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("consolidated.*.pth"))
-    if not shards:
+    expected = [f"consolidated.{number:02d}.pth" for number in range(max(1, len(shards)))]
+    if [path.name for path in shards] != expected:
+        missing = next(name for name in expected if not (folder / name).exists())
         raise UserError(
-            "there is no consolidated.*.pth", where=folder, fix="give the folder of a Meta-LLaMA checkpoint"
+            f"there is no {missing}", where=folder, fix="give the folder of a Meta-LLaMA checkpoint with all its shards"
         )
     return shards
 
@@ -81,7 +81,7 @@ def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
 
 def read_params(path: Path) -> LlamaParams:
     try:
-        params = LlamaParams.model_validate(json.loads(path.read_text("utf-8")))
+        params = LlamaParams.model_validate(json.loads(require_file(path).read_text("utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         reason = error.errors()[0] if isinstance(error, ValidationError) else None
         said = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..files import require_file
 from .lazy import LazyTensor
 
 STORAGE_DTYPES = {
@@ -34,6 +35,7 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
 
 
@@ -47,7 +49,7 @@ def read_torch_zip(path: Path) -> Any:
     Raises UserError for files that are truncated, damaged, of another format, or that ask for any other class or function.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(require_file(path)) as archive:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(pickles) != 1:
@@ -69,8 +71,6 @@ def read_torch_zip(path: Path) -> Any:
                     "its tensors are big-endian", where=path, fix="save it again on a little-endian machine"
                 )
             data = archive.read(pickles[0])
-    except FileNotFoundError:
-        raise UserError("there is no such file", where=path, fix="check the path") from None
     except (
         zipfile.BadZipFile,
         EOFError,
@@ -150,20 +150,49 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
         def rebuild_parameter(tensor, *_):
             return tensor
 
+        def rebuild_subclass(rebuild, _kind, arguments, _state):
+            return rebuild(*arguments)
+
         def first(value, *_):
             return value
+
+        def as_list(items=(), *_):
+            return list(items)
+
+        def as_text(*parts):
+            return "/".join(map(str, parts))
+
+        def plain(name: str) -> type:
+            return type(name, (PlainObject,), {"__init__": lambda self, *_: None})
+
+        def opaque(name: str) -> type:
+            return type(name, (plain(name),), {"__setstate__": lambda self, _: None})
 
         table = {
             ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-            ("torch.jit._pickle", "restore_type_tag"): first,
-            ("torch.jit._pickle", "build_intlist"): first,
-            ("torch.jit._pickle", "build_doublelist"): first,
-            ("torch.jit._pickle", "build_boollist"): first,
-            ("torch.jit._pickle", "build_tensorlist"): first,
+            ("torch._tensor", "_rebuild_from_type_v2"): rebuild_subclass,
+            ("torch", "Tensor"): "torch.Tensor",
+            ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
+            ("torch", "Size"): as_list,
+            ("torch", "device"): as_text,
             ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
-            ("argparse", "Namespace"): type("Namespace", (PlainObject,), {}),
+            ("collections", "defaultdict"): type("defaultdict", (OrderedDict,), {"__init__": lambda self, *_: None}),
+            ("argparse", "Namespace"): plain("Namespace"),
+            ("numpy", "dtype"): opaque("dtype"),
+            ("_codecs", "encode"): first,
         }
+        table |= {("torch.jit._pickle", name): first for name in TORCHSCRIPT_LISTS}
+        for module in ("builtins", "__builtin__"):  # defaultdict names its factory
+            table |= {(module, name): name for name in ("int", "long", "float", "bool", "str", "list", "dict")}
+            table[module, "set"] = as_list
+        table |= {
+            ("pathlib", name): as_text for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+        }
+        table |= {
+            (module, "scalar"): opaque("scalar") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        }
+        table |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in STORAGE_DTYPES.values()}
         return table | {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -195,7 +224,7 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
         if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"a tensor of size {size} and stride {stride}")
         extent = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride))
-        if offset + extent > count:
+        if offset + extent > count or torch.Size(size).numel() > count:
             raise ValueError(f"a tensor of size {size} runs past its storage of {count} elements")
         width = torch.empty((), dtype=dtype).element_size()
         start = self.storages.locate(key, count * width) + offset * width
@@ -210,16 +239,18 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
 def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
     """The named tensors of what `read_torch_zip` gave: a state dict as it is, a TorchScript module's attributes by dotted name."""
     tensors: dict[str, LazyTensor] = {}
-
-    def walk(prefix: str, values: dict) -> None:
+    waiting, seen = [("", vars(saved) if isinstance(saved, PlainObject) else saved)], set()
+    while waiting:
+        prefix, values = waiting.pop()
+        if not isinstance(values, dict) or id(values) in seen:  # an object may refer to itself
+            continue
+        seen.add(id(values))
         for name, value in values.items():
             if isinstance(value, LazyTensor):
                 key = f"{prefix}{name}"
                 tensors[key] = LazyTensor(value.shape, value.dtype, f"{path.name}: {key}", value.read)
             elif isinstance(value, PlainObject):
-                walk(f"{prefix}{name}.", vars(value))
-
-    walk("", vars(saved) if isinstance(saved, PlainObject) else saved if isinstance(saved, dict) else {})
+                waiting.append((f"{prefix}{name}.", vars(value)))
     if not tensors:
         raise UserError("it holds no named tensors", where=path, fix="give a file that holds a state dict")
     return tensors

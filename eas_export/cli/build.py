@@ -13,7 +13,7 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
     "--ckpt",
     type=PATH,
     required=True,
-    help="A folder with weights/<name>/, clip/*.pth and checkpoint-*.pth, or the adapter file.",
+    help="A folder with weights/<name>/, clip/*.pth (or .pt) and checkpoint-*.pth, or the adapter file.",
 )
 @click.option(
     "--weights", type=PATH, help="The LLaMA folder (params.json, consolidated.*.pth), where --ckpt is a file."

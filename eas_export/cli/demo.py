@@ -13,17 +13,18 @@ STEPS = 8
 
 @click.command()
 @click.option("--out", type=PATH, help="Keep the bundle there. Default: a temporary folder.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
-def demo(out: Path | None, as_json: bool) -> int:
+def demo(out: Path | None, force: bool, as_json: bool) -> int:
     """Build, verify and run the small model that comes along.
 
     A LaVIN-EAS checkpoint in the published format with random weights: 8 layers, 3 attentions skipped. Takes under a minute.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return _demo(out or Path(scratch) / "demo.bundle", as_json, keep=out is not None)
+        return _demo(out or Path(scratch) / "demo.bundle", force, as_json, keep=out is not None)
 
 
-def _demo(out: Path, as_json: bool, keep: bool) -> int:
+def _demo(out: Path, force: bool, as_json: bool, keep: bool) -> int:
     from ..backends import BACKENDS, open_runtime
     from ..demo import CHECKPOINT, RECIPE
     from ..generate import generate
@@ -33,12 +34,12 @@ def _demo(out: Path, as_json: bool, keep: bool) -> int:
     from .report import print_report
 
     start = time.monotonic()
-    result = build(CHECKPOINT, out, recipe=RECIPE, force=True, progress=TerminalProgress())
+    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=TerminalProgress())
     manifest = result.bundle.manifest
     answers = {}
     for backend in BACKENDS:
         runtime = open_runtime(result.bundle, backend)
-        for prompt, ids in sample_prompts(manifest.config, manifest.limits, STEPS).items():
+        for prompt, ids in sample_prompts(manifest.config, manifest.limits, STEPS).prompts.items():
             answers.setdefault(prompt, {})[backend] = generate(runtime, ids, STEPS).tokens[:, 0].tolist()
     agree = all(len(set(map(tuple, tokens.values()))) == 1 for tokens in answers.values())
     seconds = time.monotonic() - start
@@ -64,7 +65,7 @@ def _demo(out: Path, as_json: bool, keep: bool) -> int:
     ]
     console.print(table("the bundle's answers", ["prompt", "runs on", "tokens"], rows))
     console.print(
-        f"{'all backends agree' if agree else '[red]backends differ[/]'}; {seconds:.0f} s"
+        f"{'all backends agree' if agree else 'backends DIFFER'}; {seconds:.0f} s"
         + (f"; the bundle is at {out}" if keep else "; pass --out DIR to keep the bundle")
     )
     return 0 if result.report.ok and agree else 1

@@ -1,6 +1,7 @@
 """eas-export inspect"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -17,8 +18,10 @@ from .output import PATH, json_option, print_json, size, stdout_console, table
 @click.option("--weights", type=PATH, help="The LLaMA folder, where PATH is an adapter file.")
 @click.option("--vision", type=PATH, help="The CLIP file, where PATH is an adapter file.")
 @click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
+@click.option("--router-temperature", type=float, metavar="T", help="Supply what the checkpoint does not say.")
+@click.option("--adapter-scale", type=float, metavar="S", help="Supply what the checkpoint does not say.")
 @json_option
-def inspect(path: Path, weights: Path | None, vision: Path | None, skip: str | None, as_json: bool) -> None:
+def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None:
     """Show what is in a checkpoint or a bundle.
 
     Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, cache per token. Reads no tensors.
@@ -27,9 +30,10 @@ def inspect(path: Path, weights: Path | None, vision: Path | None, skip: str | N
     eas-export inspect data/
     eas-export inspect lavin-7b.bundle --json
     """
-    facts = (
-        _bundle_facts(path) if (path / "manifest.json").is_file() else _checkpoint_facts(path, weights, vision, skip)
-    )
+    is_bundle = (path / "manifest.json").is_file()
+    if is_bundle and any(value is not None for value in (skip, *sources.values())):
+        raise UserError("it is a bundle, and these options belong to a checkpoint", where=path, fix="leave them out")
+    facts = _bundle_facts(path) if is_bundle else _checkpoint_facts(path, skip, **sources)
     if as_json:
         print_json(
             {
@@ -89,9 +93,9 @@ def accounts_table(accounts: Accounts) -> Table:
 
 
 def _bundle_facts(path: Path) -> dict:
-    from ..bundle import Bundle
+    from ..bundle import open_bundle
 
-    m = Bundle(path).manifest
+    m = open_bundle(path).manifest
     limits = m.limits.model_dump()
     return {
         "kind": "bundle",
@@ -107,20 +111,20 @@ def _bundle_facts(path: Path) -> dict:
     }
 
 
-def _checkpoint_facts(path: Path, weights: Path | None, vision: Path | None, skip: str | None) -> dict:
+def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     from ..families import detect
     from ..family import Sources
-    from ..plan import choose_plan
+    from ..plan import choose_plan, make_plan
     from ..rewrite.accounting import account
 
-    checkpoint = detect(path).load(Sources(path, weights, vision))
+    checkpoint = detect(path).load(Sources(path, **sources))
     notes = list(checkpoint.notes)
     try:
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, skip)
     except UserError as error:
         if skip is not None:
             raise
-        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, "none")
+        plan = make_plan(checkpoint.config.layers, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
     accounts = account(checkpoint, plan, "float16")
     return {

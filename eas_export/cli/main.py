@@ -1,11 +1,13 @@
 """Entry point: finds the command, runs it, and turns what went wrong into one line and an exit code.
 
-Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 3 a required part was not run
+Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a bug of ours · 130 interrupted · 143 terminated
 A mistake of the user's never shows a traceback; a bug of ours always does.
 """
 
 import json
+import signal
 import sys
+import traceback
 
 import click
 
@@ -62,6 +64,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary folders are removed
     try:
         code = cli.main(standalone_mode=False)
     except UserError as error:
@@ -77,6 +80,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         _say({"what": "interrupted", "where": "keyboard", "fix": "start again"}, "interrupted")
         code = 130
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug of eas-export; please report it with the lines above", file=sys.stderr)
+        code = 70
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from ..progress import Progress
 
@@ -21,20 +22,22 @@ json_option = click.option(
 )
 PATH = click.Path(path_type=Path)
 
-VERDICT_COLOURS = {True: "green", False: "red"}
-
 
 def stdout_console() -> Console:
-    """Tables keep their full width when nobody looks at them."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    """Prints text as it is: a path may hold brackets. Tables keep their full width when nobody looks at them."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+
+
+def judged(ok: bool, text: str) -> Text:
+    return Text(text, style="green" if ok else "red")
 
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1))
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], numbers: int = 0) -> Table:
+def table(title: str, columns: list[str], rows: list[list[str | Text]], numbers: int = 0) -> Table:
     """A table whose last `numbers` columns are aligned to the right."""
     result = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for position, column in enumerate(columns):

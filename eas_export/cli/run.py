@@ -9,7 +9,7 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--inputs", type=PATH, required=True, help="An npz file; see below.")
+@click.option("--inputs", type=PATH, required=True, help="An npz file; see above.")
 @click.option("--outputs", type=PATH, help="Where to write logits and tokens.")
 @click.option(
     "--max-new-tokens",
@@ -35,12 +35,15 @@ def run(bundle: Path, inputs: Path, outputs: Path | None, max_new_tokens: int, b
       tokens          [steps + 1, B] int64, argmax of the logits
     """
     from ..backends import open_runtime
-    from ..bundle import Bundle
+    from ..bundle import open_bundle
     from ..families import get_family
+    from ..files import require_writable
     from ..generate import generate
     from ..inputs import read_inputs, write_outputs
 
-    opened = Bundle(bundle)
+    if outputs:
+        require_writable(outputs)
+    opened = open_bundle(bundle)
     config = opened.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
     progress = TerminalProgress()

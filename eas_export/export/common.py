@@ -2,6 +2,7 @@
 
 from ..config import Limits, ModelConfig
 from ..graph import Dim, TensorSpec
+from ..model.decoder import KeptBlock, SkippedBlock
 from ..plan import SkipPlan
 from ..precision import Precision
 
@@ -45,16 +46,11 @@ def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> t
 
 def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
     """One prompt's folded weights and biases: q, k, v of kept layers, gate and up of skipped ones."""
+    widths = {"attention": config.dim, "ffn": config.ffn_dim}
     specs = []
     for i in range(config.layers):
-        parts, width = (
-            (("ffn.gate", "ffn.up"), config.ffn_dim)
-            if i in plan.skipped
-            else (("attention.q", "attention.k", "attention.v"), config.dim)
-        )
-        for part in parts:
-            specs.append(
-                TensorSpec(name=f"folded.layers.{i}.{part}.weight", dtype=precision.dtype, shape=(width, config.dim))
-            )
-            specs.append(TensorSpec(name=f"folded.layers.{i}.{part}.bias", dtype=precision.dtype, shape=(width,)))
+        for part in (SkippedBlock if i in plan.skipped else KeptBlock).folds:
+            name, width = f"folded.layers.{i}.{part}", widths[part.split(".")[0]]
+            specs.append(TensorSpec(name=f"{name}.weight", dtype=precision.dtype, shape=(width, config.dim)))
+            specs.append(TensorSpec(name=f"{name}.bias", dtype=precision.dtype, shape=(width,)))
     return tuple(specs)

@@ -85,7 +85,14 @@ def unfolded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precisi
     return _spec(config, plan, precision, limits, "B", fold_state_specs(config, plan, "B"))
 
 
-def _spec(config, plan, precision, limits, batch: int | str, adapters: tuple[TensorSpec, ...]) -> GraphSpec:
+def _spec(
+    config: ModelConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+    batch: int | str,
+    adapters: tuple[TensorSpec, ...],
+) -> GraphSpec:
     dims = dims_of(config, limits)
     return GraphSpec(
         name="decode",

@@ -29,6 +29,7 @@ from ..plan import SkipEvidence
 
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 HEAD_WIDTH = 64  # of every CLIP ViT
+LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 
 Tensors = dict[str, LazyTensor]
 
@@ -89,13 +90,14 @@ def load(sources: Sources) -> Checkpoint:
     scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
     temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
     skip_list = args.get("skip_list")
+    tokenizers = (files.tokenizer,) if files.tokenizer else ()
     return Checkpoint(
         config=_config(params, sizes, blocks, scale, temperature),
         tensors=tensors,
         evidence=SkipEvidence(
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
         ),
-        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision),
+        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *tokenizers),
         notes=("it was trained on Vicuna: Vicuna's delta must be in the weights already",)
         if args.get("use_vicuna")
         else (),
@@ -274,7 +276,7 @@ def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
 
 def _setting(name: str, given: float | None, args: dict[str, Any], option: str, where: Path) -> float:
     value = given if given is not None else args.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_SETTING:
         raise UserError(
             f"args.{name} is {value!r}" if name in args else f"args says no {name}",
             where=where,

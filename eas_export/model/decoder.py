@@ -115,7 +115,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.embedding_rows, config.dim)
-        self.rope = RotaryTables(positions, config.head_dim)
+        if plan.kept:
+            self.rope = RotaryTables(positions, config.head_dim)
         blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.layers))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)

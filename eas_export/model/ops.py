@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Softmax attention over new keys and values. q, k, v [B, H, L, head_dim] -> [B, H, L, head_dim]"""
     if torch.compiler.is_exporting():
         return _node("Attention", 24, [q, k, v], {"is_causal": int(causal)}, q)
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, H, L, L]
+    scores = _scores(q, k)  # [B, H, L, L]
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
@@ -59,7 +59,7 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) 
     """
     if torch.compiler.is_exporting():
         return _node("Attention", 24, [q, k_cache, v_cache, None, None, None, lengths], {"is_causal": 0}, q)
-    scores = q @ k_cache.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, H, 1, T]
+    scores = _scores(q, k_cache)  # [B, H, 1, T]
     free = torch.arange(k_cache.shape[2], device=q.device) >= lengths[:, None]  # [B, T]
     scores = scores.masked_fill(free[:, None, None, :], float("-inf"))
     return torch.softmax(scores.float(), -1).to(q.dtype) @ v_cache
@@ -76,3 +76,9 @@ def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
     for row, slot in enumerate(slots.tolist()):
         result[row, :, slot : slot + update.shape[2]] = update[row]
     return result
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """q k^T / sqrt(head_dim); as Attention-24 does it, each side takes its share before the product, which may not fit fp16."""
+    share = q.shape[-1] ** -0.25
+    return (q * share) @ (k * share).transpose(-1, -2)

@@ -1,5 +1,5 @@
 """SAME? A bundle against the PyTorch reference, stage by stage."""
 
-from .verify import verify
+from .compare import compare_bundle
 
-__all__ = ["verify"]
+__all__ = ["compare_bundle"]

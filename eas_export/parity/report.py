@@ -22,7 +22,6 @@ class ParityReport(Record):
     backend: str
     precision: str
     fold: str
-    decode_steps: int
     files: tuple[Comparison, ...]
     cases: dict[str, tuple[Comparison, ...]]
 

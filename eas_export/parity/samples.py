@@ -1,20 +1,34 @@
 """Prompts to verify with when the user gives none: made from the config, the same for the same config."""
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from ..config import Limits, ModelConfig
 from ..generate import Prompts
 
 
-def sample_prompts(config: ModelConfig, limits: Limits, steps: int) -> dict[str, Prompts]:
-    """A text prompt and a prompt with an image, one row each, by name."""
+@dataclass(frozen=True)
+class Samples:
+    """prompts: name -> one row; forced: name -> tokens to feed after it, [steps, 1], where they are given; steps: else"""
+
+    prompts: dict[str, Prompts]
+    forced: dict[str, Tensor]
+    steps: int
+
+
+def sample_prompts(config: ModelConfig, limits: Limits, steps: int) -> Samples:
+    """Prompts with text, with an image, and with little text, as long as the limits allow."""
     random = torch.Generator().manual_seed(0)
-    room = max(1, min(limits.max_prompt, limits.max_tokens - steps))
-    text = _prompt(config, min(17, room), [], random)
+    steps = min(steps, limits.max_tokens - 1)
+    room = min(limits.max_prompt, limits.max_tokens - steps)
     tokens = config.vision.tokens
-    if room < tokens + 2:
-        return {"text": text}
-    return {"text": text, "image": _prompt(config, min(tokens + 12, room), list(range(2, 2 + tokens)), random)}
+    prompts = {"text": _prompt(config, min(17, room), [], random)}
+    if room >= tokens + 2:
+        prompts["image"] = _prompt(config, min(tokens + 12, room), list(range(2, 2 + tokens)), random)
+    prompts["short text"] = _prompt(config, min(3, room), [], random)
+    return Samples(prompts, {}, steps)
 
 
 def _prompt(config: ModelConfig, length: int, image_at: list[int], random: torch.Generator) -> Prompts:

@@ -28,7 +28,8 @@ def network_parameters(checkpoint: Checkpoint, plan: SkipPlan, precision: Precis
         block = _skipped(here, config) if i in plan.skipped else _kept(here, config)
         result |= {f"layers.{i}.{name}": tensor for name, tensor in block.items()}
     result |= _vision({n.removeprefix("vision."): t for n, t in source.items() if n.startswith("vision.")}, config)
-    result |= rotary_tables(config, limits)
+    if plan.kept:
+        result |= rotary_tables(config, limits)
     return {name: _cast(tensor, parameter_dtype(name, precision)) for name, tensor in result.items()}
 
 

@@ -5,9 +5,10 @@ import io
 import os
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,32 @@ def test_plain_data_and_namespace(tmp_path):
     assert read["epoch"] == 19 and vars(read["args"]) == vars(args)
     assert not isinstance(read["args"], argparse.Namespace) and isinstance(read["args"], PlainObject)
     assert read["model"]["w"].read().equal(torch.ones(3))
+
+
+def test_plain_things_that_training_scripts_save(tmp_path):
+    value = {
+        "args": argparse.Namespace(
+            out=Path("a/b"), device=torch.device("cuda:0"), best=np.float32(0.5), layers={1, 2}, kind=torch.float16
+        ),
+        "shape": torch.Size([2, 3]),
+        "counts": defaultdict(int, a=1),
+        "model": {"w": torch.ones(2)},
+    }
+    read = read_torch_zip(saved(tmp_path, value))
+    assert (read["args"].out, read["args"].device, sorted(read["args"].layers)) == ("a/b", "cuda/0", [1, 2])
+    assert read["shape"] == [2, 3] and read["counts"]["a"] == 1 and read["model"]["w"].read().equal(torch.ones(2))
+    assert isinstance(read["args"].best, PlainObject)
+
+
+def test_objects_that_hold_themselves_are_no_trap(tmp_path):
+    knot = argparse.Namespace(w=torch.ones(2))
+    knot.itself = knot
+    path = saved(tmp_path, knot)
+    assert set(state_dict_of(read_torch_zip(path), path)) == {"w"}
+    for _ in range(60):  # shared twice at every level: 2^60 paths through 60 objects
+        knot = argparse.Namespace(a=knot, b=knot)
+    path = saved(tmp_path, knot)
+    assert len(state_dict_of(read_torch_zip(path), path)) == 1
 
 
 def test_torchscript_archive_gives_its_state_dict(tmp_path):
@@ -161,6 +188,7 @@ def test_a_tensor_inside_its_storage_is_read(tmp_path):
         ("0", 4, -1, (3,), (1,)),
         ("0", 4, 0, (1 << 40, 1 << 40), (1, 1)),
         ("0", 4, 0, (2,), (1, 1)),
+        ("0", 4, 0, (1 << 40,), (0,)),  # one element that claims to be many
         ("../data.pkl", 4, 0, (2,), (1,)),
         ("7", 4, 0, (2,), (1,)),  # no such storage
     ],
@@ -173,7 +201,12 @@ def test_tensors_outside_their_storage_are_refused(tmp_path, key, count, offset,
 def test_files_of_other_kinds_and_every_truncation(tmp_path):
     whole = saved(tmp_path, {"w": torch.arange(100.0)}).read_bytes()
     path = tmp_path / "cut.pth"
-    for size in [0, 1, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1]:
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="the file is empty"):
+        read_torch_zip(path)
+    with pytest.raises(UserError, match="it is a folder"):
+        read_torch_zip(tmp_path)
+    for size in [1, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match="whole torch checkpoint"):
             read_torch_zip(path)

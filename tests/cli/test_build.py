@@ -1,16 +1,21 @@
 """build: what it writes, what it refuses, and that nothing is left of a failure."""
 
 import argparse
+import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import GOLDEN, golden_case
 
-from eas_export.bundle import Bundle
+from eas_export.bundle import open_bundle
+from eas_export.errors import UserError
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def test_build_verify_and_reuse(data, tmp_path, command):
     assert "exporting prefill: done" in err  # long work shows progress
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out.bundle"]
     report = json.loads((out / "reports" / "verify.json").read_text())
-    assert report["verdict"] == "same as the checkpoint" and set(report["cases"]) == {"text", "image"}
+    assert report["verdict"] == "same as the checkpoint" and set(report["cases"]) == {"text", "image", "short text"}
     made = (out / "manifest.json").stat().st_mtime_ns
 
     (out / "reports" / "verify.json").write_text(json.dumps(report | {"verdict": "differs"}))
@@ -65,14 +70,14 @@ def test_build_verify_and_reuse(data, tmp_path, command):
     code, text, _ = command(
         "build", "--ckpt", data, "--out", out, "--max-prompt", "32", "--force", "--no-verify", "--json"
     )
-    assert code == 0 and Bundle(out).manifest.limits.max_prompt == 32 and not (out / "reports").exists()
+    assert code == 0 and open_bundle(out).manifest.limits.max_prompt == 32 and not (out / "reports").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out.bundle"]
 
 
 def test_two_builds_give_the_same_bytes(bundle_of, data, tmp_path, command):
     first = bundle_of(golden_case("first")).path
     assert command("build", "--ckpt", data, "--out", tmp_path / "o", "--no-verify")[0] == 0
-    names = [*Bundle(first).manifest.files, "manifest.json"]
+    names = [*open_bundle(first).manifest.files, "manifest.json"]
     assert [name for name in names if (first / name).read_bytes() != (tmp_path / "o" / name).read_bytes()] == []
 
 
@@ -91,7 +96,7 @@ def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_pa
     out = tmp_path / "o"
     options = ("--router-temperature", "3.5", "--adapter-scale", "0.25", "--skip", "2-3", "--no-verify")
     assert command("build", "--ckpt", data, "--out", out, *options)[0] == 0
-    m = Bundle(out).manifest
+    m = open_bundle(out).manifest
     assert (m.config.kept_adapter.temperature, m.config.vision.adapter.scale) == (3.5, 0.25)
     assert (m.plan.skipped, m.plan.origin) == ((2, 3), "--skip")
     assert m.options["router_temperature"] == 3.5
@@ -138,6 +143,13 @@ SPOILED = {
         lambda d: adapters(d).write_bytes(adapters(d).read_bytes()[:1000]),
         "not a whole torch checkpoint",
     ),
+    "empty weights": (lambda d: llama(d).write_bytes(b""), "the file is empty"),
+    "a folder for a file": (lambda d: (clip(d).unlink(), clip(d).mkdir()), "it is a folder"),
+    "a shard is missing": (
+        lambda d: llama(d).rename(llama(d).with_name("consolidated.01.pth")),
+        "there is no consolidated.00.pth",
+    ),
+    "an args that has no end": (spoil_args(adapter_scale=10**400), "adapter_scale is 1000"),
     "text for a checkpoint": (lambda d: clip(d).write_text("version https://git-lfs"), "not a whole torch checkpoint"),
     "a pickle that runs code": (
         lambda d: change(adapters(d), lambda c: c.update(optimizer=Payload())),
@@ -219,7 +231,7 @@ def test_bad_files_are_one_line_and_leave_nothing(title, data, tmp_path, refused
         (("--precision", "fp12"), "fp12"),
         (("--router-temperature", "0"), "router_temperature"),
         (("--max-prompt", "5000"), "no room for an answer"),
-        (("--recipe", "absent.yaml"), "no such recipe"),
+        (("--recipe", "absent.yaml"), "no such file"),
         (("--weights", "absent"), "params.json"),
         (("--vision", "absent"), "no such file"),
         (("--nonsense",), "No such option"),
@@ -236,16 +248,98 @@ def test_other_mistakes_are_one_line(tmp_path, refused):
     assert "no such file or folder" in refused("build", "--ckpt", tmp_path / "absent", "--out", tmp_path / "o")
     assert "known family" in refused("build", "--ckpt", tmp_path, "--out", tmp_path / "o")
     assert "--weights DIR" in refused("build", "--ckpt", case.folder / "checkpoint-19.pth", "--out", tmp_path / "o")
-    (tmp_path / "file").write_text("x")
-    assert "exists and is not a whole bundle" in refused("build", "--ckpt", case.folder, "--out", tmp_path / "file")
-    assert "no folder can be made" in refused("build", "--ckpt", case.folder, "--out", tmp_path / "file" / "o")
     assert "did you mean build" in refused("biuld")
+
+
+@pytest.mark.parametrize("more", [(), ("--force",), ("--dry-run",)])
+def test_only_bundles_are_replaced(data, tmp_path, refused, monkeypatch, more):
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    build = ("build", "--ckpt", data, *more, "--out")
+    for out in (thesis, tmp_path / "file", tmp_path / "dangling", data, data / "weights", tmp_path, "."):
+        monkeypatch.chdir(thesis)
+        assert "it exists and is no bundle" in refused(*build, out)
+    assert "is not a folder" in refused(*build, tmp_path / "file" / "o")
+    (data.parent / "manifest.json").write_text("{}")  # what looks like a bundle, but holds the checkpoint
+    assert "which the bundle is built from" in refused(*build, data.parent)
+    assert (thesis / "thesis.txt").read_text() == "years of work" and adapters(data).exists()
+
+
+def test_an_empty_folder_is_a_fine_place(data, tmp_path, command):
+    (tmp_path / "o").mkdir()
+    code, _, err = command("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
+    assert code == 0, err
+
+
+def test_a_failed_replacement_keeps_the_old_bundle(bundle_of, data, tmp_path, refused):
+    old = shutil.copytree(bundle_of(golden_case("first")).path, tmp_path / "o")
+    change(llama(data), lambda c: c["norm.weight"].fill_(float("nan")))
+    assert "norm.weight holds NaN" in refused("build", "--ckpt", data, "--out", old, "--force")
+    assert open_bundle(old).damaged_files() == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "o"]
+
+
+def test_a_damaged_bundle_is_not_taken_for_done(bundle_of, data, tmp_path, refused):
+    old = Path(shutil.copytree(bundle_of(golden_case("first")).path, tmp_path / "o"))
+    with open(old / "decode.onnx", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+    assert "decode.onnx is damaged" in refused("build", "--ckpt", golden_case("first").folder, "--out", old)
+
+
+@pytest.mark.parametrize("signal_, left", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, 1)])
+def test_a_killed_build_leaves_nothing_that_opens(tmp_path, signal_, left):
+    out = tmp_path / "o"
+    command = [
+        sys.executable,
+        "-c",
+        "from eas_export.cli.main import main; main()",
+        "build",
+        "--ckpt",
+        str(GOLDEN / "lavin" / "first"),
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("exporting vision"):
+            break
+    process.send_signal(signal_)
+    process.communicate()
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[signal_]
+    assert len(list(tmp_path.iterdir())) == left
+    for path in (out, *tmp_path.iterdir()):
+        with pytest.raises(UserError):
+            open_bundle(path)
+
+
+def test_a_full_disk_is_one_line(data, tmp_path, refused, monkeypatch):
+    import eas_export.pipeline
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for stage in ("write_store", "write_manifest", "clean"):
+        with monkeypatch.context() as patch:
+            patch.setattr(eas_export.pipeline, stage, full)
+            assert "cannot be written (No space left on device)" in refused(
+                "build", "--ckpt", data, "--out", tmp_path / "o", "--no-verify"
+            )
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_skip_list_that_is_not_the_checkpoints_is_noted(data, tmp_path, command):
+    code, text, _ = command("build", "--ckpt", data, "--out", tmp_path / "o", "--skip", "2", "--dry-run", "--json")
+    assert code == 0 and "not what the checkpoint was trained with" in json.loads(text)["notes"][0]
 
 
 def test_our_own_bugs_show_their_traceback(tmp_path, command, monkeypatch):
     import eas_export.pipeline
 
     monkeypatch.setattr(eas_export.pipeline, "trace", lambda *a: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        command("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "o")
+    code, _, err = command("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "o")
+    assert code == 70 and "ZeroDivisionError" in err and "Traceback" in err and "bug of eas-export" in err
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import FP32, GOLDEN, golden_case, max_error
 
-from eas_export.bundle import Bundle, record_file
+from eas_export.bundle import Bundle, open_bundle, record_file
 
 CASE = golden_case("first")
 
@@ -16,7 +16,7 @@ CASE = golden_case("first")
 @pytest.fixture
 def bundle(bundle_of, tmp_path):
     """A bundle that was moved to another folder and may be spoiled."""
-    return Bundle(shutil.copytree(bundle_of(CASE).path, tmp_path / "elsewhere" / "moved.bundle"))
+    return open_bundle(shutil.copytree(bundle_of(CASE).path, tmp_path / "elsewhere" / "moved.bundle"))
 
 
 @pytest.fixture
@@ -48,6 +48,8 @@ def test_without_forced_tokens_it_generates(bundle, tmp_path, command):
 
 def test_run_refuses(bundle, npz, tmp_path, refused):
     run = ("run", bundle.path, "--inputs", npz)
+    assert "it is a folder" in refused(*run, "--outputs", ".")
+    assert "it is a folder" in refused("run", bundle.path, "--inputs", tmp_path)
     assert "did you mean onnxruntime" in refused(*run, "--backend", "onnxruntme")
     assert "cannot be written" in refused(*run, "--outputs", tmp_path / "absent" / "y.npz")
     assert "no bundle" in refused("run", tmp_path, "--inputs", npz)
@@ -72,6 +74,7 @@ def test_verify_with_and_without_the_checkpoint(bundle, npz, command):
     code, text, _ = command("verify", bundle.path, "--inputs", npz, "--json")
     said = json.loads(text)
     assert code == 0 and said["verdict"] == "self-consistent" and list(said["cases"]) == ["row 0"]
+    assert "pass --ckpt too" in command("verify", bundle.path, "--weights", CASE.folder / "weights")[2]
     code, text, _ = command("verify", bundle.path)
     assert code == 0 and "self-consistent" in text and "same as the checkpoint" not in text
 
@@ -129,6 +132,7 @@ def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
     code, text, _ = command("verify", bundle.path, "--ckpt", other, "--json")
     said = json.loads(text)
     assert code == 1 and said["reference"] == "a checkpoint that is not its origin" and said["verdict"] == "differs"
+    assert said["first_failure"]
     assert "another model" in refused("verify", bundle.path, "--ckpt", GOLDEN / "lavin" / "all")
 
 
@@ -142,9 +146,30 @@ def test_damaged_bundles_are_refused(bundle, npz, refused):
     whole = path.read_text()
     files = json.loads(whole)["files"]
     record = files["fold.onnx"]
-    for name in ("../x", "/etc/passwd", "a/../../x", "C:x", ""):
+    for name in ("../x", "/etc/passwd", "a/../../x", "C:x", "", "x" * 300):
         spoil_manifest(bundle, files={**files, name: record})
-        assert "leaves the bundle" in refused("inspect", bundle.path)
+        assert "the manifest is damaged: files" in refused("inspect", bundle.path)
+    good = json.loads(whole)
+    decode = good["graphs"]["decode"]
+    lies = [
+        {"files": {}},
+        {"precision": "int3"},
+        {"fold": "x"},
+        {"graphs": good["graphs"] | {"decode": decode | {"name": "../outside"}}},
+        {"graphs": good["graphs"] | {"decode": decode | {"inputs": [decode["inputs"][0] | {"dtype": "object"}]}}},
+        {"plan": good["plan"] | {"skipped": [77]}},
+        {"plan": good["plan"] | {"layers": 5}},
+    ]
+    for lie in lies:
+        path.write_text(json.dumps(good | lie))
+        assert "the manifest is damaged" in refused("inspect", bundle.path)
+    for lie in (
+        {"limits": good["limits"] | {"max_prompt": 7}},
+        {"config": good["config"] | {"heads": 2}},
+        {"graphs": {name: spec for name, spec in good["graphs"].items() if name != "decode"}},
+    ):
+        path.write_text(json.dumps(good | lie))
+        assert "its graphs are not those of its config" in refused("run", bundle.path, "--inputs", npz)
     spoil_manifest(bundle, schema_version=99)
     assert "schema version is 99" in refused("inspect", bundle.path)
     for text in ("", "{", "[]", '{"schema_version": 1}', whole[: len(whole) // 2]):
@@ -173,7 +198,14 @@ def test_inspect_counts_what_pruning_saves(bundle, command):
     assert said["files"]["weights.safetensors"] == bundle.store.path.stat().st_size
 
 
-def test_inspect_shows_tables(bundle, command):
+def test_paths_are_printed_as_they_are(bundle, command):
+    odd = bundle.path.rename(bundle.path.with_name("m[v2][bold].bundle"))
+    code, text, _ = command("inspect", odd)
+    assert code == 0 and "m[v2][bold].bundle" in text
+
+
+def test_inspect_shows_tables(bundle, refused, command):
+    assert "belong to a checkpoint" in refused("inspect", bundle.path, "--skip", "1")
     code, text, _ = command("inspect", bundle.path)
     assert code == 0
     for part in ("attention skipped", "kept 8, skipped 32, vision 8", "KV cache per token", "weights.safetensors"):
@@ -189,7 +221,9 @@ def test_demo(tmp_path, command):
     said = json.loads(text)
     assert code == 0, err
     assert said["report"]["verdict"] == "same as the checkpoint" and said["tokens_agree"] is True
-    assert set(said["tokens"]) == {"text", "image"} and Bundle(tmp_path / "demo.bundle").manifest.plan.skipped == (
+    assert set(said["tokens"]) == {"text", "image", "short text"} and open_bundle(
+        tmp_path / "demo.bundle"
+    ).manifest.plan.skipped == (
         3,
         5,
         6,

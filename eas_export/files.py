@@ -1,0 +1,25 @@
+"""A user's file, before it is read."""
+
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+
+def require_file(path: Path) -> Path:
+    """The path, if a file that is not empty is there. Raises UserError that says what is there instead."""
+    if path.is_dir():
+        raise UserError("it is a folder", where=path, fix="give a file")
+    if not path.exists():
+        raise UserError("there is no such file", where=path, fix="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError("the file is empty", where=path, fix="copy it again")
+    return path
+
+
+def require_writable(path: Path) -> Path:
+    """The path, if a file can be written there. Raises UserError before any work is done for it."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        said = "it is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
+        raise UserError(f"it cannot be written: {said}", where=path, fix="choose another --outputs")
+    return path

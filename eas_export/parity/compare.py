@@ -1,0 +1,158 @@
+"""The parity ledger, first form: every stage of the bundle against PyTorch without a fold.
+
+The reference is the network with its adapters in place and their state frozen at the prompt (paper, Eq. 4-8), in float32. Its
+parameters come from the checkpoint when there is one, else from the bundle itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..backends import open_runtime
+from ..backends.pytorch import open_network
+from ..backends.runtime import Runtime
+from ..bundle import Bundle
+from ..checkpoint.checkpoint import Checkpoint
+from ..families import get_family
+from ..generate import Generation, generate, join_generations, join_prompts
+from ..inputs import read_inputs
+from ..precision import PRECISIONS, Precision
+from ..progress import Progress
+from ..rewrite.constants import network_parameters
+from ..rewrite.prune import prune
+from .metrics import Comparison, compare, compare_tokens, spread, worst
+from .report import ParityReport, Verdict
+from .samples import Samples, sample_prompts, single_rows
+
+Readers = Mapping[str, Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class References:
+    """The unfolded reference, and one that folds where the bundle does."""
+
+    unfolded: Runtime
+    folding: Runtime | None
+
+
+def compare_bundle(
+    bundle: Bundle,
+    checkpoint: Checkpoint | None,
+    reference: str,
+    backend: str = "onnxruntime",
+    inputs: Path | None = None,
+    steps: int = 8,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare a bundle on a backend with the reference, prompt by prompt and, where it takes batches, all prompts at once.
+
+    checkpoint  where the reference's weights come from; None: the bundle, and the verdict is "self-consistent" at best
+    reference   what the report calls it
+    inputs      an npz file as for `run`; None: prompts made from the config
+    steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
+
+    The checkpoint must have the bundle's config. Raises UserError for inputs that do not fit the model.
+    """
+    progress = progress or Progress()
+    m = bundle.manifest
+    with progress.stage("checking files"):
+        damaged = bundle.damaged_files()
+    files = tuple(
+        Comparison(stage=n, error=float(n in damaged), tolerance=0, ok=n not in damaged, note="sha256") for n in m.files
+    )
+    cases = {}
+    if not damaged:  # nothing of a damaged bundle is run
+        with progress.stage("loading the reference"):
+            readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
+            references = _open_reference(bundle, readers)
+        cases = _compare_prompts(
+            bundle, open_runtime(bundle, backend), references, _read_samples(bundle, inputs, steps), progress
+        )
+    same = all(line.ok for lines in (files, *cases.values()) for line in lines)
+    passed = Verdict.SAME if checkpoint else Verdict.SELF_CONSISTENT
+    return ParityReport(
+        verdict=passed if same else Verdict.DIFFERS,
+        reference=reference,
+        backend=backend,
+        precision=m.precision,
+        fold=m.fold,
+        files=files,
+        cases=cases,
+    )
+
+
+def _compare_prompts(
+    bundle: Bundle, runtime: Runtime, references: References, samples: Samples, progress: Progress
+) -> dict[str, tuple[Comparison, ...]]:
+    """The reference takes every prompt on its own; the bundle does too and, where it takes batches, all of them at once."""
+    precision = PRECISIONS[bundle.manifest.precision]
+    cases, wanted = {}, []
+    for name, prompt in samples.prompts.items():
+        with progress.stage(f"comparing {name}"):
+            forced = samples.forced.get(name)
+            want = generate(references.unfolded, prompt, samples.steps, forced)
+            got = generate(runtime, prompt, forced=want.tokens[:-1] if forced is None else forced)
+            cases[name] = tuple(_ledger(want, got, references.folding, precision))
+            wanted.append((want, want.tokens[:-1] if forced is None else forced))
+    if 1 < len(wanted) <= runtime.limits.max_batch:
+        with progress.stage("comparing all in one batch"):
+            want = join_generations([want for want, _ in wanted])
+            forced = torch.cat([forced for _, forced in wanted], 1)
+            got = generate(runtime, join_prompts(list(samples.prompts.values())), forced=forced)
+            cases["all in one batch"] = tuple(_ledger(want, got, None, precision))
+    return cases
+
+
+def _ledger(want: Generation, got: Generation, folding: Runtime | None, precision: Precision) -> list[Comparison]:
+    """The lines of one case, in the order of computation."""
+
+    def line(stage: str, got: Tensor, want: Tensor, tolerance: float = precision.tolerance) -> Comparison:
+        return compare(stage, got, want, max(tolerance * spread(want), precision.floor))
+
+    lines = []
+    if want.image_features is not None:
+        lines.append(line("vision", got.image_features, want.image_features))
+    lines += [line(name, got.state[name], value, precision.state) for name, value in want.state.items()]
+    lines.append(line("prefill", got.logits[0], want.logits[0]))
+    if got.folded:
+        folded = folding.run("fold", want.state)
+        lines.append(worst("fold", [line(name, got.folded[name], tensor) for name, tensor in folded.items()]))
+    lines += [line(f"decode {step}", got.logits[step], want.logits[step]) for step in range(1, len(want.logits))]
+    lines.append(compare_tokens("tokens", got.tokens, want.logits, precision.tolerance * spread(want.logits)))
+    return lines
+
+
+def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
+    m = bundle.manifest
+    if inputs is None:
+        return sample_prompts(m.config, m.limits, steps)
+    read = read_inputs(inputs, m.config, get_family(m.config.family))
+    rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
+    forced = read.forced_tokens
+    columns = {} if forced is None else {name: forced[:, i : i + 1] for i, name in enumerate(rows)}
+    return Samples(rows, columns, steps)
+
+
+def _checkpoint_readers(bundle: Bundle, checkpoint: Checkpoint) -> Readers:
+    m = bundle.manifest
+    parameters = network_parameters(prune(checkpoint, m.plan), m.plan, PRECISIONS["fp32"], m.limits)
+    return {name: tensor.read for name, tensor in parameters.items()}
+
+
+def _bundle_readers(bundle: Bundle) -> Readers:
+    return {name: lambda name=name: bundle.store.tensor(name).float() for name in bundle.store.entries}
+
+
+def _open_reference(bundle: Bundle, readers: Readers) -> References:
+    """Both share one copy of the weights."""
+    m = bundle.manifest
+    tensors = {name: read() for name, read in readers.items()}
+    shared = {name: lambda tensor=tensor: tensor for name, tensor in tensors.items()}
+
+    def open_mode(fold: str) -> Runtime:
+        return open_network(m.config, m.plan, PRECISIONS["fp32"], m.limits, fold, shared)
+
+    return References(open_mode("lowrank"), open_mode("weights") if m.fold == "weights" else None)

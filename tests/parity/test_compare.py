@@ -1,0 +1,75 @@
+"""The ledger finds what a wrong graph does, also where only a batch shows it."""
+
+from dataclasses import replace
+
+import torch
+from conftest import golden_case
+
+from eas_export import parity
+from eas_export.backends import open_runtime
+from eas_export.generate import Prompts, generate, join_generations, join_prompts
+from eas_export.parity.samples import sample_prompts
+
+CASE = golden_case("half_13B")
+
+
+class Mutant:
+    """A session whose inputs are changed before they are used."""
+
+    def __init__(self, session, change):
+        self.session, self.spec, self.change = session, session.spec, change
+
+    def run(self, inputs, outputs):
+        self.session.run(inputs | self.change(inputs), outputs)
+
+
+def ledger_with(monkeypatch, bundle, graph, change):
+    def opened(bundle, backend):
+        runtime = open_runtime(bundle, backend)
+        return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
+
+    monkeypatch.setattr(parity.compare, "open_runtime", opened)
+    return parity.compare_bundle(bundle, CASE.checkpoint, "x")
+
+
+def test_rows_that_use_their_neighbours_state_are_found(bundle_of, monkeypatch):
+    """Every row alone is right; only the batch shows it."""
+    bundle = bundle_of(CASE, fold="lowrank")
+    assert parity.compare_bundle(bundle, CASE.checkpoint, "x").ok
+
+    def first_rows_router(inputs):
+        return {"router": inputs["router"][:1].expand_as(inputs["router"]).contiguous()}
+
+    report = ledger_with(monkeypatch, bundle, "decode", first_rows_router)
+    assert not report.ok and report.first_failure == "all in one batch: decode 1"
+
+
+def test_a_wrong_position_is_found_in_the_decode(bundle_of, monkeypatch):
+    report = ledger_with(
+        monkeypatch, bundle_of(CASE), "decode", lambda inputs: {"position_ids": inputs["position_ids"] + 1}
+    )
+    assert not report.ok and report.first_failure == "text: decode 1"
+
+
+def test_a_wrong_fold_state_is_found_in_the_fold(bundle_of, monkeypatch):
+    report = ledger_with(monkeypatch, bundle_of(CASE), "fold", lambda inputs: {"router": inputs["router"] * 1.01})
+    assert not report.ok and report.first_failure == "text: fold"
+
+
+def test_joined_batches_are_the_rows_they_were_made_of(bundle_of):
+    runtime = open_runtime(bundle_of(CASE, fold="lowrank"), "pytorch")
+    prompts = list(sample_prompts(runtime.config, runtime.limits, 2).prompts.values())
+    prompts.append(replace(prompts[1], pixel_values=torch.ones_like(prompts[1].pixel_values)))
+    alone = join_generations([generate(runtime, prompt, 2) for prompt in prompts])
+    together = generate(runtime, join_prompts(prompts), 2)
+    assert isinstance(join_prompts(prompts), Prompts) and together.tokens.equal(alone.tokens)
+    assert (together.logits - alone.logits).abs().max() < 5e-5
+    assert (together.image_features - alone.image_features).abs().max() < 1e-4
+
+
+def test_the_smallest_limits_can_be_verified(tmp_path):
+    from eas_export import build
+
+    case = golden_case("all")
+    result = build(case.folder, tmp_path / "o", max_prompt=2, max_tokens=3)
+    assert result.report.ok and [line.stage for line in result.report.cases["text"]][-2:] == ["decode 2", "tokens"]
