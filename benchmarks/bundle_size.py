@@ -49,6 +49,7 @@ def main() -> None:
             "build_seconds": round(seconds, 1),
             "peak_memory_bytes_with_the_checkpoints_making": peak_memory_bytes(),
         },
+        bars={"ratio": 1.02},
     )
 
 

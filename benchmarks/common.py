@@ -27,12 +27,17 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def write_result(name: str, figures: dict) -> None:
-    """Print a result and keep it under results/<name>.json."""
-    result = {"name": name} | figures | environment()
+def write_result(name: str, figures: dict, bars: dict[str, float]) -> None:
+    """Print a result and keep it under results/<name>.json. Exits 1 where a figure is above its bar."""
+    result = {"name": name} | figures | {"bars": bars} | environment()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    missed = [
+        f"{figure} is {figures[figure]}, its bar is {bar}" for figure, bar in bars.items() if figures[figure] > bar
+    ]
+    if missed:
+        sys.exit("; ".join(missed))
 
 
 def _cpu_name() -> str:

@@ -25,7 +25,7 @@ def size_table() -> str:
         r = load(f"bundle_size_1B_{precision}")
         rows.append(
             f"| 1B shape, 8 of 22 skipped | {precision} | {r['parameters_before']:,} | {r['parameters_after']:,} | {r['needed_bytes']:,} "
-            f"| {r['bundle_bytes']:,} | {r['ratio']:.4f} | 1.02 |"
+            f"| {r['bundle_bytes']:,} | {r['ratio']:.4f} | {r['bars']['ratio']} |"
         )
     return "\n".join([*rows, "", _provenance(load("bundle_size_1B_fp16"))])
 
@@ -34,7 +34,8 @@ def trace_table() -> str:
     r = load("trace_7B_fp16_weights")
     rows = ["| graph | nodes | seconds |", "|---|---|---|"]
     rows += [f"| {name} | {graph['nodes']} | {graph['seconds']:.1f} |" for name, graph in r["graphs"].items()]
-    rows.append(f"| all (bar: 120 s, 1.5 GB) | | {r['seconds']:.1f} s, peak {r['peak_memory_bytes'] / 1e9:.2f} GB |")
+    bars = f"bar: {r['bars']['seconds']} s, {r['bars']['peak_memory_bytes'] / 1e9} GB"
+    rows.append(f"| all ({bars}) | | {r['seconds']:.1f} s, peak {r['peak_memory_bytes'] / 1e9:.2f} GB |")
     return "\n".join([*rows, "", _provenance(r)])
 
 

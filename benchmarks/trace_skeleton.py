@@ -46,6 +46,7 @@ def main() -> None:
             "seconds": round(time.monotonic() - start, 1),
             "peak_memory_bytes": peak_memory_bytes(),
         },
+        bars={"seconds": 120, "peak_memory_bytes": 1.5e9},
     )
 
 

@@ -1,5 +1,6 @@
 """The README: its figures are the committed results', its commands and options exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -21,6 +22,13 @@ def test_tables_come_from_the_results():
     from readme_tables import with_tables
 
     assert with_tables(TEXT) == TEXT, "run python benchmarks/readme_tables.py"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_keep_their_bars(path):
+    result = json.loads(path.read_text())
+    assert result["bars"] and {"machine", "versions", "command"} <= set(result)
+    assert {figure: result[figure] for figure, bar in result["bars"].items() if result[figure] > bar} == {}
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)

@@ -3,8 +3,8 @@
 Format: a zip with stored (uncompressed) members <name>/data.pkl and <name>/data/<key>; the pickle refers to storages by
 persistent ids ("storage", type, key, device, elements) and rebuilds tensors from (storage, offset, size, stride, ...).
 
-Nothing from the file is imported or called: names in the pickle are looked up in a table of stand-ins made anew for each
-load, and a name that is not there is an error. Tensors stay in the mapped file until they are read.
+Nothing from the file is imported or called: names in the pickle are looked up in a table of stand-ins, and a name that is not
+there is an error. Tensors stay in the mapped file until they are read.
 """
 
 import io
@@ -13,7 +13,6 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,9 @@ import torch
 from ..errors import UserError
 from ..files import require_file
 from .lazy import LazyTensor
+from .stand_ins import PlainObject, make_stand_ins, plain_class
 
-STORAGE_DTYPES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
-
-
-class PlainObject:
-    """What an object of a class that is not imported becomes: its attributes, nothing else."""
 
 
 def read_torch_zip(path: Path) -> Any:
@@ -139,65 +122,11 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
     def __init__(self, data: bytes, storages: _Storages):
         super().__init__(io.BytesIO(data), encoding="utf-8")
         self.storages = storages
-        self.stand_ins = self._make_stand_ins()
-
-    def _make_stand_ins(self) -> dict[tuple[str, str], Any]:
-        """Made for one load: a pickle can set attributes on what it finds, so nothing that is shared is handed out."""
-
-        def rebuild_tensor(storage, offset, size, stride, *_):
-            return self._tensor(storage, offset, size, stride)
-
-        def rebuild_parameter(tensor, *_):
-            return tensor
-
-        def rebuild_subclass(rebuild, _kind, arguments, _state):
-            return rebuild(*arguments)
-
-        def first(value, *_):
-            return value
-
-        def as_list(items=(), *_):
-            return list(items)
-
-        def as_text(*parts):
-            return "/".join(map(str, parts))
-
-        def plain(name: str) -> type:
-            return type(name, (PlainObject,), {"__init__": lambda self, *_: None})
-
-        def opaque(name: str) -> type:
-            return type(name, (plain(name),), {"__setstate__": lambda self, _: None})
-
-        table = {
-            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-            ("torch._tensor", "_rebuild_from_type_v2"): rebuild_subclass,
-            ("torch", "Tensor"): "torch.Tensor",
-            ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
-            ("torch", "Size"): as_list,
-            ("torch", "device"): as_text,
-            ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
-            ("collections", "defaultdict"): type("defaultdict", (OrderedDict,), {"__init__": lambda self, *_: None}),
-            ("argparse", "Namespace"): plain("Namespace"),
-            ("numpy", "dtype"): opaque("dtype"),
-            ("_codecs", "encode"): first,
-        }
-        table |= {("torch.jit._pickle", name): first for name in TORCHSCRIPT_LISTS}
-        for module in ("builtins", "__builtin__"):  # defaultdict names its factory
-            table |= {(module, name): name for name in ("int", "long", "float", "bool", "str", "list", "dict")}
-            table[module, "set"] = as_list
-        table |= {
-            ("pathlib", name): as_text for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-        }
-        table |= {
-            (module, "scalar"): opaque("scalar") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        }
-        table |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in STORAGE_DTYPES.values()}
-        return table | {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
+        self.stand_ins = make_stand_ins(self._tensor)
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):  # a TorchScript module: its attributes are all we want
-            return self.stand_ins.setdefault((module, name), type("Module", (PlainObject,), {}))
+            return self.stand_ins.setdefault((module, name), plain_class("Module"))
         try:
             return self.stand_ins[module, name]
         except KeyError:

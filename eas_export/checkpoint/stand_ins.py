@@ -1,0 +1,82 @@
+"""What the names in a checkpoint's pickle stand for: functions and classes of our own that only hold data.
+
+The table is made anew for each load: a pickle can set attributes on what it finds, so nothing that is shared is handed out.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+STORAGE_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
+BUILTINS = ("builtins", "__builtin__")  # pickle's names for one module
+NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
+PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+
+
+class PlainObject:
+    """What an object of a class that is not imported becomes: its attributes, nothing else."""
+
+
+def plain_class(name: str) -> type[PlainObject]:
+    """A class whose objects keep the attributes they are given and forget their arguments."""
+    return type(name, (PlainObject,), {"__init__": lambda self, *_: None})
+
+
+def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], Any]:
+    """(module, name) -> stand-in; `rebuild_tensor(storage, offset, size, stride)` gives a tensor."""
+
+    def rebuild_tensor_v2(storage, offset, size, stride, *_):
+        return rebuild_tensor(storage, offset, size, stride)
+
+    def rebuild_subclass(rebuild, _kind, arguments, _state):
+        return rebuild(*arguments)
+
+    def first(value, *_):
+        return value
+
+    def as_list(items=(), *_):
+        return list(items)
+
+    def as_text(*parts):
+        return "/".join(map(str, parts))
+
+    def opaque_class(name: str) -> type:
+        return type(name, (plain_class(name),), {"__setstate__": lambda self, _: None})
+
+    table = {
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): first,
+        ("torch._tensor", "_rebuild_from_type_v2"): rebuild_subclass,
+        ("torch", "Tensor"): "torch.Tensor",
+        ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
+        ("torch", "Size"): as_list,
+        ("torch", "device"): as_text,
+        ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+        ("collections", "defaultdict"): type("defaultdict", (OrderedDict,), {"__init__": lambda self, *_: None}),
+        ("argparse", "Namespace"): plain_class("Namespace"),
+        ("numpy", "dtype"): opaque_class("dtype"),
+        ("_codecs", "encode"): first,
+    }
+    table |= {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
+    table |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in STORAGE_DTYPES.values()}
+    table |= {("torch.jit._pickle", name): first for name in TORCHSCRIPT_LISTS}
+    table |= {("pathlib", name): as_text for name in PATHS}
+    table |= {(module, "scalar"): opaque_class("scalar") for module in NUMPY_SCALARS}
+    table |= {(module, "set"): as_list for module in BUILTINS}
+    # a defaultdict names its factory
+    table |= {(m, name): name for m in BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict")}
+    return table
