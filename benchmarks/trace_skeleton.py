@@ -13,11 +13,12 @@ from pathlib import Path
 from common import peak_memory_bytes, write_result
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.export.export_graph import export_graph
 from eas_export.export.graphs import FOLD_MODES
 from eas_export.families import detect
 from eas_export.family import Sources
-from eas_export.pipeline import export_graph
 from eas_export.plan import choose_plan
+from eas_export.precision import PRECISIONS
 from eas_export.recipe import BuildOptions
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     start = time.monotonic()
     for name, graph in FOLD_MODES[given.fold].items():
         begin = time.monotonic()
-        _, model = export_graph(graph, checkpoint.config, plan, options)
+        _, model = export_graph(graph, checkpoint.config, plan, PRECISIONS[given.precision], options.limits)
         graphs[name] = {"seconds": round(time.monotonic() - begin, 1), "nodes": sum(1 for _ in model.graph)}
     write_result(
         f"trace_{given.shape}_{given.precision}_{given.fold}",

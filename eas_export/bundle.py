@@ -12,6 +12,7 @@ can be moved.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,9 +97,15 @@ class Bundle:
     def graph_file(self, name: str) -> Path:
         return self.path / f"{name}.onnx"
 
-    def damaged_files(self) -> list[str]:
+    def damaged_files(self, on_bytes: Callable[[int], None] = lambda count: None) -> list[str]:
         """The files whose sha256 is not the manifest's. Reads everything."""
-        return [name for name, record in self.manifest.files.items() if sha256_of(self.path / name) != record.sha256]
+        files = self.manifest.files.items()
+        return [name for name, record in files if sha256_of(self.path / name, on_bytes) != record.sha256]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all its files."""
+        return sum(record.bytes for record in self.manifest.files.values())
 
     def read_report(self, name: str) -> dict | None:
         """reports/<name>.json, or None where there is none that can be read."""
@@ -139,9 +146,14 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
+    """sha256 of a file in hex; `on_bytes` is told the bytes of each part as it is read."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(1 << 24):
+            digest.update(part)
+            on_bytes(len(part))
+    return digest.hexdigest()
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,65 +1,47 @@
 """READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
 
-import hashlib
-import importlib.metadata
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from . import __version__
+from .accounts import Accounts
 from .bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
     Bundle,
     Manifest,
-    SourceRecord,
     open_bundle,
     record_file,
     sha256_of,
     write_manifest,
 )
 from .checkpoint.checkpoint import Checkpoint
-from .config import ModelConfig
 from .destination import check_destination, new_bundle_folder
 from .errors import UserError
-from .export.graphs import FOLD_MODES, Graph
-from .export.passes import clean
-from .export.trace import trace
+from .export.export_graph import export_graph
+from .export.graphs import FOLD_MODES
 from .export.weights import attach_weights
 from .families import detect, get_family
 from .family import Sources
 from .graph import GraphSpec
-from .model.network import build_network
+from .identity import Identity, identify
 from .parity import compare_bundle
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
-from .rewrite.accounting import Accounts, account
+from .rewrite.accounting import account
 from .rewrite.constants import network_parameters
 from .rewrite.prune import prune
 from .store import Parameter, Store, write_store
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
-TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # what a bundle's graphs depend on beside this package
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What decides a bundle's content: two builds with the same key give the same bundle."""
-
-    key: str
-    sources: tuple[SourceRecord, ...]
-    options: dict
-    toolchain: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -112,7 +94,7 @@ def build(
     check_destination(out, checkpoint.files)
     if dry_run:
         return result
-    identity = _identify(checkpoint, plan, opts, progress)
+    identity = identify(checkpoint, plan, opts, progress)
     if (out / MANIFEST).exists() and not force:
         bundle = _same_bundle(out, identity)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
@@ -140,10 +122,10 @@ def verify(
     steps: int = 8,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given (see parity/verify.py).
+    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given (see parity/compare.py).
 
     ckpt, weights, vision  see family.Sources; a scale and a temperature that the build was given are given again
-    inputs, steps          see parity/verify.py
+    inputs, steps          see parity/compare.py
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
     """
@@ -191,19 +173,10 @@ def _export_graphs(
     specs = {}
     for name, graph in FOLD_MODES[opts.fold].items():
         with progress.stage(f"exporting {name}"):
-            spec, model = export_graph(graph, pruned.config, plan, opts)
+            spec, model = export_graph(graph, pruned.config, plan, PRECISIONS[opts.precision], opts.limits)
             ir.save(attach_weights(model, store), folder / f"{name}.onnx")
             specs[name] = spec
     return specs
-
-
-def export_graph(graph: Graph, config: ModelConfig, plan: SkipPlan, opts: BuildOptions) -> tuple[GraphSpec, ir.Model]:
-    """One graph's spec and its cleaned ONNX model, without weights."""
-    precision, limits = PRECISIONS[opts.precision], opts.limits
-    spec = graph.spec(config, plan, precision, limits)
-    vision = get_family(config.family).vision
-    model = trace(lambda: graph.module(build_network(config, plan, precision, limits, vision)), spec)
-    return spec, clean(model)
 
 
 def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
@@ -246,23 +219,6 @@ def _kept_report(bundle: Bundle) -> ParityReport | None:
         return ParityReport.model_validate(bundle.read_report(REPORT))
     except ValueError:
         return None
-
-
-def _identify(checkpoint: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Identity:
-    """Read every byte of the checkpoint once. The key is content, never names or times."""
-    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
-        sources = tuple(_source_record(path, done) for path in checkpoint.files)
-    toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
-    options = opts.model_dump() | {"skip": ",".join(map(str, plan.skipped)) or "none"}
-    content = [[record.sha256 for record in sources], options, toolchain]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Identity(key, sources, options, toolchain)
-
-
-def _source_record(path: Path, done: Callable[[int], None]) -> SourceRecord:
-    record = SourceRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
-    done(record.bytes)
-    return record
 
 
 def _same_bundle(out: Path, identity: Identity) -> Bundle:

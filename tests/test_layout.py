@@ -18,7 +18,7 @@ ROWS = [
     ["bundle"],
     ["destination"],
     ["checkpoint"],
-    ["family", "rewrite"],
+    ["family", "rewrite", "identity"],
     ["model"],
     ["families"],
     ["export"],

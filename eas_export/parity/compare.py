@@ -58,8 +58,8 @@ def compare_bundle(
     """
     progress = progress or Progress()
     m = bundle.manifest
-    with progress.stage("checking files"):
-        damaged = bundle.damaged_files()
+    with progress.stage("checking files", bundle.nbytes) as done:
+        damaged = bundle.damaged_files(done)
     files = tuple(
         Comparison(stage=n, error=float(n in damaged), tolerance=0, ok=n not in damaged, note="sha256") for n in m.files
     )

@@ -322,7 +322,7 @@ def test_a_full_disk_is_one_line(data, tmp_path, refused, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for stage in ("write_store", "write_manifest", "clean"):
+    for stage in ("write_store", "write_manifest", "export_graph"):
         with monkeypatch.context() as patch:
             patch.setattr(eas_export.pipeline, stage, full)
             assert "cannot be written (No space left on device)" in refused(
@@ -339,7 +339,7 @@ def test_a_skip_list_that_is_not_the_checkpoints_is_noted(data, tmp_path, comman
 def test_our_own_bugs_show_their_traceback(tmp_path, command, monkeypatch):
     import eas_export.pipeline
 
-    monkeypatch.setattr(eas_export.pipeline, "trace", lambda *a: 1 / 0)
+    monkeypatch.setattr(eas_export.pipeline, "export_graph", lambda *a: 1 / 0)
     code, _, err = command("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "o")
     assert code == 70 and "ZeroDivisionError" in err and "Traceback" in err and "bug of eas-export" in err
     assert not list(tmp_path.iterdir())
