@@ -31,7 +31,8 @@ class Precision:
     dtype      of weights, activations and caches
     tolerance  largest error against the fp32 reference in units of the reference's standard deviation
                (logits, features, folded weights); the reason for each value stands beside its row
-    state      the same for router weights and pooled features
+    state      the same for router weights and pooled features, but with a unit of at least 1: router weights are
+               probabilities that may lie close together
     floor      errors below it are the rounding of values near zero
     """
 

@@ -109,13 +109,14 @@ def _compare_prompts(
 def _ledger(want: Generation, got: Generation, folding: Runtime | None, precision: Precision) -> list[Comparison]:
     """The lines of one case, in the order of computation."""
 
-    def line(stage: str, got: Tensor, want: Tensor, tolerance: float = precision.tolerance) -> Comparison:
-        return compare(stage, got, want, max(tolerance * spread(want), precision.floor))
+    def line(stage: str, got: Tensor, want: Tensor) -> Comparison:
+        return compare(stage, got, want, max(precision.tolerance * spread(want), precision.floor))
 
     lines = []
     if want.image_features is not None:
         lines.append(line("vision", got.image_features, want.image_features))
-    lines += [line(name, got.state[name], value, precision.state) for name, value in want.state.items()]
+    for name, value in want.state.items():
+        lines.append(compare(name, got.state[name], value, precision.state * max(1.0, spread(value))))
     lines.append(line("prefill", got.logits[0], want.logits[0]))
     if got.folded:
         folded = folding.run("fold", want.state)

@@ -196,7 +196,7 @@ SPOILED = {
     ),
     "no adapter file": (lambda d: adapters(d).unlink(), r"there is no checkpoint-\*\.pth"),
     "no tower": (lambda d: clip(d).unlink(), "clip.*weights/<name>/"),
-    "no weights": (lambda d: llama(d).unlink(), r"no consolidated\.\*\.pth"),
+    "no weights": (lambda d: llama(d).unlink(), r"no consolidated\.00\.pth"),
     "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folder with params.json"),
     "params of another kind": (
         lambda d: (llama(d).parent / "params.json").write_text('{"dim": "x"}'),

@@ -7,8 +7,9 @@ from conftest import golden_case
 
 from eas_export import parity
 from eas_export.backends import open_runtime
-from eas_export.generate import Prompts, generate, join_generations, join_prompts
+from eas_export.generate import Generation, Prompts, generate, join_generations, join_prompts
 from eas_export.parity.samples import sample_prompts
+from eas_export.precision import PRECISIONS
 
 CASE = golden_case("half_13B")
 
@@ -75,3 +76,15 @@ def test_extremes_can_be_verified(tmp_path):
     result = build(folder, tmp_path / "o", max_prompt=2, max_tokens=3, precision="fp16", adapter_scale=1e-5)
     assert result.report.ok, result.report.first_failure
     assert [line.stage for line in result.report.cases["text"]][-2:] == ["decode 2", "tokens"]
+
+
+def test_router_weights_that_lie_close_together_are_held_to_an_absolute_error():
+    """Their spread says nothing: a probability's rounding does not shrink with it."""
+
+    def generation(router: float) -> Generation:
+        state = {"router": torch.tensor([[[router, 1 - router]]])}
+        return Generation(torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64), None, state)
+
+    for error, ok in ((3e-7, True), (3e-5, False)):
+        lines = parity.compare._ledger(generation(0.5 + error), generation(0.5), None, PRECISIONS["fp32"])
+        assert [line.ok for line in lines if line.stage == "router"] == [ok]
