@@ -1,6 +1,6 @@
 """Write a LaVIN-EAS checkpoint of a chosen shape in the published format, with random weights.
 
-    python benchmarks/synthetic.py --shape 1B --out /tmp/lavin-1B          2.6 GB
+    python benchmarks/synthetic.py --shape 1B --out lavin-1B               3.2 GB
     python benchmarks/synthetic.py --shape demo --out eas_export/demo/checkpoint --seed 7
 
 The folder holds weights/<name>/{params.json, consolidated.NN.pth}, clip/*.pth and checkpoint-19.pth, as training leaves them.
