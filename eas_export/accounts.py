@@ -1,15 +1,21 @@
 """What skipping saves, as records: parameters, bytes and cache, before and after pruning."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from .config import Record
+
+Count = Annotated[int, Field(ge=0, le=1 << 60)]
 
 
 class Account(Record):
     """parameters: part -> number; total_bytes: of all parameters; kv_bytes_per_token: of one row's caches"""
 
-    parameters: dict[str, int]
-    total_parameters: int
-    total_bytes: int
-    kv_bytes_per_token: int
+    parameters: dict[str, Count]
+    total_parameters: Count
+    total_bytes: Count
+    kv_bytes_per_token: Count
 
 
 class Accounts(Record):

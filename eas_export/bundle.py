@@ -23,15 +23,17 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from .accounts import Accounts
 from .config import Limits, ModelConfig, Record
 from .errors import UserError
+from .files import require_file
 from .graph import GraphSpec
 from .plan import SkipPlan
-from .recipe import FoldName, PrecisionName
+from .recipe import BuildOptions, FoldName, PrecisionName
 from .store import Store
 
 SCHEMA_VERSION = 1
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 MANIFEST, WEIGHTS, REPORTS = "manifest.json", "weights.safetensors", "reports"
+PARTS = (MANIFEST, WEIGHTS, REPORTS, "*.onnx", "tokenizer.model")  # what may lie in a bundle's folder
 
 
 class FileRecord(Record):
@@ -66,7 +68,7 @@ class Manifest(Record):
     graphs: dict[GraphName, GraphSpec]
     files: dict[FileName, FileRecord]
     sources: tuple[SourceRecord, ...]
-    options: dict[str, str | int | float | None]
+    options: BuildOptions
     toolchain: dict[str, str]
     accounts: Accounts
     notes: tuple[str, ...] = ()
@@ -137,6 +139,15 @@ def open_bundle(path: Path | str) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def looks_like_bundle(path: Path) -> bool:
+    """Whether a folder has a manifest of ours, whole or not."""
+    try:
+        data = json.loads((path / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"schema_version", "graphs", "files"} <= set(data)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, after everything else: a folder without it is no bundle."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
@@ -158,6 +169,8 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
+        if path.exists():
+            require_file(path)
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:

@@ -1,5 +1,7 @@
 """What a model is and how large its inputs may be, as data. No torch here."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
@@ -7,6 +9,9 @@ class Record(BaseModel):
     """A frozen record that refuses unknown keys: the base of everything that is written to or read from JSON or YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Size = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension of a model is larger
 
 
 class AdapterConfig(Record):
@@ -17,7 +22,7 @@ class AdapterConfig(Record):
     temperature  t of the router's softmax (paper, Eq. 6)
     """
 
-    rank: PositiveInt
+    rank: Size
     scale: float = Field(allow_inf_nan=False)
     temperature: float = Field(gt=0, allow_inf_nan=False)
 
@@ -29,13 +34,13 @@ class VisionConfig(Record):
     width                   channels of the tower
     """
 
-    image_size: PositiveInt
-    patch_size: PositiveInt
-    width: PositiveInt
-    blocks: PositiveInt
-    heads: PositiveInt
-    feature_every: PositiveInt
-    projector_width: PositiveInt
+    image_size: Size
+    patch_size: Size
+    width: Size
+    blocks: Size
+    heads: Size
+    feature_every: Size
+    projector_width: Size
     adapter: AdapterConfig
 
     @property
@@ -58,13 +63,13 @@ class ModelConfig(Record):
     """
 
     family: str
-    vocab_size: PositiveInt
-    dim: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    ffn_dim: PositiveInt
-    norm_eps: float = Field(gt=0)
-    rope_theta: float = Field(gt=0)
+    vocab_size: Size
+    dim: Size
+    layers: int = Field(gt=0, le=1000)
+    heads: Size
+    ffn_dim: Size
+    norm_eps: float = Field(gt=0, le=1)
+    rope_theta: float = Field(ge=1, le=1e12)
     rope_interleaved: bool
     modality_token: bool
     kept_adapter: AdapterConfig

@@ -4,11 +4,11 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .bundle import MANIFEST
+from .bundle import PARTS, looks_like_bundle
 from .errors import UserError
 
 CANNOT_WRITE = (
@@ -23,17 +23,22 @@ CANNOT_WRITE = (
 )
 
 
-def check_destination(out: Path, sources: Iterable[Path]) -> None:
-    """Raise UserError unless a bundle can be put at `out`: nothing is there, or an empty folder, or a bundle (whole or not) that
-    holds none of the sources."""
-    if os.path.lexists(out) and not (out / MANIFEST).is_file() and not _is_empty_folder(out):
-        raise UserError("it exists and is no bundle", where=out, fix="choose another --out: only bundles are replaced")
-    inside = [path for path in sources if out.resolve() in path.resolve().parents]
-    if inside:
-        raise UserError(
-            f"it holds {inside[0].name}, which the bundle is built from", where=out, fix="choose another --out"
-        )
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
+def check_destination(out: Path) -> None:
+    """Raise UserError unless a bundle can be put at `out`: nothing is there, or an empty folder, or a bundle (whole or not) with
+    nothing else in it."""
+    if out.exists() and not _is_empty_folder(out):
+        if not looks_like_bundle(out):
+            raise UserError(
+                "it exists and is no bundle", where=out, fix="choose another --out: only bundles are replaced"
+            )
+        foreign = [path.name for path in sorted(out.iterdir()) if not any(path.match(part) for part in PARTS)]
+        if foreign:
+            raise UserError(
+                f"it holds {foreign[0]}, which is no part of a bundle",
+                where=out,
+                fix="move that, or choose another --out",
+            )
+    parent = next(folder for folder in out.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         said = "cannot be written to" if parent.is_dir() else "is not a folder"
         raise UserError(f"no folder can be made there: {parent} {said}", where=out, fix="choose another --out")
@@ -50,15 +55,7 @@ def new_bundle_folder(out: Path) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)
         if out.exists() and not _is_empty_folder(out):
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-            out.rename(old / "bundle")
-            try:
-                folder.rename(out)
-            except OSError:
-                (old / "bundle").rename(out)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+            _replace(out, folder)
         else:
             folder.rename(out)
     except OSError as error:
@@ -72,6 +69,21 @@ def new_bundle_folder(out: Path) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(out: Path, folder: Path) -> None:
+    """Put `folder` in the place of `out`; whatever interrupts, one of the two is there afterwards."""
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    kept = old / out.name
+    try:
+        out.rename(kept)
+        folder.rename(out)
+    except BaseException:
+        if kept.exists() and not out.exists():
+            kept.rename(out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_empty_folder(path: Path) -> bool:

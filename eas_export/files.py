@@ -12,7 +12,9 @@ def require_file(path: Path) -> Path:
         raise UserError("it is a folder", where=path, fix="give a file")
     if not path.exists():
         raise UserError("there is no such file", where=path, fix="check the path")
-    if path.is_file() and path.stat().st_size == 0:
+    if not path.is_file():
+        raise UserError("it is no ordinary file", where=path, fix="give a file")
+    if path.stat().st_size == 0:
         raise UserError("the file is empty", where=path, fix="copy it again")
     return path
 

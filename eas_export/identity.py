@@ -23,7 +23,7 @@ class Identity:
 
     key: str
     sources: tuple[SourceRecord, ...]
-    options: dict[str, str | int | float | None]
+    options: BuildOptions
     toolchain: dict[str, str]
 
 
@@ -32,8 +32,8 @@ def identify(checkpoint: Checkpoint, plan: SkipPlan, options: BuildOptions, prog
     with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
         sources = tuple(_source_record(path, done) for path in checkpoint.files)
     toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
-    resolved = options.model_dump() | {"skip": ",".join(map(str, plan.skipped)) or "none"}
-    content = [[record.sha256 for record in sources], resolved, toolchain]
+    resolved = options.model_copy(update={"skip": ",".join(map(str, plan.skipped)) or "none"})
+    content = [[record.sha256 for record in sources], resolved.model_dump(), toolchain]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Identity(key, sources, resolved, toolchain)
 

@@ -81,7 +81,7 @@ def build(
     Raises UserError for anything the user can mend; then nothing is left at `out` that was not there before.
     """
     progress = progress or Progress()
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts, precision = request.options, PRECISIONS[request.options.precision]
     sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
@@ -91,7 +91,7 @@ def build(
     accounts = account(checkpoint, plan, precision.dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
     result = BuildResult(request, plan, accounts, notes)
-    check_destination(out, checkpoint.files)
+    check_destination(out)
     if dry_run:
         return result
     identity = identify(checkpoint, plan, opts, progress)
@@ -135,8 +135,7 @@ def verify(
         if weights is not None or vision is not None:
             raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
         return compare_bundle(opened, None, "the bundle's own weights", backend, _path(inputs), steps, progress)
-    given = BuildOptions.model_validate(m.options)
-    sources = Sources(Path(ckpt), _path(weights), _path(vision), given.router_temperature, given.adapter_scale)
+    sources = Sources(Path(ckpt), _path(weights), _path(vision), m.options.router_temperature, m.options.adapter_scale)
     checkpoint = get_family(m.config.family).load(sources)
     _require_same_model(m, checkpoint)
     is_origin = [sha256_of(path) for path in checkpoint.files] == [source.sha256 for source in m.sources]

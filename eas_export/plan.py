@@ -2,6 +2,8 @@
 
 import re
 
+from pydantic import Field
+
 from .config import Record
 from .errors import UserError
 
@@ -16,7 +18,7 @@ class SkipPlan(Record):
     origin   who decided ("--skip", "recipe lavin-7b.yaml", "args.skip_list of checkpoint-19.pth")
     """
 
-    layers: int
+    layers: int = Field(gt=0, le=1000)
     skipped: tuple[int, ...]
     origin: str
 

@@ -1,8 +1,12 @@
 """COMPILE and RUN: what executes a bundle's graphs. A backend is one file with an `open_bundle(bundle) -> Runtime` and one row."""
 
+import torch
+
 from ..bundle import Bundle
 from ..errors import UserError
 from ..export.graphs import FOLD_MODES
+from ..families import get_family
+from ..model.network import build_network, parameter_shapes
 from ..precision import PRECISIONS
 from ..registry import lookup
 from .runtime import Runtime
@@ -14,10 +18,27 @@ BACKENDS = {
 
 
 def open_runtime(bundle: Bundle, backend: str) -> Runtime:
-    """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for a manifest whose graphs are
-    not those that this version makes of its config."""
-    m = bundle.manifest
-    specs = {n: g.spec(m.config, m.plan, PRECISIONS[m.precision], m.limits) for n, g in FOLD_MODES[m.fold].items()}
+    """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for graphs and weights that
+    are not those of the bundle's config."""
+    _require_own_graphs_and_weights(bundle)
+    return lookup(BACKENDS, backend, "backend", "--backend")(bundle)
+
+
+def _require_own_graphs_and_weights(bundle: Bundle) -> None:
+    m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
+    specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}
     if specs != m.graphs:
         raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")
-    return lookup(BACKENDS, backend, "backend", "--backend")(bundle)
+    with torch.device("meta"):
+        network = build_network(m.config, m.plan, precision, m.limits, get_family(m.config.family).vision)
+    needed = {
+        name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
+    }
+    stored = {name: (entry.shape, entry.dtype) for name, entry in bundle.store.entries.items()}
+    if needed != stored:
+        different = min(name for name in needed | stored if needed.get(name) != stored.get(name))
+        raise UserError(
+            f"its weights are not those of its config: {different}",
+            where=bundle.path,
+            fix="build it again with --force",
+        )

@@ -25,11 +25,11 @@ class OnnxRuntimeSession:
         self._dtypes = {t.name: np.dtype(t.dtype) for t in (*spec.inputs, *spec.outputs)}
 
     def run(self, inputs: Tensors, outputs: Tensors) -> None:
-        binding = self.session.io_binding()
-        for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, tensor in tensors.items():
-                bind(name, "cpu", 0, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
         try:
+            binding = self.session.io_binding()
+            for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+                for name, tensor in tensors.items():
+                    bind(name, "cpu", 0, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
             self.session.run_with_iobinding(binding)
         except Exception as error:  # the bindings' exception classes have no common base but this
             raise UserError(

@@ -83,7 +83,7 @@ def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
 def accounts_table(accounts: Accounts) -> Table:
     """Parameters, bytes and cache before and after pruning."""
     before, after = accounts.before, accounts.after
-    rows = [[part, f"{n:,}", f"{after.parameters[part]:,}"] for part, n in before.parameters.items()]
+    rows = [[part, f"{n:,}", f"{after.parameters.get(part, 0):,}"] for part, n in before.parameters.items()]
     rows += [
         ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
         ["their size in this precision", size(before.total_bytes), size(after.total_bytes)],

@@ -62,9 +62,17 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+class Terminated(BaseException):
+    """The process was asked to end: raised so that temporary folders are removed on the way out."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line and exit."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary folders are removed
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False)
     except UserError as error:
@@ -80,9 +88,13 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         _say({"what": "interrupted", "where": "keyboard", "fix": "start again"}, "interrupted")
         code = 130
-    except Exception:
+    except Terminated:
+        _say({"what": "terminated", "where": "signal", "fix": "start again"}, "terminated")
+        code = 143
+    except Exception as error:
         traceback.print_exc()
-        print("error: this is a bug of eas-export; please report it with the lines above", file=sys.stderr)
+        fix = "this is a bug of eas-export; please report it with its traceback"
+        _say({"what": f"{type(error).__name__}: {error}", "where": "eas-export", "fix": fix}, fix)
         code = 70
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -65,12 +65,11 @@ def compare_bundle(
     )
     cases = {}
     if not damaged:  # nothing of a damaged bundle is run
+        runtime = open_runtime(bundle, backend)
         with progress.stage("loading the reference"):
             readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
             references = _open_reference(bundle, readers)
-        cases = _compare_prompts(
-            bundle, open_runtime(bundle, backend), references, _read_samples(bundle, inputs, steps), progress
-        )
+        cases = _compare_prompts(bundle, runtime, references, _read_samples(bundle, inputs, steps), progress)
     same = all(line.ok for lines in (files, *cases.values()) for line in lines)
     passed = Verdict.SAME if checkpoint else Verdict.SELF_CONSISTENT
     return ParityReport(

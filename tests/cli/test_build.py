@@ -99,7 +99,7 @@ def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_pa
     m = open_bundle(out).manifest
     assert (m.config.kept_adapter.temperature, m.config.vision.adapter.scale) == (3.5, 0.25)
     assert (m.plan.skipped, m.plan.origin) == ((2, 3), "--skip")
-    assert m.options["router_temperature"] == 3.5
+    assert m.options.router_temperature == 3.5
     assert (out / "tokenizer.model").read_bytes() == b"sentencepiece model" and "tokenizer.model" in m.files
 
 
@@ -257,14 +257,16 @@ def test_only_bundles_are_replaced(data, tmp_path, refused, monkeypatch, more):
     thesis.mkdir()
     (thesis / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("x")
-    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    (tmp_path / "link").symlink_to(thesis)
     build = ("build", "--ckpt", data, *more, "--out")
-    for out in (thesis, tmp_path / "file", tmp_path / "dangling", data, data / "weights", tmp_path, "."):
+    for out in (thesis, tmp_path / "file", tmp_path / "link", data, data / "weights", tmp_path, "."):
         monkeypatch.chdir(thesis)
         assert "it exists and is no bundle" in refused(*build, out)
     assert "is not a folder" in refused(*build, tmp_path / "file" / "o")
-    (data.parent / "manifest.json").write_text("{}")  # what looks like a bundle, but holds the checkpoint
-    assert "which the bundle is built from" in refused(*build, data.parent)
+    (thesis / "manifest.json").write_text("{}")  # many tools call a file so
+    assert "it exists and is no bundle" in refused(*build, thesis)
+    (thesis / "manifest.json").write_text('{"schema_version": 1, "graphs": {}, "files": {}}')
+    assert "it holds thesis.txt, which is no part of a bundle" in refused(*build, thesis)
     assert (thesis / "thesis.txt").read_text() == "years of work" and adapters(data).exists()
 
 
@@ -280,6 +282,27 @@ def test_a_failed_replacement_keeps_the_old_bundle(bundle_of, data, tmp_path, re
     assert "norm.weight holds NaN" in refused("build", "--ckpt", data, "--out", old, "--force")
     assert open_bundle(old).damaged_files() == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "o"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(errno.EIO, "broken")])
+def test_an_interrupted_swap_keeps_the_old_bundle(tmp_path, monkeypatch, stop):
+    from eas_export.destination import new_bundle_folder
+
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name.endswith(".partial"):
+            raise stop
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises((KeyboardInterrupt, UserError)), new_bundle_folder(out) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert (out / "manifest.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
 def test_a_damaged_bundle_is_not_taken_for_done(bundle_of, data, tmp_path, refused):

@@ -1,7 +1,9 @@
 """run, verify, inspect and demo as a user calls them."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from conftest import FP32, GOLDEN, golden_case, max_error
 
 from eas_export.bundle import Bundle, open_bundle, record_file
+from eas_export.demo import CHECKPOINT
 
 CASE = golden_case("first")
 
@@ -141,7 +144,7 @@ def spoil_manifest(bundle: Bundle, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_damaged_bundles_are_refused(bundle, npz, refused):
+def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
     path = bundle.path / "manifest.json"
     whole = path.read_text()
     files = json.loads(whole)["files"]
@@ -159,6 +162,14 @@ def test_damaged_bundles_are_refused(bundle, npz, refused):
         {"graphs": good["graphs"] | {"decode": decode | {"inputs": [decode["inputs"][0] | {"dtype": "object"}]}}},
         {"plan": good["plan"] | {"skipped": [77]}},
         {"plan": good["plan"] | {"layers": 5}},
+        {"plan": good["plan"] | {"layers": 10**9}, "config": good["config"] | {"layers": 10**9}},
+        {"options": {"foo": 1}},
+        {
+            "accounts": {
+                "before": good["accounts"]["before"] | {"total_bytes": 10**400},
+                "after": good["accounts"]["after"],
+            }
+        },
     ]
     for lie in lies:
         path.write_text(json.dumps(good | lie))
@@ -170,6 +181,17 @@ def test_damaged_bundles_are_refused(bundle, npz, refused):
     ):
         path.write_text(json.dumps(good | lie))
         assert "its graphs are not those of its config" in refused("run", bundle.path, "--inputs", npz)
+        assert "its graphs are not those of its config" in refused("verify", bundle.path)
+    path.write_text(json.dumps(good | {"config": good["config"] | {"ffn_dim": 5}, "graphs": good["graphs"]}))
+    assert "are not those of its config" in refused("verify", bundle.path)
+    own = bundle.graph_file("decode").read_bytes()
+    bundle.graph_file("decode").write_bytes(bundle.graph_file("vision").read_bytes())
+    swapped = record_file(bundle.graph_file("decode")).model_dump()
+    path.write_text(json.dumps(good | {"files": files | {"decode.onnx": swapped}}))
+    assert "ONNX Runtime failed in it" in refused("run", bundle.path, "--inputs", npz)
+    bundle.graph_file("decode").write_bytes(own)
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert "no ordinary file" in refused("run", bundle.path, "--inputs", tmp_path / "pipe.npz")
     spoil_manifest(bundle, schema_version=99)
     assert "schema version is 99" in refused("inspect", bundle.path)
     for text in ("", "{", "[]", '{"schema_version": 1}', whole[: len(whole) // 2]):
@@ -217,14 +239,13 @@ def test_inspect_shows_tables(bundle, refused, command):
 
 
 def test_demo(tmp_path, command):
-    code, text, err = command("demo", "--out", tmp_path / "demo.bundle", "--json")
+    out = tmp_path / "demo.bundle"
+    code, text, err = command("demo", "--out", out, "--json")
     said = json.loads(text)
     assert code == 0, err
     assert said["report"]["verdict"] == "same as the checkpoint" and said["tokens_agree"] is True
-    assert set(said["tokens"]) == {"text", "image", "short text"} and open_bundle(
-        tmp_path / "demo.bundle"
-    ).manifest.plan.skipped == (
-        3,
-        5,
-        6,
-    )
+    assert set(said["tokens"]) == {"text", "image", "short text"}
+    assert open_bundle(out).manifest.plan.skipped == (3, 5, 6)
+    prompts = Path(__file__).parents[2] / "calibration" / "demo.npz"
+    code, text, err = command("verify", out, "--ckpt", CHECKPOINT, "--inputs", prompts, "--json")
+    assert code == 0 and list(json.loads(text)["cases"]) == [f"row {i}" for i in range(4)], err
