@@ -190,6 +190,7 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
     path.write_text(json.dumps(good | {"files": files | {"decode.onnx": swapped}}))
     assert "ONNX Runtime failed in it" in refused("run", bundle.path, "--inputs", npz)
     bundle.graph_file("decode").write_bytes(own)
+    path.write_text(whole)
     os.mkfifo(tmp_path / "pipe.npz")
     assert "no ordinary file" in refused("run", bundle.path, "--inputs", tmp_path / "pipe.npz")
     spoil_manifest(bundle, schema_version=99)
