@@ -34,10 +34,10 @@ def adapter_keys(published: str, ours: str, dim: str, rank: str, inner: str) -> 
     return keys
 
 
-def block_diagonal(weight: Tensor) -> Tensor:
+def block_diagonal(weight: Tensor, groups: int = GROUPS) -> Tensor:
     """A grouped 1x1 convolution as a matrix.
 
-    weight  [dim, rank/GROUPS, 1]; block i takes rows [i dim/g, (i+1) dim/g) and columns [i rank/g, (i+1) rank/g)
+    weight  [dim, rank/groups, 1]; block i takes rows [i dim/g, (i+1) dim/g) and columns [i rank/g, (i+1) rank/g)
     returns [dim, rank]
     """
-    return torch.block_diag(*weight.squeeze(-1).chunk(GROUPS))
+    return torch.block_diag(*weight.squeeze(-1).chunk(groups))

@@ -19,6 +19,7 @@ from ..model.decoder import Decoder, KeptBlock, SkippedBlock, apply_folded, fold
 from ..plan import SkipPlan
 from ..precision import Precision
 from .common import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_specs
+from .fold_state import shifted_biases, spread_routers
 
 # (layer, block, n [B, dim]) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up
 Project = Callable[[int, KeptBlock | SkippedBlock, Tensor], tuple[Tensor, ...]]
@@ -37,29 +38,31 @@ class FoldedDecodeGraph(nn.Module):
         def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
             return tuple(apply_folded(folded, name, n) for name in fold_names(layer, block))
 
-        return _decode(self.network.decoder, inputs, project)
+        return decode_step(self.network.decoder, inputs, project)
 
 
 class UnfoldedDecodeGraph(nn.Module):
-    """Decoding with the adapters in place, their router weights and pooled features frozen at the prompt's."""
+    """Decoding with the adapters in place, their router weights and pooled features frozen at the prompt's.
+
+    Two products and a multiplication per layer; what the fold state has to become for them is made once for all layers.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        router = inputs["router"]  # [B, layers, 2]
-        pools = iter(inputs["pooled"].unbind(1) if "pooled" in inputs else ())  # skipped x [B, rank]
+        decoder: Decoder = self.network.decoder
+        spreads, biases = spread_routers(decoder, inputs["router"]), shifted_biases(decoder, inputs.get("pooled"))
 
         def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
-            if isinstance(block, SkippedBlock):
-                return block.ffn.project(block.adapter(n, router[:, layer], next(pools)))
-            return block.attention.project(block.adapter(n, router[:, layer]))
+            return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
 
-        return _decode(self.network.decoder, inputs, project)
+        return decode_step(decoder, inputs, project)
 
 
-def _decode(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
+def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
+    """One step through the blocks; `project` applies the linear layers that stand behind a block's adapter."""
     slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
     x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ..config import Limits, ModelConfig
 from ..graph import GraphSpec
-from ..model.decoder import Decoder, SkippedBlock, fold_names
+from ..model.decoder import Decoder, fold_names
 from ..plan import SkipPlan
 from ..precision import Precision
-from ..rewrite.fold import fold_linear, mix, shift_by_pooled
+from ..rewrite.fold import fold_linear, mix
 from .common import fold_state_specs, folded_specs
+from .fold_state import shifted_biases
 
 
 class FoldGraph(nn.Module):
@@ -23,15 +24,12 @@ class FoldGraph(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         decoder: Decoder = self.network.decoder
         router = inputs["router"].squeeze(0)  # [layers, 2]
-        shifts = (
-            list(shift_by_pooled(inputs["pooled"].squeeze(0)).unbind(0)) if "pooled" in inputs else []
-        )  # skipped x [rank + 1]
+        biases = shifted_biases(decoder, inputs.get("pooled"))  # of [1, width]
         outputs: dict[str, Tensor] = {}
         for i, block in enumerate(decoder.layers):
-            inner, inner_bias = block.adapter.down.weight, block.adapter.down.bias
-            outer = mix(block.adapter.up, router[i])  # [dim, rank + 1]
-            if isinstance(block, SkippedBlock):
-                inner_bias = (inner_bias.float() + shifts.pop(0)).to(inner_bias.dtype)
+            adapter, half = block.adapter, block.adapter.width // 2  # rank + 1
+            inner, outer = adapter.down.weight[:half], mix(adapter.up, router[i])  # [rank + 1, dim], [dim, rank + 1]
+            inner_bias = biases[i].squeeze(0)[:half] if i in biases else adapter.down.bias[:half]  # [rank + 1]
             for name in fold_names(i, block):
                 weight, bias = fold_linear(decoder.get_submodule(name).weight, outer, inner, inner_bias)
                 outputs[f"folded.{name}.weight"], outputs[f"folded.{name}.bias"] = weight, bias

@@ -44,17 +44,18 @@ class PrefillGraph(nn.Module):
             rows = n.unflatten(0, (batch, length))  # [B, L, dim]
             router = block.router(mean_over(rows, router_mean))  # [B, 2]
             routers.append(router)
+            v = per_token(block.adapter.spread(router), length)  # [B*L, width]
             if isinstance(block, SkippedBlock):
                 pooled = block.pool(mean_over(rows, pooled_mean))  # [B, rank]
                 pools.append(pooled)
-                y = block.adapter(n, per_token(router, length), per_token(pooled, length))
-                x = block.finish(x, *block.ffn.project(y))
+                y = block.adapter(n, v, per_token(block.adapter.shifted_bias(pooled), length))
+                x = block.finish(x, *block.project(y))
             else:
-                y = block.adapter(n, per_token(router, length))
-                q, k, v = (_heads(part, batch, length, decoder.config.heads) for part in block.attention.project(y))
+                y = block.adapter(n, v)
+                q, k, values = (_heads(part, batch, length, decoder.config.heads) for part in block.project(y))
                 q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
-                attended = _attend_prompt(q, k, v, prefix)  # [B, H, L, head_dim]
-                for part, update in (("key", k), ("value", v)):
+                attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
+                for part, update in (("key", k), ("value", values)):
                     cache = inputs[f"past_key_values.{i}.{part}"]
                     outputs[f"present.{i}.{part}"] = ops.scatter_cache(cache, update[:, :, prefix:], first_slot)
                 x = block.finish(x, attended.transpose(1, 2).reshape(x.shape))

@@ -1,28 +1,35 @@
-"""The PIA adapter, its router and its pooling, in the stacked form of rewrite/fold.py."""
+"""The PIA adapter, its router and its pooling, in the stacked form of rewrite/fold.py. width is 2 (rank + 1)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AdapterConfig
-from ..rewrite.fold import shift_by_pooled
+from ..rewrite.fold import pooled_shift, spread
+from . import ops
 
 
 class Adapter(nn.Module):
-    """y = n + U h1 for tokens that each bring their prompt's mix weights and pooled feature (paper, Eq. 4-8)."""
+    """y = n + up (v * down(n)) for tokens that each bring their prompt's v and, in a skipped layer, bias of down (paper, Eq. 4-8)."""
 
     def __init__(self, dim: int, config: AdapterConfig):
         super().__init__()
-        self.down = nn.Linear(dim, config.rank + 1)  # M1, m1
-        self.up = nn.Parameter(torch.empty(dim, 2 * (config.rank + 1)))  # s [B | b | D | d]
+        self.width = 2 * (config.rank + 1)
+        self.down = nn.Linear(dim, self.width)  # [M; 0; M; 0], [m; 1; m; 1]
+        self.up = nn.Parameter(torch.empty(dim, self.width))  # s [B | b | D | d]
 
-    def forward(self, n: Tensor, router: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """n [n, dim]; router [n, 2] float32; pooled [n, rank] float32 for a skipped layer -> [n, dim]"""
-        h1 = self.down(n)  # [n, rank + 1]
-        if pooled is not None:
-            h1 = h1 + shift_by_pooled(pooled).to(h1.dtype)
-        mixed = router.to(h1.dtype)[:, :, None] * h1[:, None, :]  # [n, 2, rank + 1]
-        return n + F.linear(mixed.flatten(1), self.up)
+    def forward(self, n: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """n [n, dim]; v [n, width]; bias [n, width], None for down's own; all of n's dtype -> [n, dim]"""
+        h1 = ops.gemm(n, self.down.weight, self.down.bias if bias is None else bias)  # [n, width]
+        return ops.gemm(v * h1, self.up, n)
+
+    def spread(self, router: Tensor) -> Tensor:
+        """v: router [..., 2] float32 -> [..., width]"""
+        return spread(router, self.width).to(self.up.dtype)
+
+    def shifted_bias(self, pooled: Tensor) -> Tensor:
+        """down's bias of a skipped layer with the prompt's pooled feature in it: [..., rank] float32 -> [..., width]"""
+        return (self.down.bias.float() + pooled_shift(pooled)).to(self.up.dtype)
 
 
 class Router(nn.Module):

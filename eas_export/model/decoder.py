@@ -74,6 +74,10 @@ class KeptBlock(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn = FeedForward(config)
 
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y [n, dim], the adapter's output -> q, k, v [n, dim]"""
+        return self.attention.project(y)
+
     def finish(self, x: Tensor, heads: Tensor) -> Tensor:
         """x [n, dim]; heads [n, dim], the attention's output before o -> [n, dim]"""
         x1 = x + self.attention.o(heads)
@@ -95,6 +99,10 @@ class SkippedBlock(nn.Module):
         self.pool = Pool(config.dim, config.skipped_adapter.rank)
         self.adapter = Adapter(config.dim, config.skipped_adapter)
         self.ffn = FeedForward(config)
+
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y [n, dim], the adapter's output -> gate, up [n, ffn_dim]"""
+        return self.ffn.project(y)
 
     def finish(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         """x [n, dim]; gate, up [n, ffn_dim] -> [n, dim]"""

@@ -1,7 +1,7 @@
-"""The standard ONNX operators that torch has no single operator for, each with an eager twin.
+"""The standard ONNX operators that torch has no single operator for, or exports as several, each with an eager twin.
 
 While a graph is exported, each function becomes exactly one ONNX node; otherwise it computes the same in PyTorch. Sources: the
-ONNX operator specifications of RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
+ONNX operator specifications of Gemm-13, RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
 """
 
 import torch
@@ -12,6 +12,13 @@ def _node(name: str, version: int, inputs: list, attributes: dict, like: Tensor,
     return torch.onnx.ops.symbolic(
         name, inputs, attributes, dtype=like.dtype, shape=shape or like.shape, version=version
     )
+
+
+def gemm(x: Tensor, weight: Tensor, onto: Tensor) -> Tensor:
+    """x weight^T + onto, where each token may bring its own: x [n, in], weight [out, in], onto [out] or [n, out] -> [n, out]"""
+    if torch.compiler.is_exporting():
+        return _node("Gemm", 13, [x, weight, onto], {"transB": 1}, x, shape=(x.shape[0], weight.shape[0]))
+    return torch.addmm(onto, x, weight.T)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

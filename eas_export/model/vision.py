@@ -34,7 +34,7 @@ class VisionBlock(nn.Module):
         tokens = router_weights.shape[1]
         n = self.norm1(x)
         router = self.router(mean_over(n.unflatten(0, (-1, tokens)), router_weights))  # [N, 2]
-        y = self.adapter(n, per_token(router, tokens))
+        y = self.adapter(n, per_token(self.adapter.spread(router), tokens))
         q, k, v = (self._heads(part, tokens) for part in self.qkv(y).chunk(3, -1))
         attended = ops.attend(q, k, v, causal=False)  # [N, heads, tokens, head_dim]
         x = x + self.out(attended.transpose(1, 2).reshape(x.shape))

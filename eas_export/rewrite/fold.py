@@ -1,15 +1,19 @@
-"""The fold: a PIA adapter before a linear layer is a linear layer. Pure algebra, traced into the fold graph.
+"""The fold: a PIA adapter before a linear layer is a linear layer. Pure algebra, traced into the graphs.
 
 An adapter with inner map (M, m) and mix weights w = (w0, w1), w0 + w1 = 1, computes (paper, Eq. 4-8; published code)
 
     y = n + s [ w0 (B h + b) + w1 (D h + d) ],   h = M n + m        n [dim], h [rank], w [2]
 
-With M1 = [M; 0] and m1 = [m; 1] (so h1 = [h; 1]) and up = s [B | b | D | d], this is y = n + U h1 with
-U = w0 up[:, :rank+1] + w1 up[:, rank+1:], and a linear layer W on y reads n directly with
+A kept layer has (M, m) = (A, a); a skipped one (0.5 C, 0.5 (c + p)) with the pooled feature p of the prompt. It is stored as
+
+    down = [M; 0; M; 0], [m; 1; m; 1]    so that down(n) = [h; 1; h; 1]        width = 2 (rank + 1)
+    up   = s [B | b | D | d]
+
+Unfolded, two products do it:    y = n + up (v * down(n)),   v = spread(w) = [w0 .. w0, w1 .. w1]
+Folded, none is left. With one half of down, M1 = [M; 0] and m1 = [m; 1], and U = w0 up[:, :rank+1] + w1 up[:, rank+1:], it is
+y = n + U (M1 n + m1), and a linear layer W on y reads n directly:
 
     W' = W + (W U) M1,   b' = (W U) m1        because W y = W n + W U (M1 n + m1)
-
-A kept layer has (M, m) = (A, a); a skipped one (0.5 C, 0.5 (c + p)) with the pooled feature p of the prompt.
 """
 
 import torch
@@ -18,34 +22,40 @@ from torch import Tensor
 
 
 def stack_inner(matrix: Tensor) -> Tensor:
-    """[M; 0]: [rank, dim] -> [rank + 1, dim]"""
-    return torch.cat([matrix, torch.zeros_like(matrix[:1])])
+    """down's matrix [M; 0; M; 0]: [rank, dim] -> [2 (rank + 1), dim]"""
+    return torch.cat([matrix, torch.zeros_like(matrix[:1])]).repeat(2, 1)
 
 
 def stack_inner_bias(bias: Tensor) -> Tensor:
-    """[m; 1]: [rank] -> [rank + 1]"""
-    return torch.cat([bias, torch.ones_like(bias[:1])])
+    """down's bias [m; 1; m; 1]: [rank] -> [2 (rank + 1)]"""
+    return torch.cat([bias, torch.ones_like(bias[:1])]).repeat(2)
 
 
 def stack_outer(b_matrix: Tensor, b_bias: Tensor, d_matrix: Tensor, d_bias: Tensor, scale: float) -> Tensor:
-    """s [B | b | D | d]: [dim, rank], [dim], [dim, rank], [dim] -> [dim, 2 (rank + 1)]"""
+    """up = s [B | b | D | d]: [dim, rank], [dim], [dim, rank], [dim] -> [dim, 2 (rank + 1)]"""
     return scale * torch.cat([b_matrix, b_bias[:, None], d_matrix, d_bias[:, None]], dim=1)
 
 
-def shift_by_pooled(pooled: Tensor) -> Tensor:
-    """What the pooled feature adds to m1 = [0.5 c; 1] of a skipped layer: [..., rank] -> [..., rank + 1]"""
-    return F.pad(0.5 * pooled, (0, 1))
+def spread(router: Tensor, width: int) -> Tensor:
+    """v: each router weight for its half of down(n): [..., 2] -> [..., width]"""
+    return router[..., None].expand(*router.shape, width // 2).flatten(-2)
+
+
+def pooled_shift(pooled: Tensor) -> Tensor:
+    """What the pooled feature adds to down's bias [0.5 c; 1; 0.5 c; 1] in a skipped layer: [..., rank] -> [..., 2 (rank + 1)]"""
+    half = F.pad(0.5 * pooled, (0, 1))
+    return torch.cat([half, half], -1)
 
 
 def mix(up: Tensor, router: Tensor) -> Tensor:
-    """U: the outer matrix for one prompt, in float32.
+    """U: the outer matrix for one prompt, in float32 (or wider, where up is).
 
     up      [dim, 2 (rank + 1)]
     router  [2] float32
     returns [dim, rank + 1] float32
     """
-    branches = up.float().unflatten(1, (2, -1))  # [dim, 2, rank + 1]
-    return (branches * router[:, None]).sum(1)
+    wide = up.to(torch.promote_types(up.dtype, torch.float32))
+    return (wide.unflatten(1, (2, -1)) * router[:, None]).sum(1)
 
 
 def fold_linear(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +63,8 @@ def fold_linear(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor
 
     weight      [out, dim]        W; for gate and up of a skipped layer already W diag(ffn_norm.weight)
     outer       [dim, rank + 1]   U, from `mix`
-    inner       [rank + 1, dim]   M1
-    inner_bias  [rank + 1]        m1
+    inner       [rank + 1, dim]   M1, one half of down
+    inner_bias  [rank + 1]        m1, one half of down's bias
     returns     W' [out, dim] and b' [out], in weight's dtype; the two small products are the only ones
     """
     product = weight @ outer.to(weight.dtype)  # [out, rank + 1]

@@ -4,12 +4,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .fold_constants import FoldConstants
+from .static_shapes import StaticShapes
 
 PASSES = (
     FoldConstants,  # shape arithmetic becomes constants
+    StaticShapes,
     common.IdentityEliminationPass,
     common.CommonSubexpressionEliminationPass,  # every block computes the same shapes and masks
     common.RemoveUnusedNodesPass,
+    lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     common.RemoveUnusedOpsetsPass,
     common.ClearMetadataAndDocStringPass,  # stack traces with the paths of the machine that traced
 )
