@@ -25,9 +25,12 @@ setup(
         "onnx>=1.20",
         "onnx-ir>=0.1.12",
         "onnxscript>=0.5.6",
+        "packaging>=23",
+        "pillow>=10",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
+        "sentencepiece>=0.2",
         "torch>=2.11",
     ],
     # onnxruntime and onnxruntime-gpu overwrite each other's files: take one of cpu and gpu

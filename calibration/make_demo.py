@@ -1,4 +1,4 @@
-"""Make demo.npz: prompts for the demo's model, to run and to verify with. Copy it to start a set of your own.
+"""Make what the demo's prompt sets need: the pictures of demo.jsonl, and demo.npz with token ids. Copy it to start a set of your own.
 
 python calibration/make_demo.py
 """
@@ -6,15 +6,27 @@ python calibration/make_demo.py
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-OUT = Path(__file__).parent / "demo.npz"
+HERE = Path(__file__).parent
 VOCABULARY, IMAGE_SIZE, IMAGE_TOKENS = 128, 28, 2  # of the demo's model: eas-export inspect shows them
 LENGTHS = (9, 24, 13, 17)  # tokens of each prompt, the image's placeholders included
 WITH_IMAGE = (1, 3)  # the rows that have an image
 IMAGE_AT = 3  # where its placeholders start: behind the tokens of "Image:"
 
 
-def main() -> None:
+def draw_pictures(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    circle = Image.new("RGB", (120, 90), "white")
+    ImageDraw.Draw(circle).ellipse((30, 15, 90, 75), fill="navy")
+    circle.save(folder / "circle.png")
+    bars = Image.new("RGB", (90, 120), "white")
+    for left, height in ((10, 40), (38, 90), (66, 65)):
+        ImageDraw.Draw(bars).rectangle((left, 110 - height, left + 14, 110), fill="darkred")
+    bars.save(folder / "bars.png")
+
+
+def write_token_ids(path: Path) -> None:
     random = np.random.default_rng(0)
     input_ids = np.zeros((len(LENGTHS), max(LENGTHS)), np.int64)  # padded on the right
     for row, length in enumerate(LENGTHS):
@@ -22,7 +34,7 @@ def main() -> None:
         if row in WITH_IMAGE:
             input_ids[row, IMAGE_AT : IMAGE_AT + IMAGE_TOKENS] = 0
     np.savez(
-        OUT,
+        path,
         input_ids=input_ids,
         prompt_lengths=np.array(LENGTHS),
         pixel_values=random.standard_normal((len(WITH_IMAGE), 3, IMAGE_SIZE, IMAGE_SIZE)).astype(np.float32),
@@ -31,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    draw_pictures(HERE / "images")
+    write_token_ids(HERE / "demo.npz")

@@ -16,6 +16,9 @@ _PUBLIC = {
     "verify": ".pipeline",
     "open_bundle": ".bundle",
     "open_runtime": ".backends",
+    "open_model": ".text",
+    "Question": ".question",
+    "Sampling": ".sampling",
     "UserError": ".errors",
     "InternalError": ".errors",
 }

@@ -3,11 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint.checkpoint import Checkpoint
 from .config import ModelConfig
+from .question import Question
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Family:
     vision       builds the vision tower: pixel_values [N, 3, H, W] -> image_features [N, tokens, dim]
     find_images  (config, token ids of one prompt as ints, number of its images) -> the position of each image feature in
                  the prompt, features in order; raises UserError where they do not fit
+    format       a question in the format that the family was trained with, as text
+    encode       (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
+    pixels       (config, image in RGB) -> [3, H, W] float32, as the vision tower was trained with
     """
 
     name: str
@@ -42,3 +51,6 @@ class Family:
     load: Callable[[Sources], Checkpoint]
     vision: Callable[[ModelConfig], nn.Module]
     find_images: Callable[[ModelConfig, list[int], int], list[int]]
+    format: Callable[[Question], str]
+    encode: Callable[[ModelConfig, Tokenizer, str, int], list[int]]
+    pixels: Callable[[ModelConfig, "Image"], Tensor]

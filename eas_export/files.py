@@ -1,7 +1,10 @@
-"""A user's file, before it is read."""
+"""A user's files: before one is read, and while one is written."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UserError
 
@@ -25,3 +28,18 @@ def require_writable(path: Path) -> Path:
         said = "it is a folder" if path.is_dir() else f"{path.parent} is no folder that can be written to"
         raise UserError(f"it cannot be written: {said}", where=path, fix="choose another --outputs")
     return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes `path`'s place when the block ends without an error. Raises UserError where it cannot."""
+    partial = require_writable(path).with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        fix = "choose another --outputs"
+        raise UserError(f"it cannot be written ({error.strerror})", where=path, fix=fix) from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -6,6 +6,6 @@ from contextlib import contextmanager
 
 class Progress:
     @contextmanager
-    def stage(self, title: str, total_bytes: int | None = None) -> Iterator[Callable[[int], None]]:
-        """A stage of the work; call what it yields with the bytes that were done."""
+    def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+        """A stage of the work; call what it yields with how much of the total was done."""
         yield lambda done: None

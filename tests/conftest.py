@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import torch
 
 from eas_export.bundle import Bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
+from eas_export.conversation import Prompts
 from eas_export.families import detect
 from eas_export.family import Sources
-from eas_export.inputs import Inputs, make_inputs
+from eas_export.inputs.npz import Inputs, make_inputs
 from eas_export.pipeline import build
 from eas_export.plan import SkipPlan, choose_plan
 
@@ -124,3 +125,16 @@ def refused(command):
 
 def max_error(got: torch.Tensor | np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(np.asarray(got, dtype=np.float64) - np.asarray(want, dtype=np.float64)).max())
+
+
+def text_prompts(*rows: list[int], pad: int = 0) -> Prompts:
+    length = max(map(len, rows)) + pad
+    ids = torch.tensor([row + [77] * (length - len(row)) for row in rows])
+    return Prompts(ids, torch.tensor([len(row) for row in rows]), torch.full_like(ids, -1))
+
+
+def with_image(prompts: Prompts, row: int, position: int, pixels: torch.Tensor) -> Prompts:
+    index = prompts.image_index.clone()
+    index[row, position] = 0 if prompts.pixel_values is None else len(prompts.pixel_values)
+    images = pixels[None] if prompts.pixel_values is None else torch.cat([prompts.pixel_values, pixels[None]])
+    return replace(prompts, image_index=index, pixel_values=images)

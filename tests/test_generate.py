@@ -4,28 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import golden_case, max_error
+from conftest import golden_case, max_error, text_prompts, with_image
 
 from eas_export.backends import BACKENDS, open_runtime
 from eas_export.config import Limits
+from eas_export.conversation import empty_caches, encode_images, prefill
 from eas_export.errors import UserError
-from eas_export.generate import Prompts, generate
+from eas_export.generate import generate
 
 CASE = golden_case("half_13B")
 SAME = 5e-5
-
-
-def text_prompts(*rows: list[int], pad: int = 0) -> Prompts:
-    length = max(map(len, rows)) + pad
-    ids = torch.tensor([row + [77] * (length - len(row)) for row in rows])
-    return Prompts(ids, torch.tensor([len(row) for row in rows]), torch.full_like(ids, -1))
-
-
-def with_image(prompts: Prompts, row: int, position: int, pixels: torch.Tensor) -> Prompts:
-    index = prompts.image_index.clone()
-    index[row, position] = 0 if prompts.pixel_values is None else len(prompts.pixel_values)
-    images = pixels[None] if prompts.pixel_values is None else torch.cat([prompts.pixel_values, pixels[None]])
-    return replace(prompts, image_index=index, pixel_values=images)
 
 
 @pytest.mark.parametrize("fold", ["weights", "lowrank"])
@@ -118,8 +106,6 @@ def test_infinite_logits_are_an_error(bundle_of, monkeypatch):
 
 
 def test_onnxruntime_updates_the_caches_in_place(bundle_of):
-    from eas_export.generate import empty_caches, encode_images, prefill
-
     runtime = open_runtime(bundle_of(CASE), "onnxruntime")
     prompts = text_prompts([3, 4, 5])
     caches = empty_caches(runtime, 1, slots=6)

@@ -52,6 +52,19 @@ def test_lowrank_equals_the_published_code(lavin_case, bundle_of, backend, run):
     check_against_golden(lavin_case, run, generate(runtime, inputs.prompts, forced=inputs.forced_tokens))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("run", ["img1", "txt1"])
+def test_both_fold_modes_are_one_function(lavin_case, bundle_of, backend, run):
+    inputs = lavin_case.prompts(run)
+    folded, lowrank = (
+        generate(open_runtime(bundle_of(lavin_case, fold=fold), backend), inputs.prompts, forced=inputs.forced_tokens)
+        for fold in ("weights", "lowrank")
+    )
+    assert max_error(folded.logits, lowrank.logits) < 5e-5
+    for name, value in folded.state.items():
+        assert max_error(lowrank.state[name], value) < STATE
+
+
 def test_greedy_decoding_feeds_its_own_tokens(bundle_of):
     case = golden_case("first")
     got = generate(open_runtime(bundle_of(case), "onnxruntime"), case.prompts("img1").prompts, steps=8)

@@ -6,7 +6,7 @@ from conftest import golden_case
 
 from eas_export.errors import UserError
 from eas_export.families import get_family
-from eas_export.inputs import make_inputs, read_inputs
+from eas_export.inputs.npz import make_inputs, read_inputs
 
 CASE = golden_case("first")
 CONFIG = CASE.checkpoint.config

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 ROWS = [
     ["errors", "progress"],
     ["registry", "config", "files"],
-    ["plan", "graph", "precision", "accounts"],
+    ["plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
     ["bundle"],
     ["destination"],
@@ -23,9 +23,10 @@ ROWS = [
     ["families"],
     ["export"],
     ["backends"],
-    ["generate"],
+    ["conversation"],
+    ["generate", "answer"],
     ["inputs"],
-    ["parity"],
+    ["text", "parity"],
     ["pipeline", "demo"],
     ["cli"],
 ]

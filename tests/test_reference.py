@@ -14,7 +14,7 @@ from eas_export.config import Limits
 from eas_export.families import detect
 from eas_export.family import Sources
 from eas_export.generate import generate
-from eas_export.inputs import make_inputs
+from eas_export.inputs.npz import make_inputs
 from eas_export.plan import choose_plan
 from eas_export.precision import PRECISIONS
 from eas_export.rewrite.constants import network_parameters

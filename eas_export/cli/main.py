@@ -27,7 +27,7 @@ COMMANDS = {
 SUMMARIES = {
     "build": "Take an EAS checkpoint to a verified bundle.",
     "verify": "Compare a bundle with PyTorch, stage by stage.",
-    "run": "Run a bundle on prompts from an npz file.",
+    "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "demo": "Build, verify and run the small model that comes along.",
 }

@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -63,15 +71,16 @@ class TerminalProgress(Progress):
         self.console = Console(stderr=True, highlight=False)
 
     @contextmanager
-    def stage(self, title: str, total_bytes: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
         start = time.monotonic()
         if not self.console.is_terminal:
             yield lambda done: None
         else:
             columns = [SpinnerColumn(), TextColumn("{task.description}")]
-            columns += [BarColumn(), DownloadColumn(), TimeRemainingColumn()] if total_bytes else [TimeElapsedColumn()]
+            counted = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+            columns += [BarColumn(), counted, TimeRemainingColumn()] if total else [TimeElapsedColumn()]
             with Bars(*columns, console=self.console, transient=True) as bars:
-                task = bars.add_task(title, total=total_bytes)
+                task = bars.add_task(title, total=total)
                 yield lambda done: bars.advance(task, done)
-        amount = f", {size(total_bytes)}" if total_bytes else ""
+        amount = f", {size(total) if unit == 'bytes' else f'{total} {unit}'}" if total else ""
         print(f"{title}: done in {time.monotonic() - start:.1f} s{amount}", file=sys.stderr)

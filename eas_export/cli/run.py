@@ -1,16 +1,34 @@
 """eas-export run"""
 
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UserError
 from .output import PATH, TerminalProgress, json_option, print_json, stdout_console, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..bundle import Bundle
+    from ..sampling import Sampling
+    from ..text import Reply
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--inputs", type=PATH, required=True, help="An npz file; see above.")
-@click.option("--outputs", type=PATH, help="Where to write logits and tokens.")
+@click.option("--prompt", metavar="TEXT", help="What the model reads, as it is, behind the family's image prefix.")
+@click.option("--question", metavar="TEXT", help="A question, put into the family's own format (LaVIN: ScienceQA's).")
+@click.option("--context", metavar="TEXT", help="What is known, with --question.")
+@click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose; again for each.")
+@click.option("--image", metavar="FILE", help="An image that belongs to --prompt or --question.")
+@click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
+@click.option("--outputs", type=PATH, help="Where to write: npz for npz inputs, JSON lines for others.")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
@@ -18,44 +36,199 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
     show_default=True,
     help="Tokens to generate, unless the inputs force tokens.",
 )
+@click.option("--temperature", type=float, help="Draw tokens at this temperature.  [default: 0, the likeliest]")
+@click.option("--top-p", type=float, help="Draw from the likeliest tokens with this much probability.  [default: 1]")
+@click.option("--seed", type=int, help="Of the draws.  [default: 0]")
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs the bundle's graphs.")
 @json_option
-def run(bundle: Path, inputs: Path, outputs: Path | None, max_new_tokens: int, backend: str, as_json: bool) -> None:
-    """Run a bundle on prompts from an npz file.
+def run(
+    bundle: Path,
+    inputs: Path | None,
+    outputs: Path | None,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    backend: str,
+    as_json: bool,
+    **asked: str | tuple[str, ...] | None,
+) -> None:
+    """Run a bundle on a prompt, on a file of questions, or on token ids.
 
     \b
+    eas-export run lavin-7b.bundle --prompt "What is shown?" --image cat.png
+    eas-export run lavin-7b.bundle --question "Which is larger?" --option "the sun" --option "the moon"
+    eas-export run lavin-7b.bundle --inputs questions.jsonl --outputs answers.jsonl
+    eas-export run lavin-7b.bundle --inputs x.npz --outputs y.npz
+
+    A row ends at the model's end token (eos), after --max-new-tokens (length), or when the bundle is full (limit).
+    A lowrank bundle takes as many questions at once as it was built for (--max-batch).
+
+    \b
+    --inputs X.jsonl, an object per line: {"prompt": ..} or {"question": .., "context": .., "options": [..]},
+      and "image": a path relative to the file
     --inputs X.npz:
       input_ids       [B, S] integers, the image's placeholder zeros included, the modality token not
       prompt_lengths  [B] integers, default S
       pixel_values    [N, 3, H, W] floats, resized and normalised
       image_row       [N] integers, the row each image belongs to; a row without one is a text prompt
-      forced_tokens   [steps, B] integers, optional: fed instead of the argmax
+      forced_tokens   [steps, B] integers, optional: fed instead of what would be chosen
     --outputs Y.npz:
-      logits          [steps + 1, B, vocab] float32: after the prompt and after each fed token
-      tokens          [steps + 1, B] int64, argmax of the logits
+      logits          [steps, B, vocab] float32: after the prompt and after each fed token
+      tokens          [steps, B] int64: chosen from the logits, -1 behind a row's end; argmax where tokens are forced
     """
-    from ..backends import open_runtime
     from ..bundle import open_bundle
-    from ..families import get_family
     from ..files import require_writable
-    from ..generate import generate
-    from ..inputs import read_inputs, write_outputs
 
+    sampling = _sampling(temperature=temperature, top_p=top_p, seed=seed)
+    questions = _questions(inputs, asked)
     if outputs:
         require_writable(outputs)
     opened = open_bundle(bundle)
-    config = opened.manifest.config
+    if questions is None:
+        record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend)
+        if not as_json:
+            stdout_console().print(shown)
+    else:
+        record = _run_questions(opened, questions, outputs, max_new_tokens, sampling, backend, as_json)
+    if as_json:
+        print_json(record)
+
+
+def _sampling(**given: float | int | None) -> "Sampling":
+    from pydantic import ValidationError
+
+    from ..sampling import Sampling
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if chosen and not chosen.get("temperature", 0) > 0 and set(chosen) != {"temperature"}:
+        raise UserError(
+            "--top-p and --seed without a temperature draw nothing", where="--temperature", fix="pass --temperature 0.7"
+        )
+    try:
+        return Sampling(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"it is {first['input']}: {first['msg']}", where=option, fix="correct the value") from None
+
+
+def _questions(inputs: Path | None, asked: dict) -> list | None:
+    """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
+    from pydantic import ValidationError
+
+    from ..inputs.questions import read_questions
+    from ..question import Question
+
+    given = {name: value for name, value in asked.items() if value not in (None, ())}
+    if bool(given) == bool(inputs):
+        what = "both --inputs and a question are given" if given else "nothing is asked"
+        raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
+    if inputs is None:
+        try:
+            return [Question(**given)]
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(said, where="command line", fix="see run --help") from None
+    if inputs.suffix == ".jsonl":
+        return read_questions(inputs)
+    return None
+
+
+def _run_arrays(
+    bundle: "Bundle", inputs: Path, outputs: Path | None, max_new_tokens: int, sampling: "Sampling", backend: str
+) -> tuple[dict, "Table"]:
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from ..answer import answer
+    from ..backends import open_runtime
+    from ..conversation import Conversation
+    from ..families import get_family
+    from ..generate import generate
+    from ..inputs.npz import read_inputs, write_outputs
+    from ..text import open_tokenizer
+    from ..tokenizer import FILE
+
+    config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
+    eos = open_tokenizer(bundle).eos if FILE in bundle.manifest.files else None
     progress = TerminalProgress()
     with progress.stage("loading"):
-        runtime = open_runtime(opened, backend)
+        runtime = open_runtime(bundle, backend)
     with progress.stage("running"):
-        result = generate(runtime, read.prompts, steps=max_new_tokens - 1, forced=read.forced_tokens)
+        if read.forced_tokens is not None:
+            forced = generate(runtime, read.prompts, forced=read.forced_tokens)
+            logits, tokens, finish = forced.logits, forced.tokens, None
+        else:
+            steps = []
+            conversation = Conversation(runtime, read.prompts, room=max_new_tokens)
+            keep = lambda _: steps.append(conversation.logits)
+            answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
+            logits, finish = torch.stack(steps), [a.finish for a in answers]
+            tokens = pad_sequence([torch.tensor(a.tokens) for a in answers], padding_value=-1)  # [steps, B]
     if outputs:
-        write_outputs(outputs, result)
-    tokens = result.tokens.T.tolist()
-    if as_json:
-        print_json({"tokens": tokens, "outputs": str(outputs) if outputs else None, "backend": backend})
-    else:
-        rows = [[str(row), " ".join(map(str, ids))] for row, ids in enumerate(tokens)]
-        stdout_console().print(table(f"{backend}, {result.logits.shape[0]} steps", ["row", "tokens"], rows))
+        write_outputs(outputs, logits, tokens)
+    rows = [[token for token in row if token >= 0] for row in tokens.T.tolist()]
+    ends = finish or ["forced"] * len(rows)
+    lines = [[str(row), end, " ".join(map(str, ids))] for row, (end, ids) in enumerate(zip(ends, rows))]
+    record = {"tokens": rows, "finish": finish, "outputs": str(outputs) if outputs else None, "backend": backend}
+    return record, table(f"{backend}, {len(tokens)} steps", ["row", "end", "tokens"], lines)
+
+
+def _run_questions(
+    bundle: "Bundle",
+    questions: list,
+    outputs: Path | None,
+    max_new_tokens: int,
+    sampling: "Sampling",
+    backend: str,
+    as_json: bool,
+) -> dict:
+    from ..text import open_model
+
+    progress = TerminalProgress()
+    with progress.stage("loading"):
+        model = open_model(bundle, backend)
+    answers = []
+    with _lines_to(outputs) as write:
+        if as_json or outputs:
+            with progress.stage("answering", len(questions), "questions") as done:
+                for reply in model.replies(questions, max_new_tokens, sampling):
+                    answers.append(write(reply))
+                    done(1)
+        elif len(questions) == 1:
+            conversation = model.start(questions)
+            for step in model.stream(conversation, max_new_tokens, sampling):
+                click.echo("".join(text for _, text in step), nl=False)
+            click.echo()
+        else:
+            for number, reply in enumerate(model.replies(questions, max_new_tokens, sampling), start=1):
+                click.echo(f"[{number}] {reply.text}")
+    return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}
+
+
+@contextmanager
+def _lines_to(outputs: Path | None) -> Iterator[Callable[["Reply"], dict]]:
+    """A function that makes a reply's record and, where there are outputs, writes it. Outputs appear when all are written;
+    where the work fails, the answers so far stay in a file beside it."""
+    count = 0
+    partial = outputs.with_name(f"{outputs.name}.partial") if outputs else Path(os.devnull)
+
+    def write(reply: "Reply") -> dict:
+        nonlocal count
+        count += 1
+        record = {"question": count, "text": reply.text, "finish": reply.finish, "tokens": list(reply.tokens)}
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        return record
+
+    with open(partial, "w", encoding="utf-8") as file:
+        try:
+            yield write
+        except BaseException:
+            if outputs:
+                click.echo(f"the {count} answers before that are in {partial}", err=True)
+            raise
+    if outputs:
+        partial.replace(outputs)

@@ -10,9 +10,11 @@ Formats, from the published training code:
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
@@ -24,12 +26,19 @@ from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
 from ..config import AdapterConfig, ModelConfig, VisionConfig
 from ..errors import UserError
 from ..family import Family, Sources
+from ..images import squeezed
 from ..model.vision import AdapterVisionTower
 from ..plan import SkipEvidence
+from ..question import Question
+from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 HEAD_WIDTH = 64  # of every CLIP ViT
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Tensors = dict[str, LazyTensor]
 
@@ -124,7 +133,34 @@ def find_images(config: ModelConfig, token_ids: list[int], images: int) -> list[
     return zeros
 
 
-LAVIN = Family("lavin", detect, load, lambda config: AdapterVisionTower(config.vision, config.dim), find_images)
+def format_question(question: Question) -> str:
+    """ScienceQA's format, as published: unknown context is N/A."""
+    options = " ".join(f"({letter}) {text}" for letter, text in zip(ascii_uppercase, question.options))
+    context = question.context or "N/A"
+    return f"Question: {question.question}\nContext: {context}\nOptions: {options}\nResponse:"
+
+
+def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
+    """The first token, "Image: " and n_prompt zeros (without an image "Image: N/A"), and the text, each encoded on its own."""
+    if images == 0:
+        return [tokenizer.bos, *tokenizer.encode("Image: N/A"), *tokenizer.encode(text)]
+    return [tokenizer.bos, *tokenizer.encode("Image: "), *[0] * config.vision.tokens, *tokenizer.encode(text)]
+
+
+def pixels(config: ModelConfig, image: "Image") -> Tensor:
+    return squeezed(image, config.vision.image_size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+LAVIN = Family(
+    name="lavin",
+    detect=detect,
+    load=load,
+    vision=lambda config: AdapterVisionTower(config.vision, config.dim),
+    find_images=find_images,
+    format=format_question,
+    encode=encode,
+    pixels=pixels,
+)
 
 
 def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:

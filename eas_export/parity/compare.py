@@ -16,9 +16,10 @@ from ..backends.pytorch import open_network
 from ..backends.runtime import Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
+from ..conversation import join_prompts
 from ..families import get_family
-from ..generate import Generation, generate, join_generations, join_prompts
-from ..inputs import read_inputs
+from ..generate import Generation, generate, join_generations
+from ..inputs.npz import read_inputs
 from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import Limits, ModelConfig
-from ..generate import Prompts
+from ..conversation import Prompts
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,6 @@ def test_run_refuses(bundle, npz, tmp_path, refused):
     assert "--fold lowrank" in refused("run", bundle.path, "--inputs", tmp_path / "b3.npz")
     np.savez(tmp_path / "long.npz", input_ids=np.ones((1, 1025), int))
     assert "1025 prompt tokens, the bundle takes 1024" in refused("run", bundle.path, "--inputs", tmp_path / "long.npz")
-    np.savez(tmp_path / "short.npz", input_ids=np.ones((1, 9), int))
-    assert "max-tokens" in refused("run", bundle.path, "--inputs", tmp_path / "short.npz", "--max-new-tokens", "2048")
 
 
 def test_verify_with_and_without_the_checkpoint(bundle, npz, command):

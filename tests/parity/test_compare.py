@@ -7,7 +7,8 @@ from conftest import golden_case
 
 from eas_export import parity
 from eas_export.backends import open_runtime
-from eas_export.generate import Generation, Prompts, generate, join_generations, join_prompts
+from eas_export.conversation import Prompts, join_prompts
+from eas_export.generate import Generation, generate, join_generations
 from eas_export.parity.samples import sample_prompts
 from eas_export.precision import PRECISIONS
 

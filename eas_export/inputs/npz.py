@@ -5,7 +5,6 @@ In   input_ids [B, S] (image placeholders included, the modality token not) · p
 Out  logits [steps + 1, B, vocab] float32 · tokens [steps + 1, B] int64
 """
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import ModelConfig
-from .errors import UserError
-from .family import Family
-from .files import require_file, require_writable
-from .generate import Generation, Prompts
+from ..config import ModelConfig
+from ..conversation import Prompts
+from ..errors import UserError
+from ..family import Family
+from ..files import require_file, written_whole
 
 KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
 
@@ -76,18 +75,10 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     return Inputs(Prompts(*map(torch.from_numpy, (ids, lengths, index)), pixels), forced)
 
 
-def write_outputs(path: Path, generation: Generation) -> None:
+def write_outputs(path: Path, logits: Tensor, tokens: Tensor) -> None:
     """Write logits and tokens as npz, whole or not at all."""
-    partial = require_writable(path).with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, logits=generation.logits.numpy(), tokens=generation.tokens.numpy())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"it cannot be written ({error.strerror})", where=path, fix="choose another --outputs"
-        ) from None
+    with written_whole(path) as file:
+        np.savez(file, logits=logits.numpy(), tokens=tokens.numpy())
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:

@@ -1,0 +1,204 @@
+"""A batch of prompts and what is said after them: prefill, fold and decode over any backend's sessions.
+
+The rule for several turns: a conversation's fold state (router weights and pooled features) is made by its first prompt and
+frozen. What is said later, by the model or by the user, goes through decode and changes the caches only. A new prompt is a new
+conversation, with a state of its own. Nothing else would be one function for the fold and for what it replaces.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backends.runtime import Runtime, Tensors
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts, right-padded.
+
+    input_ids       [B, S] int64; image placeholders included
+    prompt_lengths  [B] int64
+    image_index     [B, S] int64: -1 for text, else the feature's row among all images' features in a row
+    pixel_values    [N, 3, H, W] float32, or None without images
+    """
+
+    input_ids: Tensor
+    prompt_lengths: Tensor
+    image_index: Tensor
+    pixel_values: Tensor | None = None
+
+
+def join_prompts(batches: list[Prompts]) -> Prompts:
+    """Several batches as one, padded on the right; images keep their order."""
+    length = max(batch.input_ids.shape[1] for batch in batches)
+    images = [batch.pixel_values for batch in batches if batch.pixel_values is not None]
+    indices, features = [], 0
+    for batch in batches:
+        shifted = batch.image_index + features * (batch.image_index >= 0)
+        indices.append(F.pad(shifted, (0, length - shifted.shape[1]), value=-1))
+        features += int((batch.image_index >= 0).sum())
+    return Prompts(
+        torch.cat([F.pad(batch.input_ids, (0, length - batch.input_ids.shape[1])) for batch in batches]),
+        torch.cat([batch.prompt_lengths for batch in batches]),
+        torch.cat(indices),
+        torch.cat(images) if images else None,
+    )
+
+
+class Conversation:
+    """Prompts that were read, and how far each row has come since.
+
+    logits          [B, vocab] float32 after each row's last token
+    lengths         [B] int64: tokens so far, which is the next one's cache slot and position
+    pending         [B] int64: a token that was chosen and not fed yet, -1 for none (see answer.py)
+    state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
+    folded          the weights that the state was folded into, where the runtime folds
+    image_features  [N * tokens, dim], or None without images
+
+    Raises UserError for prompts beyond the runtime's limits, and for a fold or logits that are not finite.
+    """
+
+    def __init__(self, runtime: Runtime, prompts: Prompts, room: int = 0):
+        """Read the prompts; `room` as for `reserve`, which is best known before."""
+        _check_prompts(runtime, prompts)
+        self.runtime = runtime
+        self.lengths = prompts.prompt_lengths.clone()
+        self.pending = torch.full_like(self.lengths, -1)
+        self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
+        self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
+        features = encode_images(runtime, prompts)
+        after = prefill(runtime, prompts, features, self._caches)
+        self.image_features = None if prompts.pixel_values is None else features
+        self.state = _finite({name: after[name] for name in ("router", "pooled") if name in after}, "fold state")
+        self.logits = _finite({"prefill": after["logits"]}, "logits")["prefill"]
+        folds = "fold" in runtime.sessions
+        self.folded = _finite(runtime.run("fold", self.state), "folded weights") if folds else {}
+
+    @property
+    def room(self) -> Tensor:
+        """How many more tokens each row can be fed within the runtime's limits: [B]"""
+        return self.runtime.limits.max_tokens - self.lengths
+
+    def reserve(self, tokens: int) -> None:
+        """Make the caches large enough for so many more tokens in each row, or for as many as the limits allow."""
+        slots = min(int(self.lengths.max()) + tokens, self.runtime.limits.max_tokens)
+        if slots > self._slots:
+            longer = (0, 0, 0, slots - self._slots)  # the slots are the last axis but one
+            self._caches = {name: F.pad(cache, longer) for name, cache in self._caches.items()}
+            self._slots = slots
+
+    def feed(self, tokens: Tensor, rows: Tensor | None = None) -> None:
+        """One more token for `rows`, [B] bool, all rows by default; the others stay as they are.
+
+        tokens [B] int64, read where rows are True. Raises UserError where a row is full.
+        """
+        rows = torch.ones_like(self.lengths, dtype=torch.bool) if rows is None else rows
+        if int(self.room[rows].min()) < 1:
+            raise too_many("max-tokens", self.runtime.limits.max_tokens + 1, self.runtime.limits.max_tokens)
+        self.reserve(1)
+        # A row that stays writes into its next free slot, which is written again when it goes on; a full row never does
+        slots = self.lengths.clamp(max=self._slots - 1)
+        logits = decode(self.runtime, tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
+        _finite({"decode": logits[rows]}, "logits")
+        self.logits = logits.where(rows[:, None], self.logits)
+        self.lengths = self.lengths + rows
+        self.pending = self.pending.masked_fill(rows, -1)
+
+    def extend(self, turns: list[list[int]]) -> None:
+        """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays."""
+        said = [[token for token in [last, *turn] if token >= 0] for last, turn in zip(self.pending.tolist(), turns)]
+        counts = torch.tensor([len(tokens) for tokens in said])
+        if (counts > self.room).any():
+            length = int((self.lengths + counts).max())
+            raise too_many("max-tokens", length, self.runtime.limits.max_tokens)
+        _check_ids(self.runtime, torch.tensor([token for tokens in said for token in tokens] or [0]))
+        self.reserve(int(counts.max()) + 1)
+        for step in range(int(counts.max())):
+            rows = counts > step
+            self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in said]), rows)
+
+
+def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
+    """Image features [N * tokens, dim]; one row of zeros where there is no image."""
+    spec = runtime.sessions["vision"].spec
+    if prompts.pixel_values is None:
+        return torch.zeros(1, runtime.config.dim, dtype=getattr(torch, spec.outputs[0].dtype))
+    pixels = prompts.pixel_values.to(getattr(torch, spec.inputs[0].dtype))
+    return runtime.run("vision", {"pixel_values": pixels})["image_features"].flatten(0, 1)
+
+
+def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
+    """Zeroed key and value caches of `slots` tokens: NaN in a slot that was never written would poison masked results."""
+    spec = runtime.sessions["decode"].spec
+    sizes = {"B": batch, "T": slots}
+    caches = [t for t in spec.inputs if t.name in spec.aliases.values()]
+    return {t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype)) for t in caches}
+
+
+def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:
+    """logits and the fold state; fills the caches."""
+    inputs = {
+        "input_ids": prompts.input_ids,
+        "image_features": features,
+        "image_index": prompts.image_index,
+        "prompt_lengths": prompts.prompt_lengths,
+    }
+    return runtime.run("prefill", inputs | caches)
+
+
+def decode(runtime: Runtime, token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensor:
+    """One step: token [B], lengths [B] tokens so far (the new token's slot and position) -> logits [B, vocab]"""
+    inputs = {
+        "input_ids": token[:, None],
+        "position_ids": lengths[:, None],
+        "cache_lengths": lengths,
+    }
+    return runtime.run("decode", inputs | adapters | caches)["logits"]
+
+
+def _check_prompts(runtime: Runtime, prompts: Prompts) -> None:
+    rows, length = prompts.input_ids.shape
+    _check_ids(runtime, prompts.input_ids)
+    if rows > 1 and "fold" in runtime.sessions:
+        raise UserError(
+            f"{rows} prompts at once, but folded weights belong to one prompt",
+            where="input_ids",
+            fix="run one prompt at a time, or build with --fold lowrank",
+        )
+    limits = runtime.limits
+    for name, value, limit in (("max-batch", rows, limits.max_batch), ("max-prompt", length, limits.max_prompt)):
+        if value > limit:
+            raise too_many(name, value, limit)
+
+
+def _check_ids(runtime: Runtime, ids: Tensor) -> None:
+    low, high, vocabulary = int(ids.min()), int(ids.max()), runtime.config.vocab_size
+    if low < 0 or high >= vocabulary:
+        raise UserError(
+            f"token ids reach from {low} to {high}",
+            where="input_ids",
+            fix=f"use the model's own tokenizer: ids from 0 to {vocabulary - 1}",
+        )
+
+
+_LIMITED = {"max-batch": "prompts", "max-prompt": "prompt tokens", "max-tokens": "tokens of prompt and answer"}
+
+
+def too_many(limit_name: str, value: int, limit: int) -> UserError:
+    return UserError(
+        f"{value} {_LIMITED[limit_name]}, the bundle takes {limit}",
+        where="input_ids",
+        fix=f"build with --{limit_name} {value} or give less",
+    )
+
+
+def _finite(tensors: Tensors, what: str) -> Tensors:
+    """The tensors, if they hold no NaN and no infinity; reads each once and copies nothing."""
+    for name, tensor in tensors.items():
+        if tensor.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
+            fix = "build with --precision fp32, and verify the bundle"
+            raise UserError(f"the {what} are not finite", where=name, fix=fix)
+    return tensors

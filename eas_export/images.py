@@ -1,0 +1,43 @@
+"""Image files to pixels."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .files import require_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read_image(path: Path) -> "Image":
+    """The image in RGB; of an animation the first picture. Raises UserError for what is none, or too large to be one."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("Pillow is not installed", where=path, fix="pip install pillow") from None
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.convert("RGB")
+    except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+        raise UserError(
+            f"it is not an image that can be read ({type(error).__name__})",
+            where=path,
+            fix="give a PNG or JPEG of a sensible size",
+        ) from None
+
+
+def squeezed(image: "Image", size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """The whole image, resized to a square (bicubic, no crop), as (value / 255 - mean) / std: [3, size, size] float32"""
+    from PIL import Image
+
+    values = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255  # [size, size, 3]
+    return torch.from_numpy((values - np.array(mean, np.float32)) / np.array(std, np.float32)).permute(2, 0, 1)

@@ -1,0 +1,126 @@
+"""Text in, text out: a bundle with the checkpoint's own tokenizer and the family's prompt format.
+
+model = open_model("lavin-7b.bundle")
+for reply in model.replies([Question(question="What is it?", options=("a cat", "a dog"), image="cat.png")]):
+    print(reply.text)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .answer import Answer, Finish, Token, answer, stream
+from .backends import open_runtime
+from .backends.runtime import Runtime
+from .bundle import Bundle, open_bundle
+from .conversation import Conversation, join_prompts
+from .errors import UserError
+from .families import get_family
+from .inputs.questions import encode_question, make_prompt
+from .question import Question
+from .sampling import GREEDY, Sampling
+from .tokenizer import FILE, Tokenizer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as text; its end token is silent there, and the last of `tokens`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Finish
+
+
+class TextModel:
+    """A runtime that reads and writes text. Questions are numbered from 1 in messages, and for sampling."""
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
+        self.runtime, self.tokenizer = runtime, tokenizer
+        self.family = get_family(runtime.config.family)
+
+    def start(self, questions: Sequence[Question], first: int = 1) -> Conversation:
+        """Read the questions' prompts, all in one batch; `first` is the first one's number.
+
+        Raises UserError for an image that cannot be read, and as Conversation does.
+        """
+        config = self.runtime.config
+        prompts = [
+            make_prompt(question, config, self.family, self.tokenizer, f"question {number}")
+            for number, question in enumerate(questions, start=first)
+        ]
+        return Conversation(self.runtime, join_prompts(prompts))
+
+    def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
+        """Go on with the next turn's text, one per row. The prompts' fold state stays (see conversation.py)."""
+        conversation.extend([self.tokenizer.encode(turn) for turn in turns])
+
+    def stream(
+        self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
+    ) -> Iterator[list[tuple[Token, str]]]:
+        """Every step's new tokens, each with the text that it completes."""
+        said: dict[int, list[int]] = {}
+        shown: dict[int, str] = {}
+        for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
+            step = []
+            for token in tokens:
+                ids = said.setdefault(token.row, [])
+                ids.append(token.id)
+                text, before = self.tokenizer.decode(ids), shown.get(token.row, "")
+                whole = token.finish or not text.endswith("\ufffd")  # else half of a character
+                shown[token.row] = text if whole else before
+                step.append((token, shown[token.row][len(before) :]))
+            yield step
+
+    def replies(
+        self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Each question's reply, in order; as many questions at once as the bundle takes, each a conversation of its own.
+
+        Raises UserError before anything is generated where a prompt is too long; else as `start`, for the batch at hand.
+        """
+        self._check_lengths(questions)
+        size = self.runtime.limits.max_batch
+        for begin in range(0, len(questions), size):
+            batch = questions[begin : begin + size]
+            conversation = self.start(batch, first=begin + 1)
+            numbers = range(begin, begin + len(batch))
+            for said in answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, numbers):
+                yield self._reply(said)
+
+    def _reply(self, said: Answer) -> Reply:
+        return Reply(self.tokenizer.decode(list(said.tokens)), said.tokens, said.finish)
+
+    def _check_lengths(self, questions: Sequence[Question]) -> None:
+        limit = self.runtime.limits.max_prompt
+        for number, question in enumerate(questions, start=1):
+            length = len(encode_question(question, self.runtime.config, self.family, self.tokenizer))
+            if length > limit:
+                fix = f"build with --max-prompt {length}, or ask shorter"
+                raise UserError(
+                    f"{length} prompt tokens, the bundle takes {limit}", where=f"question {number}", fix=fix
+                )
+
+
+def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
+    """A bundle that reads and writes text. Raises UserError where it has no tokenizer, or one of another model."""
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    tokenizer = open_tokenizer(opened)
+    return TextModel(open_runtime(opened, backend), tokenizer)
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer. Raises UserError where there is none, or one that does not fit the model."""
+    if FILE not in bundle.manifest.files:
+        raise UserError(
+            f"the bundle has no {FILE}: the checkpoint came without one",
+            where=bundle.path,
+            fix=f"put {FILE} beside the weights' folder and build again, or give token ids: --inputs X.npz",
+        )
+    tokenizer, vocabulary = Tokenizer(bundle.path / FILE), bundle.manifest.config.vocab_size
+    if tokenizer.size > vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.size} tokens, the model {vocabulary}",
+            where=bundle.path / FILE,
+            fix=f"put the model's own {FILE} beside the weights' folder and build again",
+        )
+    return tokenizer

@@ -1,0 +1,177 @@
+"""Conversations and answers: how rows end, what is pending, several turns, sampling."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import golden_case, max_error, text_prompts
+from pydantic import ValidationError
+
+from eas_export.answer import Answer, Finish, answer, stream
+from eas_export.backends import BACKENDS, open_runtime
+from eas_export.config import Limits
+from eas_export.conversation import Conversation
+from eas_export.errors import UserError
+from eas_export.generate import generate
+from eas_export.sampling import Chooser, Sampling
+
+CASE = golden_case("half_13B")
+SAME = 5e-5
+ROWS = [5, 6, 7, 8, 9], [12, 13], [40]
+
+
+@pytest.fixture(params=BACKENDS)
+def runtime(request, bundle_of):
+    return open_runtime(bundle_of(CASE, fold="lowrank"), request.param)
+
+
+@pytest.fixture
+def folding(bundle_of):
+    return open_runtime(bundle_of(CASE), "onnxruntime")
+
+
+def greedy(runtime, row: list[int], count: int) -> list[int]:
+    return generate(runtime, text_prompts(row), steps=count - 1).tokens[:, 0].tolist()
+
+
+def test_rows_end_at_different_steps(runtime):
+    plain = [greedy(runtime, row, 6) for row in ROWS]
+    eos = plain[1][2]  # row 1 says it at its third token at the latest
+    got = answer(Conversation(runtime, text_prompts(*ROWS)), 6, eos)
+    for tokens, said in zip(plain, got):
+        end = tokens.index(eos) + 1 if eos in tokens else 6
+        assert said == Answer(tuple(tokens[:end]), Finish.EOS if eos in tokens else Finish.LENGTH)
+    assert len(got[1].tokens) <= 3 and len({len(said.tokens) for said in got}) > 1
+
+
+def test_a_full_row_ends_with_limit_and_the_others_go_on(runtime):
+    small = replace(runtime, limits=Limits(max_batch=8, max_prompt=5, max_tokens=7))
+    got = answer(Conversation(small, text_prompts(*ROWS)), 5)
+    # a prompt of 5 has room for 2 tokens; what is said after those is the third
+    assert [(len(said.tokens), said.finish) for said in got] == [(3, "limit"), (5, "length"), (5, "length")]
+    for row, said in zip(ROWS, got):
+        assert list(said.tokens) == greedy(runtime, row, len(said.tokens))
+
+
+def test_it_streams_every_token_once(runtime):
+    conversation = Conversation(runtime, text_prompts(*ROWS))
+    steps = list(stream(conversation, 4))
+    assert [[token.row for token in step] for step in steps] == [[0, 1, 2]] * 4
+    assert all(token.finish is None for step in steps[:-1] for token in step)
+    assert [[step[row].id for step in steps] for row in range(3)] == [greedy(runtime, row, 4) for row in ROWS]
+
+
+def test_an_answer_that_was_left_can_be_taken_up_again(runtime):
+    conversation = Conversation(runtime, text_prompts(*ROWS))
+    first = [next(steps) for steps in [stream(conversation, 5)] for _ in range(2)]
+    rest = answer(conversation, 3)
+    for i, row in enumerate(ROWS):
+        assert [step[i].id for step in first] + list(rest[i].tokens) == greedy(runtime, row, 5)
+
+
+def test_a_conversation_goes_on_with_the_first_prompts_state(runtime):
+    """Two turns equal one forced run behind the first prompt: what is said, answer and turn, goes through decode."""
+    turns = [[3, 4], [], [50, 51, 52]]
+    conversation = Conversation(runtime, text_prompts(*ROWS))
+    state = {name: value.clone() for name, value in conversation.state.items()}
+    first = answer(conversation, 3)
+    conversation.extend(turns)
+    second = answer(conversation, 3)
+    for name, value in conversation.state.items():
+        assert value.equal(state[name])
+    for i, row in enumerate(ROWS):
+        said = [*first[i].tokens, *turns[i], *second[i].tokens]
+        forced = torch.tensor(said[:-1])[:, None]
+        want = generate(runtime, text_prompts(row), forced=forced)
+        assert want.tokens[-3:, 0].tolist() == list(second[i].tokens)
+        assert max_error(conversation.logits[i], want.logits[-1, 0]) < SAME
+
+
+def test_a_new_prompt_makes_a_state_of_its_own(runtime):
+    """The same words as one long prompt are another function than as two turns: their state is made from all of them."""
+    row, turn = ROWS[0], [3, 4]
+    conversation = Conversation(runtime, text_prompts(row))
+    conversation.extend([turn])
+    afresh = Conversation(runtime, text_prompts(row + turn))
+    assert max_error(conversation.state["router"], afresh.state["router"]) > 1e-3
+    assert max_error(conversation.state["pooled"], afresh.state["pooled"]) > 1e-3
+    assert max_error(conversation.logits, afresh.logits) > 1e-3
+
+
+def test_a_folded_conversation_keeps_its_weights(folding, runtime):
+    """Both modes, two turns: one function."""
+    said = []
+    for each in (folding, runtime):
+        conversation = Conversation(each, text_prompts(ROWS[0]))
+        first = answer(conversation, 3)
+        conversation.extend([[3, 4]])
+        said.append((first, answer(conversation, 3), conversation.logits))
+    assert said[0][:2] == said[1][:2] and max_error(said[0][2], said[1][2]) < SAME
+
+
+def test_extend_refuses_what_does_not_fit(runtime):
+    small = replace(runtime, limits=Limits(max_batch=8, max_prompt=5, max_tokens=8))
+    conversation = Conversation(small, text_prompts(*ROWS))
+    with pytest.raises(UserError, match=r"9 tokens of prompt and answer, the bundle takes 8.*--max-tokens 9"):
+        conversation.extend([[1, 2, 3, 4], [], []])
+    with pytest.raises(UserError, match=r"token ids reach from 3 to 96.*0 to 95"):
+        conversation.extend([[3], [96], []])
+    assert conversation.lengths.tolist() == [5, 2, 1]  # nothing was fed
+    conversation.extend([[1, 2, 3], [], [4]])
+    assert conversation.lengths.tolist() == [8, 2, 2]
+    full = conversation.logits[0]
+    conversation.extend([[], [7], [7]])  # a row that is full stays as it is
+    assert conversation.logits[0].equal(full)
+    with pytest.raises(UserError, match="--max-tokens"):
+        conversation.feed(torch.tensor([1, 1, 1]))
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_fold_that_is_not_finite_is_an_error(folding, value):
+    """fp16 has no number above 65504: a fold that leaves it is refused, not decoded with."""
+    name = folding.sessions["fold"].spec.outputs[-2].name
+
+    class Overflowing:
+        spec = folding.sessions["fold"].spec
+
+        def run(self, inputs, outputs):
+            folding.sessions["fold"].run(inputs, outputs)
+            outputs[name][3, 5] = float(value)
+
+    spoiled = replace(folding, sessions={**folding.sessions, "fold": Overflowing()})
+    with pytest.raises(UserError, match=rf"folded weights are not finite \({name}\)"):
+        Conversation(spoiled, text_prompts(ROWS[0]))
+
+
+def test_sampling_draws_by_probability_within_top_p():
+    logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]])).expand(4000, 4)
+    counts = Chooser(Sampling(temperature=1, seed=5), range(4000))(logits).bincount(minlength=4) / 4000
+    assert max_error(counts, torch.tensor([0.05, 0.5, 0.15, 0.3])) < 0.03
+    # before token 3 lies 0.5, before token 2 0.8: top_p 0.75 keeps 1 and 3
+    counts = Chooser(Sampling(temperature=1, top_p=0.75), range(4000))(logits).bincount(minlength=4) / 4000
+    assert max_error(counts, torch.tensor([0, 0.625, 0, 0.375])) < 0.03
+    # the square root of probabilities at temperature 2
+    counts = Chooser(Sampling(temperature=2), range(4000))(logits).bincount(minlength=4) / 4000
+    want = torch.tensor([0.05, 0.5, 0.15, 0.3]).sqrt()
+    assert max_error(counts, want / want.sum()) < 0.03
+
+
+def test_sampling_is_the_seeds():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    draw = lambda seed, rows=range(6): Chooser(Sampling(temperature=2, seed=seed), rows)(logits[list(rows)])
+    assert draw(1).equal(draw(1)) and not draw(1).equal(draw(2))
+    assert draw(1)[[4, 2]].equal(draw(1, [4, 2]))  # a row's draws are its own
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-300])
+def test_no_temperature_is_the_likeliest(temperature):
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    assert Chooser(Sampling(temperature=temperature), range(6))(logits).equal(logits.argmax(-1))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"seed": -1}]
+)
+def test_sampling_refuses(bad):
+    with pytest.raises(ValidationError):
+        Sampling(**bad)
