@@ -39,6 +39,7 @@ from .rewrite.accounting import account
 from .rewrite.constants import network_parameters
 from .rewrite.prune import prune
 from .store import Parameter, Store, write_store
+from .tokenizer import Tokenizer
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
@@ -87,6 +88,8 @@ def build(
     sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
 
     checkpoint = detect(sources.ckpt).load(sources)
+    if checkpoint.tokenizer:
+        Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, precision.dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))

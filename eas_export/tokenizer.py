@@ -11,8 +11,8 @@ FILE = "tokenizer.model"
 class Tokenizer:
     """Text to token ids and back. `bos` and `eos` are the ids of the first and the end token."""
 
-    def __init__(self, path: Path):
-        """Raises UserError where the file is missing or no sentencepiece model with those two tokens."""
+    def __init__(self, path: Path, vocabulary: int):
+        """Raises UserError where the file is no sentencepiece model with those two tokens and at most `vocabulary` tokens."""
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
@@ -27,9 +27,14 @@ class Tokenizer:
                 where=path,
                 fix="copy the checkpoint's tokenizer.model again",
             ) from None
-        self.bos, self.eos, self.size = self._model.bos_id(), self._model.eos_id(), self._model.vocab_size()
-        if min(self.bos, self.eos) < 0:
-            raise UserError("it has no first or no end token", where=path, fix="give the model's own tokenizer.model")
+        self.bos, self.eos, size = self._model.bos_id(), self._model.eos_id(), self._model.vocab_size()
+        if min(self.bos, self.eos) < 0 or size > vocabulary:
+            what = (
+                f"it has {size} tokens, the model {vocabulary}"
+                if size > vocabulary
+                else "it has no first or no end token"
+            )
+            raise UserError(what, where=path, fix="put the model's own tokenizer.model there")
 
     def encode(self, text: str) -> list[int]:
         """Ids without a first or an end token."""

@@ -13,6 +13,7 @@ import torch
 from eas_export.bundle import Bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.conversation import Prompts
+from eas_export.demo import CHECKPOINT
 from eas_export.families import detect
 from eas_export.family import Sources
 from eas_export.inputs.npz import Inputs, make_inputs
@@ -70,6 +71,9 @@ class GoldenCase:
 @pytest.fixture(scope="session", params=LAVIN_CASES)
 def lavin_case(request) -> GoldenCase:
     return golden_case(request.param)
+
+
+DEMO = GoldenCase("demo", CHECKPOINT)  # has a tokenizer, and no golden numbers
 
 
 def golden_case(name: str) -> GoldenCase:

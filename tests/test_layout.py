@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 ROWS = [
     ["errors", "progress"],
     ["registry", "config", "files"],
-    ["plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
+    ["health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
     ["bundle"],
     ["destination"],
@@ -26,8 +26,9 @@ ROWS = [
     ["conversation"],
     ["generate", "answer"],
     ["inputs"],
-    ["text", "parity"],
-    ["pipeline", "demo"],
+    ["text"],
+    ["parity"],
+    ["pipeline", "demo", "doctor"],
     ["cli"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
@@ -99,6 +100,7 @@ def modules_after(code: str) -> set[str]:
         ["run", "--help"],
         ["inspect", "--help"],
         ["demo", "--help"],
+        ["doctor", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments):

@@ -1,4 +1,4 @@
-"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file with an `open_bundle(bundle) -> Runtime` and one row."""
+"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, and one row."""
 
 import torch
 
@@ -9,19 +9,25 @@ from ..families import get_family
 from ..model.network import build_network, parameter_shapes
 from ..precision import PRECISIONS
 from ..registry import lookup
+from .backend import Backend
 from .runtime import Runtime
 
 BACKENDS = {
-    "onnxruntime": ".backends.onnxruntime:open_bundle",
-    "pytorch": ".backends.pytorch:open_bundle",
+    "onnxruntime": ".backends.onnxruntime:ONNXRUNTIME",
+    "pytorch": ".backends.pytorch:PYTORCH",
 }
+
+
+def get_backend(name: str) -> Backend:
+    """Raises UserError for a name that is none."""
+    return lookup(BACKENDS, name, "backend", "--backend")
 
 
 def open_runtime(bundle: Bundle, backend: str) -> Runtime:
     """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for graphs and weights that
     are not those of the bundle's config."""
     _require_own_graphs_and_weights(bundle)
-    return lookup(BACKENDS, backend, "backend", "--backend")(bundle)
+    return get_backend(backend).open(bundle)
 
 
 def _require_own_graphs_and_weights(bundle: Bundle) -> None:

@@ -14,7 +14,9 @@ import onnx_ir as ir
 from ..bundle import Bundle
 from ..errors import UserError
 from ..graph import GraphSpec
+from ..health import Health
 from ..precision import DTYPES
+from .backend import Backend
 from .runtime import Runtime, Tensors
 
 
@@ -51,9 +53,11 @@ def open_bundle(bundle: Bundle) -> Runtime:
 def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
-    except ImportError:
+    except ImportError as error:
         raise UserError(
-            "ONNX Runtime is not installed", where="--backend onnxruntime", fix="pip install 'eas-export[cpu]'"
+            f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})",
+            where="--backend onnxruntime",
+            fix="pip install 'eas-export[cpu]'",
         ) from None
     return onnxruntime
 
@@ -96,3 +100,17 @@ def _external_shapes(path: Path) -> dict[str, list[int]]:
     """Name -> shape of the initializers that lie in the store."""
     initializers = ir.load(path).graph.initializers.items()
     return {name: list(v.const_value.shape) for name, v in initializers if isinstance(v.const_value, ir.ExternalTensor)}
+
+
+def health() -> Health:
+    try:
+        ort = _import_onnxruntime()
+    except UserError as error:
+        return Health(version=None, does=f"nothing: {error.what}", fix=error.fix)
+    does = (
+        "runs bundles on the CPU, weights mapped and shared in fp32; fp16 weights are widened, a private copy per graph"
+    )
+    return Health(version=ort.__version__, does=does)
+
+
+ONNXRUNTIME = Backend(open_bundle, health)

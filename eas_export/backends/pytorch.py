@@ -10,9 +10,11 @@ from ..config import Limits, ModelConfig
 from ..export.graphs import FOLD_MODES
 from ..families import get_family
 from ..graph import GraphSpec
+from ..health import Health
 from ..model.network import build_network, load_parameters
 from ..plan import SkipPlan
 from ..precision import PRECISIONS, Precision
+from .backend import Backend
 from .runtime import Runtime, Tensors
 
 
@@ -48,3 +50,10 @@ def open_bundle(bundle: Bundle) -> Runtime:
     m = bundle.manifest
     readers = {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
     return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, m.fold, readers)
+
+
+def health() -> Health:
+    return Health(version=torch.__version__, does="the reference: every graph's own modules, eagerly, in memory")
+
+
+PYTORCH = Backend(open_bundle, health)

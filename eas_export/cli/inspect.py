@@ -1,7 +1,7 @@
 """eas-export inspect"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -10,7 +10,10 @@ from ..accounts import Accounts
 from ..config import ModelConfig
 from ..errors import UserError
 from ..plan import SkipPlan
-from .output import PATH, json_option, print_json, size, stdout_console, table
+from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
+
+if TYPE_CHECKING:
+    from ..export.memory import RequestMemory
 
 
 @click.command()
@@ -24,7 +27,8 @@ from .output import PATH, json_option, print_json, size, stdout_console, table
 def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None:
     """Show what is in a checkpoint or a bundle.
 
-    Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, cache per token. Reads no tensors.
+    Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, what a request takes in each fold mode.
+    Reads no tensors. Bytes of a checkpoint are counted in fp16, of a bundle in its own precision.
 
     \b
     eas-export inspect data/
@@ -35,18 +39,14 @@ def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None
         raise UserError("it is a bundle, and these options belong to a checkpoint", where=path, fix="leave them out")
     facts = _bundle_facts(path) if is_bundle else _checkpoint_facts(path, skip, **sources)
     if as_json:
-        print_json(
-            {
-                key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-                for key, value in facts.items()
-            }
-        )
+        print_json({key: as_plain(value) for key, value in facts.items()})
         return
     console = stdout_console()
     config, plan = facts["config"], facts["plan"]
     console.print(f"{path}: {facts['kind']}, {config.family}")
     console.print(model_table(config, plan))
     console.print(accounts_table(facts["accounts"]))
+    console.print(memory_table(facts["requests"]))
     if facts.get("files"):
         rows = [[name, size(number)] for name, number in facts["files"].items()]
         console.print(table("files", ["file", "size"], rows, numbers=1))
@@ -92,8 +92,21 @@ def accounts_table(accounts: Accounts) -> Table:
     return table("parameters", ["", "before pruning", "after"], rows, numbers=2)
 
 
+def memory_table(requests: "dict[str, RequestMemory]") -> Table:
+    """What one request takes beside the shared weights, in each fold mode."""
+    each = requests.values()
+    rows = [
+        ["KV cache per token", *(size(mode.kv_bytes_per_token) for mode in each)],
+        ["fold state", *(f"{mode.fold_state_numbers} numbers, {size(mode.fold_state_bytes)}" for mode in each)],
+        ["folded weights", *(size(mode.folded_weights_bytes) for mode in each)],
+    ]
+    return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
+
+
 def _bundle_facts(path: Path) -> dict:
     from ..bundle import open_bundle
+    from ..export.memory import request_memory
+    from ..precision import PRECISIONS
 
     m = open_bundle(path).manifest
     limits = m.limits.model_dump()
@@ -102,6 +115,7 @@ def _bundle_facts(path: Path) -> dict:
         "config": m.config,
         "plan": m.plan,
         "accounts": m.accounts,
+        "requests": request_memory(m.config, m.plan, PRECISIONS[m.precision]),
         "precision": m.precision,
         "fold": m.fold,
         "limits": limits,
@@ -112,9 +126,11 @@ def _bundle_facts(path: Path) -> dict:
 
 
 def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
+    from ..export.memory import request_memory
     from ..families import detect
     from ..family import Sources
     from ..plan import choose_plan, make_plan
+    from ..precision import PRECISIONS
     from ..rewrite.accounting import account
 
     checkpoint = detect(path).load(Sources(path, **sources))
@@ -126,11 +142,13 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
             raise
         plan = make_plan(checkpoint.config.layers, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
-    accounts = account(checkpoint, plan, "float16")
+    precision = PRECISIONS["fp16"]
+    accounts = account(checkpoint, plan, precision.dtype)
     return {
         "kind": "checkpoint",
         "config": checkpoint.config,
         "plan": plan,
         "accounts": accounts,
+        "requests": request_memory(checkpoint.config, plan, precision),
         "notes": tuple(notes),
     }

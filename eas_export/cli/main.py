@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ".cli.run:run",
     "inspect": ".cli.inspect:inspect",
     "demo": ".cli.demo:demo",
+    "doctor": ".cli.doctor:doctor",
 }
 
 # Shown by --help without importing the commands
@@ -30,6 +31,7 @@ SUMMARIES = {
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "demo": "Build, verify and run the small model that comes along.",
+    "doctor": "Show what is installed, what could run here, and how to get what is missing.",
 }
 
 

@@ -41,6 +41,13 @@ def judged(ok: bool, text: str) -> Text:
     return Text(text, style="green" if ok else "red")
 
 
+def as_plain(value: Any) -> Any:
+    """Records, and tables of them, as what JSON knows."""
+    if isinstance(value, dict):
+        return {key: as_plain(each) for key, each in value.items()}
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1))
 

@@ -19,7 +19,7 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
 @click.option(
     "--inputs",
     type=PATH,
-    help="An npz file as for run; each row is compared on its own. Default: made from the config.",
+    help="An npz or jsonl file as for run; each row is compared on its own, then in batches. Default: made from the config.",
 )
 @click.option(
     "--steps",

@@ -62,7 +62,7 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
             "it is not a JSON object", where=where, fix='write lines like {"prompt": "...", "image": "cat.png"}'
         ) from None
     if question.image is None:
-        return question
+        return Question(**question.model_dump())
     image = path.parent / question.image
     try:
         require_file(image)

@@ -20,10 +20,12 @@ from ..conversation import join_prompts
 from ..families import get_family
 from ..generate import Generation, generate, join_generations
 from ..inputs.npz import read_inputs
+from ..inputs.questions import make_prompt, read_questions
 from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters
 from ..rewrite.prune import prune
+from ..text import open_tokenizer
 from .metrics import Comparison, compare, compare_tokens, spread, worst
 from .report import ParityReport, Verdict
 from .samples import Samples, sample_prompts, single_rows
@@ -52,7 +54,7 @@ def compare_bundle(
 
     checkpoint  where the reference's weights come from; None: the bundle, and the verdict is "self-consistent" at best
     reference   what the report calls it
-    inputs      an npz file as for `run`; None: prompts made from the config
+    inputs      an npz or jsonl file as for `run`; None: prompts made from the config
     steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
 
     The checkpoint must have the bundle's config. Raises UserError for inputs that do not fit the model.
@@ -97,12 +99,17 @@ def _compare_prompts(
             got = generate(runtime, prompt, forced=want.tokens[:-1] if forced is None else forced)
             cases[name] = tuple(_ledger(want, got, references.folding, precision))
             wanted.append((want, want.tokens[:-1] if forced is None else forced))
-    if 1 < len(wanted) <= runtime.limits.max_batch:
-        with progress.stage("comparing all in one batch"):
-            want = join_generations([want for want, _ in wanted])
-            forced = torch.cat([forced for _, forced in wanted], 1)
-            got = generate(runtime, join_prompts(list(samples.prompts.values())), forced=forced)
-            cases["all in one batch"] = tuple(_ledger(want, got, None, precision))
+    size = runtime.limits.max_batch
+    for first in range(0, len(wanted), size):
+        prompts, batch = list(samples.prompts.values())[first : first + size], wanted[first : first + size]
+        if len(batch) == 1:
+            continue  # was compared already
+        name = f"{first + 1} to {first + len(batch)} in one batch"
+        with progress.stage(f"comparing {name}"):
+            want = join_generations([want for want, _ in batch])
+            forced = torch.cat([forced for _, forced in batch], 1)
+            got = generate(runtime, join_prompts(prompts), forced=forced)
+            cases[name] = tuple(_ledger(want, got, None, precision))
     return cases
 
 
@@ -130,7 +137,13 @@ def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
     m = bundle.manifest
     if inputs is None:
         return sample_prompts(m.config, m.limits, steps)
-    read = read_inputs(inputs, m.config, get_family(m.config.family))
+    family = get_family(m.config.family)
+    if inputs.suffix == ".jsonl":
+        tokenizer = open_tokenizer(bundle)
+        names = {f"question {number}": question for number, question in enumerate(read_questions(inputs), start=1)}
+        prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
+        return Samples(prompts, {}, steps)
+    read = read_inputs(inputs, m.config, family)
     rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
     forced = read.forced_tokens
     columns = {} if forced is None else {name: forced[:, i : i + 1] for i, name in enumerate(rows)}

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, golden_case
+from conftest import DEMO, GOLDEN, golden_case
+from sentencepiece import SentencePieceTrainer
 
 from eas_export.bundle import open_bundle
 from eas_export.errors import UserError
@@ -88,8 +90,29 @@ def test_adapter_file_with_the_others_beside_it(data, tmp_path, command):
     assert json.loads(text)["plan"]["skipped"] == [0]
 
 
+def small_tokenizer(pieces: int) -> bytes:
+    file, letters = io.BytesIO(), "abcdefghijklmnopqrstuvwxyz"
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([letters, "the cat and the hen and the cow"]),
+        model_writer=file,
+        model_type="bpe",
+        vocab_size=pieces,
+        minloglevel=2,
+    )
+    return file.getvalue()
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_before_any_work(data, tmp_path, refused):
+    path = data / "weights" / "tokenizer.model"
+    path.write_bytes(b"sentencepiece model")
+    assert "not a sentencepiece model" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
+    path.write_bytes((DEMO.folder / "weights" / "tokenizer.model").read_bytes())
+    assert "128 tokens, the model 96" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
+
+
 def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_path, command):
-    (data / "weights" / "tokenizer.model").write_bytes(b"sentencepiece model")
+    tokenizer = small_tokenizer(40)
+    (data / "weights" / "tokenizer.model").write_bytes(tokenizer)
     change(
         llama(data), lambda c: c["layers.2.attention.wq.weight"].fill_(float("nan"))
     )  # skipped below: nobody reads it
@@ -100,7 +123,7 @@ def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_pa
     assert (m.config.kept_adapter.temperature, m.config.vision.adapter.scale) == (3.5, 0.25)
     assert (m.plan.skipped, m.plan.origin) == ((2, 3), "--skip")
     assert m.options.router_temperature == 3.5
-    assert (out / "tokenizer.model").read_bytes() == b"sentencepiece model" and "tokenizer.model" in m.files
+    assert (out / "tokenizer.model").read_bytes() == tokenizer and "tokenizer.model" in m.files
 
 
 def test_settings_that_the_file_does_not_say_are_asked_for(data, tmp_path, command, refused):

@@ -43,7 +43,7 @@ def test_rows_that_use_their_neighbours_state_are_found(bundle_of, monkeypatch):
         return {"router": inputs["router"][:1].expand_as(inputs["router"]).contiguous()}
 
     report = ledger_with(monkeypatch, bundle, "decode", first_rows_router)
-    assert not report.ok and report.first_failure == "all in one batch: decode 1"
+    assert not report.ok and report.first_failure == "1 to 3 in one batch: decode 1"
 
 
 def test_a_wrong_position_is_found_in_the_decode(bundle_of, monkeypatch):

@@ -1,0 +1,37 @@
+"""eas-export doctor"""
+
+import click
+
+from .output import json_option, print_json, size, stdout_console, table
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Show what is installed, what could run here, and how to get what is missing.
+
+    Exit 0: bundles can be built and run here; 1: something that is needed is missing.
+    """
+    from ..doctor import examine
+
+    health = examine()
+    if as_json:
+        print_json(health.model_dump(mode="json") | {"ok": health.ok})
+        return 0 if health.ok else 1
+    console = stdout_console()
+    machine = health.machine
+    rows = [
+        ["system", f"{machine.system}, Python {machine.python}"],
+        ["processor", f"{machine.cores} cores, {size(machine.memory_bytes)} of memory"],
+        ["GPU", machine.gpu or "none that PyTorch sees"],
+    ]
+    console.print(table("machine", ["", ""], rows))
+    rows = [
+        [p.name, p.used_for, p.wanted or "any", p.installed or "-", "ok" if p.ok else p.fix] for p in health.packages
+    ]
+    console.print(table("packages", ["package", "for", "wanted", "installed", ""], rows))
+    rows = [[name, b.version or "-", b.does, b.fix] for name, b in health.backends.items()]
+    console.print(table("backends", ["backend", "version", "what it does here", "what to do"], rows))
+    for note in health.notes:
+        console.print(f"note: {note}")
+    return 0 if health.ok else 1

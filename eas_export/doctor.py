@@ -1,0 +1,118 @@
+"""What this machine has and what eas-export could do on it. The packages come from this package's own requirements."""
+
+import importlib.metadata
+import os
+import platform
+
+from packaging.requirements import Requirement
+
+from .config import Record
+from .health import Health
+
+PACKAGE = "eas-export"
+EVERYTHING = "everything"
+NOT_EXAMINED = {"test"}  # the extra that only our own tests need
+TENSORRT = "TensorRT: this version builds and runs no engines yet; the packages of the extras gpu and rtx are for that"
+
+
+class Machine(Record):
+    """gpu: its name and memory, None where PyTorch sees none"""
+
+    system: str
+    python: str
+    cores: int
+    memory_bytes: int
+    gpu: str | None
+
+
+class Package(Record):
+    """used_for: "everything", or the extra that brings it; wanted: a version range; installed: None where it is missing"""
+
+    name: str
+    used_for: str
+    wanted: str
+    installed: str | None
+    ok: bool
+    fix: str
+
+
+class Report(Record):
+    """ok: everything that is needed is there, and a backend beside PyTorch runs"""
+
+    machine: Machine
+    packages: tuple[Package, ...]
+    backends: dict[str, Health]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        needed = all(package.ok for package in self.packages if package.used_for == EVERYTHING)
+        return needed and any(b.version for name, b in self.backends.items() if name != "pytorch")
+
+
+def examine() -> Report:
+    """Look at everything. Nothing that might be missing is imported before it was seen."""
+    packages = tuple(_package(requirement) for requirement in _requirements())
+    installed = {package.name for package in packages if package.installed}
+    notes = [TENSORRT]
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        notes.append("onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, install one")
+    if any(package.used_for == EVERYTHING and not package.installed for package in packages):
+        notes.append("backends are not examined before the packages for everything are there")
+        return Report(machine=_machine(None), packages=packages, backends={}, notes=tuple(notes))
+    from .backends import BACKENDS, get_backend
+
+    backends = {name: get_backend(name).health() for name in BACKENDS}
+    return Report(machine=_machine(_gpu()), packages=packages, backends=backends, notes=tuple(notes))
+
+
+def _requirements() -> list[tuple[Requirement, str]]:
+    """Every requirement of this package, with what it is for."""
+    extras = [e for e in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra", []) if e not in NOT_EXAMINED]
+    result = []
+    for line in importlib.metadata.requires(PACKAGE) or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            result.append((requirement, EVERYTHING))
+        else:
+            result += [(requirement, extra) for extra in extras if marker.evaluate({"extra": extra})]
+    return result
+
+
+def _package(wanted: tuple[Requirement, str]) -> Package:
+    requirement, used_for = wanted
+    try:
+        installed = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        installed = None
+    ok = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+    source = f"{requirement.name}{requirement.specifier}" if used_for == EVERYTHING else f"{PACKAGE}[{used_for}]"
+    return Package(
+        name=requirement.name,
+        used_for=used_for,
+        wanted=str(requirement.specifier),
+        installed=installed,
+        ok=ok,
+        fix="" if ok else f"pip install '{source}'",
+    )
+
+
+def _gpu() -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    capability = f"{properties.major}.{properties.minor}"
+    return f"{properties.name}, {properties.total_memory / 1e9:.1f} GB, compute capability {capability}"
+
+
+def _machine(gpu: str | None) -> Machine:
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpu=gpu,
+    )

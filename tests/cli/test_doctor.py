@@ -1,0 +1,59 @@
+"""doctor: what is there, what could run, what is missing."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import onnxruntime
+import torch
+
+
+def test_doctor_says_what_is_installed(command):
+    code, text, _ = command("doctor", "--json")
+    said = json.loads(text)
+    assert code == 0 and said["ok"] is True
+    packages = {(package["name"], package["used_for"]): package for package in said["packages"]}
+    assert packages["torch", "everything"]["installed"] == importlib.metadata.version("torch")
+    assert packages["onnxruntime", "cpu"]["ok"] and not packages["onnxruntime", "cpu"]["fix"]
+    missing = [package for package in said["packages"] if package["installed"] is None]
+    assert all(package["fix"] == f"pip install 'eas-export[{package['used_for']}]'" for package in missing)
+    assert "pytest" not in {name for name, _ in packages}
+    assert said["backends"]["onnxruntime"]["version"] == onnxruntime.__version__
+    assert said["backends"]["pytorch"]["version"] == torch.__version__
+    assert (said["machine"]["gpu"] is None) == (not torch.cuda.is_available())
+    code, text, _ = command("doctor")
+    assert code == 0 and "runs bundles on the CPU" in text and "TensorRT" in text
+
+
+def doctor_without(*modules: str) -> tuple[int, dict]:
+    """doctor --json in a process where these packages cannot be found."""
+    script = f"""
+import importlib.metadata, sys
+gone = {modules!r}
+for name in gone: sys.modules[name] = None
+version = importlib.metadata.version
+def find(name):
+    if name in gone: raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = find
+sys.argv = ["eas-export", "doctor", "--json"]
+from eas_export.cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_without_onnxruntime_nothing_runs_bundles():
+    code, said = doctor_without("onnxruntime")
+    assert code == 1 and said["ok"] is False
+    assert said["backends"]["onnxruntime"]["version"] is None
+    assert said["backends"]["onnxruntime"]["fix"] == "pip install 'eas-export[cpu]'"
+
+
+def test_it_works_without_torch():
+    code, said = doctor_without("torch")
+    assert code == 1 and said["backends"] == {} and "not examined" in said["notes"][-1]
+    assert [p["fix"] for p in said["packages"] if p["name"] == "torch"] == ["pip install 'torch>=2.11'"]

@@ -1,0 +1,136 @@
+"""`run` on prompts, questions and files of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO, golden_case
+from PIL import Image
+
+from eas_export import Question, Sampling, open_model
+from eas_export.bundle import open_bundle
+from eas_export.config import Limits
+from eas_export.text import TextModel
+
+SET = Path(__file__).parents[2] / "calibration" / "demo.jsonl"
+PICTURE = SET.parent / "images" / "circle.png"
+
+
+@pytest.fixture(scope="module", params=["weights", "lowrank"])
+def bundle(request, bundle_of):
+    return bundle_of(DEMO, fold=request.param)
+
+
+def test_a_prompt_streams_its_answer(bundle, command):
+    asked = ("run", bundle.path, "--prompt", "What is it?", "--image", PICTURE, "--max-new-tokens", "12")
+    code, text, err = command(*asked)
+    assert code == 0, err
+    said = json.loads(command(*asked, "--json")[1])["answers"]
+    assert len(said) == 1 and said[0]["text"] == text.rstrip("\n") and said[0]["finish"] == "length"
+    assert len(said[0]["tokens"]) == 12
+    blind = json.loads(command(*asked[:4], "--max-new-tokens", "12", "--json")[1])["answers"]
+    assert blind[0]["tokens"] != said[0]["tokens"]
+
+
+def test_a_question_takes_the_familys_format(bundle, command):
+    tail = ("--max-new-tokens", "5", "--json")
+    text = "Question: Q?\nContext: C\nOptions: (A) x (B) y\nResponse:"
+    options = ("--question", "Q?", "--context", "C", "--option", "x", "--option", "y")
+    one, two = command("run", bundle.path, *options, *tail), command("run", bundle.path, "--prompt", text, *tail)
+    assert one[0] == 0 and json.loads(one[1])["answers"] == json.loads(two[1])["answers"]
+
+
+@pytest.mark.parametrize("options", [[], ["--temperature", "1.5", "--top-p", "0.9", "--seed", "4"]])
+def test_a_file_answers_as_its_questions_do_one_by_one(bundle_of, tmp_path, command, options):
+    """In both modes: batches of eight, or one at a time; also where tokens are drawn."""
+    said = {}
+    for fold in ("weights", "lowrank"):
+        out = tmp_path / f"{fold}.jsonl"
+        path = bundle_of(DEMO, fold=fold).path
+        code, text, err = command("run", path, "--inputs", SET, "--outputs", out, "--max-new-tokens", 6, *options)
+        assert (code, text) == (0, ""), err
+        said[fold] = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert said["weights"] == said["lowrank"]
+    assert [line["question"] for line in said["weights"]] == [1, 2, 3, 4, 5]
+    assert not list(tmp_path.glob("*.partial"))
+    code, text, err = command("run", path, "--inputs", SET, "--max-new-tokens", 6, *options)
+    assert text.splitlines()[0].startswith("[1] ") and "[5] " in text
+
+
+def test_more_questions_than_a_batch_takes(bundle_of):
+    model = open_model(bundle_of(DEMO, fold="lowrank"))
+    questions = [Question(prompt=f"Number {i}?" * (1 + i % 3)) for i in range(11)]  # 8 and 3
+    sampling = Sampling(temperature=1.0, seed=3)
+    assert len(list(model.replies(questions, 4))) == 11
+    drawn = list(model.replies(questions, 4, sampling))
+    pairs = TextModel(replace(model.runtime, limits=Limits(max_batch=2)), model.tokenizer)
+    assert list(pairs.replies(questions, 4, sampling)) == drawn
+
+
+def test_a_conversation_in_text(bundle_of):
+    model = open_model(bundle_of(DEMO, fold="lowrank").path)
+    conversation = model.start([Question(prompt="One."), Question(prompt="Two.", image=str(PICTURE))])
+    router = conversation.state["router"].clone()
+    parts = [step for step in model.stream(conversation, 3)]
+    model.extend(conversation, ["And now?", "Why?"])
+    more = [step for step in model.stream(conversation, 3)]
+    assert conversation.state["router"].equal(router)
+    assert len(parts) == len(more) == 3
+    spoken = "".join(text for step in parts for token, text in step if token.row == 1)
+    assert spoken == model.tokenizer.decode([token.id for step in parts for token, _ in step if token.row == 1])
+
+
+def test_a_row_that_says_the_end_token_ends(bundle_of, tmp_path, command):
+    """The end token is the tokenizer's: a drawn answer of the random model meets it sooner or later."""
+    out = tmp_path / "y.npz"
+    np.savez(tmp_path / "x.npz", input_ids=np.arange(3, 19).reshape(8, 2))
+    path = bundle_of(DEMO, fold="lowrank").path
+    drawn = ("--temperature", "20", "--max-new-tokens", "150", "--json")
+    code, text, _ = command("run", path, "--inputs", tmp_path / "x.npz", "--outputs", out, *drawn)
+    said, tokens = json.loads(text), np.load(out)["tokens"]
+    assert code == 0 and "eos" in said["finish"]
+    for row, (ids, finish) in enumerate(zip(said["tokens"], said["finish"])):
+        assert (ids[-1] == 2) == (finish == "eos") and 2 not in ids[:-1]
+        assert tokens[: len(ids), row].tolist() == ids and (tokens[len(ids) :, row] == -1).all()
+
+
+def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
+    path = bundle_of(DEMO, fold="lowrank").path
+    assert "nothing is asked" in refused("run", path)
+    assert "both --inputs and a question" in refused("run", path, "--inputs", SET, "--prompt", "x")
+    assert "go with question" in refused("run", path, "--prompt", "x", "--option", "y")
+    assert "give either" in refused("run", path, "--image", PICTURE)
+    assert "not an image" in refused("run", path, "--prompt", "x", "--image", SET)
+    assert "no such file" in refused("run", path, "--prompt", "x", "--image", tmp_path / "absent.png")
+    assert "without a temperature" in refused("run", path, "--prompt", "x", "--top-p", "0.5")
+    assert "--temperature" in refused("run", path, "--prompt", "x", "--temperature", "-1")
+    assert "--top-p" in refused("run", path, "--prompt", "x", "--temperature", "1", "--top-p", "1.5")
+    long = refused("run", path, "--prompt", "word " * 1000)
+    assert "prompt tokens, the bundle takes 1024 (question 1)" in long and "--max-prompt" in long
+    plain = bundle_of(golden_case("first")).path
+    assert "no tokenizer.model" in refused("run", plain, "--prompt", "x")
+
+
+def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
+    Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    lines = [{"prompt": "a", "image": "good.png"}, {"prompt": "b", "image": "bad.png"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "y.jsonl"
+    path = bundle_of(DEMO).path  # one question at a time
+    code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
+    assert code == 2 and "bad.png" in err and "the 1 answers before that are in" in err and not out.exists()
+    assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
+
+
+def test_verify_takes_questions(bundle_of, command):
+    code, text, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
+    cases = json.loads(text)["cases"]
+    assert code == 0 and list(cases) == [*(f"question {i}" for i in range(1, 6)), "1 to 5 in one batch"], err
+
+
+def test_the_bundles_tokenizer_is_the_checkpoints(bundle):
+    assert "tokenizer.model" in open_bundle(bundle.path).manifest.files
+    assert (bundle.path / "tokenizer.model").read_bytes() == (DEMO.folder / "weights/tokenizer.model").read_bytes()
