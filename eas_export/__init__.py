@@ -3,6 +3,7 @@
     import eas_export
     result = eas_export.build("data/", "lavin-7b.bundle", precision="fp16")
     report = eas_export.verify("lavin-7b.bundle", "data/")
+    model = eas_export.open_model("lavin-7b.bundle")
 
 Nothing heavy is imported before it is used.
 """

@@ -109,7 +109,10 @@ class Conversation:
 
     def extend(self, turns: list[list[int]]) -> None:
         """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays."""
-        said = [[token for token in [last, *turn] if token >= 0] for last, turn in zip(self.pending.tolist(), turns)]
+        if len(turns) != len(self.lengths):
+            what = f"there are {len(turns)} turns for {len(self.lengths)} rows"
+            raise UserError(what, where="extend", fix="give one turn per row, an empty one for a row that waits")
+        said = [([last] if last >= 0 else []) + list(turn) for last, turn in zip(self.pending.tolist(), turns)]
         counts = torch.tensor([len(tokens) for tokens in said])
         if (counts > self.room).any():
             length = int((self.lengths + counts).max())

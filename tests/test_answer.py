@@ -114,6 +114,10 @@ def test_extend_refuses_what_does_not_fit(runtime):
     conversation = Conversation(small, text_prompts(*ROWS))
     with pytest.raises(UserError, match=r"9 tokens of prompt and answer, the bundle takes 8.*--max-tokens 9"):
         conversation.extend([[1, 2, 3, 4], [], []])
+    with pytest.raises(UserError, match="2 turns for 3 rows"):
+        conversation.extend([[3], [4]])
+    with pytest.raises(UserError, match="token ids reach from -1"):
+        conversation.extend([[3], [-1], []])
     with pytest.raises(UserError, match=r"token ids reach from 3 to 96.*0 to 95"):
         conversation.extend([[3], [96], []])
     assert conversation.lengths.tolist() == [5, 2, 1]  # nothing was fed

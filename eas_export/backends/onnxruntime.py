@@ -5,6 +5,7 @@ costs no memory. Inputs and outputs are bound to torch's memory, so caches are u
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -43,11 +44,15 @@ class OnnxRuntimeSession:
 
 def open_bundle(bundle: Bundle) -> Runtime:
     """Sessions for every graph. Raises UserError without ONNX Runtime, or where it refuses a graph."""
+    m = bundle.manifest
+    return Runtime("onnxruntime", m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
+
+
+def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, OnnxRuntimeSession]:
+    """Sessions for these graphs of the bundle's folder, over one mapped copy of its weights."""
     ort = _import_onnxruntime()
     values = _mapped_values(ort, bundle)
-    m = bundle.manifest
-    sessions = {name: _open_session(ort, bundle, spec, values) for name, spec in m.graphs.items()}
-    return Runtime("onnxruntime", m.config, m.plan, m.limits, sessions)
+    return {name: _open_session(ort, bundle, spec, values) for name, spec in graphs.items()}
 
 
 def _import_onnxruntime() -> ModuleType:

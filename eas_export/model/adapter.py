@@ -25,7 +25,7 @@ class Adapter(nn.Module):
 
     def spread(self, router: Tensor) -> Tensor:
         """v: router [..., 2] float32 -> [..., width]"""
-        return spread(router, self.width).to(self.up.dtype)
+        return spread(router.to(self.up.dtype), self.width)
 
     def shifted_bias(self, pooled: Tensor) -> Tensor:
         """down's bias of a skipped layer with the prompt's pooled feature in it: [..., rank] float32 -> [..., width]"""

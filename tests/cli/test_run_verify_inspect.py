@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FP32, GOLDEN, golden_case, max_error
+from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
+from synthetic import SHAPES, write_checkpoint
 
+from eas_export.backends import open_runtime
 from eas_export.bundle import Bundle, open_bundle, record_file
+from eas_export.conversation import Conversation
 from eas_export.demo import CHECKPOINT
 
 CASE = golden_case("first")
@@ -217,6 +220,28 @@ def test_inspect_counts_what_pruning_saves(bundle, command):
     assert code == 0 and said["kind"] == "bundle" and said["accounts"]["after"]["parameters"] == after["parameters"]
     assert said["accounts"]["after"]["kv_bytes_per_token"] == 2 * 5 * 64 * 4
     assert said["files"]["weights.safetensors"] == bundle.store.path.stat().st_size
+
+
+def test_inspect_counts_what_a_request_takes(bundle_of, tmp_path, command):
+    """LaVIN-7B's shape, 12 of 32 skipped, rank 32: the fold state stays under 2 KB, folded weights take gigabytes."""
+    folder = write_checkpoint(tmp_path / "data", SHAPES["7B"], skeleton=True)
+    requests = json.loads(command("inspect", folder, "--json")[1])["requests"]
+    folded, lowrank = requests["weights"], requests["lowrank"]
+    assert lowrank["fold_state_numbers"] == 2 * 32 + 12 * 32 and lowrank["fold_state_bytes"] == 4 * 448 < 2000
+    assert folded["fold_state_bytes"] == lowrank["fold_state_bytes"] and lowrank["folded_weights_bytes"] == 0
+    qkv, gate_up = 20 * 3 * (4096 + 1) * 4096, 12 * 2 * (4096 + 1) * 11008  # weights and biases
+    assert folded["folded_weights_bytes"] == 2 * (qkv + gate_up)
+    assert folded["kv_bytes_per_token"] == 20 * 2 * 4096 * 2
+    text = command("inspect", folder)[1]
+    assert "448 numbers, 1.79 kB" in text and "4.18 GB" in text and "327.68 kB" in text
+    # a bundle, in its own precision: the graph's outputs are what the table says
+    for fold in ("weights", "lowrank"):
+        opened = bundle_of(CASE, fold=fold)
+        said = json.loads(command("inspect", opened.path, "--json")[1])["requests"]
+        assert said["weights"]["kv_bytes_per_token"] == 5 * 2 * 64 * 4
+        conversation = Conversation(open_runtime(bundle_of(CASE), "onnxruntime"), text_prompts([1, 2]))
+        assert said["weights"]["folded_weights_bytes"] == sum(t.nbytes for t in conversation.folded.values())
+        assert said[fold]["fold_state_bytes"] == sum(t.nbytes for t in conversation.state.values())
 
 
 def test_paths_are_printed_as_they_are(bundle, command):

@@ -9,8 +9,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from conftest import golden_case
+from floor import FLOOR
 
-from eas_export.precision import DTYPES
+from eas_export.export.export_graph import export_graph
+from eas_export.export.passes.static_shapes import StaticShapes
+from eas_export.precision import DTYPES, PRECISIONS
 
 # Operators that a bundle may hold: all of the standard domain
 ADDED_BY_US = {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization", "Swish"}
@@ -125,3 +128,44 @@ def test_lowrank_graphs_take_any_batch(bundle_of):
     assert set(bundle.manifest.graphs) == {"vision", "prefill", "decode"}
     assert bundle.manifest.graphs["decode"].inputs[0].shape == ("B", 1)
     assert bundle.manifest.graphs["decode"].dims["B"].max == bundle.manifest.limits.max_batch == 8
+
+
+def test_lowrank_decoding_costs_three_nodes_per_layer(lavin_case, bundle_of):
+    """A product onto the state's bias, a multiplication by the router's weights, a product onto the norm's output; and a
+    constant number for all layers together. Nothing computes shapes at run time."""
+    bundle = bundle_of(lavin_case, fold="lowrank")
+    m = bundle.manifest
+    _, model = export_graph(FLOOR, m.config, m.plan, PRECISIONS[m.precision], m.limits)
+    floor, lowrank = Counter(n.op_type for n in model.graph), Counter(n.op_type for n in nodes(bundle, "decode"))
+    layers = m.plan.layers
+    assert lowrank["Gemm"] - floor["Gemm"] == 2 * layers
+    assert lowrank.total() - floor.total() <= 3 * layers + 15
+    folded = Counter(n.op_type for n in nodes(bundle_of(lavin_case), "decode"))
+    assert folded == floor
+    assert not {"Shape", "Constant"} & set(lowrank)
+
+
+def test_shapes_become_constants():
+    """Reshape and Expand with one free size, and a Reshape of a Reshape; two free sizes stay as they are."""
+    model = ir.from_onnx_text(
+        """<ir_version: 11, opset_import: ["" : 24]>
+        g (float[B, 6] x, int64[3] target, int64[2] pair, float[B, 1] y, int64[2] wide)
+            => (float[B, 12] c, float[B, 6] e, float[B, C] d) {
+            a = Reshape (x, target)
+            twice = Concat <axis = 2> (a, a)
+            b = Reshape (twice, target)
+            c = Reshape (b, pair)
+            e = Expand (y, wide)
+            d = Reshape (x, pair)
+        }"""
+    )
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values["a"].shape, values["b"].shape = ir.Shape(["B", 2, 3]), ir.Shape(["B", 4, 3])
+    assert StaticShapes()(model).modified
+
+    def target(name: str) -> list[int] | None:
+        constant = values[name].producer().inputs[1].producer()
+        return None if constant is None else constant.attributes["value"].value.numpy().tolist()
+
+    assert [target(name) for name in "abced"] == [[-1, 2, 3], [-1, 4, 3], [-1, 12], [1, 6], None]
+    assert values["c"].producer().inputs[0] is values["twice"]

@@ -1,0 +1,61 @@
+"""How many nodes a decode step has in each fold mode, and without any adapter.
+
+    python benchmarks/decode_nodes.py --shape 7B
+
+The bars: folding leaves nothing of the adapters; low-rank costs three nodes per layer and at most 17 for all layers together.
+Traced on a skeleton, no weights are needed.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from common import write_result
+from floor import FLOOR
+from synthetic import SHAPES, write_checkpoint
+
+from eas_export.export.export_graph import export_graph
+from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.memory import request_memory
+from eas_export.families import detect
+from eas_export.family import Sources
+from eas_export.plan import choose_plan
+from eas_export.precision import PRECISIONS
+from eas_export.recipe import BuildOptions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="7B")
+    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
+    given = parser.parse_args()
+    precision = PRECISIONS[given.precision]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
+        checkpoint = detect(folder).load(Sources(folder))
+        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
+    graphs = {mode: (graphs["decode"], mode) for mode, graphs in FOLD_MODES.items()} | {"floor": (FLOOR, "lowrank")}
+    nodes = {}
+    for name, (graph, fold) in graphs.items():
+        limits = BuildOptions(precision=given.precision, fold=fold).limits
+        _, model = export_graph(graph, checkpoint.config, plan, precision, limits)
+        nodes[name] = sum(1 for _ in model.graph)
+    write_result(
+        f"decode_nodes_{given.shape}_{given.precision}",
+        {
+            "shape": given.shape,
+            "layers": plan.layers,
+            "skipped": len(plan.skipped),
+            "nodes": nodes,
+            "weights_beyond_floor": nodes["weights"] - nodes["floor"],
+            "lowrank_beyond_floor": nodes["lowrank"] - nodes["floor"],
+            "request": {
+                mode: memory.model_dump() for mode, memory in request_memory(checkpoint.config, plan, precision).items()
+            },
+        },
+        bars={"weights_beyond_floor": 0, "lowrank_beyond_floor": 3 * plan.layers + 17},
+    )
+
+
+if __name__ == "__main__":
+    main()
