@@ -62,7 +62,7 @@ def modes_table() -> str:
         f"| the fold, once per prompt | {speed['fold_seconds']:.2f} s, pays back {even} | none | |",
     ]
     rates = ", ".join(f"{rows_}: {batch['tokens_per_second']:.1f}" for rows_, batch in batches.items())
-    rows.append(f"| tokens per second by rows | 1: {1 / speed['step_seconds']['weights']:.1f} | {rates} | |")
+    rows.append(f"| tokens per second by rows, taken in turns | | {rates} | |")
     return "\n".join([*rows, "", f"`{nodes['command']}` and {_provenance(speed)}"])
 
 
