@@ -1,7 +1,7 @@
 """A user's files: before one is read, and while one is written."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -43,3 +43,20 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"it cannot be written ({error.strerror})", where=path, fix=fix) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that writes a line. The file appears when the block ends without an error; else the lines so far stay in
+    <name>.partial. Raises UserError where it cannot be written."""
+    partial = require_writable(path).with_name(f"{path.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", buffering=1) as file:
+            yield lambda line: print(line, file=file)
+        partial.replace(path)
+    except OSError as error:
+        fix = "choose another --outputs"
+        raise UserError(f"it cannot be written ({error.strerror})", where=path, fix=fix) from None
+    finally:
+        if partial.is_file() and partial.stat().st_size == 0:
+            partial.unlink()

@@ -1,6 +1,6 @@
 """Entry point: finds the command, runs it, and turns what went wrong into one line and an exit code.
 
-Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a bug of ours · 130 interrupted · 143 terminated
+Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a bug of ours · 130 interrupted · 141 nobody reads · 143 terminated
 A mistake of the user's never shows a traceback; a bug of ours always does.
 """
 
@@ -93,6 +93,8 @@ def main() -> None:
     except Terminated:
         _say({"what": "terminated", "where": "signal", "fix": "start again"}, "terminated")
         code = 143
+    except SystemExit:  # click's way to say that whoever read our output has enough, like head
+        code = 141
     except Exception as error:
         traceback.print_exc()
         fix = "this is a bug of eas-export; please report it with its traceback"

@@ -1,9 +1,7 @@
 """eas-export run"""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +115,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
     """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
-    from ..inputs.questions import read_questions
+    from ..inputs.questions import holds_questions, read_questions
     from ..question import Question
 
     given = {name: value for name, value in asked.items() if value not in (None, ())}
@@ -130,9 +128,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UserError(said, where="command line", fix="see run --help") from None
-    if inputs.suffix == ".jsonl":
-        return read_questions(inputs)
-    return None
+    return read_questions(inputs) if holds_questions(inputs) else None
 
 
 def _run_arrays(
@@ -157,6 +153,9 @@ def _run_arrays(
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
     with progress.stage("running"):
+        if read.forced_tokens is not None and sampling.temperature > 0:
+            fix = "leave --temperature out, or the array forced_tokens"
+            raise UserError("the file forces tokens, none is drawn", where="--temperature", fix=fix)
         if read.forced_tokens is not None:
             forced = generate(runtime, read.prompts, forced=read.forced_tokens)
             logits, tokens, finish = forced.logits, forced.tokens, None
@@ -185,50 +184,36 @@ def _run_questions(
     backend: str,
     as_json: bool,
 ) -> dict:
+    from ..files import written_by_line
     from ..text import open_model
 
     progress = TerminalProgress()
     with progress.stage("loading"):
         model = open_model(bundle, backend)
     answers = []
-    with _lines_to(outputs) as write:
-        if as_json or outputs:
-            with progress.stage("answering", len(questions), "questions") as done:
-                for reply in model.replies(questions, max_new_tokens, sampling):
-                    answers.append(write(reply))
-                    done(1)
-        elif len(questions) == 1:
-            conversation = model.start(questions)
-            for step in model.stream(conversation, max_new_tokens, sampling):
-                click.echo("".join(text for _, text in step), nl=False)
-            click.echo()
-        else:
-            for number, reply in enumerate(model.replies(questions, max_new_tokens, sampling), start=1):
-                click.echo(f"[{number}] {reply.text}")
-    return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}
 
+    def keep(reply: "Reply") -> None:
+        record = {"question": len(answers) + 1, "text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+        write(json.dumps(record, ensure_ascii=False))
+        answers.append(record)
 
-@contextmanager
-def _lines_to(outputs: Path | None) -> Iterator[Callable[["Reply"], dict]]:
-    """A function that makes a reply's record and, where there are outputs, writes it. Outputs appear when all are written;
-    where the work fails, the answers so far stay in a file beside it."""
-    count = 0
-    partial = outputs.with_name(f"{outputs.name}.partial") if outputs else Path(os.devnull)
-
-    def write(reply: "Reply") -> dict:
-        nonlocal count
-        count += 1
-        record = {"question": count, "text": reply.text, "finish": reply.finish, "tokens": list(reply.tokens)}
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        return record
-
-    with open(partial, "w", encoding="utf-8") as file:
+    with written_by_line(outputs) if outputs else nullcontext(lambda line: None) as write:
         try:
-            yield write
+            if as_json or outputs:
+                with progress.stage("answering", len(questions), "questions") as done:
+                    for reply in model.replies(questions, max_new_tokens, sampling):
+                        keep(reply)
+                        done(1)
+            elif len(questions) == 1:
+                conversation = model.start(questions)
+                for step in model.stream(conversation, max_new_tokens, sampling):
+                    click.echo("".join(text for _, text in step), nl=False)
+                click.echo()
+            else:
+                for number, reply in enumerate(model.replies(questions, max_new_tokens, sampling), start=1):
+                    click.echo(f"[{number}] {reply.text}")
         except BaseException:
-            if outputs:
-                click.echo(f"the {count} answers before that are in {partial}", err=True)
+            if answers and outputs:
+                click.echo(f"the first {len(answers)} answers are in {outputs}.partial", err=True)
             raise
-    if outputs:
-        partial.replace(outputs)
+    return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}

@@ -20,7 +20,7 @@ from ..conversation import join_prompts
 from ..families import get_family
 from ..generate import Generation, generate, join_generations
 from ..inputs.npz import read_inputs
-from ..inputs.questions import make_prompt, read_questions
+from ..inputs.questions import holds_questions, make_prompt, read_questions
 from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters
@@ -138,7 +138,7 @@ def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
     if inputs is None:
         return sample_prompts(m.config, m.limits, steps)
     family = get_family(m.config.family)
-    if inputs.suffix == ".jsonl":
+    if holds_questions(inputs):
         tokenizer = open_tokenizer(bundle)
         names = {f"question {number}": question for number, question in enumerate(read_questions(inputs), start=1)}
         prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}

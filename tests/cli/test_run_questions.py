@@ -121,7 +121,7 @@ def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
     out = tmp_path / "y.jsonl"
     path = bundle_of(DEMO).path  # one question at a time
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
-    assert code == 2 and "bad.png" in err and "the 1 answers before that are in" in err and not out.exists()
+    assert code == 2 and "bad.png" in err and "the first 1 answers are in" in err and not out.exists()
     assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
 
 
