@@ -6,6 +6,7 @@ conversation, with a state of its own. Nothing else would be one function for th
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class Prompts:
     input_ids       [B, S] int64; image placeholders included
     prompt_lengths  [B] int64
     image_index     [B, S] int64: -1 for text, else the feature's row among all images' features in a row
-    pixel_values    [N, 3, H, W] float32, or None without images
+    pixel_values    [N, 3, H, W] float32, or None without images; every feature of every image has its place
     """
 
     input_ids: Tensor
@@ -48,12 +49,21 @@ def join_prompts(batches: list[Prompts]) -> Prompts:
     )
 
 
+class Finish(StrEnum):
+    """Why an answer ended."""
+
+    EOS = "eos"  # the model said its end token
+    LENGTH = "length"  # as many tokens as were asked for
+    LIMIT = "limit"  # as many as the bundle has room for (--max-tokens)
+
+
 class Conversation:
     """Prompts that were read, and how far each row has come since.
 
     logits          [B, vocab] float32 after each row's last token
     lengths         [B] int64: tokens so far, which is the next one's cache slot and position
     pending         [B] int64: a token that was chosen and not fed yet, -1 for none (see answer.py)
+    finish          why each row's last answer ended, None before its end
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
     folded          the weights that the state was folded into, where the runtime folds
     image_features  [N * tokens, dim], or None without images
@@ -67,6 +77,7 @@ class Conversation:
         self.runtime = runtime
         self.lengths = prompts.prompt_lengths.clone()
         self.pending = torch.full_like(self.lengths, -1)
+        self.finish: list[Finish | None] = [None] * len(self.lengths)
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
         features = encode_images(runtime, prompts)
@@ -93,12 +104,16 @@ class Conversation:
     def feed(self, tokens: Tensor, rows: Tensor | None = None) -> None:
         """One more token for `rows`, [B] bool, all rows by default; the others stay as they are.
 
-        tokens [B] int64, read where rows are True. Raises UserError where a row is full.
+        tokens [B] int64, read where rows are True. Raises UserError where a row is full, and for ids that are none.
         """
         rows = torch.ones_like(self.lengths, dtype=torch.bool) if rows is None else rows
+        if not rows.any():
+            return
         if int(self.room[rows].min()) < 1:
             raise too_many("max-tokens", self.runtime.limits.max_tokens + 1, self.runtime.limits.max_tokens)
-        self.reserve(1)
+        _check_ids(self.runtime, tokens[rows])
+        if int(self.lengths.max()) >= self._slots:
+            self.reserve(self._slots)  # twice as many, not one more each time
         # A row that stays writes into its next free slot, which is written again when it goes on; a full row never does
         slots = self.lengths.clamp(max=self._slots - 1)
         logits = decode(self.runtime, tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
@@ -108,17 +123,25 @@ class Conversation:
         self.pending = self.pending.masked_fill(rows, -1)
 
     def extend(self, turns: list[list[int]]) -> None:
-        """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays."""
+        """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays.
+
+        A row with an empty turn stays as it is: it waits where its answer had come to an end, else goes on with it.
+        Raises UserError, and feeds nothing, where the turns do not fit.
+        """
         if len(turns) != len(self.lengths):
             what = f"there are {len(turns)} turns for {len(self.lengths)} rows"
             raise UserError(what, where="extend", fix="give one turn per row, an empty one for a row that waits")
-        said = [([last] if last >= 0 else []) + list(turn) for last, turn in zip(self.pending.tolist(), turns)]
+        said = [
+            ([last] if last >= 0 else []) + list(turn) if turn else []
+            for last, turn in zip(self.pending.tolist(), turns)
+        ]
         counts = torch.tensor([len(tokens) for tokens in said])
         if (counts > self.room).any():
             length = int((self.lengths + counts).max())
             raise too_many("max-tokens", length, self.runtime.limits.max_tokens)
         _check_ids(self.runtime, torch.tensor([token for tokens in said for token in tokens] or [0]))
         self.reserve(int(counts.max()) + 1)
+        self.finish = [None if tokens else finish for tokens, finish in zip(said, self.finish)]
         for step in range(int(counts.max())):
             rows = counts > step
             self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in said]), rows)

@@ -7,12 +7,14 @@ import platform
 from packaging.requirements import Requirement
 
 from .config import Record
+from .errors import UserError
 from .health import Health
 
 PACKAGE = "eas-export"
 EVERYTHING = "everything"
 NOT_EXAMINED = {"test"}  # the extra that only our own tests need
 TENSORRT = "TensorRT: this version builds and runs no engines yet; the packages of the extras gpu and rtx are for that"
+ONE_OF = "onnxruntime and onnxruntime-gpu overwrite each other's files"
 
 
 class Machine(Record):
@@ -54,20 +56,38 @@ def examine() -> Report:
     """Look at everything. Nothing that might be missing is imported before it was seen."""
     packages = tuple(_package(requirement) for requirement in _requirements())
     installed = {package.name for package in packages if package.installed}
-    notes = [TENSORRT]
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
-        notes.append("onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, install one")
+    both = {"onnxruntime", "onnxruntime-gpu"} <= installed
+    notes = [TENSORRT, f"{ONE_OF}: uninstall both, install one" if both else f"{ONE_OF}: have one of cpu and gpu"]
     if any(package.used_for == EVERYTHING and not package.installed for package in packages):
         notes.append("backends are not examined before the packages for everything are there")
         return Report(machine=_machine(None), packages=packages, backends={}, notes=tuple(notes))
+    try:
+        gpu, backends = _gpu(), _backends()
+    except Exception as error:  # whatever a broken installation raises while it is imported
+        notes.append(f"PyTorch cannot be used: {type(error).__name__}: {error}; pip install --force-reinstall torch")
+        gpu, backends = None, {}
+    return Report(machine=_machine(gpu), packages=packages, backends=backends, notes=tuple(notes))
+
+
+def _backends() -> dict[str, Health]:
     from .backends import BACKENDS, get_backend
 
-    backends = {name: get_backend(name).health() for name in BACKENDS}
-    return Report(machine=_machine(_gpu()), packages=packages, backends=backends, notes=tuple(notes))
+    result = {}
+    for name in BACKENDS:
+        try:
+            result[name] = get_backend(name).health()
+        except Exception as error:  # as above
+            does = f"nothing: it is broken ({type(error).__name__}: {error})"
+            result[name] = Health(version=None, does=does, fix="uninstall what it runs on, and install it again")
+    return result
 
 
 def _requirements() -> list[tuple[Requirement, str]]:
-    """Every requirement of this package, with what it is for."""
+    """Every requirement of this package, with what it is for. Raises UserError where it is run without being installed."""
+    try:
+        importlib.metadata.metadata(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"{PACKAGE} itself is not installed", where="Python", fix="pip install -e '.[cpu]'") from None
     extras = [e for e in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra", []) if e not in NOT_EXAMINED]
     result = []
     for line in importlib.metadata.requires(PACKAGE) or []:

@@ -11,6 +11,9 @@ from torch import Tensor
 from .errors import UserError
 from .files import require_file
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # readers that start no other program
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow would clip their values to 255
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -25,14 +28,16 @@ def read_image(path: Path) -> "Image":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.convert("RGB")
+            with Image.open(path, formats=FORMATS) as image:
+                if image.mode not in DEEP_MODES:
+                    return image.convert("RGB")
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
         raise UserError(
             f"it is not an image that can be read ({type(error).__name__})",
             where=path,
-            fix="give a PNG or JPEG of a sensible size",
+            fix=f"give a file of a sensible size in one of {', '.join(FORMATS)}",
         ) from None
+    raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
 
 
 def squeezed(image: "Image", size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

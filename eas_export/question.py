@@ -11,7 +11,7 @@ class Question(Record):
     """Either `prompt`, which the model reads as it is, or `question`, which is put into the family's own format.
 
     context, options  go with `question`: what is known, and the answers to choose from
-    image             a file; in a JSON-lines file relative to that file's folder, which it cannot leave
+    image             a file; in a JSON-lines file a path below that file's folder
     """
 
     prompt: str | None = None
@@ -19,6 +19,20 @@ class Question(Record):
     context: str | None = None
     options: tuple[str, ...] = Field(default=(), max_length=26)  # (A) to (Z)
     image: str | None = None
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _none_is_empty(cls, options: object) -> object:
+        return () if options is None else options
+
+    @field_validator("prompt", "question", "context", "options", "image")
+    @classmethod
+    def _is_unicode(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        try:
+            "".join(value or ()).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("it is not valid Unicode text") from None
+        return value
 
     @model_validator(mode="after")
     def _one_form(self) -> "Question":

@@ -1,11 +1,12 @@
 """Choosing the next token from logits: the likeliest, or a draw.
 
-Every row draws from a stream of its own, seeded by the seed and the row's number: what a row says does not depend on the rows it
-shares a batch with.
+Every draw is seeded by the seed, the row's number and its length so far: what a row says depends neither on the rows it shares a
+batch with, nor on how often its answer was interrupted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +18,7 @@ class Sampling(Record):
     """How tokens are chosen.
 
     temperature  logits are divided by it; 0 takes the likeliest token (the published evaluation of LaVIN uses 0.1)
-    top_p        draw from the likeliest tokens only: those before which less than this much probability lies (published: 0.75)
+    top_p        draw from the likeliest tokens only: those before which at most this much probability lies (published: 0.75)
     seed         of the draws
     """
 
@@ -29,23 +30,24 @@ class Sampling(Record):
 GREEDY = Sampling()
 
 
-class Chooser:
-    """Chooses for the rows with these numbers, step after step."""
+def choose(logits: Tensor, sampling: Sampling, rows: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    """The next token of every row: logits [B, vocab] -> [B] int64
 
-    def __init__(self, sampling: Sampling, rows: Iterable[int]):
-        self.sampling = sampling
-        self._draws = [torch.Generator().manual_seed(sampling.seed + row) for row in rows]
+    rows, lengths  each row's number and how many tokens it has so far: with the seed they decide its draw
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    draws = (_draw(*each, sampling) for each in zip(logits, rows, lengths, strict=True))
+    return torch.tensor(list(draws))
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """[B, vocab] -> [B] int64"""
-        if self.sampling.temperature == 0:
-            return logits.argmax(-1)
-        return torch.stack([self._draw(row, generator) for row, generator in zip(logits, self._draws, strict=True)])
 
-    def _draw(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """[vocab] -> []"""
-        wide = logits.double()
-        probabilities, tokens = torch.softmax((wide - wide.max()) / self.sampling.temperature, -1).sort(descending=True)
-        before = probabilities.cumsum(-1) - probabilities
-        kept = probabilities.masked_fill(before > self.sampling.top_p, 0.0)
-        return tokens[torch.multinomial(kept, 1, generator=generator)[0]]
+def _draw(logits: Tensor, row: int, length: int, sampling: Sampling) -> int:
+    """[vocab] -> a token"""
+    wide = logits.double()
+    sorted_, tokens = torch.softmax((wide - wide.max()) / sampling.temperature, -1).sort(descending=True)
+    kept = sorted_.masked_fill(sorted_.cumsum(-1) - sorted_ > sampling.top_p, 0.0)
+    # Drawn in the vocabulary's order, so that a rounding that swaps two neighbours in the sort leaves the others' noise alone
+    probabilities = torch.zeros_like(kept).scatter(0, tokens, kept)
+    seed = int(np.random.SeedSequence([sampling.seed, row, length]).generate_state(1, np.uint64)[0])
+    generator = torch.Generator().manual_seed(seed & (1 << 63) - 1)
+    return int(torch.multinomial(probabilities, 1, generator=generator))

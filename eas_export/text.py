@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .answer import Answer, Finish, Token, answer, stream
+from .answer import Token, answer, stream
 from .backends import open_runtime
 from .backends.runtime import Runtime
 from .bundle import Bundle, open_bundle
-from .conversation import Conversation, join_prompts
+from .conversation import Conversation, Finish, join_prompts
 from .errors import UserError
 from .families import get_family
 from .inputs.questions import encode_question, make_prompt
 from .question import Question
 from .sampling import GREEDY, Sampling
-from .tokenizer import FILE, Tokenizer
+from .tokenizer import TOKENIZER_FILE, TextStream, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,44 +32,41 @@ class Reply:
 
 
 class TextModel:
-    """A runtime that reads and writes text. Questions are numbered from 1 in messages, and for sampling."""
+    """A runtime that reads and writes text."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
         self.runtime, self.tokenizer = runtime, tokenizer
         self.family = get_family(runtime.config.family)
 
-    def start(self, questions: Sequence[Question], first: int = 1) -> Conversation:
-        """Read the questions' prompts, all in one batch; `first` is the first one's number.
+    def start(self, questions: Sequence[Question], room: int = 0, first: int = 1) -> Conversation:
+        """Read the questions' prompts, all in one batch.
 
-        Raises UserError for an image that cannot be read, and as Conversation does.
+        room   tokens to come, best known before (see Conversation)
+        first  the first question's number in messages
+
+        Raises UserError where a prompt is too long or an image cannot be read, and as Conversation does.
         """
+        if not questions:
+            raise UserError("there is no question", where="questions", fix="ask one at least")
+        self._check_lengths(questions, first)
         config = self.runtime.config
         prompts = [
             make_prompt(question, config, self.family, self.tokenizer, f"question {number}")
             for number, question in enumerate(questions, start=first)
         ]
-        return Conversation(self.runtime, join_prompts(prompts))
+        return Conversation(self.runtime, join_prompts(prompts), room)
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
-        """Go on with the next turn's text, one per row. The prompts' fold state stays (see conversation.py)."""
+        """Go on with the next turn's text, one per row, as Conversation.extend does. The prompts' fold state stays."""
         conversation.extend([self.tokenizer.encode(turn) for turn in turns])
 
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
     ) -> Iterator[list[tuple[Token, str]]]:
         """Every step's new tokens, each with the text that it completes."""
-        said: dict[int, list[int]] = {}
-        shown: dict[int, str] = {}
+        texts = [TextStream(self.tokenizer) for _ in conversation.lengths]
         for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
-            step = []
-            for token in tokens:
-                ids = said.setdefault(token.row, [])
-                ids.append(token.id)
-                text, before = self.tokenizer.decode(ids), shown.get(token.row, "")
-                whole = token.finish or not text.endswith("\ufffd")  # else half of a character
-                shown[token.row] = text if whole else before
-                step.append((token, shown[token.row][len(before) :]))
-            yield step
+            yield [(token, texts[token.row].push(token.id, last=token.finish is not None)) for token in tokens]
 
     def replies(
         self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
@@ -78,21 +75,21 @@ class TextModel:
 
         Raises UserError before anything is generated where a prompt is too long; else as `start`, for the batch at hand.
         """
-        self._check_lengths(questions)
+        self._check_lengths(questions, 1)
         size = self.runtime.limits.max_batch
         for begin in range(0, len(questions), size):
-            batch = questions[begin : begin + size]
-            conversation = self.start(batch, first=begin + 1)
-            numbers = range(begin, begin + len(batch))
-            for said in answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, numbers):
-                yield self._reply(said)
+            yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
 
-    def _reply(self, said: Answer) -> Reply:
-        return Reply(self.tokenizer.decode(list(said.tokens)), said.tokens, said.finish)
+    def _reply(self, batch: Sequence[Question], begin: int, max_new_tokens: int, sampling: Sampling) -> list[Reply]:
+        """A batch's replies; its caches and folded weights are gone before the next one's are made."""
+        conversation = self.start(batch, max_new_tokens, first=begin + 1)
+        rows = range(begin, begin + len(batch))
+        answers = answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, rows)
+        return [Reply(self.tokenizer.decode(said.tokens), said.tokens, said.finish) for said in answers]
 
-    def _check_lengths(self, questions: Sequence[Question]) -> None:
+    def _check_lengths(self, questions: Sequence[Question], first: int) -> None:
         limit = self.runtime.limits.max_prompt
-        for number, question in enumerate(questions, start=1):
+        for number, question in enumerate(questions, start=first):
             length = len(encode_question(question, self.runtime.config, self.family, self.tokenizer))
             if length > limit:
                 fix = f"build with --max-prompt {length}, or ask shorter"
@@ -110,10 +107,10 @@ def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> Tex
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer. Raises UserError where there is none, or one of another model."""
-    if FILE not in bundle.manifest.files:
+    if TOKENIZER_FILE not in bundle.manifest.files:
         raise UserError(
-            f"the bundle has no {FILE}: the checkpoint came without one",
+            f"the bundle has no {TOKENIZER_FILE}: the checkpoint came without one",
             where=bundle.path,
-            fix=f"put {FILE} beside the weights' folder and build again, or give token ids: --inputs X.npz",
+            fix=f"put {TOKENIZER_FILE} beside the weights' folder and build again, or give token ids: --inputs X.npz",
         )
-    return Tokenizer(bundle.path / FILE, bundle.manifest.config.vocab_size)
+    return Tokenizer(bundle.path / TOKENIZER_FILE, bundle.manifest.config.vocab_size)

@@ -1,11 +1,12 @@
 """The checkpoint's own tokenizer: a sentencepiece model, as Meta's LLaMA has it (`tokenizer.model`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
 from .files import require_file
 
-FILE = "tokenizer.model"
+TOKENIZER_FILE = "tokenizer.model"
 
 
 class Tokenizer:
@@ -27,19 +28,33 @@ class Tokenizer:
                 where=path,
                 fix="copy the checkpoint's tokenizer.model again",
             ) from None
-        self.bos, self.eos, size = self._model.bos_id(), self._model.eos_id(), self._model.vocab_size()
-        if min(self.bos, self.eos) < 0 or size > vocabulary:
-            what = (
-                f"it has {size} tokens, the model {vocabulary}"
-                if size > vocabulary
-                else "it has no first or no end token"
-            )
+        self.size = self._model.vocab_size()
+        self.bos, self.eos = self._model.bos_id(), self._model.eos_id()
+        if min(self.bos, self.eos) < 0 or self.size > vocabulary:
+            few = f"it has {self.size} tokens, the model {vocabulary}"
+            what = few if self.size > vocabulary else "it has no first or no end token"
             raise UserError(what, where=path, fix="put the model's own tokenizer.model there")
 
     def encode(self, text: str) -> list[int]:
         """Ids without a first or an end token."""
         return self._model.encode(text)
 
-    def decode(self, ids: list[int]) -> str:
-        """The text; first and end tokens are silent."""
-        return self._model.decode(ids)
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; first and end tokens, and ids that only pad the model's vocabulary, are silent."""
+        return self._model.decode([token for token in ids if token < self.size])
+
+
+class TextStream:
+    """Text as it grows, token by token; half of a character waits for its other half."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._ids, self._shown = tokenizer, [], ""
+
+    def push(self, token: int, last: bool) -> str:
+        """The text that this token completes."""
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith("\ufffd") and not last:
+            return ""
+        new, self._shown = text[len(self._shown) :], text
+        return new

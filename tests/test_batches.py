@@ -1,5 +1,6 @@
 """A row's answer is its own: alone, or in any batch, order, padding and mix of modalities."""
 
+import pytest
 import torch
 from conftest import golden_case, max_error, text_prompts, with_image
 from hypothesis import given, settings
@@ -14,6 +15,11 @@ from eas_export.sampling import Sampling
 CASE = golden_case("half_13B")  # image tokens: 1; vocabulary: 96
 SAME, STATE, MARGIN = 5e-5, 1e-5, 1e-3
 STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle_of):
+    return open_runtime(bundle_of(CASE, fold="lowrank"), "onnxruntime")
 
 
 @st.composite
@@ -40,8 +46,7 @@ def padded(prompts: Prompts, columns: int) -> Prompts:
     padding=st.integers(0, 4),
     seed=st.integers(0, 1 << 20),
 )
-def test_a_row_alone_equals_the_row_in_any_batch(bundle_of, rows, padding, seed):
-    runtime = open_once(bundle_of)
+def test_a_row_alone_equals_the_row_in_any_batch(runtime, rows, padding, seed):
     forced = torch.randint(96, (STEPS, len(rows)), generator=torch.Generator().manual_seed(seed))
     together = generate(runtime, padded(join_prompts(rows), padding), forced=forced)
     for i, row in enumerate(rows):
@@ -61,19 +66,9 @@ def test_a_row_alone_equals_the_row_in_any_batch(bundle_of, rows, padding, seed)
     temperature=st.sampled_from([0.0, 1.0, 3.0]),
     seed=st.integers(0, 1 << 20),
 )
-def test_answers_do_not_depend_on_batch_mates(bundle_of, rows, eos, temperature, seed):
+def test_answers_do_not_depend_on_batch_mates(runtime, rows, eos, temperature, seed):
     """Also when rows end at different steps, and when tokens are drawn."""
-    runtime = open_once(bundle_of)
     sampling = Sampling(temperature=temperature, top_p=0.9, seed=seed)
     together = answer(Conversation(runtime, join_prompts(rows)), 6, eos, sampling)
     for i, row in enumerate(rows):
-        assert together[i] == answer(Conversation(runtime, row), 6, eos, sampling, numbers=[i])[0]
-
-
-RUNTIMES: dict = {}
-
-
-def open_once(bundle_of):
-    if not RUNTIMES:
-        RUNTIMES["lowrank"] = open_runtime(bundle_of(CASE, fold="lowrank"), "onnxruntime")
-    return RUNTIMES["lowrank"]
+        assert together[i] == answer(Conversation(runtime, row), 6, eos, sampling, rows=[i])[0]

@@ -71,12 +71,12 @@ def test_greedy_decoding_feeds_its_own_tokens(bundle_of):
     assert np.array_equal(got.tokens, case.golden["img1/greedy_tokens"])
 
 
-@pytest.mark.parametrize("run", ["img1", "txt1"])
-def test_fp16_error_is_at_most_twice_pytorchs_own(lavin_case, bundle_of, run):
+@pytest.mark.parametrize("fold, run", [("weights", "img1"), ("weights", "txt1"), ("lowrank", "b3")])
+def test_fp16_error_is_at_most_twice_pytorchs_own(lavin_case, bundle_of, fold, run):
     inputs = lavin_case.prompts(run)
 
     def logits(precision: str, backend: str) -> torch.Tensor:
-        runtime = open_runtime(bundle_of(lavin_case, precision), backend)
+        runtime = open_runtime(bundle_of(lavin_case, precision, fold), backend)
         return generate(runtime, inputs.prompts, forced=inputs.forced_tokens).logits
 
     exact = logits("fp32", "pytorch")

@@ -10,7 +10,7 @@ from .runtime import Runtime
 
 @dataclass(frozen=True)
 class Backend:
-    """open: bundle -> its graphs ready to run, raises UserError; health: what it could do here, never raises"""
+    """open: bundle -> its graphs ready to run, raises UserError; health: what it could do here"""
 
     open: Callable[[Bundle], Runtime]
     health: Callable[[], Health]

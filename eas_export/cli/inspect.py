@@ -50,7 +50,8 @@ def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None
     if facts.get("files"):
         rows = [[name, size(number)] for name, number in facts["files"].items()]
         console.print(table("files", ["file", "size"], rows, numbers=1))
-        console.print(f"precision {facts['precision']}, fold {facts['fold']}, limits {facts['limits']}")
+        limits = ", ".join(f"{name} {value}" for name, value in facts["limits"].items())
+        console.print(f"precision {facts['precision']}, fold {facts['fold']}; limits: {limits}")
     for note in facts["notes"]:
         console.print(f"note: {note}")
 

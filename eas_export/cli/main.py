@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+from contextlib import suppress
 
 import click
 
@@ -105,5 +106,6 @@ def main() -> None:
 
 def _say(record: dict, line: str) -> None:
     if "--json" in sys.argv:
-        print(json.dumps({"error": record}))
+        with suppress(OSError):  # a full disk behind standard output may be what there is to say
+            print(json.dumps({"error": record}), flush=True)
     print("error: " + " ".join(line.split()), file=sys.stderr)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
     from ..sampling import Sampling
-    from ..text import Reply
+    from ..text import Reply, TextModel
 
 
 @click.command()
@@ -76,12 +76,11 @@ def run(
       tokens          [steps, B] int64: chosen from the logits, -1 behind a row's end; argmax where tokens are forced
     """
     from ..bundle import open_bundle
-    from ..files import require_writable
 
     sampling = _sampling(temperature=temperature, top_p=top_p, seed=seed)
     questions = _questions(inputs, asked)
     if outputs:
-        require_writable(outputs)
+        _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
     if questions is None:
         record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend)
@@ -115,7 +114,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
     """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
-    from ..inputs.questions import holds_questions, read_questions
+    from ..inputs.questions import holds_questions, read_questions, refusal
     from ..question import Question
 
     given = {name: value for name, value in asked.items() if value not in (None, ())}
@@ -126,9 +125,18 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
         try:
             return [Question(**given)]
         except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise UserError(said, where="command line", fix="see run --help") from None
+            raise refusal(error, "command line") from None
     return read_questions(inputs) if holds_questions(inputs) else None
+
+
+def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
+    from ..files import require_writable
+
+    require_writable(outputs)
+    if outputs.suffix.lower() != suffix:
+        raise UserError(f"what is written is a {suffix} file", where=outputs, fix=f"name it with {suffix}")
+    if inputs is not None and outputs.resolve() == inputs.resolve():
+        raise UserError("it is the file of inputs", where=outputs, fix="choose another --outputs")
 
 
 def _run_arrays(
@@ -137,18 +145,18 @@ def _run_arrays(
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from ..answer import answer
+    from ..answer import Token, answer
     from ..backends import open_runtime
     from ..conversation import Conversation
     from ..families import get_family
     from ..generate import generate
     from ..inputs.npz import read_inputs, write_outputs
     from ..text import open_tokenizer
-    from ..tokenizer import FILE
+    from ..tokenizer import TOKENIZER_FILE
 
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
-    eos = open_tokenizer(bundle).eos if FILE in bundle.manifest.files else None
+    eos = open_tokenizer(bundle).eos if TOKENIZER_FILE in bundle.manifest.files else None
     progress = TerminalProgress()
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
@@ -160,12 +168,16 @@ def _run_arrays(
             forced = generate(runtime, read.prompts, forced=read.forced_tokens)
             logits, tokens, finish = forced.logits, forced.tokens, None
         else:
-            steps = []
             conversation = Conversation(runtime, read.prompts, room=max_new_tokens)
-            keep = lambda _: steps.append(conversation.logits)
+            steps: list[torch.Tensor] = []
+
+            def keep(_: list[Token]) -> None:
+                if outputs:
+                    steps.append(conversation.logits)
+
             answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
-            logits, finish = torch.stack(steps), [a.finish for a in answers]
-            tokens = pad_sequence([torch.tensor(a.tokens) for a in answers], padding_value=-1)  # [steps, B]
+            logits, finish = torch.stack(steps) if steps else None, [said.finish for said in answers]
+            tokens = pad_sequence([torch.tensor(said.tokens) for said in answers], padding_value=-1)  # [steps, B]
     if outputs:
         write_outputs(outputs, logits, tokens)
     rows = [[token for token in row if token >= 0] for row in tokens.T.tolist()]
@@ -196,24 +208,29 @@ def _run_questions(
         record = {"question": len(answers) + 1, "text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
         write(json.dumps(record, ensure_ascii=False))
         answers.append(record)
+        if not counted:
+            click.echo(f"[{len(answers)}] {reply.text}")
 
+    counted = as_json or outputs
     with written_by_line(outputs) if outputs else nullcontext(lambda line: None) as write:
         try:
-            if as_json or outputs:
-                with progress.stage("answering", len(questions), "questions") as done:
+            if len(questions) == 1 and not counted:
+                _stream_one(model, questions, max_new_tokens, sampling)
+            else:
+                stage = progress.stage("answering", len(questions), "questions")
+                with stage if counted else nullcontext(lambda count: None) as done:
                     for reply in model.replies(questions, max_new_tokens, sampling):
                         keep(reply)
                         done(1)
-            elif len(questions) == 1:
-                conversation = model.start(questions)
-                for step in model.stream(conversation, max_new_tokens, sampling):
-                    click.echo("".join(text for _, text in step), nl=False)
-                click.echo()
-            else:
-                for number, reply in enumerate(model.replies(questions, max_new_tokens, sampling), start=1):
-                    click.echo(f"[{number}] {reply.text}")
         except BaseException:
             if answers and outputs:
                 click.echo(f"the first {len(answers)} answers are in {outputs}.partial", err=True)
             raise
     return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}
+
+
+def _stream_one(model: "TextModel", questions: list, max_new_tokens: int, sampling: "Sampling") -> None:
+    conversation = model.start(questions, room=max_new_tokens)
+    for step in model.stream(conversation, max_new_tokens, sampling):
+        click.echo("".join(text for _, text in step), nl=False)
+    click.echo()

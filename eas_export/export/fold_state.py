@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..model.decoder import Decoder, SkippedBlock
-from ..rewrite.fold import pooled_shift
+from ..rewrite.fold import pooled_shift, shifted_bias
 
 
 def spread_routers(decoder: Decoder, router: Tensor) -> list[Tensor]:
@@ -20,5 +20,5 @@ def shifted_biases(decoder: Decoder, pooled: Tensor | None) -> dict[int, Tensor]
     if pooled is None:
         return {}
     own = torch.cat([adapter.down.bias for adapter in skipped.values()])  # [skipped*width]
-    shifted = own.float() + pooled_shift(pooled).flatten(1)  # [B, skipped*width]
-    return dict(zip(skipped, shifted.to(own.dtype).chunk(len(skipped), 1)))
+    biases = shifted_bias(own, pooled_shift(pooled).flatten(1))  # [B, skipped*width]
+    return dict(zip(skipped, biases.chunk(len(skipped), 1)))

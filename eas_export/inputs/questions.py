@@ -7,6 +7,7 @@ One line, one JSON object with the keys of question.Question:
 
 import difflib
 import json
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +36,28 @@ def holds_questions(path: Path) -> bool:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Every line of the file, checked, its image's path made whole. Raises UserError that names the line."""
-    questions = []
-    with open(require_file(path), "rb") as file:
+    """Every line of the file that is not blank, checked, its image's path made whole. Raises UserError that names the line."""
+    questions, number = [], 0
+    try:
+        file = open(require_file(path), "rb")
+    except OSError as error:
+        raise UserError(f"it cannot be opened ({error.strerror})", where=path, fix="check its permissions") from None
+    with file:
         while line := file.readline(LONGEST_LINE + 1):
-            questions.append(_parse(line, path, f"{path}, line {len(questions) + 1}"))
+            number += 1
+            if line.strip():
+                questions.append(_parse(line, path, f"{path}, line {number}"))
+    if not questions:
+        raise UserError("it holds no question", where=path, fix="write one JSON object per line")
     return questions
 
 
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
     """One question as a batch of one row. Raises UserError for an image that cannot be read, or does not fit the model."""
-    images = [family.pixels(config, read_image(Path(question.image)))] if question.image is not None else []
+    try:
+        images = [] if question.image is None else [family.pixels(config, read_image(Path(question.image)))]
+    except UserError as error:
+        raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
     ids = encode_question(question, config, family, tokenizer)
     arrays = {"input_ids": np.array([ids])}
     if images:
@@ -62,31 +74,39 @@ def encode_question(question: Question, config: ModelConfig, family: Family, tok
 def _parse(line: bytes, path: Path, where: str) -> Question:
     if len(line) > LONGEST_LINE:
         raise UserError(f"the line is longer than {LONGEST_LINE} bytes", where=where, fix="give one question per line")
+    example = 'write lines like {"prompt": "...", "image": "cat.png"}'
     try:
-        question = FileQuestion.model_validate(json.loads(line.decode("utf-8")))
-    except ValidationError as error:
-        raise _refusal(error, where) from None
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError("it is not UTF-8 text", where=where, fix="save the file as UTF-8") from None
     except (ValueError, RecursionError):
-        raise UserError(
-            "it is not a JSON object", where=where, fix='write lines like {"prompt": "...", "image": "cat.png"}'
-        ) from None
+        raise UserError("it is not JSON", where=where, fix=example) from None
+    if not isinstance(value, dict):
+        raise UserError(f"it is a JSON {type(value).__name__}, not an object", where=where, fix=example)
+    try:
+        question = FileQuestion.model_validate(value)
+    except ValidationError as error:
+        raise refusal(error, where) from None
     if question.image is None:
         return Question(**question.model_dump())
     image = path.parent / question.image
     try:
         require_file(image)
     except UserError as error:
-        raise UserError(f"image {question.image}: {error.what}", where=where, fix=error.fix) from None
+        raise UserError(f"image {reprlib.repr(question.image)}: {error.what}", where=where, fix=error.fix) from None
     return Question(**question.model_dump() | {"image": str(image)})
 
 
-def _refusal(error: ValidationError, where: str) -> UserError:
+def refusal(error: ValidationError, where: str) -> UserError:
+    """What is wrong with a question, in one line."""
     first = error.errors()[0]
     key, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     known = ", ".join(Question.model_fields)
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, Question.model_fields, n=1)
         return UserError(
-            f"unknown key {key!r}", where=where, fix=f"did you mean {close[0]}?" if close else f"there are: {known}"
+            f"unknown key {reprlib.repr(key)}",
+            where=where,
+            fix=f"did you mean {close[0]}?" if close else f"there are: {known}",
         )
     return UserError(f"{key}: {said}" if key else said, where=where, fix=f"the keys are: {known}")

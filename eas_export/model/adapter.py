@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AdapterConfig
-from ..rewrite.fold import pooled_shift, spread
+from ..rewrite.fold import pooled_shift, shifted_bias, spread
 from . import ops
 
 
@@ -29,7 +29,7 @@ class Adapter(nn.Module):
 
     def shifted_bias(self, pooled: Tensor) -> Tensor:
         """down's bias of a skipped layer with the prompt's pooled feature in it: [..., rank] float32 -> [..., width]"""
-        return (self.down.bias.float() + pooled_shift(pooled)).to(self.up.dtype)
+        return shifted_bias(self.down.bias, pooled_shift(pooled))
 
 
 class Router(nn.Module):

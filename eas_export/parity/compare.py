@@ -16,7 +16,8 @@ from ..backends.pytorch import open_network
 from ..backends.runtime import Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
-from ..conversation import join_prompts
+from ..config import Limits
+from ..conversation import Prompts, join_prompts
 from ..families import get_family
 from ..generate import Generation, generate, join_generations
 from ..inputs.npz import read_inputs
@@ -142,12 +143,17 @@ def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
         tokenizer = open_tokenizer(bundle)
         names = {f"question {number}": question for number, question in enumerate(read_questions(inputs), start=1)}
         prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
-        return Samples(prompts, {}, steps)
+        return Samples(prompts, {}, _steps_that_fit(prompts, steps, m.limits))
     read = read_inputs(inputs, m.config, family)
     rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
     forced = read.forced_tokens
     columns = {} if forced is None else {name: forced[:, i : i + 1] for i, name in enumerate(rows)}
-    return Samples(rows, columns, steps)
+    return Samples(rows, columns, _steps_that_fit(rows, steps, m.limits))
+
+
+def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) -> int:
+    longest = max(int(prompt.prompt_lengths.max()) for prompt in prompts.values())
+    return max(0, min(steps, limits.max_tokens - longest))
 
 
 def _checkpoint_readers(bundle: Bundle, checkpoint: Checkpoint) -> Readers:

@@ -47,6 +47,11 @@ def pooled_shift(pooled: Tensor) -> Tensor:
     return torch.cat([half, half], -1)
 
 
+def shifted_bias(bias: Tensor, shift: Tensor) -> Tensor:
+    """down's bias of a skipped layer with what the pooled feature adds to it, rounded once: [...], [..., width] float32 -> [..., width]"""
+    return (bias.float() + shift).to(bias.dtype)
+
+
 def mix(up: Tensor, router: Tensor) -> Tensor:
     """U: the outer matrix for one prompt, in float32 (or wider, where up is).
 

@@ -57,3 +57,11 @@ def test_it_works_without_torch():
     code, said = doctor_without("torch")
     assert code == 1 and said["backends"] == {} and "not examined" in said["notes"][-1]
     assert [p["fix"] for p in said["packages"] if p["name"] == "torch"] == ["pip install 'torch>=2.11'"]
+
+
+def test_a_broken_backend_is_named_not_fallen_over(monkeypatch, command):
+    """The leftovers of one onnxruntime wheel after another: a module without anything in it."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
+    code, text, _ = command("doctor", "--json")
+    said = json.loads(text)["backends"]["onnxruntime"]
+    assert code == 1 and "broken" in said["does"] and "install it again" in said["fix"]

@@ -1,6 +1,8 @@
 """`run` on prompts, questions and files of them."""
 
 import json
+import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 from conftest import DEMO, golden_case
 from PIL import Image
 
-from eas_export import Question, Sampling, open_model
+from eas_export import Question, Sampling, UserError, open_model, text
 from eas_export.bundle import open_bundle
 from eas_export.config import Limits
+from eas_export.conversation import Conversation
 from eas_export.text import TextModel
 
 SET = Path(__file__).parents[2] / "calibration" / "demo.jsonl"
@@ -57,6 +60,14 @@ def test_a_file_answers_as_its_questions_do_one_by_one(bundle_of, tmp_path, comm
     assert not list(tmp_path.glob("*.partial"))
     code, text, err = command("run", path, "--inputs", SET, "--max-new-tokens", 6, *options)
     assert text.splitlines()[0].startswith("[1] ") and "[5] " in text
+
+
+def test_outputs_follow_a_link(bundle_of, tmp_path, command):
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_text("old")
+    link.symlink_to(target)
+    code = command("run", bundle_of(DEMO).path, "--prompt", "x", "--max-new-tokens", 2, "--outputs", link)[0]
+    assert code == 0 and link.is_symlink() and json.loads(target.read_text())["question"] == 1
 
 
 def test_more_questions_than_a_batch_takes(bundle_of):
@@ -109,6 +120,17 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     assert "--top-p" in refused("run", path, "--prompt", "x", "--temperature", "1", "--top-p", "1.5")
     long = refused("run", path, "--prompt", "word " * 1000)
     assert "prompt tokens, the bundle takes 1024 (question 1)" in long and "--max-prompt" in long
+    assert "not valid Unicode" in refused("run", path, "--prompt", "a\udcff")
+    assert "options: " in refused("run", path, "--question", "x", *["--option", "y"] * 27)
+    asked = ("run", path, "--prompt", "x")
+    assert "name it with .jsonl" in refused(*asked, "--outputs", tmp_path / "y.npz")
+    (tmp_path / "pipe.jsonl").symlink_to(os.devnull)
+    assert "no ordinary file" in refused(*asked, "--outputs", tmp_path / "pipe.jsonl")
+    (tmp_path / "x.jsonl").write_text('{"prompt": "x"}\n')
+    assert "cannot be written" in refused(*asked, "--outputs", tmp_path / ("y" * 300 + ".jsonl"))
+    assert "file of inputs" in refused("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "x.jsonl")
+    (tmp_path / "x.json").write_text('{"prompt": "x"}\n')
+    assert "questions as .jsonl" in refused("run", path, "--inputs", tmp_path / "x.json")
     plain = bundle_of(golden_case("first")).path
     assert "no tokenizer.model" in refused("run", plain, "--prompt", "x")
 
@@ -123,11 +145,33 @@ def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
     assert code == 2 and "bad.png" in err and "the first 1 answers are in" in err and not out.exists()
     assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
+    code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out)
+    assert code == 2 and "an earlier run" in err and (tmp_path / "y.jsonl.partial").exists()
+    (tmp_path / "y.jsonl.partial").unlink()
+    code, _, err = command("run", path, "--prompt", "word " * 1000, "--outputs", out)
+    assert code == 2 and not list(tmp_path.glob("y*"))  # no answer, no file
+
+
+def test_a_batch_is_gone_before_the_next_is_read(bundle_of, monkeypatch):
+    """A conversation at 7B holds gigabytes of folded weights."""
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(Conversation):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(text, "Conversation", Counted)
+    model = open_model(bundle_of(DEMO))
+    assert len(list(model.replies([Question(prompt="x")] * 3, 2))) == len(most) == 3 and max(most) == 1
+    with pytest.raises(UserError, match="there is no question"):
+        model.start([])
 
 
 def test_verify_takes_questions(bundle_of, command):
-    code, text, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
-    cases = json.loads(text)["cases"]
+    code, out, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
+    cases = json.loads(out)["cases"]
     assert code == 0 and list(cases) == [*(f"question {i}" for i in range(1, 6)), "1 to 5 in one batch"], err
 
 

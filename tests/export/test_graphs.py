@@ -150,22 +150,29 @@ def test_shapes_become_constants():
     model = ir.from_onnx_text(
         """<ir_version: 11, opset_import: ["" : 24]>
         g (float[B, 6] x, int64[3] target, int64[2] pair, float[B, 1] y, int64[2] wide)
-            => (float[B, 12] c, float[B, 6] e, float[B, C] d) {
+            => (float[B, 12] c, float[B, 6] e, float[B, C] d, float[B, 6] f, float[B, 6] h) {
             a = Reshape (x, target)
             twice = Concat <axis = 2> (a, a)
             b = Reshape (twice, target)
             c = Reshape (b, pair)
             e = Expand (y, wide)
             d = Reshape (x, pair)
+            f = Expand (twice, wide)
+            g = Identity (y)
+            h = Expand (g, wide)
         }"""
     )
     values = {value.name: value for node in model.graph for value in node.outputs}
     values["a"].shape, values["b"].shape = ir.Shape(["B", 2, 3]), ir.Shape(["B", 4, 3])
+    values["twice"].shape, values["g"].shape, values["h"].shape = (
+        ir.Shape(s) for s in (["C", 6], [None, 6], [None, 6])
+    )
     assert StaticShapes()(model).modified
 
     def target(name: str) -> list[int] | None:
         constant = values[name].producer().inputs[1].producer()
         return None if constant is None else constant.attributes["value"].value.numpy().tolist()
 
-    assert [target(name) for name in "abced"] == [[-1, 2, 3], [-1, 4, 3], [-1, 12], [1, 6], None]
+    assert [target(name) for name in "abce"] == [[-1, 2, 3], [-1, 4, 3], [-1, 12], [1, 6]]
+    assert [target(name) for name in "dfh"] == [None, None, None]  # two free sizes, another free size, unknown sizes
     assert values["c"].producer().inputs[0] is values["twice"]

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from conftest import DEMO
 from PIL import Image
+from sentencepiece import SentencePieceTrainer
 
 from eas_export.errors import UserError
 from eas_export.families import get_family
 from eas_export.images import read_image, squeezed
 from eas_export.inputs.questions import encode_question, make_prompt, read_questions
 from eas_export.question import Question
-from eas_export.tokenizer import Tokenizer
+from eas_export.tokenizer import TextStream, Tokenizer
 
 CONFIG = DEMO.checkpoint.config
 FAMILY = get_family("lavin")
@@ -67,11 +68,32 @@ def test_pixels_are_the_whole_image_normalised(picture):
     assert one.shape == (3, 4, 4) and np.allclose(one.amax((1, 2)), [1, 0, 0.2]) and one.dtype.is_floating_point
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_images_of_every_kind_become_rgb(tmp_path, mode):
-    path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16") else "x.png")
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     Image.new(mode, (5, 7)).save(path)
     assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_deep_images_are_refused_not_clipped(tmp_path, mode):
+    path = tmp_path / "x.tif"
+    Image.new(mode, (5, 7)).save(path)
+    with pytest.raises(UserError, match="more than 8 bits"):
+        read_image(path)
+
+
+def test_no_image_starts_a_program(tmp_path, monkeypatch):
+    """Pillow hands EPS files, whatever their name, to Ghostscript."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tools / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    (tmp_path / "cat.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="not an image"):
+        read_image(tmp_path / "cat.png")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_images_that_cannot_be_read(tmp_path, picture, monkeypatch):
@@ -92,30 +114,39 @@ def write(path, *lines) -> None:
 def test_a_file_of_questions(tmp_path, picture):
     path = tmp_path / "x.jsonl"
     write(path, {"prompt": "Größe?"}, {"question": "Q", "options": ["a", "b"], "image": "cat.png"})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n  \n")  # as Windows writes it
     first, second = read_questions(path)
     assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == str(picture)
+
+
+def test_a_file_without_questions(tmp_path):
+    (tmp_path / "x.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match="no question"):
+        read_questions(tmp_path / "x.jsonl")
 
 
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("{\n", "it is not a JSON object"),
-        ("\n", "it is not a JSON object"),
-        ("[1]\n", "dictionary"),
-        ("[" * 100_000 + "\n", "it is not a JSON object"),
+        ("{\n", "it is not JSON"),
+        ("[1]\n", "a JSON list, not an object"),
+        ("[" * 100_000 + "\n", "it is not JSON"),
         ({"promt": "x"}, "unknown key 'promt'.*did you mean prompt"),
         ({}, "give either prompt or question"),
         ({"prompt": "x", "question": "y"}, "give either prompt or question"),
         ({"prompt": "x", "options": ["y"]}, "context and options go with question"),
         ({"prompt": 5}, "prompt: "),
         ({"question": "x", "options": ["y"] * 27}, "options: .*26"),
-        ({"prompt": "x", "image": "absent.png"}, "image absent.png: there is no such file"),
+        ({"prompt": "x", "image": "absent.png"}, "image 'absent.png': there is no such file"),
         ({"prompt": "x", "image": "/etc/hostname"}, "inside the file's folder"),
         ({"prompt": "x", "image": "a/../../b.png"}, "inside the file's folder"),
         ({"prompt": "x", "image": ""}, "inside the file's folder"),
         ({"prompt": "x", "image": "a\0b"}, "inside the file's folder"),
         ({"prompt": "x" * (1 << 20)}, "longer than"),
-        ('{"prompt": "\udcff"}\n', "it is not a JSON object"),
+        ('{"prompt": "\udcff"}\n', "it is not UTF-8"),
+        ('{"prompt": "\\ud800"}\n', "prompt: it is not valid Unicode"),
+        ({"prompt": "x", "image": "a" * 300}, "it cannot be opened"),
+        ({"x" * 100_000: 1}, "unknown key"),
     ],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path, line, said):
@@ -125,6 +156,32 @@ def test_a_line_that_is_no_question_is_named(tmp_path, line, said):
     with pytest.raises(UserError, match=said) as error:
         read_questions(path)
     assert error.value.where == f"{path}, line 2" and len(str(error.value)) < 1000
+
+
+def byte_tokenizer(path) -> Tokenizer:
+    """As LLaMA's: characters it does not know are bytes."""
+    with open(path, "wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(["the cat and the hen and the cow"]),
+            model_writer=file,
+            model_type="bpe",
+            byte_fallback=True,
+            vocab_size=285,
+            minloglevel=2,
+        )
+    return Tokenizer(path, 300)  # the model's vocabulary is padded
+
+
+def test_half_of_a_character_waits_for_its_other_half(tmp_path):
+    tokenizer = byte_tokenizer(tmp_path / "tokenizer.model")
+    ids = [*tokenizer.encode("the é"), 291, *tokenizer.encode("日 cat"), tokenizer.eos]
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token, last=i == len(ids) - 1) for i, token in enumerate(ids)]
+    assert "".join(pieces) == tokenizer.decode(ids) and "é" in pieces and "日" in pieces
+    assert all("\ufffd" not in piece for piece in pieces)
+    half = TextStream(tokenizer)
+    broken = tokenizer.encode("é")[:-1]
+    assert [half.push(token, last=False) for token in broken] == ["" for _ in broken]
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):

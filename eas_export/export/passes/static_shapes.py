@@ -39,8 +39,8 @@ def _expand_target(node: ir.Node) -> list[int] | None:
     before, after = node.inputs[0].shape, node.outputs[0].shape
     if before is None or after is None or len(before) != len(after):
         return None
-    if any(not isinstance(size, int) and size != own for own, size in zip(before, after)):
-        return None
+    if any(not isinstance(size, int) and (size.value is None or size != own) for own, size in zip(before, after)):
+        return None  # an unknown size is not even equal to itself
     return [size if isinstance(size, int) else 1 for size in after]
 
 
