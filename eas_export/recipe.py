@@ -1,7 +1,5 @@
 """Build options: from the command line, from a recipe, or both. A recipe is a YAML file with the same keys; the command line wins."""
 
-import difflib
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from .config import Limits, Record
 from .errors import UserError
 from .files import require_file
+from .validation import refusal
 
 PrecisionName = Literal["fp32", "fp16"]
 FoldName = Literal["weights", "lowrank"]
@@ -102,18 +101,4 @@ def _validate(values: dict[str, Any], where: str) -> BuildOptions:
         _ = options.limits
         return options
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, BuildOptions.model_fields, n=1)
-            raise UserError(
-                f"unknown option {key!r}",
-                where=where,
-                fix=f"did you mean {close[0]}?" if close else f"there are: {', '.join(BuildOptions.model_fields)}",
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"{key + ' is ' + reprlib.repr(first['input']) + ': ' if key else ''}{message}",
-            where=where,
-            fix="correct the value",
-        ) from None
+        raise refusal(error, BuildOptions, "option", where) from None

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 ROWS = [
     ["errors", "progress"],
     ["registry", "config", "files"],
-    ["health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
+    ["validation", "health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
     ["bundle"],
     ["destination"],

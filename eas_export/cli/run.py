@@ -96,6 +96,7 @@ def _sampling(**given: float | int | None) -> "Sampling":
     from pydantic import ValidationError
 
     from ..sampling import Sampling
+    from ..validation import refusal
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and not chosen.get("temperature", 0) > 0 and set(chosen) != {"temperature"}:
@@ -105,17 +106,16 @@ def _sampling(**given: float | int | None) -> "Sampling":
     try:
         return Sampling(**chosen)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UserError(f"it is {first['input']}: {first['msg']}", where=option, fix="correct the value") from None
+        raise refusal(error, Sampling, "option", "command line") from None
 
 
 def _questions(inputs: Path | None, asked: dict) -> list | None:
     """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
-    from ..inputs.questions import holds_questions, read_questions, refusal
+    from ..inputs.questions import holds_questions, read_questions
     from ..question import Question
+    from ..validation import refusal
 
     given = {name: value for name, value in asked.items() if value not in (None, ())}
     if bool(given) == bool(inputs):
@@ -125,7 +125,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
         try:
             return [Question(**given)]
         except ValidationError as error:
-            raise refusal(error, "command line") from None
+            raise refusal(error, Question, "option", "command line") from None
     return read_questions(inputs) if holds_questions(inputs) else None
 
 

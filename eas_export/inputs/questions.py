@@ -5,7 +5,6 @@ One line, one JSON object with the keys of question.Question:
     {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"]}
 """
 
-import difflib
 import json
 import reprlib
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..files import require_file
 from ..images import read_image
 from ..question import FileQuestion, Question
 from ..tokenizer import Tokenizer
+from ..validation import refusal
 from .npz import make_inputs
 
 LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
@@ -86,7 +86,7 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
     try:
         question = FileQuestion.model_validate(value)
     except ValidationError as error:
-        raise refusal(error, where) from None
+        raise refusal(error, Question, "key", where) from None
     if question.image is None:
         return Question(**question.model_dump())
     image = path.parent / question.image
@@ -95,18 +95,3 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
     except UserError as error:
         raise UserError(f"image {reprlib.repr(question.image)}: {error.what}", where=where, fix=error.fix) from None
     return Question(**question.model_dump() | {"image": str(image)})
-
-
-def refusal(error: ValidationError, where: str) -> UserError:
-    """What is wrong with a question, in one line."""
-    first = error.errors()[0]
-    key, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    known = ", ".join(Question.model_fields)
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, Question.model_fields, n=1)
-        return UserError(
-            f"unknown key {reprlib.repr(key)}",
-            where=where,
-            fix=f"did you mean {close[0]}?" if close else f"there are: {known}",
-        )
-    return UserError(f"{key}: {said}" if key else said, where=where, fix=f"the keys are: {known}")

@@ -1,0 +1,24 @@
+"""What pydantic refuses, as an error of ours: one line that names the key, the value and the remedy."""
+
+import difflib
+import reprlib
+
+from pydantic import ValidationError
+
+from .config import Record
+from .errors import UserError
+
+
+def refusal(error: ValidationError, record: type[Record], kind: str, where: object) -> UserError:
+    """The first thing that is wrong with values for `record`; `kind` is what a key is called there ("option", "key")."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, record.model_fields, n=1)
+        fix = f"did you mean {close[0]}?" if close else f"there are: {', '.join(record.model_fields)}"
+        return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
+    said = first["msg"].removeprefix("Value error, ")
+    what = f"{key} is {reprlib.repr(first['input'])}: {said}" if key else said
+    return UserError(
+        what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
+    )
