@@ -61,6 +61,7 @@ def stream(
             ended = Finish.EOS if token == eos else Finish.LENGTH if step == max_new_tokens else None
             said.append(Token(row, token, ended or (Finish.LIMIT if full else None)))
             conversation.finish[row] = said[-1].finish
+            conversation.said[row].append(token)
         yield said
         going = torch.tensor([finish is None for finish in conversation.finish])
 

@@ -64,6 +64,7 @@ class Conversation:
     lengths         [B] int64: tokens so far, which is the next one's cache slot and position
     pending         [B] int64: a token that was chosen and not fed yet, -1 for none (see answer.py)
     finish          why each row's last answer ended, None before its end
+    said            the tokens of each row's last answer
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
     folded          the weights that the state was folded into, where the runtime folds
     image_features  [N * tokens, dim], or None without images
@@ -78,6 +79,7 @@ class Conversation:
         self.lengths = prompts.prompt_lengths.clone()
         self.pending = torch.full_like(self.lengths, -1)
         self.finish: list[Finish | None] = [None] * len(self.lengths)
+        self.said: list[list[int]] = [[] for _ in self.lengths]
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
         features = encode_images(runtime, prompts)
@@ -121,6 +123,7 @@ class Conversation:
         self.logits = logits.where(rows[:, None], self.logits)
         self.lengths = self.lengths + rows
         self.pending = self.pending.masked_fill(rows, -1)
+        self.finish = [None if fed else finish for fed, finish in zip(rows.tolist(), self.finish)]
 
     def extend(self, turns: list[list[int]]) -> None:
         """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays.
@@ -141,7 +144,7 @@ class Conversation:
             raise too_many("max-tokens", length, self.runtime.limits.max_tokens)
         _check_ids(self.runtime, torch.tensor([token for tokens in said for token in tokens] or [0]))
         self.reserve(int(counts.max()) + 1)
-        self.finish = [None if tokens else finish for tokens, finish in zip(said, self.finish)]
+        self.said = [[] if tokens else before for tokens, before in zip(said, self.said)]
         for step in range(int(counts.max())):
             rows = counts > step
             self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in said]), rows)

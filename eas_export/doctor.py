@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -39,7 +40,7 @@ class Package(Record):
 
 
 class Report(Record):
-    """ok: everything that is needed is there, and a backend beside PyTorch runs"""
+    """ok: everything that is needed is there, nothing is out of its range, and a backend beside PyTorch runs"""
 
     machine: Machine
     packages: tuple[Package, ...]
@@ -48,7 +49,7 @@ class Report(Record):
 
     @property
     def ok(self) -> bool:
-        needed = all(package.ok for package in self.packages if package.used_for == EVERYTHING)
+        needed = all(p.ok for p in self.packages if p.used_for == EVERYTHING or p.installed)
         return needed and any(b.version for name, b in self.backends.items() if name != "pytorch")
 
 
@@ -61,12 +62,16 @@ def examine() -> Report:
     if any(package.used_for == EVERYTHING and not package.installed for package in packages):
         notes.append("backends are not examined before the packages for everything are there")
         return Report(machine=_machine(None), packages=packages, backends={}, notes=tuple(notes))
-    try:
-        gpu, backends = _gpu(), _backends()
-    except Exception as error:  # whatever a broken installation raises while it is imported
-        notes.append(f"PyTorch cannot be used: {type(error).__name__}: {error}; pip install --force-reinstall torch")
-        gpu, backends = None, {}
-    return Report(machine=_machine(gpu), packages=packages, backends=backends, notes=tuple(notes))
+    found: dict[str, Any] = {}
+    for what, look in {"gpu": _gpu, "backends": _backends}.items():
+        try:
+            found[what] = look()
+        except Exception as error:  # whatever a broken installation raises while it is imported
+            notes.append(
+                f"the {what} cannot be examined: {type(error).__name__}: {error}; install again what that names"
+            )
+    machine, backends = _machine(found.get("gpu")), found.get("backends", {})
+    return Report(machine=machine, packages=packages, backends=backends, notes=tuple(notes))
 
 
 def _backends() -> dict[str, Health]:

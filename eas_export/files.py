@@ -33,8 +33,9 @@ def require_writable(path: Path) -> Path:
     try:
         path = path.resolve()
         ordinary = path.is_file() if path.exists() else path.parent.is_dir()
-    except OSError as error:
-        raise UserError(f"it cannot be written ({error.strerror})", where=str(path)[:200], fix=fix) from None
+    except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"it cannot be written ({said})", where=str(path)[:200], fix=fix) from None
     if not ordinary or not os.access(path.parent, os.W_OK):
         nowhere = f"{path.parent} is no folder that can be written to"
         said = "it is a folder" if path.is_dir() else "it is no ordinary file" if path.exists() else nowhere
@@ -46,33 +47,46 @@ def require_writable(path: Path) -> Path:
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes `path`'s place when the block ends without an error. Raises UserError where it cannot."""
     path = require_writable(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial")
     with _translated(path):
         try:
             with open(partial, "wb") as file:
                 yield file
-            partial.replace(path)
+            _take_place(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """Where `written_by_line` keeps lines until all are there. Raises UserError where an earlier failure's lines would be lost."""
+    path = require_writable(path)
+    partial = path.with_name(f"{path.name}.partial")
+    if os.path.lexists(partial):
+        fix = "move it away or delete it"
+        raise UserError("what an earlier run wrote before it failed is still there", where=partial, fix=fix)
+    return partial
 
 
 @contextmanager
 def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
     """A function that writes a line. The file appears when the block ends without an error; else the lines so far stay in
     <name>.partial. Raises UserError where it cannot be written, and where an earlier failure's lines would be lost."""
-    path = require_writable(path)
-    partial = path.with_name(f"{path.name}.partial")
+    path, partial = require_writable(path), partial_of(path)
     with _translated(path):
-        if partial.exists():
-            fix = "move it away or delete it"
-            raise UserError("what an earlier run wrote before it failed is still there", where=partial, fix=fix)
         try:
             with open(partial, "x", encoding="utf-8", buffering=1) as file:
                 yield lambda line: print(line, file=file)
-            partial.replace(path)
+            _take_place(partial, path)
         finally:
             if partial.is_file() and partial.stat().st_size == 0:
                 partial.unlink()
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    """Of what was there, the permissions stay."""
+    if path.exists():
+        partial.chmod(stat.S_IMODE(path.stat().st_mode))
+    partial.replace(path)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
     Raises UserError as Conversation does, and where the steps do not fit the limits.
     """
     steps = len(forced) if forced is not None else steps
-    length = prompts.input_ids.shape[1] + steps
+    length = int(prompts.prompt_lengths.max()) + steps
     if length > runtime.limits.max_tokens:
         raise too_many("max-tokens", length, runtime.limits.max_tokens)
     conversation = Conversation(runtime, prompts, room=steps)

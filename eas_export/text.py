@@ -16,7 +16,7 @@ from .bundle import Bundle, open_bundle
 from .conversation import Conversation, Finish, join_prompts
 from .errors import UserError
 from .families import get_family
-from .inputs.questions import encode_question, make_prompt
+from .inputs.questions import make_prompt, require_short
 from .question import Question
 from .sampling import GREEDY, Sampling
 from .tokenizer import TOKENIZER_FILE, TextStream, Tokenizer
@@ -48,7 +48,7 @@ class TextModel:
         """
         if not questions:
             raise UserError("there is no question", where="questions", fix="ask one at least")
-        self._check_lengths(questions, first)
+        self._require_short(questions, first)
         config = self.runtime.config
         prompts = [
             make_prompt(question, config, self.family, self.tokenizer, f"question {number}")
@@ -63,10 +63,12 @@ class TextModel:
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
     ) -> Iterator[list[tuple[Token, str]]]:
-        """Every step's new tokens, each with the text that it completes."""
-        texts = [TextStream(self.tokenizer) for _ in conversation.lengths]
+        """Every step's new tokens, each with the text that it completes. What an answer that ended by length may still go on with,
+        half of a character, is not shown."""
+        texts = [TextStream(self.tokenizer, before) for before in conversation.said]
         for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
-            yield [(token, texts[token.row].push(token.id, last=token.finish is not None)) for token in tokens]
+            ends = (token.finish in (Finish.EOS, Finish.LIMIT) for token in tokens)
+            yield [(token, texts[token.row].push(token.id, last)) for token, last in zip(tokens, ends)]
 
     def replies(
         self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
@@ -75,7 +77,7 @@ class TextModel:
 
         Raises UserError before anything is generated where a prompt is too long; else as `start`, for the batch at hand.
         """
-        self._check_lengths(questions, 1)
+        self._require_short(questions)
         size = self.runtime.limits.max_batch
         for begin in range(0, len(questions), size):
             yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
@@ -87,15 +89,10 @@ class TextModel:
         answers = answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, rows)
         return [Reply(self.tokenizer.decode(said.tokens), said.tokens, said.finish) for said in answers]
 
-    def _check_lengths(self, questions: Sequence[Question], first: int) -> None:
-        limit = self.runtime.limits.max_prompt
+    def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
+        config, limits = self.runtime.config, self.runtime.limits
         for number, question in enumerate(questions, start=first):
-            length = len(encode_question(question, self.runtime.config, self.family, self.tokenizer))
-            if length > limit:
-                fix = f"build with --max-prompt {length}, or ask shorter"
-                raise UserError(
-                    f"{length} prompt tokens, the bundle takes {limit}", where=f"question {number}", fix=fix
-                )
+            require_short(question, config, self.family, self.tokenizer, limits, f"question {number}")
 
 
 def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:

@@ -1,5 +1,6 @@
 """The checkpoint's own tokenizer: a sentencepiece model, as Meta's LLaMA has it (`tokenizer.model`)."""
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from .errors import UserError
 from .files import require_file
 
 TOKENIZER_FILE = "tokenizer.model"
+HALF = "\ufffd"  # what half of a character is decoded to
 
 
 class Tokenizer:
@@ -36,8 +38,12 @@ class Tokenizer:
             raise UserError(what, where=path, fix="put the model's own tokenizer.model there")
 
     def encode(self, text: str) -> list[int]:
-        """Ids without a first or an end token."""
-        return self._model.encode(text)
+        """Ids without a first or an end token. Raises UserError for text that is none."""
+        try:
+            return self._model.encode(text)
+        except RuntimeError:  # half of a surrogate pair
+            what = f"{reprlib.repr(text)} is not valid Unicode text"
+            raise UserError(what, where="text", fix="decode it before, with its own encoding") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; first and end tokens, and ids that only pad the model's vocabulary, are silent."""
@@ -47,14 +53,16 @@ class Tokenizer:
 class TextStream:
     """Text as it grows, token by token; half of a character waits for its other half."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._ids, self._shown = tokenizer, [], ""
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
+        """before: tokens whose text was shown already"""
+        self._tokenizer, self._ids = tokenizer, list(before)
+        self._shown = tokenizer.decode(before).rstrip(HALF)
 
     def push(self, token: int, last: bool) -> str:
-        """The text that this token completes."""
+        """The text that this token completes; all that is left where it is the last."""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith("\ufffd") and not last:
+        if text.endswith(HALF) and not last:
             return ""
         new, self._shown = text[len(self._shown) :], text
         return new

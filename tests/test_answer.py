@@ -44,6 +44,43 @@ def test_rows_end_at_different_steps(runtime):
     assert len(got[1].tokens) <= 3 and len({len(said.tokens) for said in got}) > 1
 
 
+def test_an_end_token_counts_also_where_it_is_the_last_one_asked_for(runtime):
+    tokens = greedy(runtime, ROWS[0], 3)
+    eos = tokens[-1]
+    count = tokens.index(eos) + 1
+    assert answer(Conversation(runtime, text_prompts(ROWS[0])), count, eos)[0].finish == "eos"
+
+
+def test_a_later_step_that_is_not_finite_is_an_error(runtime):
+    class Spoiling:
+        spec = runtime.sessions["decode"].spec
+
+        def run(self, inputs, outputs):
+            runtime.sessions["decode"].run(inputs, outputs)
+            outputs["logits"][1, 4] = float("nan")
+
+    spoiled = replace(runtime, sessions={**runtime.sessions, "decode": Spoiling()})
+    conversation = Conversation(spoiled, text_prompts(*ROWS))
+    conversation.feed(
+        torch.tensor([1, 1, 1]), torch.tensor([True, False, True])
+    )  # row 1 waits: what it gives is not read
+    with pytest.raises(UserError, match="logits are not finite"):
+        conversation.feed(torch.tensor([1, 1, 1]))
+
+
+def test_padding_is_no_token_of_the_answer(runtime):
+    small = replace(runtime, limits=Limits(max_batch=8, max_prompt=9, max_tokens=10))
+    forced = torch.zeros(5, 2, dtype=torch.int64)
+    padded = text_prompts([1, 2], [3], pad=7)
+    assert (
+        max_error(
+            generate(small, padded, forced=forced).logits,
+            generate(runtime, text_prompts([1, 2], [3]), forced=forced).logits,
+        )
+        < SAME
+    )
+
+
 def test_a_full_row_ends_with_limit_and_the_others_go_on(runtime):
     small = replace(runtime, limits=Limits(max_batch=8, max_prompt=5, max_tokens=7))
     got = answer(Conversation(small, text_prompts(*ROWS)), 5)

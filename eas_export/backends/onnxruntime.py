@@ -59,10 +59,11 @@ def _import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         raise UserError(
             f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})",
             where="--backend onnxruntime",
-            fix="pip install 'eas-export[cpu]'",
+            fix="pip install 'eas-export[cpu]'" if missing else "pip install --force-reinstall onnxruntime",
         ) from None
     return onnxruntime
 

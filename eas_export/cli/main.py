@@ -4,6 +4,7 @@ Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a
 A mistake of the user's never shows a traceback; a bug of ours always does.
 """
 
+import io
 import json
 import signal
 import sys
@@ -76,6 +77,8 @@ def _terminate(*_: object) -> None:
 def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     try:
         code = cli.main(standalone_mode=False)
     except UserError as error:
@@ -97,6 +100,11 @@ def main() -> None:
     except SystemExit:  # click's way to say that whoever read our output has enough, like head
         code = 141
     except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != "eas_export":
+            line = UserError(f"the package {missing} is not installed", where="Python", fix="see eas-export doctor")
+            _say(line.as_json(), str(line))
+            sys.exit(2)
         traceback.print_exc()
         fix = "this is a bug of eas-export; please report it with its traceback"
         _say({"what": f"{type(error).__name__}: {error}", "where": "eas-export", "fix": fix}, fix)

@@ -106,7 +106,7 @@ def _sampling(**given: float | int | None) -> "Sampling":
     try:
         return Sampling(**chosen)
     except ValidationError as error:
-        raise refusal(error, Sampling, "option", "command line") from None
+        raise refusal(error, Sampling, "option", "--temperature, --top-p, --seed") from None
 
 
 def _questions(inputs: Path | None, asked: dict) -> list | None:
@@ -125,17 +125,18 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
         try:
             return [Question(**given)]
         except ValidationError as error:
-            raise refusal(error, Question, "option", "command line") from None
+            where = "--prompt, --question, --context, --option, --image"
+            raise refusal(error, Question, "option", where) from None
     return read_questions(inputs) if holds_questions(inputs) else None
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
-    from ..files import require_writable
+    from ..files import partial_of, require_writable
 
-    require_writable(outputs)
+    target = partial_of(outputs) if suffix == ".jsonl" else require_writable(outputs)
     if outputs.suffix.lower() != suffix:
         raise UserError(f"what is written is a {suffix} file", where=outputs, fix=f"name it with {suffix}")
-    if inputs is not None and outputs.resolve() == inputs.resolve():
+    if inputs is not None and inputs.resolve() in (target, outputs.resolve()):
         raise UserError("it is the file of inputs", where=outputs, fix="choose another --outputs")
 
 
@@ -224,7 +225,7 @@ def _run_questions(
                         done(1)
         except BaseException:
             if answers and outputs:
-                click.echo(f"the first {len(answers)} answers are in {outputs}.partial", err=True)
+                click.echo(f"the first {len(answers)} answers are in {outputs.resolve()}.partial", err=True)
             raise
     return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}
 

@@ -2,7 +2,7 @@
 
 In   input_ids [B, S] (image placeholders included, the modality token not) · prompt_lengths [B] (default S)
      · pixel_values [N, 3, H, W] and image_row [N] (the row each image belongs to) · forced_tokens [steps, B], optional
-Out  logits [steps + 1, B, vocab] float32 · tokens [steps + 1, B] int64
+Out  logits [steps, B, vocab] float32 · tokens [steps, B] int64: after the prompt and after each token that was fed
 """
 
 import zipfile

@@ -5,6 +5,7 @@ One line, one JSON object with the keys of question.Question:
     {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"]}
 """
 
+import codecs
 import json
 import reprlib
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from ..config import ModelConfig
+from ..config import Limits, ModelConfig
 from ..conversation import Prompts
 from ..errors import UserError
 from ..family import Family
@@ -45,6 +46,7 @@ def read_questions(path: Path) -> list[Question]:
     with file:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 questions.append(_parse(line, path, f"{path}, line {number}"))
     if not questions:
@@ -71,12 +73,22 @@ def encode_question(question: Question, config: ModelConfig, family: Family, tok
     return family.encode(config, tokenizer, text, int(question.image is not None))
 
 
+def require_short(
+    question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
+) -> None:
+    """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
+    length = len(encode_question(question, config, family, tokenizer))
+    if length > limits.max_prompt:
+        fix = f"build with --max-prompt {length}, or ask shorter"
+        raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)
+
+
 def _parse(line: bytes, path: Path, where: str) -> Question:
     if len(line) > LONGEST_LINE:
         raise UserError(f"the line is longer than {LONGEST_LINE} bytes", where=where, fix="give one question per line")
     example = 'write lines like {"prompt": "...", "image": "cat.png"}'
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise UserError("it is not UTF-8 text", where=where, fix="save the file as UTF-8") from None
     except (ValueError, RecursionError):

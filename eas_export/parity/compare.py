@@ -21,7 +21,7 @@ from ..conversation import Prompts, join_prompts
 from ..families import get_family
 from ..generate import Generation, generate, join_generations
 from ..inputs.npz import read_inputs
-from ..inputs.questions import holds_questions, make_prompt, read_questions
+from ..inputs.questions import holds_questions, make_prompt, read_questions, require_short
 from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters
@@ -142,6 +142,8 @@ def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
     if holds_questions(inputs):
         tokenizer = open_tokenizer(bundle)
         names = {f"question {number}": question for number, question in enumerate(read_questions(inputs), start=1)}
+        for name, question in names.items():
+            require_short(question, m.config, family, tokenizer, m.limits, name)
         prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
         return Samples(prompts, {}, _steps_that_fit(prompts, steps, m.limits))
     read = read_inputs(inputs, m.config, family)

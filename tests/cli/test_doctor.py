@@ -65,3 +65,26 @@ def test_a_broken_backend_is_named_not_fallen_over(monkeypatch, command):
     code, text, _ = command("doctor", "--json")
     said = json.loads(text)["backends"]["onnxruntime"]
     assert code == 1 and "broken" in said["does"] and "install it again" in said["fix"]
+
+
+def test_what_cannot_be_imported_is_noted(monkeypatch, command):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: 1 / 0)
+    code, text, _ = command("doctor", "--json")
+    said = json.loads(text)
+    assert code == 0 and said["machine"]["gpu"] is None and said["backends"]
+    assert "the gpu cannot be examined: ZeroDivisionError" in said["notes"][-1]
+
+
+def test_a_package_that_is_out_of_range_is_not_ok(monkeypatch, command):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.10.0" if name == "onnxruntime" else version(name)
+    )
+    code, text, _ = command("doctor", "--json")
+    assert code == 1 and json.loads(text)["ok"] is False
+
+
+def test_a_missing_package_is_one_line(monkeypatch, refused):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    monkeypatch.delitem(sys.modules, "eas_export.doctor", raising=False)
+    assert "packaging.requirements is not installed" in refused("doctor")

@@ -15,6 +15,7 @@ from eas_export import Question, Sampling, UserError, open_model, text
 from eas_export.bundle import open_bundle
 from eas_export.config import Limits
 from eas_export.conversation import Conversation
+from eas_export.parity import compare
 from eas_export.text import TextModel
 
 SET = Path(__file__).parents[2] / "calibration" / "demo.jsonl"
@@ -85,7 +86,10 @@ def test_a_conversation_in_text(bundle_of):
     conversation = model.start([Question(prompt="One."), Question(prompt="Two.", image=str(PICTURE))])
     router = conversation.state["router"].clone()
     parts = [step for step in model.stream(conversation, 3)]
+    lengths = conversation.lengths.tolist()
     model.extend(conversation, ["And now?", "Why?"])
+    heard = [len(model.tokenizer.encode(turn)) + 1 for turn in ("And now?", "Why?")]  # and the token that was pending
+    assert conversation.lengths.tolist() == [length + count for length, count in zip(lengths, heard)]
     more = [step for step in model.stream(conversation, 3)]
     assert conversation.state["router"].equal(router)
     assert len(parts) == len(more) == 3
@@ -107,6 +111,33 @@ def test_a_row_that_says_the_end_token_ends(bundle_of, tmp_path, command):
         assert tokens[: len(ids), row].tolist() == ids and (tokens[len(ids) :, row] == -1).all()
 
 
+DRAWN = ("--temperature", "6", "--max-new-tokens", "100")
+
+
+def test_answers_in_text_end_at_the_end_token(bundle_of, command):
+    """Streamed or as JSON, drawn with the same seed: one text, and the end token is silent in it."""
+    path = bundle_of(DEMO, fold="lowrank").path
+    for seed in range(50):
+        asked = ("run", path, "--prompt", "x", *DRAWN, "--seed", seed)
+        said = json.loads(command(*asked, "--json")[1])["answers"][0]
+        if said["finish"] == "eos":
+            break
+    assert said["finish"] == "eos" and said["tokens"][-1] == 2 and len(said["tokens"]) < 100
+    assert command(*asked)[1] == said["text"] + "\n"
+    other = json.loads(command(*asked[:-1], seed + 1, "--json")[1])["answers"][0]
+    assert other["tokens"] != said["tokens"]
+
+
+def test_a_long_question_is_named_before_anything_is_answered(bundle_of, monkeypatch):
+    model = open_model(bundle_of(DEMO))
+    questions = [Question(prompt="short"), Question(prompt="word " * 1000)]
+    monkeypatch.setattr(text, "Conversation", lambda *arguments: pytest.fail("something was generated"))
+    with pytest.raises(UserError, match=r"the bundle takes 1024 \(question 2\)"):
+        next(model.replies(questions))
+    with pytest.raises(UserError, match=r"\(question 9\)"):
+        model.start(questions[1:], first=9)
+
+
 def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     path = bundle_of(DEMO, fold="lowrank").path
     assert "nothing is asked" in refused("run", path)
@@ -124,11 +155,17 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     assert "options is (" in refused("run", path, "--question", "x", *["--option", "y"] * 27)
     asked = ("run", path, "--prompt", "x")
     assert "name it with .jsonl" in refused(*asked, "--outputs", tmp_path / "y.npz")
-    (tmp_path / "pipe.jsonl").symlink_to(os.devnull)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    assert "cannot be written" in refused(*asked, "--outputs", tmp_path / "circle.jsonl")
     assert "no ordinary file" in refused(*asked, "--outputs", tmp_path / "pipe.jsonl")
     (tmp_path / "x.jsonl").write_text('{"prompt": "x"}\n')
     assert "cannot be written" in refused(*asked, "--outputs", tmp_path / ("y" * 300 + ".jsonl"))
     assert "file of inputs" in refused("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "x.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "x.jsonl")
+    assert "file of inputs" in refused(
+        "run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "link.jsonl"
+    )
     (tmp_path / "x.json").write_text('{"prompt": "x"}\n')
     assert "questions as .jsonl" in refused("run", path, "--inputs", tmp_path / "x.json")
     plain = bundle_of(golden_case("first")).path
@@ -173,6 +210,21 @@ def test_verify_takes_questions(bundle_of, command):
     code, out, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
     cases = json.loads(out)["cases"]
     assert code == 0 and list(cases) == [*(f"question {i}" for i in range(1, 6)), "1 to 5 in one batch"], err
+
+
+def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
+    lines = [{"prompt": "a" * length} for length in (5, 960)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = bundle_of(DEMO).path
+    limits = Limits(max_prompt=1024, max_tokens=1026)
+    opened = open_bundle(path)
+    small = replace(opened, manifest=opened.manifest.model_copy(update={"limits": limits}))
+    samples = compare._read_samples(small, tmp_path / "x.jsonl", 200)
+    longest = max(int(prompt.prompt_lengths[0]) for prompt in samples.prompts.values())
+    assert 826 < longest <= 1024 and samples.steps == 1026 - longest
+    (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "b " * 1500}) + "\n")
+    code, _, err = command("verify", path, "--inputs", tmp_path / "x.jsonl")
+    assert code == 2 and "--max-prompt" in err and "question 1" in err
 
 
 def test_the_bundles_tokenizer_is_the_checkpoints(bundle):

@@ -75,7 +75,7 @@ def test_images_of_every_kind_become_rgb(tmp_path, mode):
     assert read_image(path).mode == "RGB"
 
 
-@pytest.mark.parametrize("mode", ["I;16", "F"])
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_deep_images_are_refused_not_clipped(tmp_path, mode):
     path = tmp_path / "x.tif"
     Image.new(mode, (5, 7)).save(path)
@@ -113,8 +113,10 @@ def write(path, *lines) -> None:
 
 def test_a_file_of_questions(tmp_path, picture):
     path = tmp_path / "x.jsonl"
-    write(path, {"prompt": "Größe?"}, {"question": "Q", "options": ["a", "b"], "image": "cat.png"})
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n  \n")  # as Windows writes it
+    write(path, {"prompt": "Größe?", "options": None}, {"question": "Q", "options": ["a", "b"], "image": "cat.png"})
+    path.write_bytes(
+        b"\xef\xbb\xbf\r\n" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n  \n"
+    )  # as Windows writes it
     first, second = read_questions(path)
     assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == str(picture)
 
@@ -145,6 +147,8 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x" * (1 << 20)}, "longer than"),
         ('{"prompt": "\udcff"}\n', "it is not UTF-8"),
         ('{"prompt": "\\ud800"}\n', "prompt is .*: it is not valid Unicode"),
+        ('{"question": "x", "context": "\\ud800"}\n', "context is .*: it is not valid Unicode"),
+        ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: it is not valid Unicode"),
         ({"prompt": "x", "image": "a" * 300}, "it cannot be opened"),
         ({"x" * 100_000: 1}, "unknown key"),
     ],
@@ -182,6 +186,14 @@ def test_half_of_a_character_waits_for_its_other_half(tmp_path):
     half = TextStream(tokenizer)
     broken = tokenizer.encode("é")[:-1]
     assert [half.push(token, last=False) for token in broken] == ["" for _ in broken]
+    assert half.push(tokenizer.encode("é")[-2], last=True).endswith("\ufffd")  # nothing more will come
+    for cut in range(len(ids)):  # taken up again anywhere
+        before, after = TextStream(tokenizer), TextStream(tokenizer, ids[:cut])
+        text = "".join(before.push(token, last=False) for token in ids[:cut])
+        text += "".join(after.push(token, last=token == ids[-1]) for token in ids[cut:])
+        assert text == tokenizer.decode(ids)
+    with pytest.raises(UserError, match="not valid Unicode"):
+        tokenizer.encode("\ud800")
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):
