@@ -13,6 +13,7 @@ from .bundle import (
     SCHEMA_VERSION,
     WEIGHTS,
     Bundle,
+    FileRecord,
     Manifest,
     open_bundle,
     record_file,
@@ -105,10 +106,10 @@ def build(
 
     with new_bundle_folder(out) as folder:
         pruned = prune(checkpoint, plan)
-        store = _write_weights(folder, pruned, plan, opts, progress)
-        graphs = _export_graphs(folder, pruned, plan, opts, store, progress)
+        weights_record = _write_weights(folder, pruned, plan, opts, progress)
+        graphs = _export_graphs(folder, pruned, plan, opts, Store(folder / WEIGHTS), progress)
         _carry_tokenizer(folder, checkpoint)
-        bundle = Bundle(folder, _describe(folder, result, pruned, graphs, identity))
+        bundle = Bundle(folder, _describe(folder, result, pruned, graphs, identity, weights_record))
         report = _verify(bundle, checkpoint, progress) if verify else None
         write_manifest(folder, bundle.manifest)  # only now does it open
     return replace(result, bundle=open_bundle(out), report=report)
@@ -159,13 +160,17 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
             )
 
 
-def _write_weights(folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress) -> Store:
+def _write_weights(
+    folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress
+) -> FileRecord:
+    """Write the store; its record is made on the way, nothing is read back."""
     parameters = [
         Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
         for name, t in network_parameters(pruned, plan, PRECISIONS[opts.precision], opts.limits).items()
     ]
     with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
-        return write_store(folder / WEIGHTS, parameters, done)
+        sha256 = write_store(folder / WEIGHTS, parameters, done)
+    return FileRecord(bytes=(folder / WEIGHTS).stat().st_size, sha256=sha256)
 
 
 def _export_graphs(
@@ -187,7 +192,12 @@ def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _describe(
-    folder: Path, result: BuildResult, pruned: Checkpoint, graphs: dict[str, GraphSpec], identity: Identity
+    folder: Path,
+    result: BuildResult,
+    pruned: Checkpoint,
+    graphs: dict[str, GraphSpec],
+    identity: Identity,
+    weights: FileRecord,
 ) -> Manifest:
     """The manifest of everything that lies in the folder by now."""
     opts = result.request.options
@@ -200,7 +210,7 @@ def _describe(
         fold=opts.fold,
         limits=opts.limits,
         graphs=graphs,
-        files={path.name: record_file(path) for path in sorted(folder.iterdir())},
+        files={p.name: weights if p.name == WEIGHTS else record_file(p) for p in sorted(folder.iterdir())},
         sources=identity.sources,
         options=identity.options,
         toolchain=identity.toolchain,

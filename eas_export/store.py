@@ -5,6 +5,7 @@ without gaps. The header is padded with spaces so that the data starts on a page
 on a multiple of its alignment: what is mapped can be used in place.
 """
 
+import hashlib
 import json
 import mmap
 import struct
@@ -54,8 +55,9 @@ class Parameter:
         return prod(self.shape) * DTYPES[self.dtype].size
 
 
-def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[[int], None]) -> "Store":
-    """Write the parameters, holding one of them at a time. `on_bytes` is told the bytes of each tensor as it is written.
+def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[[int], None]) -> str:
+    """Write the parameters, holding one of them at a time, and return the sha256 in hex of what was to be written: a file with
+    another one was damaged on its way. `on_bytes` is told the bytes of each tensor as it is written.
 
     Raises UserError where a tensor holds NaN or infinity.
     """
@@ -71,12 +73,18 @@ def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[
         position += p.nbytes
     text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % PAGE)
+    digest = hashlib.sha256()
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+
+        def put(data: bytes | memoryview) -> None:
+            file.write(data)
+            digest.update(data)
+
+        put(struct.pack("<Q", len(text)) + text)
         for p in ordered:
-            file.write(_checked_bytes(p))
+            put(_checked_bytes(p))
             on_bytes(p.nbytes)
-    return Store(path)
+    return digest.hexdigest()
 
 
 class Store:

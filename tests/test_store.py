@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eas_export.bundle import sha256_of
 from eas_export.errors import InternalError, UserError
 from eas_export.store import Parameter, Store, write_store
 
@@ -29,7 +30,9 @@ def test_what_is_written_is_read_in_place(tmp_path_factory, shapes, half):
     }
     path = tmp_path_factory.mktemp("store") / "w.safetensors"
     seen = []
-    store = write_store(path, [parameter(name, t) for name, t in tensors.items()], seen.append)
+    digest = write_store(path, [parameter(name, t) for name, t in tensors.items()], seen.append)
+    store = Store(path)
+    assert digest == sha256_of(path)
     assert sum(seen) == store.nbytes == sum(t.nbytes for t in tensors.values())
     theirs = load_file(path)
     for name, tensor in tensors.items():
