@@ -1,14 +1,17 @@
 """Write a LaVIN-EAS checkpoint of a chosen shape in the published format, with random weights.
 
     python benchmarks/synthetic.py --shape 1B --out lavin-1B               3.2 GB
+    python benchmarks/synthetic.py --shape 7B --shards 2 --out lavin-7B    14.1 GB
     python benchmarks/synthetic.py --shape demo --out eas_export/demo/checkpoint --seed 7
 
 The folder holds weights/<name>/{params.json, consolidated.NN.pth}, clip/*.pth and checkpoint-19.pth, as training leaves them.
-Weights are drawn so that activations keep a sensible size through the layers.
+Weights are drawn so that activations keep a sensible size through the layers. Files are laid out with holes for their tensors,
+which are then filled through a mapping, one at a time: no more than one tensor is ever in memory.
 """
 
 import argparse
 import json
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,7 +160,7 @@ def args_of(shape: Shape) -> argparse.Namespace:
 
 
 def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = False) -> Path:
-    """Write the checkpoint; `out` must not exist. A skeleton has the files' headers, and holes for the tensors."""
+    """Write the checkpoint; `out` must not exist. A skeleton keeps the holes for the tensors."""
     random = torch.Generator().manual_seed(seed)
     weights = out / "weights" / shape.name
     weights.mkdir(parents=True)
@@ -171,37 +174,43 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
         "vocab_size": -1,
     }
     (weights / "params.json").write_text(json.dumps(params))
+    draw = None if skeleton else random
     for shard in range(shape.shards):
         sizes = {name: _shard_shape(name, size, shape.shards) for name, size in llama_shapes(shape).items()}
-        _save(
-            weights / f"consolidated.{shard:02d}.pth",
-            lambda sizes=sizes: _draw_all(sizes, torch.float16, random),
-            skeleton,
-        )
-    _save(out / "clip" / "ViT.pth", lambda: _draw_all(clip_shapes(shape), torch.float16, random), skeleton)
-
-    def trained() -> dict:
-        adapters = _draw_all(adapter_shapes(shape), torch.float32, random)
-        return {"model": adapters, "optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
-
-    _save(out / "checkpoint-19.pth", trained, skeleton)
+        _write(weights / f"consolidated.{shard:02d}.pth", sizes, torch.float16, draw)
+    _write(out / "clip" / "ViT.pth", clip_shapes(shape), torch.float16, draw)
+    write_adapters(out / "checkpoint-19.pth", shape, draw)
     return out
 
 
-def _save(path: Path, make: Callable[[], dict], skeleton: bool) -> None:
-    if not skeleton:
-        torch.save(make(), path)
-        return
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        content = make()
+def write_adapters(path: Path, shape: Shape, random: torch.Generator | None) -> None:
+    """What training leaves: the adapters beside optimizer, epoch and arguments."""
+    around = {"optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
+    _write(path, adapter_shapes(shape), torch.float32, random, lambda tensors: {"model": tensors} | around)
+
+
+def _write(
+    path: Path,
+    sizes: dict[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    random: torch.Generator | None,
+    wrap: Callable[[dict], dict] = lambda tensors: tensors,
+) -> None:
+    """Lay the file out, then draw its tensors into it; without `random` they stay holes."""
+    with FakeTensorMode():
+        content = wrap({name: torch.empty(size, dtype=dtype) for name, size in sizes.items()})
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(content, path)
-
-
-def _draw_all(
-    sizes: dict[str, tuple[int, ...]], dtype: torch.dtype, random: torch.Generator
-) -> dict[str, torch.Tensor]:
-    return {name: _draw(name, size, dtype, random) for name, size in sizes.items()}
+    if random is None:
+        return
+    with (
+        torch.serialization.set_default_mmap_options(mmap.MAP_SHARED),
+        torch.serialization.safe_globals([argparse.Namespace]),
+    ):
+        mapped = torch.load(path, mmap=True, weights_only=True)
+    tensors = mapped.get("model", mapped)
+    for name, size in sizes.items():
+        tensors[name].copy_(_draw(name, size, random))
 
 
 def _shard_shape(name: str, size: tuple[int, ...], shards: int) -> tuple[int, ...]:
@@ -209,7 +218,7 @@ def _shard_shape(name: str, size: tuple[int, ...], shards: int) -> tuple[int, ..
     return size if dim is None else tuple(n // shards if axis == dim else n for axis, n in enumerate(size))
 
 
-def _draw(name: str, size: tuple[int, ...], dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:
+def _draw(name: str, size: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
     """Norms near 1, biases small, matrices of gain 1 by their input width; routers wide enough to prefer a branch."""
     values = torch.randn(size, generator=random)
     if len(size) == 1:
@@ -218,7 +227,7 @@ def _draw(name: str, size: tuple[int, ...], dtype: torch.dtype, random: torch.Ge
     elif "embed" not in name:
         fan_in = torch.Size(size[1:]).numel()
         values *= (3.0 if "expert_weights" in name else 1.0) / fan_in**0.5
-    return values.to(dtype)
+    return values
 
 
 def main() -> None:
@@ -227,11 +236,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, help="another number of layers; skips beyond it are dropped")
+    parser.add_argument("--shards", type=int, help="another number of model-parallel shards")
     parser.add_argument("--skeleton", action="store_true", help="headers only: the tensors are holes in the files")
     given = parser.parse_args()
     shape = SHAPES[given.shape]
     if given.layers:
         shape = replace(shape, layers=given.layers, skip=tuple(i for i in shape.skip if i < given.layers))
+    shape = replace(shape, shards=given.shards or shape.shards)
     print(write_checkpoint(given.out, shape, given.seed, given.skeleton))
 
 

@@ -56,9 +56,9 @@ class VisionConfig(Record):
 class ModelConfig(Record):
     """A decoder with a vision tower.
 
-    modality_token  the prompt starts with a token that says whether there is an image: it is row
-                    `vocab_size + has_image` of the embedding table, no other token attends to it,
-                    its keys and values are not cached, and the router's mean leaves it out (LaVIN)
+    modality_token  the prompt starts with a token that says whether there is an image: it has a table of two of
+                    its own, no other token attends to it, its keys and values are not cached, and the
+                    router's mean leaves it out (LaVIN)
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
 
@@ -84,10 +84,6 @@ class ModelConfig(Record):
     def prefix(self) -> int:
         """Positions that the prefill puts before the prompt's first token."""
         return int(self.modality_token)
-
-    @property
-    def embedding_rows(self) -> int:
-        return self.vocab_size + 2 * self.prefix
 
 
 class Limits(Record):

@@ -93,7 +93,7 @@ def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
     if not decoder.config.modality_token:
         return x
     has_image = (index.amax(1, keepdim=True) >= 0).long()  # [B, 1]
-    return torch.cat([decoder.embed(decoder.config.vocab_size + has_image), x], 1)
+    return torch.cat([decoder.modality(has_image), x], 1)
 
 
 def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:

@@ -13,14 +13,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.eas_adapter import GROUPS, adapter_keys
 from ..checkpoint.keys import Key, KeyTable, rename, require
-from ..checkpoint.lazy import LazyTensor, combine
+from ..checkpoint.lazy import LazyTensor
 from ..checkpoint.openai_clip import CLIP_KEYS
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
 from ..config import AdapterConfig, ModelConfig, VisionConfig
@@ -46,7 +45,7 @@ Tensors = dict[str, LazyTensor]
 LAYER_ADAPTER_KEYS: KeyTable = {
     **adapter_keys("layers.{i}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A"),
     **adapter_keys("layers.{i}.replaced_adapter", "layers.{i}.skipped_adapter", "dim", "skipped", "AC"),
-    "adapter_modality_embedding.weight": Key("modality", (2, "dim")),
+    "adapter_modality_embedding.weight": Key("modality.weight", (2, "dim")),
     "adapter_proj.conv_A.weight": Key("vision.project1.weight", ("projector", "width")),
     "adapter_proj.conv_A.bias": Key("vision.project1.bias", ("projector",)),
     "adapter_proj.conv_B.weight": Key("vision.project2.weight", ("dim", "projector")),
@@ -93,7 +92,6 @@ def load(sources: Sources) -> Checkpoint:
     tensors |= rename(trained, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
     tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, blocks, str(files.vision))
-    tensors["embed.weight"] = _extended_embedding(tensors["embed.weight"], tensors.pop("modality"))
 
     _check_n_prompt(args, blocks, adapters_file)
     scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
@@ -246,11 +244,6 @@ def _config(
             adapter=adapter("visual"),
         ),
     )
-
-
-def _extended_embedding(tokens: LazyTensor, modality: LazyTensor) -> LazyTensor:
-    """The embedding table with the modality token's two rows (without image, with image) behind it."""
-    return combine([tokens, modality], lambda t, m: torch.cat([t, m.to(torch.promote_types(t.dtype, m.dtype))]))
 
 
 def _one(folder: Path, *patterns: str) -> Path:

@@ -122,7 +122,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, plan: SkipPlan, positions: int):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.embedding_rows, config.dim)
+        self.embed = nn.Embedding(config.vocab_size, config.dim)
+        if config.modality_token:
+            self.modality = nn.Embedding(2, config.dim)  # without image, with image
         if plan.kept:
             self.rope = RotaryTables(positions, config.head_dim)
         blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.layers))

@@ -22,7 +22,7 @@ def network_parameters(checkpoint: Checkpoint, plan: SkipPlan, precision: Precis
     checkpoint  after `prune` with the same plan
     """
     config, source = checkpoint.config, checkpoint.tensors
-    result = {name: source[name] for name in ("embed.weight", "norm.weight", "head.weight")}
+    result = {name: t for name, t in source.items() if not name.startswith(("layers.", "vision."))}
     for i in range(config.layers):
         here = {name.removeprefix(f"layers.{i}."): t for name, t in source.items() if name.startswith(f"layers.{i}.")}
         block = _skipped(here, config) if i in plan.skipped else _kept(here, config)
