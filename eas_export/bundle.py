@@ -2,15 +2,15 @@
 
     manifest.json         what it is: config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain
     weights.safetensors   one store for all graphs
+    task.safetensors      in a bundle that shares another's store: what the task's checkpoint has instead (`--base`)
     <graph>.onnx          graphs without weights, pointing into the store
     tokenizer.model       carried along where the checkpoint has one
     reports/*.json        what was found out about it later; not part of its identity
 
-It is written elsewhere and renamed at the end (destination.py): what opens is whole. Names in the manifest are relative; a bundle
+It is written elsewhere and renamed at the end (workplace.py): what opens is whole. Names in the manifest are relative; a bundle
 can be moved.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,25 +22,29 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from .accounts import Accounts
 from .config import Limits, ModelConfig, Record
+from .digests import sha256_of
 from .errors import UserError
 from .files import require_file
 from .graph import GraphSpec
 from .plan import SkipPlan
 from .recipe import BuildOptions, FoldName, PrecisionName
 from .store import Store
+from .tokenizer import TOKENIZER_FILE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
-MANIFEST, WEIGHTS, REPORTS = "manifest.json", "weights.safetensors", "reports"
-PARTS = (MANIFEST, WEIGHTS, REPORTS, "*.onnx", "tokenizer.model")  # what may lie in a bundle's folder
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+MANIFEST, WEIGHTS, TASK, REPORTS = "manifest.json", "weights.safetensors", "task.safetensors", "reports"
+PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", TOKENIZER_FILE)  # what may lie in a bundle's folder
 
 
 class FileRecord(Record):
-    """One file of the bundle: size in bytes, sha256 in hex."""
+    """One file of the bundle: size in bytes, sha256 in hex, and the key of what decides its content (identity.py)."""
 
     bytes: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256
+    key: Sha256
 
 
 class SourceRecord(Record):
@@ -48,14 +52,15 @@ class SourceRecord(Record):
 
     name: str
     bytes: int
-    sha256: str
+    sha256: Sha256
 
 
 class Manifest(Record):
     """manifest.json
 
-    key      sha256 over sources, options and toolchain: two builds with the same key give the same bundle
+    key      sha256 over sources, options, toolchain and base: two builds with the same key give the same bundle
     options  the resolved recipe
+    base     the store that it shares with the bundle that was its --base, None for a store of its own
     """
 
     schema_version: int
@@ -71,6 +76,7 @@ class Manifest(Record):
     options: BuildOptions
     toolchain: dict[str, str]
     accounts: Accounts
+    base: SourceRecord | None = None
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -79,7 +85,7 @@ class Manifest(Record):
             raise ValueError("the plan does not fit the config's layers")
         if any(name != spec.name for name, spec in self.graphs.items()):
             raise ValueError("a graph's name is not its key")
-        missing = {WEIGHTS, *(f"{name}.onnx" for name in self.graphs)} - set(self.files)
+        missing = {WEIGHTS, *([TASK] if self.base else []), *(f"{name}.onnx" for name in self.graphs)} - set(self.files)
         if missing:
             raise ValueError(f"no record of {min(missing)}")
         return self
@@ -94,15 +100,17 @@ class Bundle:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.path / WEIGHTS)
+        return Store(*(self.path / name for name in (WEIGHTS, TASK) if name in self.manifest.files))
 
     def graph_file(self, name: str) -> Path:
         return self.path / f"{name}.onnx"
 
-    def damaged_files(self, on_bytes: Callable[[int], None] = lambda count: None) -> list[str]:
-        """The files whose sha256 is not the manifest's. Reads everything."""
+    def damaged_files(
+        self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
+    ) -> list[str]:
+        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` remembers."""
         files = self.manifest.files.items()
-        return [name for name, record in files if sha256_of(self.path / name, on_bytes) != record.sha256]
+        return [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
 
     @property
     def nbytes(self) -> int:
@@ -125,9 +133,9 @@ class Bundle:
         partial.replace(folder / f"{name}.json")
 
 
-def open_bundle(path: Path | str) -> Bundle:
-    """The bundle at `path`. Raises UserError where there is none, or not a whole one: sizes are checked here, every byte by
-    `damaged_files`."""
+def open_bundle(path: Path | str, check: bool = False) -> Bundle:
+    """The bundle at `path`. Raises UserError where there is none, or not a whole one: sizes are always checked; with `check` every
+    byte is."""
     folder = Path(path)
     manifest = _read_manifest(folder / MANIFEST)
     for name, record in manifest.files.items():
@@ -136,7 +144,19 @@ def open_bundle(path: Path | str) -> Bundle:
         if size != record.bytes:
             said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
             raise UserError(f"{name} {said}", where=folder, fix="copy the bundle again, or build it again with --force")
-    return Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest)
+    if check and (damaged := bundle.damaged_files()):
+        what = f"{damaged[0]} is damaged: its sha256 is not the manifest's"
+        raise UserError(what, where=folder, fix="copy the bundle again, or build it again with --force")
+    return bundle
+
+
+def find_bundle(path: Path) -> Bundle | None:
+    """The bundle at `path`, or None where there is none that opens."""
+    try:
+        return open_bundle(path)
+    except UserError:
+        return None
 
 
 def looks_like_bundle(path: Path) -> bool:
@@ -151,20 +171,6 @@ def looks_like_bundle(path: Path) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, after everything else: a folder without it is no bundle."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-
-
-def record_file(path: Path) -> FileRecord:
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of(path))
-
-
-def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """sha256 of a file in hex; `on_bytes` is told the bytes of each part as it is read."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 24):
-            digest.update(part)
-            on_bytes(len(part))
-    return digest.hexdigest()
 
 
 def _read_manifest(path: Path) -> Manifest:

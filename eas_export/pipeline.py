@@ -1,5 +1,6 @@
 """READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,17 @@ from .accounts import Accounts
 from .bundle import (
     MANIFEST,
     SCHEMA_VERSION,
+    TASK,
     WEIGHTS,
     Bundle,
-    FileRecord,
     Manifest,
+    find_bundle,
     open_bundle,
-    record_file,
-    sha256_of,
     write_manifest,
 )
 from .checkpoint.checkpoint import Checkpoint
-from .destination import check_destination, new_bundle_folder
+from .destination import check_destination
+from .digests import remembered_sha256
 from .errors import UserError
 from .export.export_graph import export_graph
 from .export.graphs import FOLD_MODES
@@ -29,7 +30,7 @@ from .export.weights import attach_weights
 from .families import detect, get_family
 from .family import Sources
 from .graph import GraphSpec
-from .identity import Identity, identify
+from .identity import Identity, graph_key, identify, key_of
 from .parity import compare_bundle
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
@@ -41,6 +42,7 @@ from .rewrite.constants import network_parameters
 from .rewrite.prune import prune
 from .store import Parameter, Store, write_store
 from .tokenizer import Tokenizer
+from .workplace import Workplace, workplace
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
@@ -66,6 +68,7 @@ def build(
     recipe: Path | str | None = None,
     weights: Path | str | None = None,
     vision: Path | str | None = None,
+    base: Path | str | None = None,
     force: bool = False,
     verify: bool = True,
     dry_run: bool = False,
@@ -76,9 +79,13 @@ def build(
 
     ckpt, weights, vision  see family.Sources
     recipe                 a YAML file; `options` are recipe.BuildOptions' keys and win over it
+    base                   a bundle over the same base model: what is equal in its weights is shared, not written again
     force                  replace what is at `out`
     verify                 end with the parity ledger and keep it in the bundle
     dry_run                stop when everything is checked and nothing is written
+
+    What an earlier build finished is taken over where it is the same by content: of an unfinished build into `out`, and of the
+    bundle that is replaced.
 
     Raises UserError for anything the user can mend; then nothing is left at `out` that was not there before.
     """
@@ -98,20 +105,23 @@ def build(
     check_destination(out)
     if dry_run:
         return result
-    identity = identify(checkpoint, plan, opts, progress)
+    lender = _open_base(Path(base), out, opts) if base else None
+    identity = identify(checkpoint, plan, opts, lender, progress)
     if (out / MANIFEST).exists() and not force:
-        bundle = _same_bundle(out, identity)
+        bundle = _same_bundle(out, identity, progress)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
         return replace(result, bundle=bundle, report=report, reused=True)
 
-    with new_bundle_folder(out) as folder:
-        pruned = prune(checkpoint, plan)
-        weights_record = _write_weights(folder, pruned, plan, opts, progress)
-        graphs = _export_graphs(folder, pruned, plan, opts, Store(folder / WEIGHTS), progress)
-        _carry_tokenizer(folder, checkpoint)
-        bundle = Bundle(folder, _describe(folder, result, pruned, graphs, identity, weights_record))
+    pruned = prune(checkpoint, plan)
+    lenders = [bundle for bundle in (find_bundle(out), lender) if bundle]
+    with workplace(out, lenders, progress) as place:
+        store = _write_weights(place, pruned, plan, opts, identity, lender, progress)
+        graphs = _export_graphs(place, pruned, plan, opts, store, identity, progress)
+        _carry_tokenizer(place, checkpoint)
+        place.remove_unfinished()
+        bundle = Bundle(place.folder, _describe(place, result, pruned, graphs, identity))
         report = _verify(bundle, checkpoint, progress) if verify else None
-        write_manifest(folder, bundle.manifest)  # only now does it open
+        write_manifest(place.folder, bundle.manifest)  # only now does it open
     return replace(result, bundle=open_bundle(out), report=report)
 
 
@@ -142,7 +152,7 @@ def verify(
     sources = Sources(Path(ckpt), _path(weights), _path(vision), m.options.router_temperature, m.options.adapter_scale)
     checkpoint = get_family(m.config.family).load(sources)
     _require_same_model(m, checkpoint)
-    is_origin = [sha256_of(path) for path in checkpoint.files] == [source.sha256 for source in m.sources]
+    is_origin = [remembered_sha256(path) for path in checkpoint.files] == [source.sha256 for source in m.sources]
     reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
     return compare_bundle(opened, checkpoint, reference, backend, _path(inputs), steps, progress)
 
@@ -161,43 +171,88 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
 
 
 def _write_weights(
-    folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, progress: Progress
-) -> FileRecord:
-    """Write the store; its record is made on the way, nothing is read back."""
+    place: Workplace,
+    pruned: Checkpoint,
+    plan: SkipPlan,
+    opts: BuildOptions,
+    identity: Identity,
+    base: Bundle | None,
+    progress: Progress,
+) -> Store:
+    """The store: written, or the base's and what is not in it."""
     parameters = [
         Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
         for name, t in network_parameters(pruned, plan, PRECISIONS[opts.precision], opts.limits).items()
     ]
-    with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
-        sha256 = write_store(folder / WEIGHTS, parameters, done)
-    return FileRecord(bytes=(folder / WEIGHTS).stat().st_size, sha256=sha256)
+
+    def write(path: Path, chosen: list[Parameter]) -> str:
+        with progress.stage("writing weights", sum(p.nbytes for p in chosen)) as done:
+            return write_store(path, chosen, done)
+
+    if base is None:
+        place.make(WEIGHTS, identity.weights, lambda path: write(path, parameters))
+        return Store(place.folder / WEIGHTS)
+
+    def refuse(_: Path) -> None:
+        fix = "build the base again with --force"
+        raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
+
+    place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
+    shared = Store(place.folder / WEIGHTS)
+
+    def write_own(path: Path) -> str:
+        own = []
+        with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
+            for p in parameters:
+                own += [] if shared.holds(p) else [p]
+                done(p.nbytes)
+        if len(own) == len(parameters):
+            fix = "give a bundle over the same base model and in the same precision, or leave --base out"
+            raise UserError("it has no tensor in common with this model", where=f"--base {base.path}", fix=fix)
+        return write(path, own)
+
+    place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
+    return Store(place.folder / WEIGHTS, place.folder / TASK)
 
 
 def _export_graphs(
-    folder: Path, pruned: Checkpoint, plan: SkipPlan, opts: BuildOptions, store: Store, progress: Progress
+    place: Workplace,
+    pruned: Checkpoint,
+    plan: SkipPlan,
+    opts: BuildOptions,
+    store: Store,
+    identity: Identity,
+    progress: Progress,
 ) -> dict[str, GraphSpec]:
     """Trace, clean and save every graph of the fold mode; graph name -> GraphSpec."""
-    specs = {}
-    for name, graph in FOLD_MODES[opts.fold].items():
+    config, precision, limits = pruned.config, PRECISIONS[opts.precision], opts.limits
+    specs = {name: graph.spec(config, plan, precision, limits) for name, graph in FOLD_MODES[opts.fold].items()}
+
+    def write(path: Path, name: str) -> None:
         with progress.stage(f"exporting {name}"):
-            spec, model = export_graph(graph, pruned.config, plan, PRECISIONS[opts.precision], opts.limits)
-            ir.save(attach_weights(model, store), folder / f"{name}.onnx")
-            specs[name] = spec
+            _, model = export_graph(FOLD_MODES[opts.fold][name], config, plan, precision, limits)
+            ir.save(attach_weights(model, store), path)
+
+    for name, spec in specs.items():
+        key = graph_key(spec, config, plan, limits, store, identity.toolchain)
+        place.make(f"{name}.onnx", key, lambda path, name=name: write(path, name))
     return specs
 
 
-def _carry_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+def _carry_tokenizer(place: Workplace, checkpoint: Checkpoint) -> None:
     if checkpoint.tokenizer:
-        (folder / checkpoint.tokenizer.name).write_bytes(checkpoint.tokenizer.read_bytes())
+        content = checkpoint.tokenizer.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+
+        def write(path: Path) -> str:
+            path.write_bytes(content)
+            return sha256
+
+        place.make(checkpoint.tokenizer.name, key_of(sha256), write)
 
 
 def _describe(
-    folder: Path,
-    result: BuildResult,
-    pruned: Checkpoint,
-    graphs: dict[str, GraphSpec],
-    identity: Identity,
-    weights: FileRecord,
+    place: Workplace, result: BuildResult, pruned: Checkpoint, graphs: dict[str, GraphSpec], identity: Identity
 ) -> Manifest:
     """The manifest of everything that lies in the folder by now."""
     opts = result.request.options
@@ -210,13 +265,26 @@ def _describe(
         fold=opts.fold,
         limits=opts.limits,
         graphs=graphs,
-        files={p.name: weights if p.name == WEIGHTS else record_file(p) for p in sorted(folder.iterdir())},
+        files=dict(sorted(place.records.items())),
         sources=identity.sources,
         options=identity.options,
         toolchain=identity.toolchain,
         accounts=result.accounts,
+        base=identity.base,
         notes=result.notes,
     )
+
+
+def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
+    """The bundle to share a store with. Raises UserError where nothing of it could be shared."""
+    base = open_bundle(path)
+    fix = "give a bundle over the same base model and in the same precision, or leave --base out"
+    if os.path.realpath(path) == str(out):
+        raise UserError("it is the bundle that is to be built", where=f"--base {path}", fix="give another bundle")
+    if base.manifest.precision != opts.precision:
+        what = f"it is in {base.manifest.precision}, this build in {opts.precision}"
+        raise UserError(what, where=f"--base {path}", fix=fix)
+    return base
 
 
 def _verify(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> ParityReport:
@@ -233,8 +301,8 @@ def _kept_report(bundle: Bundle) -> ParityReport | None:
         return None
 
 
-def _same_bundle(out: Path, identity: Identity) -> Bundle:
-    """The bundle at `out`, if building would make it again; anything else there is an error. Reads every byte of it."""
+def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
+    """The bundle at `out`, if building would make it again; anything else there is an error."""
     bundle = open_bundle(out)
     if bundle.manifest.key != identity.key:
         raise UserError(
@@ -242,7 +310,9 @@ def _same_bundle(out: Path, identity: Identity) -> Bundle:
             where=out,
             fix="choose another --out, or pass --force to replace it",
         )
-    if damaged := bundle.damaged_files():
+    with progress.stage("checking what is there", bundle.nbytes) as done:
+        damaged = bundle.damaged_files(done, remembered_sha256)
+    if damaged:
         raise UserError(
             f"{damaged[0]} is damaged: its sha256 is not the manifest's",
             where=out,

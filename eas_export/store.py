@@ -1,4 +1,4 @@
-"""The weight store: one valid safetensors file that every graph of a bundle points into.
+"""The weight store: a valid safetensors file that every graph of a bundle points into (two where a bundle shares another's).
 
 Format (safetensors): 8 bytes little-endian header size, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors
 without gaps. The header is padded with spaces so that the data starts on a page, and tensors are ordered so that each starts
@@ -28,8 +28,9 @@ MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor in the store; `offset` counts bytes from the start of the file."""
+    """One tensor in a file of the store; `offset` counts bytes from the start of the file."""
 
+    file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -88,20 +89,19 @@ def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[
 
 
 class Store:
-    """A weight store, mapped for reading. Raises UserError for a file that is damaged."""
+    """A weight store, mapped for reading; of a tensor in several files, the last counts. Raises UserError for a damaged file."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.entries = _read_header(self.map)
-        except FileNotFoundError:
-            raise UserError("the bundle has no weights", where=path, fix="build it again with --force") from None
-        except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
-            raise UserError(
-                f"it is not a whole safetensors file ({error})", where=path, fix="build the bundle again with --force"
-            ) from error
+    def __init__(self, *paths: Path):
+        self._maps: dict[Path, mmap.mmap] = {}
+        self.entries: dict[str, Entry] = {}
+        for path in paths:
+            self._maps[path], entries = _map(path)
+            self.entries |= entries
+
+    def view(self, name: str) -> memoryview:
+        """A tensor's bytes in the mapped file."""
+        entry = self.entries[name]
+        return memoryview(self._maps[entry.file])[entry.offset : entry.offset + entry.nbytes]
 
     def tensor(self, name: str) -> "torch.Tensor":
         """A view of the mapped file. Do not write to it."""
@@ -111,16 +111,40 @@ class Store:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "the buffer is not writable": nobody writes to it
             flat = torch.frombuffer(
-                self.map, dtype=getattr(torch, entry.dtype), count=prod(entry.shape), offset=entry.offset
+                self._maps[entry.file], dtype=getattr(torch, entry.dtype), count=prod(entry.shape), offset=entry.offset
             )
         return flat.view(entry.shape)
+
+    def holds(self, p: Parameter) -> bool:
+        """Whether a tensor of this name, shape, dtype and content is there. Reads both."""
+        import torch
+
+        entry = self.entries.get(p.name)
+        if entry is None or (entry.dtype, entry.shape) != (p.dtype, p.shape):
+            return False
+        return torch.equal(
+            p.read().contiguous().flatten().view(torch.uint8), self.tensor(p.name).flatten().view(torch.uint8)
+        )
 
     @property
     def nbytes(self) -> int:
         return sum(entry.nbytes for entry in self.entries.values())
 
 
-def _read_header(data: mmap.mmap) -> dict[str, Entry]:
+def _map(path: Path) -> tuple[mmap.mmap, dict[str, Entry]]:
+    try:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mapped, _read_header(path, mapped)
+    except FileNotFoundError:
+        raise UserError("the bundle has no weights", where=path, fix="build it again with --force") from None
+    except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise UserError(
+            f"it is not a whole safetensors file ({error})", where=path, fix="build the bundle again with --force"
+        ) from error
+
+
+def _read_header(path: Path, data: mmap.mmap) -> dict[str, Entry]:
     (size,) = struct.unpack("<Q", data[:8])
     if size > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"header of {size} bytes")
@@ -135,7 +159,7 @@ def _read_header(data: mmap.mmap) -> dict[str, Entry]:
         begin, end = item["data_offsets"]
         if any(type(n) is not int or n < 0 for n in (begin, end, *item["shape"])):
             raise ValueError(f"tensor {name} has no proper shape")
-        entry = Entry(name, names[item["dtype"]], tuple(item["shape"]), 8 + size + begin)
+        entry = Entry(path, name, names[item["dtype"]], tuple(item["shape"]), 8 + size + begin)
         if end - begin != entry.nbytes or 8 + size + end > len(data):
             raise ValueError(f"tensor {name} does not lie inside the file")
         entries[name] = entry
@@ -153,7 +177,7 @@ def _checked_bytes(p: Parameter) -> memoryview:
     tensor = p.read().contiguous()
     if tuple(tensor.shape) != p.shape or tensor.dtype != getattr(torch, p.dtype):
         raise InternalError(f"{p.name} is {tuple(tensor.shape)} {tensor.dtype}, announced as {p.shape} {p.dtype}")
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(b) for b in torch.aminmax(tensor)):
         kind = "NaN" if torch.isnan(tensor).any() else "infinity, or values too large for " + p.dtype
         raise UserError(
             f"tensor {p.name} holds {kind}", where=p.source, fix="check the checkpoint, or build with --precision fp32"

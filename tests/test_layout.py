@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 
 # A row imports from its own and from rows above it
 ROWS = [
-    ["errors", "progress"],
+    ["errors", "progress", "digests"],
     ["registry", "config", "files"],
     ["validation", "health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
     ["bundle"],
-    ["destination"],
+    ["destination", "workplace"],
     ["checkpoint"],
     ["family", "rewrite", "identity"],
     ["model"],

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eas_export.bundle import sha256_of
+from eas_export.digests import sha256_of
 from eas_export.errors import InternalError, UserError
 from eas_export.store import Parameter, Store, write_store
 

@@ -41,10 +41,9 @@ def _require_own_graphs_and_weights(bundle: Bundle) -> None:
         name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
     }
     stored = {name: (entry.shape, entry.dtype) for name, entry in bundle.store.entries.items()}
-    if needed != stored:
-        different = min(name for name in needed | stored if needed.get(name) != stored.get(name))
+    if different := [name for name in needed if needed[name] != stored.get(name)]:
         raise UserError(
-            f"its weights are not those of its config: {different}",
+            f"its weights are not those of its config: {min(different)}",
             where=bundle.path,
             fix="build it again with --force",
         )

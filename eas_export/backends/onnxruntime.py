@@ -70,10 +70,9 @@ def _import_onnxruntime() -> ModuleType:
 
 def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
     """Every tensor of the store as a value over the mapped file."""
-    mapped = np.frombuffer(bundle.store.map, dtype=np.uint8)
     values = {}
     for entry in bundle.store.entries.values():
-        view = mapped[entry.offset : entry.offset + entry.nbytes].view(np.dtype(entry.dtype)).reshape(entry.shape)
+        view = np.frombuffer(bundle.store.view(entry.name), np.dtype(entry.dtype)).reshape(entry.shape)
         values[entry.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(view, DTYPES[entry.dtype].onnx)
     return values
 

@@ -11,7 +11,7 @@ from ..export.graphs import FOLD_MODES
 from ..families import get_family
 from ..graph import GraphSpec
 from ..health import Health
-from ..model.network import build_network, load_parameters
+from ..model.network import build_network, load_parameters, parameter_shapes
 from ..plan import SkipPlan
 from ..precision import PRECISIONS, Precision
 from .backend import Backend
@@ -36,10 +36,10 @@ def open_network(
     fold: str,
     parameters: Mapping[str, Callable[[], Tensor]],
 ) -> Runtime:
-    """A runtime over the network with these parameters (store name -> reader)."""
+    """A runtime over the network with these parameters (store name -> reader); more than the network's may be there."""
     with torch.device("meta"):
         network = build_network(config, plan, precision, limits, get_family(config.family).vision)
-    load_parameters(network, parameters)
+    load_parameters(network, {name: parameters[name] for name in parameter_shapes(network)})
     graphs = FOLD_MODES[fold].items()
     sessions = {name: PyTorchSession(g.module(network), g.spec(config, plan, precision, limits)) for name, g in graphs}
     return Runtime("pytorch", config, plan, limits, sessions)

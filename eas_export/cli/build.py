@@ -19,6 +19,12 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
     "--weights", type=PATH, help="The LLaMA folder (params.json, consolidated.*.pth), where --ckpt is a file."
 )
 @click.option("--vision", type=PATH, help="The CLIP file, where --ckpt is a file.")
+@click.option(
+    "--base",
+    type=PATH,
+    metavar="BUNDLE",
+    help="A bundle over the same base model: equal weights are shared with it (a link), not written again.",
+)
 @click.option("--out", type=PATH, required=True, help="The bundle's folder.")
 @click.option("--recipe", type=PATH, help="A YAML file with these options; the command line wins.")
 @click.option(

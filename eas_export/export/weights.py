@@ -17,12 +17,12 @@ def attach_weights(model: ir.Model, store: Store) -> ir.Model:
         if entry is None or tuple(value.shape.numpy()) != entry.shape:
             raise InternalError(f"graph {model.graph.name} wants {name} {value.shape}, the store has {entry}")
         value.const_value = ir.ExternalTensor(
-            location=store.path.name,
+            location=entry.file.name,
             offset=entry.offset,
             length=entry.nbytes,
             dtype=ir.DataType(DTYPES[entry.dtype].onnx),
             shape=ir.Shape(entry.shape),
             name=name,
-            base_dir=str(store.path.parent),
+            base_dir=str(entry.file.parent),
         )
     return model

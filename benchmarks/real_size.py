@@ -1,0 +1,107 @@
+"""Build and verify a bundle of real size on a small machine: memory, time against a plain copy, bytes written.
+
+    python benchmarks/real_size.py --shape 7B                  fp16; 14.1 GB of checkpoint, as much for the copy, 11.9 GB of bundle
+    python benchmarks/real_size.py --shape 1B
+    python benchmarks/real_size.py --shape 7B --shards 2
+
+Memory is RssAnon + RssShmem, sampled; mapped files do not count. Before each step the input files are dropped from the page cache. The
+copy is `cp -r` of the checkpoint. Everything lies in --scratch and is removed at the end; --checkpoint takes one that is there.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from common import write_result
+from synthetic import SHAPES
+from watched import Watched, eas_export, forget_cached, watch
+
+COPIES, MINUTES = 2.5, 120.0  # the bar of a build's wall time: so many copies and so many seconds
+BUILD_MEMORY, VERIFY_MEMORY = 2.5e9, 4e9
+WRITTEN = 0.90  # of the bytes of all input files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "demo"], default="7B")
+    parser.add_argument("--shards", type=int, help="another number of model-parallel shards")
+    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
+    parser.add_argument("--fold", choices=["weights", "lowrank"], default="weights")
+    parser.add_argument("--checkpoint", type=Path, help="one that synthetic.py made")
+    parser.add_argument("--scratch", type=Path, help="where to put the files; default: the system's temporary folder")
+    given = parser.parse_args()
+    shape = replace(SHAPES[given.shape], shards=given.shards or SHAPES[given.shape].shards)
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+        checkpoint, made = given.checkpoint, None
+        if checkpoint is None:
+            checkpoint = Path(scratch) / "checkpoint"
+            script = str(Path(__file__).with_name("synthetic.py"))
+            shards = ["--shards", str(shape.shards)]
+            made = watch([sys.executable, script, "--shape", given.shape, *shards, "--out", str(checkpoint)])
+            say("checkpoint", made)
+        measured = measure(checkpoint, Path(scratch), given.precision, given.fold)
+    shards = f"_{shape.shards}_shards" if given.shards else ""
+    write_result(
+        f"real_size_{given.shape}_{given.precision}_{given.fold}{shards}",
+        {
+            "shape": given.shape,
+            "shards": shape.shards,
+            "skipped": f"{len(shape.skip)} of {shape.layers}",
+            "checkpoint_memory_bytes": made and made.peak_bytes,
+            "checkpoint_seconds": made and round(made.seconds, 1),
+        }
+        | measured,
+        bars={
+            "build_memory_bytes": BUILD_MEMORY,
+            "written_by_read": WRITTEN,
+            "build_seconds_by_allowed": 1.0,
+            "verify_memory_bytes": VERIFY_MEMORY,
+        },
+    )
+
+
+def measure(checkpoint: Path, scratch: Path, precision: str, fold: str) -> dict:
+    read = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    forget_cached(checkpoint)
+    copy = watch(["cp", "-r", str(checkpoint), str(scratch / "copy")])
+    say("copy", copy)
+    shutil.rmtree(scratch / "copy")
+
+    bundle, how = scratch / "bundle", ("--precision", precision, "--fold", fold)
+    build_again = eas_export("build", "--ckpt", checkpoint, "--out", bundle, *how, "--no-verify", "--json")
+    forget_cached(checkpoint)
+    built = watch(build_again)
+    say("build", built)
+    written = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    again = [watch(build_again) for _ in range(2)]  # the first one hashes the bundle, the second remembers
+    forget_cached(checkpoint)
+    verified = watch(eas_export("verify", bundle, "--ckpt", checkpoint, "--json"))
+    say("verify", verified)
+    allowed = COPIES * copy.seconds + MINUTES
+    return {
+        "read_bytes": read,
+        "written_bytes": written,
+        "passed_to_write_bytes": built.written_bytes,
+        "written_by_read": round(max(written, built.written_bytes) / read, 4),
+        "copy_seconds": round(copy.seconds, 1),
+        "build_seconds": round(built.seconds, 1),
+        "build_seconds_allowed": round(allowed, 1),
+        "build_seconds_by_allowed": round(built.seconds / allowed, 3),
+        "build_memory_bytes": built.peak_bytes,
+        "second_build_seconds": [round(each.seconds, 1) for each in again],
+        "verify_seconds": round(verified.seconds, 1),
+        "verify_memory_bytes": verified.peak_bytes,
+        "verdict": json.loads(verified.output)["verdict"],
+    }
+
+
+def say(what: str, seen: Watched) -> None:
+    print(f"{what}: {seen.seconds:.1f} s, {seen.peak_bytes / 1e9:.2f} GB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

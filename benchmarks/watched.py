@@ -1,0 +1,66 @@
+"""Run a command and watch it: seconds, private memory, bytes written."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+EVERY = 0.05  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Watched:
+    """seconds: wall time; peak_bytes: the largest RssAnon + RssShmem seen, mapped files do not count; written_bytes: passed to write
+    calls; output: what it printed to standard output"""
+
+    seconds: float
+    peak_bytes: int
+    written_bytes: int
+    output: str
+
+
+def eas_export(*arguments: object) -> list[str]:
+    """The command line of this very package and interpreter."""
+    return [sys.executable, "-c", "from eas_export.cli.main import main; main()", *map(str, arguments)]
+
+
+def watch(command: list[str], expect: tuple[int, ...] = (0,)) -> Watched:
+    """Exits with its message where the command ends in another way than expected."""
+    start, peak, written = time.monotonic(), 0, 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        peak, written = max(peak, _private_bytes(process.pid)), max(written, _written_bytes(process.pid))
+        time.sleep(EVERY)
+    seconds = time.monotonic() - start
+    if process.returncode not in expect:
+        sys.exit(f"exit {process.returncode}: {' '.join(command[:6])} ...")
+    return Watched(seconds, peak, written, process.stdout.read())
+
+
+def forget_cached(folder: Path) -> None:
+    """Let the next reader find nothing of these files in memory."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def _private_bytes(pid: int) -> int:
+    return sum(1024 * int(n) for n in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", _proc(pid, "status"), re.M))
+
+
+def _written_bytes(pid: int) -> int:
+    found = re.search(r"^wchar: (\d+)", _proc(pid, "io"), re.M)
+    return int(found[1]) if found else 0
+
+
+def _proc(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except OSError:  # it has just ended
+        return ""
