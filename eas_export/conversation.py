@@ -74,7 +74,7 @@ class Conversation:
 
     def __init__(self, runtime: Runtime, prompts: Prompts, room: int = 0):
         """Read the prompts; `room` as for `reserve`, which is best known before."""
-        _check_prompts(runtime, prompts)
+        check_prompts(runtime, prompts)
         self.runtime = runtime
         self.lengths = prompts.prompt_lengths.clone()
         self.pending = torch.full_like(self.lengths, -1)
@@ -124,6 +124,27 @@ class Conversation:
         self.lengths = self.lengths + rows
         self.pending = self.pending.masked_fill(rows, -1)
         self.finish = [None if fed else finish for fed, finish in zip(rows.tolist(), self.finish)]
+
+    def feed_each(self, tokens: Tensor) -> Tensor:
+        """Tokens that are known beforehand, one after the other, in every row: [steps, B] int64 -> the logits after each,
+        [steps, B, vocab]. Raises UserError as `feed` does."""
+        steps, limit = len(tokens), self.runtime.limits.max_tokens
+        if steps == 0:
+            return self.logits.new_empty(0, *self.logits.shape)
+        if int(self.room.min()) < steps:
+            raise too_many("max-tokens", int(self.lengths.max()) + steps, limit)
+        _check_ids(self.runtime, tokens)
+        self.reserve(steps)
+        adapters = self.folded or self.state
+        inputs = [
+            decode_inputs(token, self.lengths + step, self._caches, adapters) for step, token in enumerate(tokens)
+        ]
+        logits = torch.stack([after["logits"] for after in self.runtime.run_each("decode", inputs)])
+        self.logits = _finite({"decode": logits}, "logits")["decode"][-1]
+        self.lengths = self.lengths + steps
+        self.pending = torch.full_like(self.lengths, -1)
+        self.finish = [None for _ in self.finish]
+        return logits
 
     def extend(self, turns: list[list[int]]) -> None:
         """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays.
@@ -180,15 +201,17 @@ def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensor
 
 def decode(runtime: Runtime, token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensor:
     """One step: token [B], lengths [B] tokens so far (the new token's slot and position) -> logits [B, vocab]"""
-    inputs = {
-        "input_ids": token[:, None],
-        "position_ids": lengths[:, None],
-        "cache_lengths": lengths,
-    }
-    return runtime.run("decode", inputs | adapters | caches)["logits"]
+    return runtime.run("decode", decode_inputs(token, lengths, caches, adapters))["logits"]
 
 
-def _check_prompts(runtime: Runtime, prompts: Prompts) -> None:
+def decode_inputs(token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensors:
+    """The decode graph's inputs: token [B], lengths [B], as for `decode`"""
+    positions = {"input_ids": token[:, None], "position_ids": lengths[:, None], "cache_lengths": lengths}
+    return positions | adapters | caches
+
+
+def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = None) -> None:
+    """Raise UserError unless the runtime takes the prompts, and the tokens [steps, B] that are to be fed after them."""
     rows, length = prompts.input_ids.shape
     _check_ids(runtime, prompts.input_ids)
     if rows > 1 and "fold" in runtime.sessions:
@@ -201,6 +224,11 @@ def _check_prompts(runtime: Runtime, prompts: Prompts) -> None:
     for name, value, limit in (("max-batch", rows, limits.max_batch), ("max-prompt", length, limits.max_prompt)):
         if value > limit:
             raise too_many(name, value, limit)
+    if forced is not None and forced.numel():
+        _check_ids(runtime, forced)
+        total = int(prompts.prompt_lengths.max()) + len(forced)
+        if total > limits.max_tokens:
+            raise too_many("max-tokens", total, limits.max_tokens)
 
 
 def _check_ids(runtime: Runtime, ids: Tensor) -> None:

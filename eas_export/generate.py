@@ -35,11 +35,14 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
     if length > runtime.limits.max_tokens:
         raise too_many("max-tokens", length, runtime.limits.max_tokens)
     conversation = Conversation(runtime, prompts, room=steps)
-    logits = [conversation.logits]
-    for step in range(steps):
-        conversation.feed(forced[step] if forced is not None else logits[-1].argmax(-1))
-        logits.append(conversation.logits)
-    stacked = torch.stack(logits)
+    if forced is not None:
+        stacked = torch.cat([conversation.logits[None], conversation.feed_each(forced)])
+    else:
+        logits = [conversation.logits]
+        for _ in range(steps):
+            conversation.feed(logits[-1].argmax(-1))
+            logits.append(conversation.logits)
+        stacked = torch.stack(logits)
     return Generation(stacked, stacked.argmax(-1), conversation.image_features, conversation.state, conversation.folded)
 
 

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 
 # A row imports from its own and from rows above it
 ROWS = [
-    ["errors", "progress", "digests"],
+    ["errors", "progress", "digests", "scratch"],
     ["registry", "config", "files"],
     ["validation", "health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],

@@ -30,6 +30,12 @@ def open_runtime(bundle: Bundle, backend: str) -> Runtime:
     return get_backend(backend).open(bundle)
 
 
+def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
+    """The same in as little memory as it goes, however slow."""
+    _require_own_graphs_and_weights(bundle)
+    return get_backend(backend).open_sparing(bundle)
+
+
 def _require_own_graphs_and_weights(bundle: Bundle) -> None:
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}

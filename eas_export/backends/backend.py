@@ -10,7 +10,13 @@ from .runtime import Runtime
 
 @dataclass(frozen=True)
 class Backend:
-    """open: bundle -> its graphs ready to run, raises UserError; health: what it could do here"""
+    """How bundles are run.
+
+    open          bundle -> its graphs ready to run; raises UserError
+    open_sparing  the same in as little memory as it goes, however slow: for verifying
+    health        what it could do here
+    """
 
     open: Callable[[Bundle], Runtime]
+    open_sparing: Callable[[Bundle], Runtime]
     health: Callable[[], Health]

@@ -2,44 +2,105 @@
 
 Weights are passed in as values over one mapped copy of the store, shared by all sessions, and nothing is repacked: loading
 costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
+
+That holds for float32. Weights in float16 are widened when a session opens, a private copy in each; `open_sparing` opens a
+session for one block after the other instead.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
+import onnx
+from onnx import ModelProto
 
 from ..bundle import Bundle
 from ..errors import UserError
 from ..graph import GraphSpec
 from ..health import Health
-from ..precision import DTYPES
+from ..precision import DTYPES, PRECISIONS
 from .backend import Backend
+from .parts import Part, split
 from .runtime import Runtime, Tensors
+
+MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
 
 
 class OnnxRuntimeSession:
-    def __init__(self, session, spec: GraphSpec, weights: dict):
-        self.session, self.spec = session, spec
-        self._weights = weights  # the session reads their memory
-        self._dtypes = {t.name: np.dtype(t.dtype) for t in (*spec.inputs, *spec.outputs)}
+    """A graph in one piece, open all the time."""
 
-    def run(self, inputs: Tensors, outputs: Tensors) -> None:
-        try:
-            binding = self.session.io_binding()
-            for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-                for name, tensor in tensors.items():
-                    bind(name, "cpu", 0, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
-            self.session.run_with_iobinding(binding)
-        except Exception as error:  # the bindings' exception classes have no common base but this
-            raise UserError(
-                f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
-                where=f"graph {self.spec.name}",
-                fix="eas-export verify tells whether the bundle is damaged",
-            ) from error
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, values: dict):
+        self.spec = spec
+        self.session, self._weights = _open(ort, path, _read(ort, path), values)
+
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        with _translated(self.spec.name):
+            for inputs, outputs in requests:
+                binding = self.session.io_binding()
+                for name, tensor in inputs.items():
+                    _bind(binding.bind_input, name, tensor)
+                for name, tensor in outputs.items():
+                    _bind(binding.bind_output, name, tensor)
+                self.session.run_with_iobinding(binding)
+
+
+class PartedSession:
+    """A graph in parts, each opened for all requests and closed again. What one part hands to another stays ONNX Runtime's."""
+
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, values: dict):
+        self.spec = spec
+        self._ort, self._path, self._values = ort, path, values
+        with _refused(ort, path):
+            model = _read(ort, path)
+            self._parts = split(model, [i.name for i in model.graph.initializer if i.name in values])
+
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        handed: list[dict[str, Any]] = [{} for _ in requests]
+        for part in self._parts:
+            session, weights = _open(self._ort, self._path, part.model, self._values)
+            with _translated(self.spec.name):
+                for (inputs, outputs), values in zip(requests, handed):
+                    self._run_part(session, part, inputs, outputs, values)
+            del session, weights
+
+    @staticmethod
+    def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: dict[str, Any]) -> None:
+        binding = session.io_binding()
+        for name in part.inputs:
+            if name in values:
+                binding.bind_ortvalue_input(name, values[name])
+            else:  # a result of the graph may be read by a later part too
+                _bind(binding.bind_input, name, outputs[name] if name in outputs else inputs[name])
+        for name in part.outputs:
+            if name in outputs:
+                _bind(binding.bind_output, name, outputs[name])
+            else:
+                binding.bind_output(name, "cpu")
+        session.run_with_iobinding(binding)
+        values.update({n: v for n, v in zip(part.outputs, binding.get_outputs()) if n not in outputs})
+        for name in [name for name in values if name not in part.needed]:
+            del values[name]
+
+
+def _bind(bind, name: str, tensor) -> None:
+    dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    bind(name, "cpu", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
+
+
+@contextmanager
+def _translated(graph: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the bindings' exception classes have no common base but this
+        raise UserError(
+            f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
+            where=f"graph {graph}",
+            fix="eas-export verify tells whether the bundle is damaged",
+        ) from error
 
 
 def open_bundle(bundle: Bundle) -> Runtime:
@@ -50,9 +111,20 @@ def open_bundle(bundle: Bundle) -> Runtime:
 
 def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, OnnxRuntimeSession]:
     """Sessions for these graphs of the bundle's folder, over one mapped copy of its weights."""
+    return _sessions(OnnxRuntimeSession, bundle, graphs)
+
+
+def open_sparing(bundle: Bundle) -> Runtime:
+    """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
+    m = bundle.manifest
+    kind = OnnxRuntimeSession if PRECISIONS[m.precision].dtype in MAPPED else PartedSession
+    return Runtime("onnxruntime", m.config, m.plan, m.limits, _sessions(kind, bundle, m.graphs))
+
+
+def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, Any]:
     ort = _import_onnxruntime()
     values = _mapped_values(ort, bundle)
-    return {name: _open_session(ort, bundle, spec, values) for name, spec in graphs.items()}
+    return {name: kind(ort, spec, bundle.graph_file(name), values) for name, spec in graphs.items()}
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -77,34 +149,44 @@ def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
     return values
 
 
-def _open_session(ort: ModuleType, bundle: Bundle, spec: GraphSpec, values: dict) -> OnnxRuntimeSession:
+def _read(ort: ModuleType, path: Path) -> ModelProto:
+    with _refused(ort, path):
+        return onnx.load(path, load_external_data=False)
+
+
+def _open(ort: ModuleType, path: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:
+    """A session over a graph, and those values that it reads the memory of."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
     # Sessions in one process must not fight for the cores, nor repack weights: that is a private copy of each
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "1")
-    path = bundle.graph_file(spec.name)
-    try:
-        used = {name: values[name] for name, shape in _external_shapes(path).items() if values[name].shape() == shape}
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    with _refused(ort, path):
+        shapes = {i.name: list(i.dims) for i in model.graph.initializer if i.external_data}
+        used = {name: values[name] for name, shape in shapes.items() if values[name].shape() == shape}
         for name, value in used.items():
             options.add_initializer(name, value)
         session = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["ConstantFolding"],
         )
+    return session, used
+
+
+@contextmanager
+def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the bindings' and protobuf's exception classes have no common base but this
         raise UserError(
             f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})",
             where=path,
             fix="eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)",
         ) from error
-    return OnnxRuntimeSession(session, spec, used)
-
-
-def _external_shapes(path: Path) -> dict[str, list[int]]:
-    """Name -> shape of the initializers that lie in the store."""
-    initializers = ir.load(path).graph.initializers.items()
-    return {name: list(v.const_value.shape) for name, v in initializers if isinstance(v.const_value, ir.ExternalTensor)}
 
 
 def health() -> Health:
@@ -118,4 +200,4 @@ def health() -> Health:
     return Health(version=ort.__version__, does=does)
 
 
-ONNXRUNTIME = Backend(open_bundle, health)
+ONNXRUNTIME = Backend(open=open_bundle, open_sparing=open_sparing, health=health)

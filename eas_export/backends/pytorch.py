@@ -1,6 +1,6 @@
 """The PyTorch reference behind the sessions' interface: the very modules that are traced, run eagerly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ class PyTorchSession:
         self.module, self.spec = module, spec
 
     @torch.no_grad()
-    def run(self, inputs: Tensors, outputs: Tensors) -> None:
-        for name, value in self.module(inputs).items():
-            outputs[name].copy_(value)
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        for inputs, outputs in requests:
+            for name, value in self.module(inputs).items():
+                outputs[name].copy_(value)
 
 
 def open_network(
@@ -56,4 +57,4 @@ def health() -> Health:
     return Health(version=torch.__version__, does="the reference: every graph's own modules, eagerly, in memory")
 
 
-PYTORCH = Backend(open_bundle, health)
+PYTORCH = Backend(open=open_bundle, open_sparing=open_bundle, health=health)

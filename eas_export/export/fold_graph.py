@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..config import Limits, ModelConfig
 from ..graph import GraphSpec
-from ..model.decoder import Decoder, fold_names
+from ..model.decoder import Decoder, KeptBlock, SkippedBlock
 from ..plan import SkipPlan
 from ..precision import Precision
 from ..rewrite.fold import fold_linear, mix
@@ -27,13 +27,20 @@ class FoldGraph(nn.Module):
         biases = shifted_biases(decoder, inputs.get("pooled"))  # of [1, width]
         outputs: dict[str, Tensor] = {}
         for i, block in enumerate(decoder.layers):
-            adapter, half = block.adapter, block.adapter.width // 2  # rank + 1
-            inner, outer = adapter.down.weight[:half], mix(adapter.up, router[i])  # [rank + 1, dim], [dim, rank + 1]
-            inner_bias = biases[i].squeeze(0)[:half] if i in biases else adapter.down.bias[:half]  # [rank + 1]
-            for name in fold_names(i, block):
-                weight, bias = fold_linear(decoder.get_submodule(name).weight, outer, inner, inner_bias)
-                outputs[f"folded.{name}.weight"], outputs[f"folded.{name}.bias"] = weight, bias
+            outputs |= fold_layer(i, block, router[i], biases[i].squeeze(0) if i in biases else block.adapter.down.bias)
         return outputs
+
+
+def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> dict[str, Tensor]:
+    """One layer's folded weights and biases, by the outputs' names: router [2] float32; down_bias [width], with what the pooled
+    feature adds to it in a skipped layer"""
+    adapter, half = block.adapter, block.adapter.width // 2  # rank + 1
+    inner, outer = adapter.down.weight[:half], mix(adapter.up, router)  # [rank + 1, dim], [dim, rank + 1]
+    folded = {}
+    for part in block.folds:
+        weight, bias = fold_linear(block.get_submodule(part).weight, outer, inner, down_bias[:half])
+        folded |= {f"folded.layers.{layer}.{part}.weight": weight, f"folded.layers.{layer}.{part}.bias": bias}
+    return folded
 
 
 def fold_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -5,6 +5,8 @@ Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 =
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,41 +29,65 @@ class PrefillGraph(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         decoder: Decoder = self.network.decoder
         lengths = inputs["prompt_lengths"]  # [B]
-        x = _embed(decoder, inputs)  # [B, L, dim]; L = prefix + S
-        batch, length = x.shape[0], x.shape[1]
-        prefix = decoder.config.prefix
-        positions = torch.arange(length, device=x.device)  # [L]
-        position_ids = positions[None, :].expand(batch, length)  # [B, L]
-        router_mean = _mean_weights(positions, prefix, lengths + prefix)  # [B, L]: without the modality token
-        pooled_mean = _mean_weights(positions, 0, lengths + prefix)  # [B, L]: with it
         first_slot = torch.zeros_like(lengths)
-
-        x = x.flatten(0, 1)  # [B*L, dim]
         outputs: dict[str, Tensor] = {}
-        routers, pools = [], []
-        for i, block in enumerate(decoder.layers):
-            n = block.norm(x)
-            rows = n.unflatten(0, (batch, length))  # [B, L, dim]
-            router = block.router(mean_over(rows, router_mean))  # [B, 2]
-            routers.append(router)
-            v = per_token(block.adapter.spread(router), length)  # [B*L, width]
-            if isinstance(block, SkippedBlock):
-                pooled = block.pool(mean_over(rows, pooled_mean))  # [B, rank]
-                pools.append(pooled)
-                y = block.adapter(n, v, per_token(block.adapter.shifted_bias(pooled), length))
-                x = block.finish(x, *block.project(y))
-            else:
-                y = block.adapter(n, v)
-                q, k, values = (_heads(part, batch, length, decoder.config.heads) for part in block.project(y))
-                q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
-                attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
-                for part, update in (("key", k), ("value", values)):
-                    cache = inputs[f"past_key_values.{i}.{part}"]
-                    outputs[f"present.{i}.{part}"] = ops.scatter_cache(cache, update[:, :, prefix:], first_slot)
-                x = block.finish(x, attended.transpose(1, 2).reshape(x.shape))
-        last = torch.arange(batch, device=x.device) * length + prefix + lengths - 1  # [B]
-        state = {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
-        return {"logits": decoder.logits(x.index_select(0, last))} | state | outputs
+
+        def keep(layer: int, key: Tensor, value: Tensor) -> None:
+            for part, update in (("key", key), ("value", value)):
+                cache = inputs[f"past_key_values.{layer}.{part}"]
+                outputs[f"present.{layer}.{part}"] = ops.scatter_cache(cache, update, first_slot)
+
+        x, state = read_prompts(decoder, inputs, keep)
+        batch, length = x.shape[0], x.shape[1]
+        last = torch.arange(batch, device=x.device) * length + decoder.config.prefix + lengths - 1  # [B]
+        return {"logits": decoder.logits(x.flatten(0, 1).index_select(0, last))} | state | outputs
+
+
+def read_prompts(
+    decoder: Decoder,
+    inputs: dict[str, Tensor],
+    keep: Callable[[int, Tensor, Tensor], None],
+    position_ids: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """All positions through the blocks: x [B, L, dim] behind the last one (L = prefix + S), and the fold state.
+
+    keep          is given each kept layer's number, keys and values [B, H, S, head_dim]
+    position_ids  [B, L], by default 0 to L - 1
+
+    The state is the prompts' alone, over `prompt_lengths`: what stands behind a prompt sees it and does not change it.
+    """
+    lengths = inputs["prompt_lengths"]  # [B]
+    x = _embed(decoder, inputs)  # [B, L, dim]
+    batch, length = x.shape[0], x.shape[1]
+    prefix = decoder.config.prefix
+    positions = torch.arange(length, device=x.device)  # [L]
+    if position_ids is None:
+        position_ids = positions[None, :].expand(batch, length)
+    router_mean = _mean_weights(positions, prefix, lengths + prefix)  # [B, L]: without the modality token
+    pooled_mean = _mean_weights(positions, 0, lengths + prefix)  # [B, L]: with it
+
+    x = x.flatten(0, 1)  # [B*L, dim]
+    routers, pools = [], []
+    for i, block in enumerate(decoder.layers):
+        n = block.norm(x)
+        rows = n.unflatten(0, (batch, length))  # [B, L, dim]
+        router = block.router(mean_over(rows, router_mean))  # [B, 2]
+        routers.append(router)
+        v = per_token(block.adapter.spread(router), length)  # [B*L, width]
+        if isinstance(block, SkippedBlock):
+            pooled = block.pool(mean_over(rows, pooled_mean))  # [B, rank]
+            pools.append(pooled)
+            y = block.adapter(n, v, per_token(block.adapter.shifted_bias(pooled), length))
+            x = block.finish(x, *block.project(y))
+        else:
+            y = block.adapter(n, v)
+            q, k, values = (_heads(part, batch, length, decoder.config.heads) for part in block.project(y))
+            q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+            attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
+            keep(i, k[:, :, prefix:], values[:, :, prefix:])
+            x = block.finish(x, attended.transpose(1, 2).reshape(x.shape))
+    state = {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
+    return x.unflatten(0, (batch, length)), state
 
 
 def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

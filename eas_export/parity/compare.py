@@ -1,23 +1,24 @@
-"""The parity ledger, first form: every stage of the bundle against PyTorch without a fold.
+"""The parity ledger, first form: every stage of the bundle against PyTorch without a fold (reference.py).
 
-The reference is the network with its adapters in place and their state frozen at the prompt (paper, Eq. 4-8), in float32. Its
-parameters come from the checkpoint when there is one, else from the bundle itself.
+The reference's parameters come from the checkpoint when there is one, else from the bundle itself. Neither side holds the model:
+the reference goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..backends import open_runtime
-from ..backends.pytorch import open_network
+from ..backends import open_sparing_runtime
 from ..backends.runtime import Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
 from ..config import Limits
-from ..conversation import Prompts, join_prompts
+from ..conversation import Prompts, check_prompts, join_prompts
 from ..families import get_family
 from ..generate import Generation, generate, join_generations
 from ..inputs.npz import read_inputs
@@ -26,20 +27,12 @@ from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters
 from ..rewrite.prune import prune
+from ..scratch import Scratch
 from ..text import open_tokenizer
 from .metrics import Comparison, compare, compare_tokens, spread, worst
+from .reference import Readers, Reference, groups
 from .report import ParityReport, Verdict
-from .samples import Samples, sample_prompts, single_rows
-
-Readers = Mapping[str, Callable[[], Tensor]]
-
-
-@dataclass(frozen=True)
-class References:
-    """The unfolded reference, and one that folds where the bundle does."""
-
-    unfolded: Runtime
-    folding: Runtime | None
+from .samples import Samples, drawn_tokens, sample_prompts, single_rows
 
 
 def compare_bundle(
@@ -62,6 +55,7 @@ def compare_bundle(
     """
     progress = progress or Progress()
     m = bundle.manifest
+    samples = _read_samples(bundle, inputs, steps)
     with progress.stage("checking files", bundle.nbytes) as done:
         damaged = bundle.damaged_files(done)
     files = tuple(
@@ -69,11 +63,11 @@ def compare_bundle(
     )
     cases = {}
     if not damaged:  # nothing of a damaged bundle is run
-        runtime = open_runtime(bundle, backend)
-        with progress.stage("loading the reference"):
-            readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
-            references = _open_reference(bundle, readers)
-        cases = _compare_prompts(bundle, runtime, references, _read_samples(bundle, inputs, steps), progress)
+        runtime = replace(open_sparing_runtime(bundle, backend), allocate=Scratch(_scratch_folder(bundle)).empty)
+        readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
+        cases = _compare_samples(
+            runtime, Reference(m.config, m.plan, m.limits, readers), samples, m.precision, progress
+        )
     same = all(line.ok for lines in (files, *cases.values()) for line in lines)
     passed = Verdict.SAME if checkpoint else Verdict.SELF_CONSISTENT
     return ParityReport(
@@ -87,34 +81,35 @@ def compare_bundle(
     )
 
 
-def _compare_prompts(
-    bundle: Bundle, runtime: Runtime, references: References, samples: Samples, progress: Progress
+def _compare_samples(
+    runtime: Runtime, reference: Reference, samples: Samples, precision_name: str, progress: Progress
 ) -> dict[str, tuple[Comparison, ...]]:
     """The reference takes every prompt on its own; the bundle does too and, where it takes batches, all of them at once."""
-    precision = PRECISIONS[bundle.manifest.precision]
-    cases, wanted = {}, []
-    for name, prompt in samples.prompts.items():
+    precision = PRECISIONS[precision_name]
+    names, prompts, forced = list(samples.prompts), list(samples.prompts.values()), list(samples.forced.values())
+    for prompt, fed in zip(prompts, forced):
+        check_prompts(runtime, prompt, fed)
+    layers = runtime.config.layers * len(groups(prompts, forced))
+    with progress.stage("running the reference", layers, "layers") as done:
+        wanted = reference.read(prompts, forced, done)
+    cases = {}
+    for name, prompt, fed, want in zip(names, prompts, forced, wanted):
         with progress.stage(f"comparing {name}"):
-            forced = samples.forced.get(name)
-            want = generate(references.unfolded, prompt, samples.steps, forced)
-            got = generate(runtime, prompt, forced=want.tokens[:-1] if forced is None else forced)
-            cases[name] = tuple(_ledger(want, got, references.folding, precision))
-            wanted.append((want, want.tokens[:-1] if forced is None else forced))
+            got = generate(runtime, prompt, forced=fed)
+            cases[name] = tuple(_ledger(want, got, reference, precision))
     size = runtime.limits.max_batch
     for first in range(0, len(wanted), size):
-        prompts, batch = list(samples.prompts.values())[first : first + size], wanted[first : first + size]
-        if len(batch) == 1:
+        batch = slice(first, first + size)
+        if len(wanted[batch]) == 1:
             continue  # was compared already
-        name = f"{first + 1} to {first + len(batch)} in one batch"
+        name = f"{first + 1} to {first + len(wanted[batch])} in one batch"
         with progress.stage(f"comparing {name}"):
-            want = join_generations([want for want, _ in batch])
-            forced = torch.cat([forced for _, forced in batch], 1)
-            got = generate(runtime, join_prompts(prompts), forced=forced)
-            cases[name] = tuple(_ledger(want, got, None, precision))
+            got = generate(runtime, join_prompts(prompts[batch]), forced=torch.cat(forced[batch], 1))
+            cases[name] = tuple(_ledger(join_generations(wanted[batch]), got, reference, precision))
     return cases
 
 
-def _ledger(want: Generation, got: Generation, folding: Runtime | None, precision: Precision) -> list[Comparison]:
+def _ledger(want: Generation, got: Generation, reference: Reference, precision: Precision) -> list[Comparison]:
     """The lines of one case, in the order of computation."""
 
     def line(stage: str, got: Tensor, want: Tensor) -> Comparison:
@@ -127,11 +122,19 @@ def _ledger(want: Generation, got: Generation, folding: Runtime | None, precisio
         lines.append(compare(name, got.state[name], value, precision.state * max(1.0, spread(value))))
     lines.append(line("prefill", got.logits[0], want.logits[0]))
     if got.folded:
-        folded = folding.run("fold", want.state)
-        lines.append(worst("fold", [line(name, got.folded[name], tensor) for name, tensor in folded.items()]))
+        folded = []
+        for layer in range(reference.config.layers):
+            folded += [line(name, got.folded[name], value) for name, value in reference.fold(layer, want.state).items()]
+        lines.append(worst("fold", folded))
     lines += [line(f"decode {step}", got.logits[step], want.logits[step]) for step in range(1, len(want.logits))]
     lines.append(compare_tokens("tokens", got.tokens, want.logits, precision.tolerance * spread(want.logits)))
     return lines
+
+
+def _scratch_folder(bundle: Bundle) -> Path:
+    """Beside the bundle, where such sizes fit; else the system's place."""
+    beside = bundle.path.absolute().parent
+    return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
@@ -145,12 +148,12 @@ def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:
         for name, question in names.items():
             require_short(question, m.config, family, tokenizer, m.limits, name)
         prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
-        return Samples(prompts, {}, _steps_that_fit(prompts, steps, m.limits))
+        return Samples(prompts, drawn_tokens(m.config, prompts, _steps_that_fit(prompts, steps, m.limits)))
     read = read_inputs(inputs, m.config, family)
     rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
-    forced = read.forced_tokens
-    columns = {} if forced is None else {name: forced[:, i : i + 1] for i, name in enumerate(rows)}
-    return Samples(rows, columns, _steps_that_fit(rows, steps, m.limits))
+    if read.forced_tokens is None:
+        return Samples(rows, drawn_tokens(m.config, rows, _steps_that_fit(rows, steps, m.limits)))
+    return Samples(rows, {name: read.forced_tokens[:, i : i + 1] for i, name in enumerate(rows)})
 
 
 def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) -> int:
@@ -166,15 +169,3 @@ def _checkpoint_readers(bundle: Bundle, checkpoint: Checkpoint) -> Readers:
 
 def _bundle_readers(bundle: Bundle) -> Readers:
     return {name: lambda name=name: bundle.store.tensor(name).float() for name in bundle.store.entries}
-
-
-def _open_reference(bundle: Bundle, readers: Readers) -> References:
-    """Both share one copy of the weights."""
-    m = bundle.manifest
-    tensors = {name: read() for name, read in readers.items()}
-    shared = {name: lambda tensor=tensor: tensor for name, tensor in tensors.items()}
-
-    def open_mode(fold: str) -> Runtime:
-        return open_network(m.config, m.plan, PRECISIONS["fp32"], m.limits, fold, shared)
-
-    return References(open_mode("lowrank"), open_mode("weights") if m.fold == "weights" else None)

@@ -1,5 +1,6 @@
 """Prompts to verify with when the user gives none: made from the config, the same for the same config."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,10 @@ from ..conversation import Prompts
 
 @dataclass(frozen=True)
 class Samples:
-    """prompts: name -> one row; forced: name -> tokens to feed after it, [steps, 1], where they are given; steps: else"""
+    """prompts: name -> one row; forced: name -> the tokens to feed after it, [steps, 1]"""
 
     prompts: dict[str, Prompts]
     forced: dict[str, Tensor]
-    steps: int
 
 
 def sample_prompts(config: ModelConfig, limits: Limits, steps: int) -> Samples:
@@ -28,7 +28,13 @@ def sample_prompts(config: ModelConfig, limits: Limits, steps: int) -> Samples:
     if room >= tokens + 2:
         prompts["image"] = _prompt(config, min(tokens + 12, room), list(range(2, 2 + tokens)), random)
     prompts["short text"] = _prompt(config, min(3, room), [], random)
-    return Samples(prompts, {}, steps)
+    return Samples(prompts, drawn_tokens(config, prompts, steps))
+
+
+def drawn_tokens(config: ModelConfig, prompts: Iterable[str], steps: int) -> dict[str, Tensor]:
+    """Tokens to feed where none are given, [steps, 1] each: known before any side has said one, so that both can take them at once."""
+    random = torch.Generator().manual_seed(1)
+    return {name: torch.randint(config.vocab_size, (steps, 1), generator=random) for name in prompts}
 
 
 def _prompt(config: ModelConfig, length: int, image_at: list[int], random: torch.Generator) -> Prompts:

@@ -1,0 +1,69 @@
+"""A graph as a chain of smaller ones, so that no more than one block's weights are needed at a time."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+BLOCK = re.compile(
+    r"^(.*?(?:layers|blocks)\.\d+|[^.]+)\."
+)  # the parameter "layers.3.ffn.up.weight" is of block "layers.3"
+
+
+@dataclass(frozen=True)
+class Part:
+    """model: a graph of its own; inputs, outputs: its values' names; needed: those that later parts read too"""
+
+    model: ModelProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    needed: frozenset[str]
+
+
+def split(model: ModelProto, weights: Iterable[str]) -> list[Part]:
+    """Cut a graph where one block's weights end and the next one's begin.
+
+    model    its weights are not read; nodes in the order of computation, as ONNX demands
+    weights  the names of the initializers that belong to blocks
+    """
+    model = onnx.shape_inference.infer_shapes(model)  # every value that is handed over needs a type
+    graph, stages = model.graph, _stages(model.graph.node, set(weights))
+    types = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
+    constants = {i.name: i for i in graph.initializer}
+    results = {v.name for v in graph.output}
+    names = sorted(set(stages))
+    nodes = {stage: [n for n, s in zip(graph.node, stages) if s == stage] for stage in names}
+    reads = {stage: {i for node in nodes[stage] for i in node.input if i} for stage in names}
+    parts, later = [], set(results)
+    for stage in reversed(names):
+        made = {o for node in nodes[stage] for o in node.output if o}
+        given = sorted(reads[stage] - made - set(constants))
+        wanted = sorted(made & later)
+        part = onnx.helper.make_graph(
+            nodes[stage],
+            f"{graph.name}_{stage}",
+            [types[name] for name in given],
+            [types[name] for name in wanted],
+            [constants[name] for name in sorted(reads[stage] & set(constants))],
+        )
+        whole = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+        parts.append(Part(whole, tuple(given), tuple(wanted), frozenset(later)))
+        later |= reads[stage]
+    return parts[::-1]
+
+
+def _stages(nodes: Iterable[NodeProto], weights: set[str]) -> list[int]:
+    """Each node's stage: its block's, in order of first use, or its inputs' where that is later."""
+    order: dict[str, int] = {}
+    made: dict[str, int] = {}
+    stages = []
+    for node in nodes:
+        blocks = [BLOCK.match(name)[1] for name in node.input if name in weights]
+        for block in blocks:
+            order.setdefault(block, len(order))
+        stage = max([order[block] for block in blocks] + [made[name] for name in node.input if name in made], default=0)
+        made |= dict.fromkeys(node.output, stage)
+        stages.append(stage)
+    return stages
