@@ -55,9 +55,9 @@ def test_a_later_step_that_is_not_finite_is_an_error(runtime):
     class Spoiling:
         spec = runtime.sessions["decode"].spec
 
-        def run(self, inputs, outputs):
-            runtime.sessions["decode"].run(inputs, outputs)
-            outputs["logits"][1, 4] = float("nan")
+        def run(self, requests):
+            runtime.sessions["decode"].run(requests)
+            requests[0][1]["logits"][1, 4] = float("nan")
 
     spoiled = replace(runtime, sessions={**runtime.sessions, "decode": Spoiling()})
     conversation = Conversation(spoiled, text_prompts(*ROWS))
@@ -228,9 +228,9 @@ def test_a_fold_that_is_not_finite_is_an_error(folding, value):
     class Overflowing:
         spec = folding.sessions["fold"].spec
 
-        def run(self, inputs, outputs):
-            folding.sessions["fold"].run(inputs, outputs)
-            outputs[name][3, 5] = float(value)
+        def run(self, requests):
+            folding.sessions["fold"].run(requests)
+            requests[0][1][name][3, 5] = float(value)
 
     spoiled = replace(folding, sessions={**folding.sessions, "fold": Overflowing()})
     with pytest.raises(UserError, match=rf"folded weights are not finite \({name}\)"):

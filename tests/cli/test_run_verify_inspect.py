@@ -12,9 +12,10 @@ from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends import open_runtime
-from eas_export.bundle import Bundle, open_bundle, record_file
+from eas_export.bundle import WEIGHTS, Bundle, open_bundle
 from eas_export.conversation import Conversation
 from eas_export.demo import CHECKPOINT
+from eas_export.digests import sha256_of
 
 CASE = golden_case("first")
 
@@ -95,7 +96,7 @@ def test_verify_takes_each_row_of_a_batch_on_its_own(bundle_of, tmp_path, comman
 
 def scale_weight(bundle: Bundle, name: str, factor: float) -> None:
     entry = bundle.store.entries[name]
-    with open(bundle.store.path, "r+b") as file:
+    with open(bundle.path / WEIGHTS, "r+b") as file:
         file.seek(entry.offset)
         scaled = factor * torch.frombuffer(bytearray(file.read(entry.nbytes)), dtype=torch.float32)
         file.seek(entry.offset)
@@ -115,8 +116,7 @@ def test_a_damaged_bundle_differs_and_is_not_run(bundle, command):
 def test_verify_finds_a_changed_weight_and_says_where(bundle, command):
     """One layer's down-projection moved by 1 %, sealed with a new sha256: the stages behind it differ from the checkpoint."""
     scale_weight(bundle, "layers.2.ffn.down.weight", 1.01)
-    files = bundle.manifest.model_dump(mode="json")["files"]
-    spoil_manifest(bundle, files=files | {"weights.safetensors": record_file(bundle.store.path).model_dump()})
+    seal(bundle, WEIGHTS)
     code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
     said = json.loads(text)
     assert code == 1 and said["verdict"] == "differs" and all(line["ok"] for line in said["files"])
@@ -144,6 +144,14 @@ def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
 def spoil_manifest(bundle: Bundle, **changes) -> None:
     path = bundle.path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def seal(bundle: Bundle, name: str) -> None:
+    """Record a file as it is now."""
+    files = bundle.manifest.model_dump(mode="json")["files"]
+    path = bundle.path / name
+    changed = files[name] | {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    spoil_manifest(bundle, files=files | {name: changed})
 
 
 def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
@@ -188,8 +196,8 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
     assert "are not those of its config" in refused("verify", bundle.path)
     own = bundle.graph_file("decode").read_bytes()
     bundle.graph_file("decode").write_bytes(bundle.graph_file("vision").read_bytes())
-    swapped = record_file(bundle.graph_file("decode")).model_dump()
-    path.write_text(json.dumps(good | {"files": files | {"decode.onnx": swapped}}))
+    path.write_text(whole)
+    seal(bundle, "decode.onnx")
     assert "ONNX Runtime failed in it" in refused("run", bundle.path, "--inputs", npz)
     bundle.graph_file("decode").write_bytes(own)
     path.write_text(whole)
@@ -220,7 +228,7 @@ def test_inspect_counts_what_pruning_saves(bundle, command):
     said = json.loads(text)
     assert code == 0 and said["kind"] == "bundle" and said["accounts"]["after"]["parameters"] == after["parameters"]
     assert said["accounts"]["after"]["kv_bytes_per_token"] == 2 * 5 * 64 * 4
-    assert said["files"]["weights.safetensors"] == bundle.store.path.stat().st_size
+    assert said["files"]["weights.safetensors"] == (bundle.path / WEIGHTS).stat().st_size
 
 
 def test_inspect_counts_what_a_request_takes(bundle_of, tmp_path, command):

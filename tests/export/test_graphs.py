@@ -11,6 +11,7 @@ import pytest
 from conftest import golden_case
 from floor import FLOOR
 
+from eas_export.bundle import WEIGHTS
 from eas_export.export.export_graph import export_graph
 from eas_export.export.passes.static_shapes import StaticShapes
 from eas_export.precision import DTYPES, PRECISIONS
@@ -91,7 +92,7 @@ def test_every_graph_points_into_the_one_store(bundle):
         for initializer, value in ir.load(bundle.graph_file(name)).graph.initializers.items():
             if isinstance(value.const_value, ir.ExternalTensor):
                 entry = bundle.store.entries[initializer]
-                assert value.const_value.location == "weights.safetensors"
+                assert value.const_value.location == WEIGHTS
                 assert (value.const_value.offset, value.const_value.length) == (entry.offset, entry.nbytes)
                 used.add(initializer)
             else:
@@ -103,7 +104,7 @@ def test_every_graph_points_into_the_one_store(bundle):
 def test_store_is_a_valid_safetensors_file(bundle):
     from safetensors import safe_open
 
-    with safe_open(bundle.store.path, framework="pt") as file:
+    with safe_open(bundle.path / WEIGHTS, framework="pt") as file:
         assert set(file.keys()) == set(bundle.store.entries)
         for name, entry in bundle.store.entries.items():
             assert file.get_tensor(name).equal(bundle.store.tensor(name))

@@ -21,8 +21,8 @@ class Mutant:
     def __init__(self, session, change):
         self.session, self.spec, self.change = session, session.spec, change
 
-    def run(self, inputs, outputs):
-        self.session.run(inputs | self.change(inputs), outputs)
+    def run(self, requests):
+        self.session.run([(inputs | self.change(inputs), outputs) for inputs, outputs in requests])
 
 
 def ledger_with(monkeypatch, bundle, graph, change):
@@ -30,7 +30,7 @@ def ledger_with(monkeypatch, bundle, graph, change):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(parity.compare, "open_runtime", opened)
+    monkeypatch.setattr(parity.compare, "open_sparing_runtime", opened)
     return parity.compare_bundle(bundle, CASE.checkpoint, "x")
 
 
