@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from .config import Record
 from .errors import UserError
 from .health import Health
+from .machine import total_memory
 
 PACKAGE = "eas-export"
 EVERYTHING = "everything"
@@ -138,6 +139,6 @@ def _machine(gpu: str | None) -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         cores=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=total_memory(),
         gpu=gpu,
     )

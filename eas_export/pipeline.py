@@ -21,6 +21,7 @@ from .bundle import (
     write_manifest,
 )
 from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.lazy import LazyTensor
 from .destination import check_destination
 from .digests import remembered_sha256
 from .errors import UserError
@@ -35,6 +36,7 @@ from .parity import compare_bundle
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
+from .preflight import Need, build_needs, bundle_needs, require_room, unfinished_bytes
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
@@ -50,11 +52,13 @@ ORIGIN = "the checkpoint it was built from"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """bundle is None after a dry run, report where nothing was verified; reused: the same bundle was there already"""
+    """needs: what each step takes of the machine; bundle is None after a dry run, report where nothing was verified; reused: the same
+    bundle was there already"""
 
     request: Request
     plan: SkipPlan
     accounts: Accounts
+    needs: tuple[Need, ...]
     notes: tuple[str, ...]
     bundle: Bundle | None = None
     report: ParityReport | None = None
@@ -101,21 +105,28 @@ def build(
     plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, precision.dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
-    result = BuildResult(request, plan, accounts, notes)
+    pruned = prune(checkpoint, plan)
+    parameters = network_parameters(pruned, plan, precision, opts.limits)
     check_destination(out)
+    lender, old = _open_base(Path(base), out, opts) if base else None, find_bundle(out)
+    alike = (
+        old if old and [s.bytes for s in old.manifest.sources] == [p.stat().st_size for p in checkpoint.files] else None
+    )
+    stores = [bundle.store for bundle in (lender, alike) if bundle]
+    needs = build_needs(checkpoint, parameters, plan, opts, stores, verify)
+    result = BuildResult(request, plan, accounts, needs, notes)
+    if force or not (out / MANIFEST).exists():
+        require_room(needs, out.parent, unfinished_bytes(out))
     if dry_run:
         return result
-    lender = _open_base(Path(base), out, opts) if base else None
     identity = identify(checkpoint, plan, opts, lender, progress)
     if (out / MANIFEST).exists() and not force:
         bundle = _same_bundle(out, identity, progress)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
         return replace(result, bundle=bundle, report=report, reused=True)
 
-    pruned = prune(checkpoint, plan)
-    lenders = [bundle for bundle in (find_bundle(out), lender) if bundle]
-    with workplace(out, lenders, progress) as place:
-        store = _write_weights(place, pruned, plan, opts, identity, lender, progress)
+    with workplace(out, [bundle for bundle in (old, lender) if bundle], progress) as place:
+        store = _write_weights(place, parameters, identity, lender, progress)
         graphs = _export_graphs(place, pruned, plan, opts, store, identity, progress)
         _carry_tokenizer(place, checkpoint)
         place.remove_unfinished()
@@ -145,6 +156,7 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     m = opened.manifest
+    require_room(bundle_needs(opened), opened.path.absolute().parent)
     if ckpt is None:
         if weights is not None or vision is not None:
             raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
@@ -171,18 +183,11 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
 
 
 def _write_weights(
-    place: Workplace,
-    pruned: Checkpoint,
-    plan: SkipPlan,
-    opts: BuildOptions,
-    identity: Identity,
-    base: Bundle | None,
-    progress: Progress,
+    place: Workplace, tensors: dict[str, LazyTensor], identity: Identity, base: Bundle | None, progress: Progress
 ) -> Store:
     """The store: written, or the base's and what is not in it."""
     parameters = [
-        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
-        for name, t in network_parameters(pruned, plan, PRECISIONS[opts.precision], opts.limits).items()
+        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read) for name, t in tensors.items()
     ]
 
     def write(path: Path, chosen: list[Parameter]) -> str:

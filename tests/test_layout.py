@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 
 # A row imports from its own and from rows above it
 ROWS = [
-    ["errors", "progress", "digests", "scratch"],
+    ["errors", "progress", "digests", "scratch", "machine"],
     ["registry", "config", "files"],
     ["validation", "health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
@@ -22,7 +22,7 @@ ROWS = [
     ["model"],
     ["families"],
     ["export"],
-    ["backends"],
+    ["preflight", "backends"],
     ["conversation"],
     ["generate", "answer"],
     ["inputs"],

@@ -36,6 +36,12 @@ def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
     return get_backend(backend).open_sparing(bundle)
 
 
+def weights_in_memory(bundle: Bundle) -> dict[str, int]:
+    """Backend that is installed -> the memory that the bundle's weights take in it, beside the mapped store."""
+    backends = {name: get_backend(name) for name in BACKENDS}
+    return {name: row.private_bytes(bundle) for name, row in backends.items() if row.health().version}
+
+
 def _require_own_graphs_and_weights(bundle: Bundle) -> None:
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}

@@ -10,18 +10,21 @@ session for one block after the other instead.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import ModelProto
 
 from ..bundle import Bundle
 from ..errors import UserError
 from ..graph import GraphSpec
 from ..health import Health
+from ..machine import free_memory
 from ..precision import DTYPES, PRECISIONS
 from .backend import Backend
 from .parts import Part, split
@@ -49,7 +52,7 @@ class OnnxRuntimeSession:
 
 
 class PartedSession:
-    """A graph in parts, each opened for all requests and closed again. What one part hands to another stays ONNX Runtime's."""
+    """A graph in parts, each opened for all requests and closed again."""
 
     def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, values: dict):
         self.spec = spec
@@ -59,7 +62,7 @@ class PartedSession:
             self._parts = split(model, [i.name for i in model.graph.initializer if i.name in values])
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
-        handed: list[dict[str, Any]] = [{} for _ in requests]
+        handed: list[Tensors] = [{} for _ in requests]
         for part in self._parts:
             session, weights = _open(self._ort, self._path, part.model, self._values)
             with _translated(self.spec.name):
@@ -68,20 +71,19 @@ class PartedSession:
             del session, weights
 
     @staticmethod
-    def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: dict[str, Any]) -> None:
-        binding = session.io_binding()
+    def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: Tensors) -> None:
+        """values: what earlier parts handed on; a result of the graph may be read by a later part too"""
+        binding, known = session.io_binding(), inputs | outputs | values
         for name in part.inputs:
-            if name in values:
-                binding.bind_ortvalue_input(name, values[name])
-            else:  # a result of the graph may be read by a later part too
-                _bind(binding.bind_input, name, outputs[name] if name in outputs else inputs[name])
+            _bind(binding.bind_input, name, known[name])
         for name in part.outputs:
             if name in outputs:
                 _bind(binding.bind_output, name, outputs[name])
             else:
                 binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)
-        values.update({n: v for n, v in zip(part.outputs, binding.get_outputs()) if n not in outputs})
+        given = zip(part.outputs, binding.get_outputs())  # copied: one of them would keep the whole session in memory
+        values.update({name: torch.from_numpy(v.numpy().copy()) for name, v in given if name not in outputs})
         for name in [name for name in values if name not in part.needed]:
             del values[name]
 
@@ -104,9 +106,24 @@ def _translated(graph: str) -> Iterator[None]:
 
 
 def open_bundle(bundle: Bundle) -> Runtime:
-    """Sessions for every graph. Raises UserError without ONNX Runtime, or where it refuses a graph."""
+    """Sessions for every graph. Raises UserError without ONNX Runtime, where it refuses a graph, and where weights that it widens
+    would not fit into memory."""
     m = bundle.manifest
+    needed, free = private_bytes(bundle), free_memory()
+    if needed > free:
+        what = f"ONNX Runtime widens {m.precision} weights on a CPU, a copy per graph: {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
+        fix = "build with --precision fp32, which stays mapped and is shared, or use a machine with more memory"
+        raise UserError(what, where=bundle.path, fix=fix)
     return Runtime("onnxruntime", m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
+
+
+def private_bytes(bundle: Bundle) -> int:
+    """What the weights take in memory beside the mapped store: nothing where the CPU computes with them as they lie there."""
+    if PRECISIONS[bundle.manifest.precision].dtype in MAPPED:
+        return 0
+    ort, entries = _import_onnxruntime(), bundle.store.entries
+    graphs = [_read(ort, bundle.graph_file(name)).graph for name in bundle.manifest.graphs]
+    return sum(4 * prod(entries[i.name].shape) for graph in graphs for i in graph.initializer if i.name in entries)
 
 
 def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, OnnxRuntimeSession]:
@@ -200,4 +217,4 @@ def health() -> Health:
     return Health(version=ort.__version__, does=does)
 
 
-ONNXRUNTIME = Backend(open=open_bundle, open_sparing=open_sparing, health=health)
+ONNXRUNTIME = Backend(open=open_bundle, open_sparing=open_sparing, private_bytes=private_bytes, health=health)

@@ -1,11 +1,17 @@
 """eas-export build"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import PATH, TerminalProgress, json_option, print_json, stdout_console
+from .output import PATH, json_option, print_json, size, stdout_console, table
+from .progress import make_progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..preflight import Need
 
 
 @click.command()
@@ -46,14 +52,14 @@ from .output import PATH, TerminalProgress, json_option, print_json, stdout_cons
 @click.option("--max-prompt", type=int, help="Tokens of one prompt.  [default: 1024]")
 @click.option("--max-tokens", type=int, help="Tokens of a prompt and its answer.  [default: 2048]")
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
+@click.option("--no-verify", is_flag=True, help="Do not end with the parity ledger.")
 @click.option(
-    "--no-verify", is_flag=True, help="Do not end with the parity ledger (it holds the model in memory in fp32)."
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Check everything that can be checked without reading tensors; write nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Check everything that can be checked without reading tensors, this machine's disk and memory too; write nothing.",
 )
 @json_option
-def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any) -> int:
+def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, **options: Any) -> int:
     """Take an EAS checkpoint to a verified bundle.
 
     \b
@@ -64,7 +70,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any)
     from .inspect import accounts_table
     from .report import print_report
 
-    result = run_pipeline(ckpt, out, verify=not no_verify, progress=TerminalProgress(), **options)
+    result = run_pipeline(ckpt, out, verify=not no_verify, dry_run=dry_run, progress=make_progress(as_json), **options)
     if as_json:
         print_json(
             {
@@ -73,6 +79,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any)
                 "plan": result.plan.model_dump(mode="json"),
                 "options": result.request.options.model_dump(mode="json"),
                 "accounts": result.accounts.model_dump(mode="json"),
+                "needs": [need.model_dump(mode="json") for need in result.needs],
                 "notes": result.notes,
                 "report": result.report.model_dump(mode="json") if result.report else None,
             }
@@ -86,6 +93,8 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any)
     for note in result.notes:
         console.print(f"note: {note}")
     console.print(accounts_table(result.accounts))
+    if dry_run:
+        console.print(needs_table(result.needs))
     if result.report:
         print_report(result.report, console)
     said = (
@@ -97,3 +106,16 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, **options: Any)
     )
     console.print(f"bundle: {out} ({said})")
     return 0 if result.report is None or result.report.ok else 1
+
+
+def needs_table(needs: "tuple[Need, ...]") -> "Table":
+    rows = [
+        [
+            need.step,
+            size(need.disk_bytes) + ("" if need.kept else " for its time"),
+            size(need.memory_bytes),
+            f"{need.seconds:.0f} s",
+        ]
+        for need in needs
+    ]
+    return table("what each step takes, at most", ["step", "disk", "memory", "about"], rows, numbers=3)

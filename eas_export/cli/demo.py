@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .output import PATH, TerminalProgress, json_option, print_json, stdout_console, table
+from .output import PATH, json_option, print_json, stdout_console, table
+from .progress import make_progress
 
 STEPS = 8
 
@@ -34,7 +35,7 @@ def _demo(out: Path, force: bool, as_json: bool, keep: bool) -> int:
     from .report import print_report
 
     start = time.monotonic()
-    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=TerminalProgress())
+    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=make_progress(as_json))
     manifest = result.bundle.manifest
     answers = {}
     for backend in BACKENDS:

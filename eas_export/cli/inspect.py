@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 @click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
 @click.option("--router-temperature", type=float, metavar="T", help="Supply what the checkpoint does not say.")
 @click.option("--adapter-scale", type=float, metavar="S", help="Supply what the checkpoint does not say.")
+@click.option("--check", is_flag=True, help="Of a bundle, read every byte and compare its sha256 with the manifest's.")
 @json_option
-def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None:
+def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources: Any) -> None:
     """Show what is in a checkpoint or a bundle.
 
     Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, what a request takes in each fold mode.
-    Reads no tensors. Bytes of a checkpoint are counted in fp16, of a bundle in its own precision.
+    Reads no tensors (but for --check). Bytes of a checkpoint are counted in fp16, of a bundle in its own precision.
 
     \b
     eas-export inspect data/
@@ -37,7 +38,11 @@ def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None
     is_bundle = (path / "manifest.json").is_file()
     if is_bundle and any(value is not None for value in (skip, *sources.values())):
         raise UserError("it is a bundle, and these options belong to a checkpoint", where=path, fix="leave them out")
-    facts = _bundle_facts(path) if is_bundle else _checkpoint_facts(path, skip, **sources)
+    if check and not is_bundle:
+        raise UserError(
+            "--check belongs to a bundle", where=path, fix="leave it out; verify compares with a checkpoint"
+        )
+    facts = _bundle_facts(path, check) if is_bundle else _checkpoint_facts(path, skip, **sources)
     if as_json:
         print_json({key: as_plain(value) for key, value in facts.items()})
         return
@@ -52,6 +57,13 @@ def inspect(path: Path, skip: str | None, as_json: bool, **sources: Any) -> None
         console.print(table("files", ["file", "size"], rows, numbers=1))
         limits = ", ".join(f"{name} {value}" for name, value in facts["limits"].items())
         console.print(f"precision {facts['precision']}, fold {facts['fold']}; limits: {limits}")
+        for backend, number in facts["weights_in_memory"].items():
+            said = f"{size(number)}, widened for each graph" if number else "none, they stay mapped"
+            console.print(f"private memory of the weights on {backend}: {said}")
+        if facts["base"]:
+            console.print(f"weights.safetensors is shared with {facts['base'].name}, its --base")
+        if check:
+            console.print("every file's sha256 is the manifest's")
     for note in facts["notes"]:
         console.print(f"note: {note}")
 
@@ -104,12 +116,14 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
     return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
 
 
-def _bundle_facts(path: Path) -> dict:
+def _bundle_facts(path: Path, check: bool) -> dict:
+    from ..backends import weights_in_memory
     from ..bundle import open_bundle
     from ..export.memory import request_memory
     from ..precision import PRECISIONS
 
-    m = open_bundle(path).manifest
+    bundle = open_bundle(path, check)
+    m = bundle.manifest
     limits = m.limits.model_dump()
     return {
         "kind": "bundle",
@@ -121,6 +135,8 @@ def _bundle_facts(path: Path) -> dict:
         "fold": m.fold,
         "limits": limits,
         "files": {name: record.bytes for name, record in m.files.items()},
+        "base": m.base,
+        "weights_in_memory": weights_in_memory(bundle),
         "toolchain": m.toolchain,
         "notes": m.notes,
     }

@@ -37,6 +37,9 @@ SUMMARIES = {
 }
 
 
+AGAIN = "start it again; a build goes on from the files that it had finished"
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
@@ -92,10 +95,10 @@ def main() -> None:
         )
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        _say({"what": "interrupted", "where": "keyboard", "fix": "start again"}, "interrupted")
+        _say({"what": "interrupted", "where": "keyboard", "fix": AGAIN}, f"interrupted; {AGAIN}")
         code = 130
     except Terminated:
-        _say({"what": "terminated", "where": "signal", "fix": "start again"}, "terminated")
+        _say({"what": "terminated", "where": "signal", "fix": AGAIN}, f"terminated; {AGAIN}")
         code = 143
     except SystemExit:  # click's way to say that whoever read our output has enough, like head
         code = 141

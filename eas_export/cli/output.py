@@ -1,32 +1,19 @@
-"""How commands talk: tables and progress for people, JSON for machines."""
+"""How commands talk: tables for people, JSON for machines."""
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from ..progress import Progress
-
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object to standard output instead of tables."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object to standard output instead of tables, and progress as JSON lines to standard error.",
 )
 PATH = click.Path(path_type=Path)
 
@@ -69,25 +56,3 @@ def size(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.2f} {unit}"
     return f"{number:.0f} B"
-
-
-class TerminalProgress(Progress):
-    """Bars on a terminal, a line per finished stage elsewhere; all on standard error."""
-
-    def __init__(self):
-        self.console = Console(stderr=True, highlight=False)
-
-    @contextmanager
-    def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
-        start = time.monotonic()
-        if not self.console.is_terminal:
-            yield lambda done: None
-        else:
-            columns = [SpinnerColumn(), TextColumn("{task.description}")]
-            counted = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-            columns += [BarColumn(), counted, TimeRemainingColumn()] if total else [TimeElapsedColumn()]
-            with Bars(*columns, console=self.console, transient=True) as bars:
-                task = bars.add_task(title, total=total)
-                yield lambda done: bars.advance(task, done)
-        amount = f", {size(total) if unit == 'bytes' else f'{total} {unit}'}" if total else ""
-        print(f"{title}: done in {time.monotonic() - start:.1f} s{amount}", file=sys.stderr)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .output import PATH, TerminalProgress, json_option, print_json, stdout_console, table
+from .output import PATH, json_option, print_json, stdout_console, table
+from .progress import make_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..bundle import Bundle
+    from ..progress import Progress
     from ..sampling import Sampling
     from ..text import Reply, TextModel
 
@@ -83,7 +85,7 @@ def run(
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
     if questions is None:
-        record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend)
+        record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, make_progress(as_json))
         if not as_json:
             stdout_console().print(shown)
     else:
@@ -141,7 +143,13 @@ def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
 
 
 def _run_arrays(
-    bundle: "Bundle", inputs: Path, outputs: Path | None, max_new_tokens: int, sampling: "Sampling", backend: str
+    bundle: "Bundle",
+    inputs: Path,
+    outputs: Path | None,
+    max_new_tokens: int,
+    sampling: "Sampling",
+    backend: str,
+    progress: "Progress",
 ) -> tuple[dict, "Table"]:
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -158,7 +166,6 @@ def _run_arrays(
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
     eos = open_tokenizer(bundle).eos if TOKENIZER_FILE in bundle.manifest.files else None
-    progress = TerminalProgress()
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
     with progress.stage("running"):
@@ -200,7 +207,7 @@ def _run_questions(
     from ..files import written_by_line
     from ..text import open_model
 
-    progress = TerminalProgress()
+    progress = make_progress(as_json)
     with progress.stage("loading"):
         model = open_model(bundle, backend)
     answers = []

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from .output import PATH, TerminalProgress, json_option, print_json, stdout_console
+from .output import PATH, json_option, print_json, stdout_console
+from .progress import make_progress
 
 
 @click.command()
@@ -40,7 +41,7 @@ def verify(bundle: Path, as_json: bool, **options: Any) -> int:
     from ..pipeline import verify as compare
     from .report import print_report
 
-    report = compare(bundle, progress=TerminalProgress(), **options)
+    report = compare(bundle, progress=make_progress(as_json), **options)
     if as_json:
         print_json(report.model_dump(mode="json") | {"first_failure": report.first_failure})
     else:

@@ -5,6 +5,7 @@ prompt changes nothing before it, and a step needs no more of its own than causa
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,9 @@ class Reference:
     def fold(self, layer: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The folded weights and biases of one layer for one prompt's state, in float32 (see export/fold_graph.py)."""
         block = self._network.decoder.layers[layer]
-        with self._load(layer, block):
+        with ExitStack() as loaded:  # only what folds
+            for part in ("adapter", *block.folds):
+                loaded.enter_context(self._loaded(f"layers.{layer}.{part}", block.get_submodule(part)))
             bias = block.adapter.down.bias
             if layer in self.plan.skipped:
                 bias = block.adapter.shifted_bias(state["pooled"][0, self.plan.skipped.index(layer)])

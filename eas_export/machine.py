@@ -1,0 +1,34 @@
+"""What this machine has at this moment: memory and disk."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def total_memory() -> int:
+    """Bytes of memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory() -> int:
+    """Bytes that a process could take: what the system calls available, within the container's limit where there is one."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
+    available = int(found[1]) * 1024 if found else total_memory()
+    limit, taken = _read(CGROUP / "memory.max").strip(), re.search(r"^anon (\d+)", _read(CGROUP / "memory.stat"), re.M)
+    return min(available, max(0, int(limit) - int(taken[1]))) if limit.isdigit() and taken else available
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that can be written where `path` is or would be."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # another system, or no such limit
+        return ""
