@@ -25,6 +25,14 @@ TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "b
 BUILTINS = ("builtins", "__builtin__")  # pickle's names for one module
 NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+PLAIN = (str, bytes, int, float, type(None))
+
+
+def require_plain_key(key: Any) -> None:
+    """Raises ValueError for a key that could take forever to hash: a tuple that holds another twice, which holds another twice, ..."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if not all(isinstance(part, PLAIN) for part in parts):
+        raise ValueError("a key that is not plain")
 
 
 class PlainObject:
@@ -52,7 +60,12 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
         return list(items)
 
     def as_text(*parts):
-        return "/".join(map(str, parts))
+        return "/".join(str(part) for part in parts if isinstance(part, PLAIN))
+
+    def fill(self, items=()):
+        for key, value in items:
+            require_plain_key(key)
+            self[key] = value
 
     def opaque_class(name: str) -> type:
         return type(name, (plain_class(name),), {"__setstate__": lambda self, _: None})
@@ -65,7 +78,7 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
         ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
         ("torch", "Size"): as_list,
         ("torch", "device"): as_text,
-        ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+        ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {"__init__": fill}),
         ("collections", "defaultdict"): type("defaultdict", (OrderedDict,), {"__init__": lambda self, *_: None}),
         ("argparse", "Namespace"): plain_class("Namespace"),
         ("numpy", "dtype"): opaque_class("dtype"),

@@ -13,6 +13,9 @@ import pickle
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,17 @@ import torch
 from ..errors import UserError
 from ..files import require_file
 from .lazy import LazyTensor
-from .stand_ins import PlainObject, make_stand_ins, plain_class
+from .stand_ins import PlainObject, make_stand_ins, plain_class, require_plain_key
 
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
+MOST_AXES, LARGEST_SIZE = 64, 1 << 62  # torch counts in 64 bits
+HASHED = {  # opcode -> what it takes for keys of all that lies on the stack
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(0, None, 2),
+    pickle.DICT: slice(0, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}
 
 
 def read_torch_zip(path: Path) -> Any:
@@ -116,6 +127,17 @@ class _Storages:
             return torch.frombuffer(self.map, dtype=dtype, count=count, offset=offset)
 
 
+def _hashing_plain_keys(opcode: bytes) -> Callable[["_Reader"], None]:
+    load = pickle._Unpickler.dispatch[opcode[0]]
+
+    def load_checked(reader: "_Reader") -> None:
+        for key in reader.stack[HASHED[opcode]]:
+            require_plain_key(key)
+        load(reader)
+
+    return load_checked
+
+
 class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a hostile index cannot make it allocate
     """An unpickler that finds stand-ins only."""
 
@@ -136,6 +158,17 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
                 fix="give a checkpoint of tensors and plain data; do not trust this file otherwise",
             ) from None
 
+    dispatch = pickle._Unpickler.dispatch | {opcode[0]: _hashing_plain_keys(opcode) for opcode in HASHED}
+
+    def load_build(self) -> None:
+        """An object's attributes; a tensor, or one of our classes and functions, is given none."""
+        if not isinstance(self.stack[-2], PlainObject | OrderedDict):
+            raise ValueError("attributes for what is no object")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+    del dispatch[pickle.BYTEARRAY8[0]]  # it takes as much memory as it says before it looks; torch does not write it
+
     def persistent_load(self, pid: Any) -> tuple[torch.dtype, str, int]:
         kind, dtype, key, _device, count = pid
         if (
@@ -144,16 +177,17 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
             or not isinstance(key, str)
             or not isinstance(count, int)
         ):
-            raise ValueError(f"unknown reference {pid!r}")
+            raise ValueError("an unknown reference")
         return dtype, key, count
 
     def _tensor(self, storage, offset: int, size: tuple, stride: tuple) -> LazyTensor:
         dtype, key, count = storage
         numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError(f"a tensor of size {size} and stride {stride}")
+        fits = len(size) == len(stride) <= MOST_AXES
+        if not fits or any(type(n) is not int or not 0 <= n < LARGEST_SIZE for n in numbers):
+            raise ValueError("a tensor of no proper size and stride")
         extent = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride))
-        if offset + extent > count or torch.Size(size).numel() > count:
+        if offset + extent > count or prod(size) > count or prod(n or 1 for n in size) >= LARGEST_SIZE:
             raise ValueError(f"a tensor of size {size} runs past its storage of {count} elements")
         width = torch.empty((), dtype=dtype).element_size()
         start = self.storages.locate(key, count * width) + offset * width
@@ -175,6 +209,8 @@ def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
             continue
         seen.add(id(values))
         for name, value in values.items():
+            if not isinstance(name, str):
+                continue
             if isinstance(value, LazyTensor):
                 key = f"{prefix}{name}"
                 tensors[key] = LazyTensor(value.shape, value.dtype, f"{path.name}: {key}", value.read)

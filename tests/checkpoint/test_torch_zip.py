@@ -189,6 +189,10 @@ def test_a_tensor_inside_its_storage_is_read(tmp_path):
         ("0", 4, 0, (1 << 40, 1 << 40), (1, 1)),
         ("0", 4, 0, (2,), (1, 1)),
         ("0", 4, 0, (1 << 40,), (0,)),  # one element that claims to be many
+        ("0", 4, 0, (1 << 32, 1 << 32), (0, 0)),  # 2^64 of them: none, as torch counts
+        ("0", 4, 0, (1 << 62, 1 << 62, 0), (0, 0, 0)),
+        ("0", 4, 0, (1,), (1 << 70,)),
+        ("0", 4, 0, (1 << 40,) * 100_000, (0,) * 100_000),
         ("../data.pkl", 4, 0, (2,), (1,)),
         ("7", 4, 0, (2,), (1,)),  # no such storage
     ],
@@ -231,3 +235,46 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     read = read_torch_zip(path)
     assert process.memory_full_info().uss - before < 1 << 22
     assert float(read["w"].read().sum()) == 1 << 24
+
+
+SHARED_TWICE = (
+    b")" + b"2\x86" * 60
+)  # a tuple that holds another twice, which holds another twice: 2^60 to hash, or to write down
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"}" + SHARED_TWICE + b"K\x01s.",  # a table's key
+        b"}(" + SHARED_TWICE + b"K\x01u.",
+        b"(" + SHARED_TWICE + b"K\x01d.",
+        b"\x8f(" + SHARED_TWICE + b"\x90.",  # in a set
+        b"(" + SHARED_TWICE + b"\x91.",
+        b"ccollections\nOrderedDict\n](]" + SHARED_TWICE + b"aK\x01ae\x85R.",
+        SHARED_TWICE + b"Q.",  # a reference to a storage
+    ],
+)
+def test_what_is_shared_many_times_is_never_gone_through(tmp_path, data):
+    with pytest.raises(UserError, match=r"data\.pkl is damaged"):
+        read_torch_zip(saved_pickle(tmp_path, data))
+
+
+def test_a_device_of_what_is_shared_many_times_is_no_trap(tmp_path):
+    assert read_torch_zip(saved_pickle(tmp_path, b"ctorch\ndevice\n" + SHARED_TWICE + b"\x85R.")) == ""
+
+
+def test_a_length_in_a_pickle_takes_no_memory(tmp_path):
+    with pytest.raises(UserError, match=r"data\.pkl is damaged"):
+        read_torch_zip(saved_pickle(tmp_path, b"\x96" + (1 << 33).to_bytes(8, "little") + b"."))
+
+
+def test_a_pickle_gives_attributes_to_objects_only(tmp_path):
+    tensor = rebuild("0", 4, 0, (4,), (1,))[:-1]  # {"w": tensor} without the stop
+    for thing in (tensor, b"cargparse\nNamespace\n", b"ctorch\nSize\n"):
+        with pytest.raises(UserError, match="attributes for what is no object"):
+            read_torch_zip(saved_pickle(tmp_path, thing + b"N}X\x05\x00\x00\x00shapeK\x05s\x86b."))
+
+
+def test_names_of_tensors_are_text(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(2), 10**5000: torch.ones(2), None: torch.ones(2)})
+    assert set(state_dict_of(read_torch_zip(path), path)) == {"w"}
