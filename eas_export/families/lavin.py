@@ -170,8 +170,22 @@ def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
         )
     args = saved.get("args", {})
     args = vars(args) if isinstance(args, PlainObject) else args if isinstance(args, dict) else {}
+    args = {key: _as_setting(value) for key, value in args.items()}
     _refuse_unsupported(args, path)
     return {key.removeprefix("module."): t for key, t in state_dict_of(saved["model"], path).items()}, args
+
+
+def _as_setting(value: Any) -> Any:
+    """A plain value as it is, a list as text, and what a message cannot show (an object, a number of thousands of digits) as the
+    name of its kind."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(str(_plain(each)) for each in value)}]"
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    shown = value is None or isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() < 10_000)
+    return value if shown else type(value).__name__
 
 
 def _sizes(

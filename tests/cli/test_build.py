@@ -211,6 +211,9 @@ SPOILED = {
         "skip index 6 is out of range: the model has layers 0-5",
     ),
     "no skip list": (spoil_args(skip_list="[]"), "does not say which attentions are skipped"),
+    "skip list of objects": (spoil_args(skip_list=[torch.ones(2), 10**5000]), "the part 'LazyTensor'"),
+    "numbers too long to be written down": (spoil_args(adapter_scale=10**5000), "adapter_scale is 'int'"),
+    "n_prompt is a tensor": (spoil_args(n_prompt=torch.ones(2)), "n_prompt is LazyTensor"),
     "skip list of another kind": (spoil_args(skip_list="layers"), "skip list 'layers'"),
     "temperature 0": (spoil_args(temperature=0), "temperature is 0"),
     "two adapter files": (
