@@ -67,10 +67,9 @@ def find_shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("consolidated.*.pth"))
     expected = [f"consolidated.{number:02d}.pth" for number in range(max(1, len(shards)))]
     if [path.name for path in shards] != expected:
-        missing = next(name for name in expected if not (folder / name).exists())
-        raise UserError(
-            f"there is no {missing}", where=folder, fix="give the folder of a Meta-LLaMA checkpoint with all its shards"
-        )
+        missing = [name for name in expected if name not in {path.name for path in shards}]
+        said = f"there is no {missing[0]}" if missing else f"there are {len(shards)} shards"
+        raise UserError(said, where=folder, fix="give the folder of a Meta-LLaMA checkpoint with all its shards")
     return shards
 
 

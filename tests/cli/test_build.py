@@ -214,6 +214,10 @@ SPOILED = {
     "skip list of objects": (spoil_args(skip_list=[torch.ones(2), 10**5000]), "the part 'LazyTensor'"),
     "numbers too long to be written down": (spoil_args(adapter_scale=10**5000), "adapter_scale is 'int'"),
     "n_prompt is a tensor": (spoil_args(n_prompt=torch.ones(2)), "n_prompt is LazyTensor"),
+    "a hundred shards in no order": (
+        lambda d: [llama(d).with_name(f"consolidated.{n:02d}.pth").write_bytes(b"x") for n in range(101)],
+        "there are 101 shards",
+    ),
     "skip list of another kind": (spoil_args(skip_list="layers"), "skip list 'layers'"),
     "temperature 0": (spoil_args(temperature=0), "temperature is 0"),
     "two adapter files": (
