@@ -13,6 +13,7 @@ from .validation import refusal
 
 PrecisionName = Literal["fp32", "fp16"]
 FoldName = Literal["weights", "lowrank"]
+LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
 DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
 
 
@@ -30,7 +31,7 @@ class BuildOptions(Record):
     adapter_scale: float | None = Field(default=None, allow_inf_nan=False)
     precision: PrecisionName = "fp32"
     fold: FoldName = "weights"
-    max_batch: int | None = Field(default=None, gt=0)
+    max_batch: int | None = Field(default=None, gt=0, le=1 << 16)
     max_prompt: int = Field(default=1024, gt=0)
     max_tokens: int = Field(default=2048, gt=1, le=1 << 17)
 
@@ -79,8 +80,20 @@ def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
+    class WithoutAliases(yaml.SafeLoader):
+        """A few lines of aliases can stand for more than a memory holds."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases")
+            return super().compose_node(parent, index)
+
     try:
-        content = yaml.safe_load(require_file(path).read_text("utf-8"))
+        with open(require_file(path), "rb") as file:
+            text = file.read(LONGEST_RECIPE + 1)
+        if len(text) > LONGEST_RECIPE:
+            raise ValueError(f"it is longer than {LONGEST_RECIPE} bytes")
+        content = yaml.load(text.decode("utf-8"), WithoutAliases)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(

@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +19,15 @@ def refusal(error: ValidationError, record: type[Record], kind: str, where: obje
         fix = f"did you mean {close[0]}?" if close else f"there are: {', '.join(record.model_fields)}"
         return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
     said = first["msg"].removeprefix("Value error, ")
-    what = f"{key} is {reprlib.repr(first['input'])}: {said}" if key else said
+    what = f"{key} is {_shown(first['input'])}: {said}" if key else said
     return UserError(
         what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
     )
+
+
+def _shown(value: Any) -> str:
+    """A value's beginning and end."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "too long to be shown"
