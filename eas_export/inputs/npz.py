@@ -21,6 +21,8 @@ from ..errors import UserError
 from ..family import Family
 from ..files import require_file, written_whole
 
+FREE_BYTES, MOST_PER_BYTE = 1 << 24, 100  # a file holds so much, or up to so many times its own size
+
 KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
 
 
@@ -61,7 +63,7 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
         )
     pixels, image_rows = _images(arrays, rows, config, where)
     index = np.full((rows, length), -1)
-    for row in range(rows):
+    for row in np.unique(image_rows):  # the others are text
         mine = np.flatnonzero(image_rows == row)
         features = [image * config.vision.tokens + k for image in mine for k in range(config.vision.tokens)]
         try:
@@ -85,6 +87,7 @@ def _read_npz(path: Path) -> dict[str, NDArray]:
     """Every array of the file. numpy parses headers as literals and, without allow_pickle, runs nothing."""
     try:
         with zipfile.ZipFile(require_file(path)) as archive:
+            _require_sensible(path, sum(member.file_size for member in archive.infolist()))
             archive.testzip()
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -96,6 +99,15 @@ def _read_npz(path: Path) -> dict[str, NDArray]:
             where=path,
             fix="write it with numpy.savez",
         ) from None
+
+
+def _require_sensible(path: Path, holds: int) -> None:
+    """Zeros deflate to a thousandth: a small file could otherwise fill the memory."""
+    size = path.stat().st_size
+    if holds > max(FREE_BYTES, MOST_PER_BYTE * size):
+        raise UserError(
+            f"its arrays take {holds} bytes, the file has {size}", where=path, fix="write it with numpy.savez"
+        )
 
 
 def _integers(

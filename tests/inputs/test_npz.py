@@ -97,3 +97,10 @@ def test_bad_files_are_refused(tmp_path):
         read_inputs(tmp_path / "x.npy", CONFIG, family)
     with pytest.raises(UserError, match="no such file"):
         read_inputs(tmp_path / "absent.npz", CONFIG, family)
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 25), (1 << 25, 1)])
+def test_a_small_file_of_many_zeros_is_refused(tmp_path, shape):
+    np.savez_compressed(tmp_path / "x.npz", input_ids=np.zeros(shape, np.int8))
+    with pytest.raises(UserError, match=r"its arrays take 33554\d+ bytes, the file has"):
+        read_inputs(tmp_path / "x.npz", CONFIG, get_family("lavin"))
