@@ -37,7 +37,7 @@ class VisionConfig(Record):
     image_size: Size
     patch_size: Size
     width: Size
-    blocks: Size
+    blocks: int = Field(gt=0, le=1000)
     heads: Size
     feature_every: Size
     projector_width: Size

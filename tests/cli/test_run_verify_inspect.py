@@ -173,6 +173,7 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
         {"plan": good["plan"] | {"skipped": [77]}},
         {"plan": good["plan"] | {"layers": 5}},
         {"plan": good["plan"] | {"layers": 10**9}, "config": good["config"] | {"layers": 10**9}},
+        {"config": good["config"] | {"vision": good["config"]["vision"] | {"blocks": 1 << 24}}},
         {"options": {"foo": 1}},
         {
             "accounts": {
