@@ -24,6 +24,7 @@ class Tokenizer:
             ) from None
         try:
             self._model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
+            self._model.id_to_piece(list(range(self._model.vocab_size())))  # every token is text
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f"it is not a sentencepiece model ({' '.join(str(error).split())[:100]})",

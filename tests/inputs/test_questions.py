@@ -201,6 +201,11 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     path.write_bytes(b"no sentencepiece model")
     with pytest.raises(UserError, match="not a sentencepiece model"):
         Tokenizer(path, 128)
-    path.write_bytes((DEMO.folder / "weights" / "tokenizer.model").read_bytes())
+    whole = (DEMO.folder / "weights" / "tokenizer.model").read_bytes()
+    assert b"the" in whole
+    path.write_bytes(whole.replace(b"the", b"th\xff"))  # no piece of it is text
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer(path, 128)
+    path.write_bytes(whole)
     with pytest.raises(UserError, match="it has 128 tokens, the model 96"):
         Tokenizer(path, 96)
