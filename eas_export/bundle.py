@@ -120,8 +120,8 @@ class Bundle:
     def read_report(self, name: str) -> dict | None:
         """reports/<name>.json, or None where there is none that can be read."""
         try:
-            return json.loads((self.path / REPORTS / f"{name}.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            return json.loads(require_file(self.path / REPORTS / f"{name}.json").read_text("utf-8"))
+        except (UserError, OSError, ValueError, RecursionError):
             return None
 
     def write_report(self, name: str, report: dict) -> None:
@@ -162,8 +162,8 @@ def find_bundle(path: Path) -> Bundle | None:
 def looks_like_bundle(path: Path) -> bool:
     """Whether a folder has a manifest of ours, whole or not."""
     try:
-        data = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(require_file(path / MANIFEST).read_text("utf-8"))
+    except (UserError, OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and {"schema_version", "graphs", "files"} <= set(data)
 

@@ -10,7 +10,7 @@ from conftest import DEMO
 from fuzz_guard import GUARD, Hang
 from fuzzing import Fuzzer
 
-from eas_export.bundle import open_bundle
+from eas_export.bundle import looks_like_bundle, open_bundle
 from eas_export.demo import CHECKPOINT
 from eas_export.errors import UserError
 from eas_export.families import detect
@@ -92,6 +92,20 @@ def test_names_in_a_manifest_never_leave_its_folder(small_bundle, name):
     (small_bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"(?s)the manifest is damaged: files\..* should match pattern"):
         open_bundle(small_bundle)
+
+
+def test_a_pipe_in_a_bundle_is_no_report_and_no_manifest(small_bundle):
+    """Opening one would wait for somebody to write."""
+    (small_bundle / "reports").mkdir(exist_ok=True)
+    os.mkfifo(small_bundle / "reports" / "other.json")
+    bundle = open_bundle(small_bundle)
+    (small_bundle / "manifest.json").unlink()
+    os.mkfifo(small_bundle / "manifest.json")
+    with GUARD(small_bundle):
+        assert bundle.read_report("other") is None
+        assert not looks_like_bundle(small_bundle)
+        with pytest.raises(UserError, match="no ordinary file"):
+            open_bundle(small_bundle)
 
 
 def test_a_checkpoint_of_links_loads_as_the_files_do(tmp_path):
