@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 
 # A row imports from its own and from rows above it
 ROWS = [
-    ["errors", "progress", "digests", "scratch", "machine"],
-    ["registry", "config", "files"],
+    ["errors", "progress", "digests", "machine"],
+    ["scratch", "registry", "config", "files"],
     ["validation", "health", "plan", "graph", "precision", "accounts", "question", "sampling", "tokenizer", "images"],
     ["recipe", "store"],
     ["bundle"],

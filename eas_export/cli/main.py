@@ -4,8 +4,10 @@ Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a
 A mistake of the user's never shows a traceback; a bug of ours always does.
 """
 
+import errno
 import io
 import json
+import os
 import signal
 import sys
 import traceback
@@ -106,6 +108,11 @@ def main() -> None:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and missing.partition(".")[0] != "eas_export":
             line = UserError(f"the package {missing} is not installed", where="Python", fix="see eas-export doctor")
+            _say(line.as_json(), str(line))
+            sys.exit(2)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output is dropped, not complained about
+            line = UserError(f"it cannot be written ({error.strerror})", where="standard output", fix="make room")
             _say(line.as_json(), str(line))
             sys.exit(2)
         traceback.print_exc()
