@@ -76,6 +76,13 @@ class ModelConfig(Record):
     skipped_adapter: AdapterConfig
     vision: VisionConfig
 
+    def structure(self) -> dict:
+        """What graphs depend on: without the numbers that are folded into the weights."""
+        in_weights = {"scale": True, "temperature": True}
+        return self.model_dump(
+            exclude={"kept_adapter": in_weights, "skipped_adapter": in_weights, "vision": {"adapter": in_weights}}
+        )
+
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads

@@ -67,7 +67,7 @@ def graph_key(
 ) -> str:
     """What decides a graph's file: what it computes and where its weights lie, not what they are."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]
-    return key_of(spec.model_dump(), config.model_dump(), plan.skipped, limits.max_tokens, sorted(places), toolchain)
+    return key_of(spec.model_dump(), config.structure(), plan.skipped, limits.max_tokens, sorted(places), toolchain)
 
 
 def key_of(*content: Any) -> str:

@@ -48,6 +48,7 @@ from .workplace import Workplace, workplace
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
+ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,10 @@ def _write_weights(
             for p in parameters:
                 own += [] if shared.holds(p) else [p]
                 done(p.nbytes)
-        if len(own) == len(parameters):
-            fix = "give a bundle over the same base model and in the same precision, or leave --base out"
-            raise UserError("it has no tensor in common with this model", where=f"--base {base.path}", fix=fix)
+        missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
+        if 2 * missing > total:
+            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
+            raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
         return write(path, own)
 
     place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
@@ -283,12 +285,11 @@ def _describe(
 def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
     """The bundle to share a store with. Raises UserError where nothing of it could be shared."""
     base = open_bundle(path)
-    fix = "give a bundle over the same base model and in the same precision, or leave --base out"
     if os.path.realpath(path) == str(out):
         raise UserError("it is the bundle that is to be built", where=f"--base {path}", fix="give another bundle")
     if base.manifest.precision != opts.precision:
         what = f"it is in {base.manifest.precision}, this build in {opts.precision}"
-        raise UserError(what, where=f"--base {path}", fix=fix)
+        raise UserError(what, where=f"--base {path}", fix=ANOTHER_BASE)
     return base
 
 

@@ -68,6 +68,14 @@ class GoldenCase:
         return make_inputs(self.arrays(run), self.checkpoint.config, detect(self.folder), run)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_memory(tmp_path_factory):
+    """Digests that are remembered here are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session", params=LAVIN_CASES)
 def lavin_case(request) -> GoldenCase:
     return golden_case(request.param)

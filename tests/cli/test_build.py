@@ -1,14 +1,10 @@
 """build: what it writes, what it refuses, and that nothing is left of a failure."""
 
 import argparse
-import errno
 import io
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,6 @@ from conftest import DEMO, GOLDEN, golden_case
 from sentencepiece import SentencePieceTrainer
 
 from eas_export.bundle import open_bundle
-from eas_export.errors import UserError
 
 
 @pytest.fixture
@@ -314,74 +309,12 @@ def test_a_failed_replacement_keeps_the_old_bundle(bundle_of, data, tmp_path, re
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "o"]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(errno.EIO, "broken")])
-def test_an_interrupted_swap_keeps_the_old_bundle(tmp_path, monkeypatch, stop):
-    from eas_export.destination import new_bundle_folder
-
-    out = tmp_path / "o"
-    out.mkdir()
-    (out / "manifest.json").write_text("old")
-    rename = Path.rename
-
-    def interrupted(self, target):
-        if self.name.endswith(".partial"):
-            raise stop
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises((KeyboardInterrupt, UserError)), new_bundle_folder(out) as folder:
-        (folder / "manifest.json").write_text("new")
-    assert (out / "manifest.json").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["o"]
-
-
 def test_a_damaged_bundle_is_not_taken_for_done(bundle_of, data, tmp_path, refused):
     old = Path(shutil.copytree(bundle_of(golden_case("first")).path, tmp_path / "o"))
     with open(old / "decode.onnx", "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\0")
     assert "decode.onnx is damaged" in refused("build", "--ckpt", golden_case("first").folder, "--out", old)
-
-
-@pytest.mark.parametrize("signal_, left", [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, 1)])
-def test_a_killed_build_leaves_nothing_that_opens(tmp_path, signal_, left):
-    out = tmp_path / "o"
-    command = [
-        sys.executable,
-        "-c",
-        "from eas_export.cli.main import main; main()",
-        "build",
-        "--ckpt",
-        str(GOLDEN / "lavin" / "first"),
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("exporting vision"):
-            break
-    process.send_signal(signal_)
-    process.communicate()
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[signal_]
-    assert len(list(tmp_path.iterdir())) == left
-    for path in (out, *tmp_path.iterdir()):
-        with pytest.raises(UserError):
-            open_bundle(path)
-
-
-def test_a_full_disk_is_one_line(data, tmp_path, refused, monkeypatch):
-    import eas_export.pipeline
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    for stage in ("write_store", "write_manifest", "export_graph"):
-        with monkeypatch.context() as patch:
-            patch.setattr(eas_export.pipeline, stage, full)
-            assert "cannot be written (No space left on device)" in refused(
-                "build", "--ckpt", data, "--out", tmp_path / "o", "--no-verify"
-            )
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 
 
 def test_a_skip_list_that_is_not_the_checkpoints_is_noted(data, tmp_path, command):

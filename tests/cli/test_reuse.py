@@ -1,0 +1,126 @@
+"""What is the same by content is not made again: second builds, changed options, a second task over the same base."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import golden_case
+from test_build import adapters, change
+
+import eas_export
+from eas_export.bundle import open_bundle
+from eas_export.store import Store
+
+CASE = golden_case("first")
+
+
+def stages(err: str) -> list[str]:
+    """What a build did, without what it only looked at."""
+    done = [line.split(": done")[0] for line in err.splitlines() if ": done" in line]
+    return [title for title in done if title.startswith(("writing", "exporting", "comparing"))]
+
+
+@pytest.fixture
+def built(bundle_of, tmp_path) -> Path:
+    """A bundle that a test may replace."""
+    return Path(shutil.copytree(bundle_of(CASE).path, tmp_path / "o"))
+
+
+@pytest.mark.parametrize(
+    "changed, redone",
+    [
+        (("--max-prompt", "1024"), []),  # the default
+        (("--fold", "lowrank", "--max-batch", "1"), ["exporting decode"]),
+        (("--router-temperature", "5"), ["writing weights"]),
+    ],
+)
+def test_a_changed_option_redoes_what_depends_on_it(built, command, changed, redone):
+    code, _, err = command("build", "--ckpt", CASE.folder, "--out", built, *changed, "--force", "--no-verify")
+    assert code == 0 and stages(err) == redone
+    assert open_bundle(built).damaged_files() == []
+
+
+def test_a_damaged_file_is_made_again_and_only_that(built, command, refused):
+    path = built / "vision.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "vision.onnx is damaged" in refused("inspect", built, "--check")
+    assert "vision.onnx is damaged" in refused("build", "--ckpt", CASE.folder, "--out", built)
+    with pytest.raises(eas_export.UserError, match=r"vision\.onnx is damaged:"):
+        eas_export.open_bundle(built, check=True)
+    code, _, err = command("build", "--ckpt", CASE.folder, "--out", built, "--force", "--no-verify")
+    assert code == 0 and stages(err) == ["exporting vision"]
+    code, text, _ = command("inspect", built, "--check")
+    assert code == 0 and "every file's sha256 is the manifest's" in text
+    assert "belongs to a bundle" in refused("inspect", CASE.folder, "--check")
+
+
+@pytest.fixture
+def second_task(tmp_path) -> Path:
+    """The same base model with other adapters."""
+    folder = Path(shutil.copytree(CASE.folder, tmp_path / "second"))
+
+    def train(content: dict) -> None:
+        for tensor in content["model"].values():
+            tensor.mul_(1.25)
+
+    change(adapters(folder), train)
+    return folder
+
+
+def test_a_second_task_shares_the_store(bundle_of, second_task, tmp_path, command, refused):
+    base, out, plain = bundle_of(CASE), tmp_path / "o", tmp_path / "plain"
+    build = ("build", "--ckpt", second_task, "--out")
+    code, text, err = command(*build, out, "--base", base.path, "--json")
+    assert code == 0 and json.loads(text)["report"]["verdict"] == "same as the checkpoint", err
+    assert (out / "weights.safetensors").samefile(base.path / "weights.safetensors")
+    own = Store(out / "task.safetensors").entries
+    assert all(
+        part.split(".")[-2] in ("down", "adapter", "router", "pool", "modality", "project1", "project2") for part in own
+    )
+    trained = sum(p.stat().st_size for p in (second_task / "checkpoint-19.pth",))
+    assert (out / "task.safetensors").stat().st_size < 1.5 * trained
+    # the graphs' tensors are those of a build of its own
+    assert command(*build, plain, "--no-verify")[0] == 0
+    shared, alone = open_bundle(out), open_bundle(plain)
+    assert (
+        shared.manifest.key != alone.manifest.key
+        and shared.manifest.base.sha256 == base.manifest.files["weights.safetensors"].sha256
+    )
+    assert all(shared.store.tensor(name).equal(alone.store.tensor(name)) for name in alone.store.entries)
+    # it can be told, and built a second time, and be a base itself
+    assert "shared with" in command("inspect", out)[1] and command("inspect", out, "--check")[0] == 0
+    assert "nothing to do" in command(*build, out, "--base", base.path)[1]
+    assert "another checkpoint, other options" in refused(*build, out)
+    third = tmp_path / "third"
+    code, _, err = command("build", "--ckpt", CASE.folder, "--out", third, "--base", out, "--no-verify")
+    assert code == 0, err
+    assert (third / "weights.safetensors").samefile(base.path / "weights.safetensors")
+    assert Store(third / "task.safetensors").entries == {}  # the first task's weights are all there
+
+
+def test_another_skip_list_writes_the_layers_that_changed(bundle_of, tmp_path, command):
+    out = tmp_path / "o"
+    code, _, err = command(
+        "build", "--ckpt", CASE.folder, "--out", out, "--skip", "0,2", "--base", bundle_of(CASE).path
+    )
+    assert code == 0, err
+    own = Store(out / "task.safetensors").entries
+    assert {name.split(".")[1] for name in own} == {"2"} and "layers.2.ffn.gate.weight" in own
+
+
+def test_a_base_that_cannot_be_one_is_refused(bundle_of, built, tmp_path, refused):
+    build = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "x", "--base")
+    assert "it is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
+    assert "% of this model's weights are in it" in refused(*build, bundle_of(golden_case("half_13B")).path)
+    assert "there is no bundle" in refused(*build, tmp_path)
+    assert "it is the bundle that is to be built" in refused(
+        "build", "--ckpt", CASE.folder, "--out", built, "--base", built
+    )
+    with open(built / "weights.safetensors", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    assert "weights.safetensors is damaged" in refused(*build, built)
+    assert not (tmp_path / "x").exists() and not (tmp_path / ".x.partial").exists()
