@@ -58,8 +58,7 @@ class PartedSession:
         self.spec = spec
         self._ort, self._path, self._values = ort, path, values
         with _refused(ort, path):
-            model = _read(ort, path)
-            self._parts = split(model, [i.name for i in model.graph.initializer if i.name in values])
+            self._parts = split(_read(ort, path))
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
         handed: list[Tensors] = [{} for _ in requests]

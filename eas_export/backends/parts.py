@@ -22,14 +22,12 @@ class Part:
     needed: frozenset[str]
 
 
-def split(model: ModelProto, weights: Iterable[str]) -> list[Part]:
-    """Cut a graph where one block's weights end and the next one's begin.
-
-    model    its weights are not read; nodes in the order of computation, as ONNX demands
-    weights  the names of the initializers that belong to blocks
-    """
+def split(model: ModelProto) -> list[Part]:
+    """Cut a graph where one block's matrices end and the next one's begin. Weights are those that lie outside the file; they are not
+    read. Vectors do not count: a node that joins all layers' biases would join all layers."""
     model = onnx.shape_inference.infer_shapes(model)  # every value that is handed over needs a type
-    graph, stages = model.graph, _stages(model.graph.node, set(weights))
+    graph = model.graph
+    stages = _stages(graph.node, {i.name for i in graph.initializer if i.external_data and len(i.dims) > 1})
     types = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
     constants = {i.name: i for i in graph.initializer}
     results = {v.name for v in graph.output}
@@ -54,13 +52,13 @@ def split(model: ModelProto, weights: Iterable[str]) -> list[Part]:
     return parts[::-1]
 
 
-def _stages(nodes: Iterable[NodeProto], weights: set[str]) -> list[int]:
+def _stages(nodes: Iterable[NodeProto], matrices: set[str]) -> list[int]:
     """Each node's stage: its block's, in order of first use, or its inputs' where that is later."""
     order: dict[str, int] = {}
     made: dict[str, int] = {}
     stages = []
     for node in nodes:
-        blocks = [BLOCK.match(name)[1] for name in node.input if name in weights]
+        blocks = [BLOCK.match(name)[1] for name in node.input if name in matrices]
         for block in blocks:
             order.setdefault(block, len(order))
         stage = max([order[block] for block in blocks] + [made[name] for name in node.input if name in made], default=0)

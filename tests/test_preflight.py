@@ -1,0 +1,90 @@
+"""What a step needs is asked before any work, and told with a remedy."""
+
+import json
+
+import pytest
+from conftest import DEMO, golden_case
+from synthetic import SHAPES, write_checkpoint
+
+import eas_export.backends.onnxruntime
+import eas_export.preflight
+from eas_export.backends import open_runtime, open_sparing_runtime
+from eas_export.machine import free_disk, free_memory, total_memory
+
+CASE = golden_case("first")
+
+
+def test_needs_of_a_7b_are_those_of_a_small_machine(tmp_path, command):
+    folder = write_checkpoint(tmp_path / "data", SHAPES["7B"], skeleton=True)
+    build = ("build", "--ckpt", folder, "--out", tmp_path / "o", "--precision", "fp16", "--dry-run")
+    code, text, err = command(*build, "--json")
+    assert code == 0, err
+    needs = {need["step"]: need for need in json.loads(text)["needs"]}
+    assert list(needs) == [
+        "reading the checkpoint's identity",
+        "writing weights",
+        "exporting graphs",
+        "comparing with PyTorch",
+    ]
+    assert needs["writing weights"]["disk_bytes"] == pytest.approx(12.5e9, rel=0.01)
+    assert all(need["memory_bytes"] < 2.5e9 for step, need in needs.items() if step != "comparing with PyTorch")
+    assert needs["comparing with PyTorch"]["memory_bytes"] < 4e9
+    assert needs["comparing with PyTorch"]["disk_bytes"] == pytest.approx(4.18e9, rel=0.01)
+    assert not needs["comparing with PyTorch"]["kept"] and all(need["seconds"] > 0 for need in needs.values())
+    code, text, _ = command(*build)
+    assert code == 0 and "what each step takes, at most" in text and "4.18 GB for its time" in text
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, monkeypatch, more):
+    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 1_000_000)
+    line = refused("build", "--ckpt", DEMO.folder, "--out", tmp_path / "o", *more)
+    assert "there is 0.00 GB of free disk, and 0.01 GB are needed" in line and "choose another disk for --out" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, refused, monkeypatch):
+    bundle = bundle_of(CASE)
+    monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1_000_000)
+    line = refused("build", "--ckpt", DEMO.folder, "--out", tmp_path / "o")
+    assert "exporting graphs takes up to 0.70 GB of memory, and 0.00 GB are free" in line
+    assert "comparing with PyTorch takes up to" in refused("verify", bundle.path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_already_needs_no_room(bundle_of, tmp_path, command, monkeypatch):
+    """The unfinished build's own bytes, the bundle that is replaced, and a base's."""
+    out = tmp_path / "o"
+    assert command("build", "--ckpt", CASE.folder, "--out", out, "--no-verify")[0] == 0
+    monkeypatch.setattr(eas_export.preflight, "GRAPH_FILES", 0)
+    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 0)
+    again = ("build", "--ckpt", CASE.folder, "--no-verify", "--max-prompt", "99")
+    assert command(*again, "--out", out, "--force", "--dry-run")[0] == 0
+    assert command(*again, "--out", tmp_path / "x", "--base", out, "--dry-run")[0] == 0
+    assert command(*again, "--out", tmp_path / "x", "--dry-run")[0] == 2
+    unfinished = tmp_path / ".x.partial" / "bundle"
+    unfinished.mkdir(parents=True)
+    (unfinished / "weights.safetensors").write_bytes(bytes(10_000_000))
+    assert command(*again, "--out", tmp_path / "x", "--dry-run")[0] == 0
+
+
+def test_widened_weights_that_do_not_fit_are_refused(bundle_of, refused, command, monkeypatch):
+    """fp16 on a CPU: ONNX Runtime makes a float32 copy for each graph."""
+    bundle, mapped = bundle_of(DEMO, "fp16"), bundle_of(DEMO)
+    said = json.loads(command("inspect", bundle.path, "--json")[1])["weights_in_memory"]
+    decoder = sum(
+        4 * e.nbytes // 2 for n, e in bundle.store.entries.items() if n.startswith("layers.") and ".ffn." in n
+    )
+    assert said["onnxruntime"] > 2 * decoder and said["pytorch"] == 0
+    assert "widened for each graph" in command("inspect", bundle.path)[1]
+    assert "none, they stay mapped" in command("inspect", mapped.path)[1]
+    monkeypatch.setattr(eas_export.backends.onnxruntime, "free_memory", lambda: said["onnxruntime"] - 1)
+    line = refused("run", bundle.path, "--prompt", "x", "--backend", "onnxruntime")
+    assert "widens fp16 weights on a CPU, a copy per graph" in line and "--precision fp32" in line
+    open_runtime(mapped, "onnxruntime")  # nothing is widened
+    open_sparing_runtime(bundle, "onnxruntime")  # nor is all of it at once
+
+
+def test_the_machine_is_asked(tmp_path):
+    assert 0 < free_memory() <= total_memory()
+    assert free_disk(tmp_path) == free_disk(tmp_path / "not" / "there") > 0
