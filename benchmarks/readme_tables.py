@@ -5,10 +5,12 @@ python benchmarks/readme_tables.py
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from common import RESULTS
 
+REAL = ("1B", "7B", "13B")
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -66,13 +68,80 @@ def modes_table() -> str:
     return "\n".join([*rows, "", f"`{nodes['command']}` and {_provenance(speed)}"])
 
 
+def real_table() -> str:
+    rows = [
+        "| | " + " | ".join(REAL) + " |",
+        "|---|" + "---|" * len(REAL),
+    ]
+    results = [load(f"real_size_{shape}_fp16_weights") for shape in REAL]
+
+    def row(title: str, say: Callable[[dict], str]) -> None:
+        rows.append(f"| {title} | " + " | ".join(map(say, results)) + " |")
+
+    row("attentions skipped", lambda r: r["skipped"])
+    row("checkpoint read", lambda r: f"{r['read_bytes'] / 1e9:.2f} GB")
+    row("build: bytes written / read (bar 0.90 at 7B)", lambda r: f"{r['written_by_read']:.3f}")
+    row("build: peak memory (bar 2.5 GB)", lambda r: f"{r['build_memory_bytes'] / 1e9:.2f} GB")
+    row(
+        "build: time, and allowed (2.5 x `cp` + 120 s)",
+        lambda r: f"{r['build_seconds']:.0f} s of {r['build_seconds_allowed']:.0f} s (`cp`: {r['copy_seconds']:.0f} s)",
+    )
+    row("the same build again", lambda r: f"{r['second_build_seconds'][1]:.1f} s")
+    row("verify: peak memory (bar 4 GB)", lambda r: f"{r['verify_memory_bytes'] / 1e9:.2f} GB")
+    row("verify: time", lambda r: f"{r['verify_seconds']:.0f} s")
+    opened = load("loading_1B")
+    rows += [
+        "",
+        f"Memory is RssAnon + RssShmem, sampled; mapped files do not count. Opened and used once, all graphs of a 1B bundle hold, mapped pages "
+        f"counted, {opened['fp32_held_by_weights']:.2f} x the weights in fp32 (bar 1.15; {opened['fp32_private_bytes'] / 1e6:.0f} MB of it private) "
+        f"and {opened['fp16_held_by_weights']:.2f} x in fp16.",
+        "",
+        f"{', '.join(chr(96) + r['command'] + chr(96) for r in results)} and {_provenance(opened)}",
+    ]
+    return "\n".join(rows)
+
+
+def interruptions_table() -> str:
+    r = load("interruptions")
+    kills, limits, disks = r["kills"], r["file_size_limits"], r["full_disks"]
+    rows = [
+        "| builds | | what was left |",
+        "|---|---|---|",
+        f"| killed at a random moment (SIGKILL) | {kills['count']} | nothing that opens: {kills['nothing opened']}; the old bundle, whole: "
+        f"{kills['the old bundle was whole']}; the new one, whole: {kills['the new bundle was whole']} |",
+        f"| finished after such kills | {kills['builds_finished_after']} | a bundle that verifies, and nothing beside it |",
+        f"| refused by a limit on file sizes | {limits['refused']} | one line; {limits['finished_after_that']} finished with more room |",
+        f"| refused by a full disk | {disks['refused']} | one line; {disks['finished_after_that']} finished with more room |",
+        f"| anything else (bar {r['bars']['failures']}) | {r['failures']} | |",
+    ]
+    return "\n".join([*rows, "", _provenance(r)])
+
+
+def fuzz_table() -> str:
+    r = load("fuzz")
+    rows = ["| input | refused | accepted |", "|---|---|---|"]
+    rows += [f"| {name} | {counts['refused']:,} | {counts['accepted']:,} |" for name, counts in r["targets"].items()]
+    rows.append(
+        f"| all; anything else (bar {r['bars']['failures']}): {r['failures']}; slowest (bar {r['bars']['slowest_seconds']} s): "
+        f"{r['slowest_seconds']} s | {r['refused']:,} | {r['accepted']:,} |"
+    )
+    return "\n".join([*rows, "", _provenance(r)])
+
+
 def _provenance(result: dict) -> str:
     machine, versions = result["machine"], result["versions"]
     tools = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"`{result['command']}` on {machine['cores']} cores ({machine['cpu']}), no GPU; {tools}."
 
 
-TABLES = {"modes": modes_table, "size": size_table, "trace": trace_table}
+TABLES = {
+    "modes": modes_table,
+    "size": size_table,
+    "trace": trace_table,
+    "real": real_table,
+    "interruptions": interruptions_table,
+    "fuzz": fuzz_table,
+}
 
 
 def with_tables(text: str) -> str:

@@ -1,37 +1,20 @@
 """READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from .accounts import Accounts
-from .bundle import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    TASK,
-    WEIGHTS,
-    Bundle,
-    Manifest,
-    find_bundle,
-    open_bundle,
-    write_manifest,
-)
+from .assembly import ANOTHER_BASE, Blueprint, describe, make_files
+from .bundle import MANIFEST, Bundle, Manifest, find_bundle, open_bundle, write_manifest
 from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.lazy import LazyTensor
 from .destination import check_destination
 from .digests import remembered_sha256
 from .errors import UserError
-from .export.export_graph import export_graph
-from .export.graphs import FOLD_MODES
-from .export.weights import attach_weights
 from .families import detect, get_family
 from .family import Sources
-from .graph import GraphSpec
-from .identity import Identity, graph_key, identify, key_of
+from .identity import Identity, identify
 from .parity import compare_bundle
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
@@ -40,15 +23,12 @@ from .preflight import Need, build_needs, bundle_needs, require_room, unfinished
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
-from .rewrite.constants import network_parameters
 from .rewrite.prune import prune
-from .store import Parameter, Store, write_store
 from .tokenizer import Tokenizer
-from .workplace import Workplace, workplace
+from .workplace import workplace
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
-ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
 
 
 @dataclass(frozen=True)
@@ -97,41 +77,34 @@ def build(
     progress = progress or Progress()
     out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
-    opts, precision = request.options, PRECISIONS[request.options.precision]
+    opts = request.options
     sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
 
     checkpoint = detect(sources.ckpt).load(sources)
     if checkpoint.tokenizer:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
-    accounts = account(checkpoint, plan, precision.dtype)
+    accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
-    pruned = prune(checkpoint, plan)
-    parameters = network_parameters(pruned, plan, precision, opts.limits)
+    blueprint = Blueprint(prune(checkpoint, plan), plan, opts)
     check_destination(out)
-    lender, old = _open_base(Path(base), out, opts) if base else None, find_bundle(out)
-    alike = (
-        old if old and [s.bytes for s in old.manifest.sources] == [p.stat().st_size for p in checkpoint.files] else None
-    )
-    stores = [bundle.store for bundle in (lender, alike) if bundle]
-    needs = build_needs(checkpoint, parameters, plan, opts, stores, verify)
+    old, lender = find_bundle(out), _open_base(Path(base), out, opts) if base else None
+    needs = build_needs(blueprint, old, lender, verify)
     result = BuildResult(request, plan, accounts, needs, notes)
-    if force or not (out / MANIFEST).exists():
+    is_there = (out / MANIFEST).exists() and not force
+    if not is_there:
         require_room(needs, out.parent, unfinished_bytes(out))
     if dry_run:
         return result
     identity = identify(checkpoint, plan, opts, lender, progress)
-    if (out / MANIFEST).exists() and not force:
+    if is_there:
         bundle = _same_bundle(out, identity, progress)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
         return replace(result, bundle=bundle, report=report, reused=True)
 
     with workplace(out, [bundle for bundle in (old, lender) if bundle], progress) as place:
-        store = _write_weights(place, parameters, identity, lender, progress)
-        graphs = _export_graphs(place, pruned, plan, opts, store, identity, progress)
-        _carry_tokenizer(place, checkpoint)
-        place.remove_unfinished()
-        bundle = Bundle(place.folder, _describe(place, result, pruned, graphs, identity))
+        make_files(place, blueprint, identity, lender, progress)
+        bundle = Bundle(place.folder, describe(place, blueprint, identity, accounts, notes))
         report = _verify(bundle, checkpoint, progress) if verify else None
         write_manifest(place.folder, bundle.manifest)  # only now does it open
     return replace(result, bundle=open_bundle(out), report=report)
@@ -181,105 +154,6 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
                 where=checkpoint.files[0],
                 fix="give the checkpoint that the bundle was built from",
             )
-
-
-def _write_weights(
-    place: Workplace, tensors: dict[str, LazyTensor], identity: Identity, base: Bundle | None, progress: Progress
-) -> Store:
-    """The store: written, or the base's and what is not in it."""
-    parameters = [
-        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read) for name, t in tensors.items()
-    ]
-
-    def write(path: Path, chosen: list[Parameter]) -> str:
-        with progress.stage("writing weights", sum(p.nbytes for p in chosen)) as done:
-            return write_store(path, chosen, done)
-
-    if base is None:
-        place.make(WEIGHTS, identity.weights, lambda path: write(path, parameters))
-        return Store(place.folder / WEIGHTS)
-
-    def refuse(_: Path) -> None:
-        fix = "build the base again with --force"
-        raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
-
-    place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
-    shared = Store(place.folder / WEIGHTS)
-
-    def write_own(path: Path) -> str:
-        own = []
-        with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
-            for p in parameters:
-                own += [] if shared.holds(p) else [p]
-                done(p.nbytes)
-        missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
-        if 2 * missing > total:
-            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
-            raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
-        return write(path, own)
-
-    place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
-    return Store(place.folder / WEIGHTS, place.folder / TASK)
-
-
-def _export_graphs(
-    place: Workplace,
-    pruned: Checkpoint,
-    plan: SkipPlan,
-    opts: BuildOptions,
-    store: Store,
-    identity: Identity,
-    progress: Progress,
-) -> dict[str, GraphSpec]:
-    """Trace, clean and save every graph of the fold mode; graph name -> GraphSpec."""
-    config, precision, limits = pruned.config, PRECISIONS[opts.precision], opts.limits
-    specs = {name: graph.spec(config, plan, precision, limits) for name, graph in FOLD_MODES[opts.fold].items()}
-
-    def write(path: Path, name: str) -> None:
-        with progress.stage(f"exporting {name}"):
-            _, model = export_graph(FOLD_MODES[opts.fold][name], config, plan, precision, limits)
-            ir.save(attach_weights(model, store), path)
-
-    for name, spec in specs.items():
-        key = graph_key(spec, config, plan, limits, store, identity.toolchain)
-        place.make(f"{name}.onnx", key, lambda path, name=name: write(path, name))
-    return specs
-
-
-def _carry_tokenizer(place: Workplace, checkpoint: Checkpoint) -> None:
-    if checkpoint.tokenizer:
-        content = checkpoint.tokenizer.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-
-        def write(path: Path) -> str:
-            path.write_bytes(content)
-            return sha256
-
-        place.make(checkpoint.tokenizer.name, key_of(sha256), write)
-
-
-def _describe(
-    place: Workplace, result: BuildResult, pruned: Checkpoint, graphs: dict[str, GraphSpec], identity: Identity
-) -> Manifest:
-    """The manifest of everything that lies in the folder by now."""
-    opts = result.request.options
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        key=identity.key,
-        config=pruned.config,
-        plan=result.plan,
-        precision=opts.precision,
-        fold=opts.fold,
-        limits=opts.limits,
-        graphs=graphs,
-        files=dict(sorted(place.records.items())),
-        sources=identity.sources,
-        options=identity.options,
-        toolchain=identity.toolchain,
-        accounts=result.accounts,
-        base=identity.base,
-        notes=result.notes,
-    )
 
 
 def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .assembly import Blueprint
 from .bundle import TASK, WEIGHTS, Bundle
-from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.lazy import LazyTensor
 from .config import ModelConfig, Record
 from .errors import UserError
@@ -12,8 +12,6 @@ from .export.memory import request_memory
 from .machine import free_disk, free_memory
 from .plan import SkipPlan
 from .precision import DTYPES, PRECISIONS
-from .recipe import BuildOptions
-from .store import Store
 
 PROCESS = 400_000_000  # bytes: Python with PyTorch and the file readers
 GRAPHS = 300_000_000  # bytes, while a graph is traced: skeletons have no weights
@@ -42,20 +40,18 @@ class Need(Record):
     seconds: float
 
 
-def build_needs(
-    checkpoint: Checkpoint,
-    parameters: Mapping[str, LazyTensor],
-    plan: SkipPlan,
-    options: BuildOptions,
-    stores: Sequence[Store],
-    verify: bool,
-) -> tuple[Need, ...]:
+def build_needs(blueprint: Blueprint, old: Bundle | None, base: Bundle | None, verify: bool) -> tuple[Need, ...]:
     """The steps of a build.
 
-    parameters  of the network, in their dtypes
-    stores      that may be taken over; what may be is not counted
+    old, base  bundles whose stores may be taken over: what may be is not counted. Of the old one that is all or nothing, and can
+               be told before the files are hashed by their sizes only
     """
-    config, read = checkpoint.config, sum(path.stat().st_size for path in checkpoint.files)
+    checkpoint, parameters = blueprint.checkpoint, blueprint.parameters
+    config, sizes = checkpoint.config, [path.stat().st_size for path in checkpoint.files]
+    read = sum(sizes)
+    stores = [base.store] if base else []
+    if old and [source.bytes for source in old.manifest.sources] == sizes:
+        stores.append(old.store)
     stored = {name: entry for store in stores for name, entry in store.entries.items()}
     own = {n: t for n, t in parameters.items() if n not in stored or stored[n].shape != t.shape}
     written = sum(_nbytes(t) for t in own.values())
@@ -78,7 +74,8 @@ def build_needs(
     )
     if not verify:
         return needs
-    return (*needs, _verify_need(config, plan, options.precision, options.fold, _by_block(parameters)))
+    options = blueprint.options
+    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, _by_block(parameters)))
 
 
 def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:

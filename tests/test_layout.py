@@ -22,7 +22,7 @@ ROWS = [
     ["model"],
     ["families"],
     ["export"],
-    ["preflight", "backends"],
+    ["assembly", "preflight", "backends"],
     ["conversation"],
     ["generate", "answer"],
     ["inputs"],

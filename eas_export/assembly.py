@@ -1,0 +1,150 @@
+"""The files of a bundle: how each is made, and the key of what decides its content."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx_ir as ir
+
+from .accounts import Accounts
+from .bundle import SCHEMA_VERSION, TASK, WEIGHTS, Bundle, Manifest
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.lazy import LazyTensor
+from .errors import UserError
+from .export.export_graph import export_graph
+from .export.graphs import FOLD_MODES
+from .export.weights import attach_weights
+from .graph import GraphSpec
+from .identity import Identity, graph_key, key_of
+from .plan import SkipPlan
+from .precision import PRECISIONS, Precision
+from .progress import Progress
+from .recipe import BuildOptions
+from .rewrite.constants import network_parameters
+from .store import Parameter, Store, write_store
+from .workplace import Workplace
+
+ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What is to be built. checkpoint: pruned by the plan"""
+
+    checkpoint: Checkpoint
+    plan: SkipPlan
+    options: BuildOptions
+
+    @property
+    def precision(self) -> Precision:
+        return PRECISIONS[self.options.precision]
+
+    @cached_property
+    def parameters(self) -> dict[str, LazyTensor]:
+        """Every parameter of the network, by its name in the store, in its dtype."""
+        return network_parameters(self.checkpoint, self.plan, self.precision, self.options.limits)
+
+    @property
+    def graphs(self) -> dict[str, GraphSpec]:
+        """The specs of the fold mode's graphs."""
+        config, limits = self.checkpoint.config, self.options.limits
+        modes = FOLD_MODES[self.options.fold].items()
+        return {name: graph.spec(config, self.plan, self.precision, limits) for name, graph in modes}
+
+
+def make_files(
+    place: Workplace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
+) -> None:
+    """Every file but the manifest. Raises UserError for tensors that are not finite, and for a base that is none."""
+    parameters = [
+        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
+        for name, t in blueprint.parameters.items()
+    ]
+    if base is None:
+        place.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, progress))
+        store = Store(place.folder / WEIGHTS)
+    else:
+        store = _share_store(place, parameters, identity, base, progress)
+    for name, spec in blueprint.graphs.items():
+        key = graph_key(
+            spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options.limits, store, identity.toolchain
+        )
+        place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
+    if tokenizer := blueprint.checkpoint.tokenizer:
+        content = tokenizer.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        place.make(tokenizer.name, key_of(sha256), lambda path: _copy(path, content))
+    place.remove_unfinished()
+
+
+def describe(
+    place: Workplace, blueprint: Blueprint, identity: Identity, accounts: Accounts, notes: tuple[str, ...]
+) -> Manifest:
+    """The manifest of the files that were made."""
+    options = blueprint.options
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        key=identity.key,
+        config=blueprint.checkpoint.config,
+        plan=blueprint.plan,
+        precision=options.precision,
+        fold=options.fold,
+        limits=options.limits,
+        graphs=blueprint.graphs,
+        files=dict(sorted(place.records.items())),
+        sources=identity.sources,
+        options=identity.options,
+        toolchain=identity.toolchain,
+        accounts=accounts,
+        base=identity.base,
+        notes=notes,
+    )
+
+
+def _write(path: Path, parameters: list[Parameter], progress: Progress) -> str:
+    """The sha256 is made as the store is written: nothing is read back for it."""
+    with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
+        return write_store(path, parameters, done)
+
+
+def _share_store(
+    place: Workplace, parameters: list[Parameter], identity: Identity, base: Bundle, progress: Progress
+) -> Store:
+    """The base's store, and a small one of what is not in it: found by comparing every byte."""
+
+    def refuse(_: Path) -> None:
+        fix = "build the base again with --force"
+        raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
+
+    place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
+    shared = Store(place.folder / WEIGHTS)
+
+    def write_own(path: Path) -> str:
+        own = []
+        with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
+            for p in parameters:
+                own += [] if shared.holds(p) else [p]
+                done(p.nbytes)
+        missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
+        if 2 * missing > total:
+            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
+            raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
+        return _write(path, own, progress)
+
+    place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
+    return Store(place.folder / WEIGHTS, place.folder / TASK)
+
+
+def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress: Progress) -> None:
+    """Trace, clean and save one graph of the fold mode."""
+    options = blueprint.options
+    with progress.stage(f"exporting {name}"):
+        graph = FOLD_MODES[options.fold][name]
+        config = blueprint.checkpoint.config
+        _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits)
+        ir.save(attach_weights(model, store), path)
+
+
+def _copy(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
