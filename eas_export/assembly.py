@@ -75,7 +75,7 @@ def make_files(
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         place.make(tokenizer.name, key_of(sha256), lambda path: _copy(path, content))
-    place.remove_unfinished()
+    place.end()
 
 
 def describe(

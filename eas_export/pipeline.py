@@ -96,13 +96,14 @@ def build(
         require_room(needs, out.parent, unfinished_bytes(out))
     if dry_run:
         return result
-    identity = identify(checkpoint, plan, opts, lender, progress)
     if is_there:
+        identity = identify(checkpoint, plan, opts, lender, progress)
         bundle = _same_bundle(out, identity, progress)
         report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
         return replace(result, bundle=bundle, report=report, reused=True)
 
     with workplace(out, [bundle for bundle in (old, lender) if bundle], progress) as place:
+        identity = identify(checkpoint, plan, opts, lender, progress)
         make_files(place, blueprint, identity, lender, progress)
         bundle = Bundle(place.folder, describe(place, blueprint, identity, accounts, notes))
         report = _verify(bundle, checkpoint, progress) if verify else None

@@ -100,7 +100,7 @@ def _verify_need(
         step="comparing with PyTorch",
         disk_bytes=folded,
         kept=False,
-        memory_bytes=PROCESS + 4 * max(blocks.get("", 0) + 2 * decoder, tower),
+        memory_bytes=PROCESS + 4 * max(blocks.get("", 0) + 3 * decoder, tower),  # a block, and copies while it is read
         seconds=total / READ + 4 * (total + folded) / COMPUTE,
     )
 

@@ -34,6 +34,8 @@ CANNOT_WRITE = (
     errno.EPERM,
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
 )
 LOCK, FINISHED, OLD = "lock", "finished.json", "old"
 
@@ -58,7 +60,7 @@ class Workplace:
         write  path -> the sha256 of what it wrote, None where it did not make it on the way
         """
         path = self.folder / name
-        before = self._before.get(name)
+        before = self._before.pop(name, None)
         if before and before.key == key and self._is_whole(path, before, sha256_of):
             return self._finish(name, before)
         path.unlink(missing_ok=True)
@@ -70,11 +72,21 @@ class Workplace:
         sha256 = write(path) or sha256_of(path)
         return self._finish(name, FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key))
 
+    def end(self) -> None:
+        """Everything that belongs to the bundle is made: remove what an earlier build with other options had finished."""
+        self._before.clear()
+        self.remove_unfinished()
+
     def remove_unfinished(self) -> None:
-        """Remove every file that is not in the list."""
+        """Remove what was neither finished now nor before."""
         for path in self.folder.iterdir():
-            if path.name not in self.records:
+            if path.name not in self.finished:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @property
+    def finished(self) -> dict[str, FileRecord]:
+        """Of this build, and of an earlier one where this one has not come to it yet."""
+        return self._before | self.records
 
     def _is_whole(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
         if not path.is_file() or path.stat().st_size != record.bytes:
@@ -85,8 +97,7 @@ class Workplace:
     def _finish(self, name: str, record: FileRecord) -> FileRecord:
         _to_disk(self.folder / name)
         self.records[name] = record
-        waiting = {other: it for other, it in self._before.items() if other not in self.records}
-        content = {n: r.model_dump() for n, r in (waiting | self.records).items()}
+        content = {name: record.model_dump() for name, record in self.finished.items()}
         partial = self._list.with_suffix(".partial")
         partial.write_text(json.dumps(content), "utf-8")
         _to_disk(partial)
@@ -110,7 +121,7 @@ def workplace(out: Path, lenders: Sequence[Bundle], progress: Progress) -> Itera
             _take_place(place.folder, home / OLD, out)
         except BaseException:
             place.remove_unfinished()
-            if not place.records:
+            if not place.finished:
                 shutil.rmtree(home, ignore_errors=True)
             raise
         shutil.rmtree(home, ignore_errors=True)
@@ -132,14 +143,14 @@ def _held(home: Path, out: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process however that ends."""
     lock = None
     while lock is None:
-        home.parent.mkdir(parents=True, exist_ok=True)
         if home.is_symlink() or (home.exists() and not _is_ours(home)):
             what = f"{home.name} beside it is in the way, and is none of ours"
             raise UserError(what, where=out, fix="move that away, or choose another --out")
+        home.parent.mkdir(parents=True, exist_ok=True)
         lock = _try_lock(home, out)
     with lock:
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(f"{os.getpid()} on {os.uname().nodename}")
         lock.flush()
         yield
 
@@ -157,7 +168,7 @@ def _try_lock(home: Path, out: Path) -> TextIO | None:
             return file
     except BlockingIOError:
         file.seek(0)
-        holder = file.read(20) or "another"
+        holder = file.read(100) or "another"
         file.close()
         what = f"process {holder} is building it at this moment"
         raise UserError(what, where=out, fix="wait until it is done, or choose another --out") from None

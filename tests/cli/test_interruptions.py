@@ -107,7 +107,7 @@ def test_two_builds_into_one_place_do_not_meet(checkpoint, tmp_path, refused):
     out = tmp_path / "o"
     with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()):
         line = refused("build", "--ckpt", checkpoint, "--out", out)
-        assert f"process {os.getpid()} is building it at this moment" in line and "wait until it is done" in line
+        assert f"process {os.getpid()} on {os.uname().nodename} is building it at this moment" in line and "wait until it is done" in line
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -118,6 +118,29 @@ def test_what_is_in_the_way_is_not_touched(checkpoint, tmp_path, refused):
     (mine / "thesis.txt").write_text("years of work")
     assert ".o.partial beside it is in the way" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / "o")
     assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_second_interruption_does_not_cost_what_the_first_left(tmp_path):
+    out = tmp_path / "o"
+
+    def write(path: Path) -> None:
+        path.write_text(path.name)
+
+    for interrupted in ("before any file", "after one", "after another"):
+        with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+            if interrupted != "before any file":
+                place.make("a", "0" * 64, write)
+            if interrupted == "after another":
+                place.make("b", "1" * 64, write)
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+        raise KeyboardInterrupt  # while it looks at the first file, say
+    with workplace(out, [], Progress()) as place:
+        for name, key in (("b", "1"), ("a", "0")):
+            place.make(name, key * 64, lambda path: pytest.fail(f"{path.name} is made again"))
+        place.make("b", "2" * 64, write)  # another option decides otherwise
+        place.end()
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b"] and [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
 def test_a_list_of_finished_files_that_lies_is_not_believed(checkpoint, tmp_path, command):
