@@ -1,7 +1,10 @@
 """What a step needs is asked before any work, and told with a remedy."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DEMO, golden_case
 from synthetic import SHAPES, write_checkpoint
@@ -54,8 +57,7 @@ def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, r
 
 def test_what_is_there_already_needs_no_room(bundle_of, tmp_path, command, monkeypatch):
     """The unfinished build's own bytes, the bundle that is replaced, and a base's."""
-    out = tmp_path / "o"
-    assert command("build", "--ckpt", CASE.folder, "--out", out, "--no-verify")[0] == 0
+    out = Path(shutil.copytree(bundle_of(CASE).path, tmp_path / "o"))
     monkeypatch.setattr(eas_export.preflight, "GRAPH_FILES", 0)
     monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 0)
     again = ("build", "--ckpt", CASE.folder, "--no-verify", "--max-prompt", "99")
@@ -68,9 +70,9 @@ def test_what_is_there_already_needs_no_room(bundle_of, tmp_path, command, monke
     assert command(*again, "--out", tmp_path / "x", "--dry-run")[0] == 0
 
 
-def test_widened_weights_that_do_not_fit_are_refused(bundle_of, refused, command, monkeypatch):
+def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refused, command, monkeypatch):
     """fp16 on a CPU: ONNX Runtime makes a float32 copy for each graph."""
-    bundle, mapped = bundle_of(DEMO, "fp16"), bundle_of(DEMO)
+    bundle, mapped = bundle_of(CASE, "fp16"), bundle_of(CASE)
     said = json.loads(command("inspect", bundle.path, "--json")[1])["weights_in_memory"]
     decoder = sum(
         4 * e.nbytes // 2 for n, e in bundle.store.entries.items() if n.startswith("layers.") and ".ffn." in n
@@ -79,7 +81,8 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, refused, command
     assert "widened for each graph" in command("inspect", bundle.path)[1]
     assert "none, they stay mapped" in command("inspect", mapped.path)[1]
     monkeypatch.setattr(eas_export.backends.onnxruntime, "free_memory", lambda: said["onnxruntime"] - 1)
-    line = refused("run", bundle.path, "--prompt", "x", "--backend", "onnxruntime")
+    np.savez(tmp_path / "in.npz", **CASE.arrays("txt1"))
+    line = refused("run", bundle.path, "--inputs", tmp_path / "in.npz", "--backend", "onnxruntime")
     assert "widens fp16 weights on a CPU, a copy per graph" in line and "--precision fp32" in line
     open_runtime(mapped, "onnxruntime")  # nothing is widened
     open_sparing_runtime(bundle, "onnxruntime")  # nor is all of it at once

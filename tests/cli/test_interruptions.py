@@ -107,7 +107,10 @@ def test_two_builds_into_one_place_do_not_meet(checkpoint, tmp_path, refused):
     out = tmp_path / "o"
     with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()):
         line = refused("build", "--ckpt", checkpoint, "--out", out)
-        assert f"process {os.getpid()} on {os.uname().nodename} is building it at this moment" in line and "wait until it is done" in line
+        assert (
+            f"process {os.getpid()} on {os.uname().nodename} is building it at this moment" in line
+            and "wait until it is done" in line
+        )
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
