@@ -81,6 +81,7 @@ def real_table() -> str:
     row("attentions skipped", lambda r: r["skipped"])
     row("checkpoint read", lambda r: f"{r['read_bytes'] / 1e9:.2f} GB")
     row("build: bytes written / read (bar 0.90 at 7B)", lambda r: f"{r['written_by_read']:.3f}")
+    row("build: bytes written / needed", lambda r: f"{r['written_by_needed']:.4f}")
     row("build: peak memory (bar 2.5 GB)", lambda r: f"{r['build_memory_bytes'] / 1e9:.2f} GB")
     row(
         "build: time, and allowed (2.5 x `cp` + 120 s)",

@@ -81,11 +81,14 @@ def measure(checkpoint: Path, scratch: Path, precision: str, fold: str) -> dict:
     forget_cached(checkpoint)
     verified = watch(eas_export("verify", bundle, "--ckpt", checkpoint, "--json"))
     say("verify", verified)
+    needed = json.loads(built.output)["accounts"]["after"]["total_bytes"]
     allowed = COPIES * copy.seconds + MINUTES
     return {
         "read_bytes": read,
         "written_bytes": written,
         "passed_to_write_bytes": built.written_bytes,
+        "needed_bytes": needed,
+        "written_by_needed": round(written / needed, 4),
         "written_by_read": round(max(written, built.written_bytes) / read, 4),
         "copy_seconds": round(copy.seconds, 1),
         "build_seconds": round(built.seconds, 1),

@@ -29,7 +29,7 @@ from ..images import squeezed
 from ..model.vision import AdapterVisionTower
 from ..plan import SkipEvidence
 from ..question import Question
-from ..tokenizer import Tokenizer
+from ..tokenizer import TOKENIZER_FILE, Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -288,7 +288,7 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _File
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
     vision = sources.vision or _one(base / "clip", "*.pth", "*.pt")
-    tokenizer = weights.parent / "tokenizer.model"
+    tokenizer = weights.parent / TOKENIZER_FILE
     return _Files(adapters, weights, shards, vision, tokenizer if tokenizer.is_file() else None)
 
 
