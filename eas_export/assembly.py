@@ -62,10 +62,10 @@ def make_files(
         for name, t in blueprint.parameters.items()
     ]
     if base is None:
-        place.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, progress))
+        place.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, blueprint, progress))
         store = Store(place.folder / WEIGHTS)
     else:
-        store = _share_store(place, parameters, identity, base, progress)
+        store = _share_store(place, parameters, blueprint, identity, base, progress)
     for name, spec in blueprint.graphs.items():
         key = graph_key(
             spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options.limits, store, identity.toolchain
@@ -102,14 +102,21 @@ def describe(
     )
 
 
-def _write(path: Path, parameters: list[Parameter], progress: Progress) -> str:
+def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> str:
     """The sha256 is made as the store is written: nothing is read back for it."""
     with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
-        return write_store(path, parameters, done)
+        sha256 = write_store(path, parameters, done)
+    blueprint.checkpoint.require_unchanged()
+    return sha256
 
 
 def _share_store(
-    place: Workplace, parameters: list[Parameter], identity: Identity, base: Bundle, progress: Progress
+    place: Workplace,
+    parameters: list[Parameter],
+    blueprint: Blueprint,
+    identity: Identity,
+    base: Bundle,
+    progress: Progress,
 ) -> Store:
     """The base's store, and a small one of what is not in it: found by comparing every byte."""
 
@@ -130,7 +137,7 @@ def _share_store(
         if 2 * missing > total:
             what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
             raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
-        return _write(path, own, progress)
+        return _write(path, own, blueprint, progress)
 
     place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
     return Store(place.folder / WEIGHTS, place.folder / TASK)

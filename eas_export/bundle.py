@@ -108,9 +108,23 @@ class Bundle:
     def damaged_files(
         self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
     ) -> list[str]:
-        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` remembers."""
-        files = self.manifest.files.items()
-        return [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
+        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` remembers. Raises UserError for a file
+        that cannot be read."""
+        try:
+            files = self.manifest.files.items()
+            return [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
+        except OSError as error:
+            name = Path(error.filename or "a file").name
+            what = f"{name} cannot be read ({error.strerror})"
+            raise UserError(what, where=self.path, fix="copy the bundle again, or see to its permissions") from None
+
+    def require_whole(
+        self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
+    ) -> None:
+        """Raise UserError that names the first damaged file, if there is one."""
+        if damaged := self.damaged_files(on_bytes, sha256):
+            what = f"{damaged[0]} is damaged: its sha256 is not the manifest's"
+            raise UserError(what, where=self.path, fix="copy the bundle again, or build it again with --force")
 
     @property
     def nbytes(self) -> int:
@@ -129,8 +143,11 @@ class Bundle:
         folder = self.path / REPORTS
         folder.mkdir(exist_ok=True)
         partial = folder / f".{name}.partial"
-        partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-        partial.replace(folder / f"{name}.json")
+        try:
+            partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+            partial.replace(folder / f"{name}.json")
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def open_bundle(path: Path | str, check: bool = False) -> Bundle:
@@ -145,9 +162,8 @@ def open_bundle(path: Path | str, check: bool = False) -> Bundle:
             said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
             raise UserError(f"{name} {said}", where=folder, fix="copy the bundle again, or build it again with --force")
     bundle = Bundle(folder, manifest)
-    if check and (damaged := bundle.damaged_files()):
-        what = f"{damaged[0]} is damaged: its sha256 is not the manifest's"
-        raise UserError(what, where=folder, fix="copy the bundle again, or build it again with --force")
+    if check:
+        bundle.require_whole()
     return bundle
 
 
@@ -183,9 +199,12 @@ def _read_manifest(path: Path) -> Manifest:
             raise UserError(
                 f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}",
                 where=path,
-                fix="build the bundle again with this version",
+                fix="build it again with this version and --force",
             )
         return Manifest.model_validate(data)
+    except PermissionError as error:
+        fix = "see to its permissions"
+        raise UserError(f"it cannot be read ({error.strerror})", where=path.parent, fix=fix) from None
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             "there is no bundle (no manifest.json)", where=path.parent, fix="give a folder that eas-export build wrote"

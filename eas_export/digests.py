@@ -17,6 +17,15 @@ MOST = 1000  # files that are remembered
 SETTLED = 2.0  # seconds: a file that changed later than that may change again within one tick of its clock
 
 
+FilePrint = tuple[int, int, int]
+
+
+def file_print(path: Path) -> FilePrint:
+    """What tells a file from its earlier and later selves: bytes, nanoseconds of its last change, inode."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
     """sha256 of a file in hex; `on_bytes` is told the bytes of each part as it is read."""
     digest = hashlib.sha256()
@@ -29,17 +38,16 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) 
 
 def remembered_sha256(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
     """The same, taken from memory where the file did not change since it was hashed."""
-    name, before = os.path.realpath(path), path.stat()
-    print_ = [before.st_size, before.st_mtime_ns, before.st_ino]
+    name, before = os.path.realpath(path), file_print(path)
+    size, changed, _ = before
     known = _read().get(name)
-    if isinstance(known, dict) and known.get("file") == print_ and isinstance(known.get("sha256"), str):
-        on_bytes(before.st_size)
+    if isinstance(known, dict) and known.get("file") == list(before) and isinstance(known.get("sha256"), str):
+        on_bytes(size)
         return known["sha256"]
-    settled = time.time() - before.st_mtime > SETTLED
+    settled = time.time() - changed / 1e9 > SETTLED
     digest = sha256_of(path, on_bytes)
-    after = path.stat()
-    if settled and print_ == [after.st_size, after.st_mtime_ns, after.st_ino]:
-        _remember(name, {"file": print_, "sha256": digest})
+    if settled and file_print(path) == before:
+        _remember(name, {"file": before, "sha256": digest})
     return digest
 
 

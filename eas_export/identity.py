@@ -45,21 +45,34 @@ def identify(
 
     base  the bundle whose store is shared
     """
-    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
-        sources = tuple(_source_record(path, done) for path in checkpoint.files)
+    sources = hash_sources(checkpoint, progress)
     toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
     resolved = options.model_copy(update={"skip": ",".join(map(str, plan.skipped)) or "none"})
     shared = _shared_store(base) if base else None
     tensors = [s.sha256 for s, path in zip(sources, checkpoint.files) if path != checkpoint.tokenizer]
-    numbers = [options.precision, options.limits.max_tokens, checkpoint.config.model_dump(), plan.skipped]
+    numbers = weight_numbers(checkpoint.config, plan, options.precision, options.limits)
+    decided = [numbers, options.fold, options.limits.model_dump()]  # what the options came to, however they were given
     return Identity(
-        key=key_of([s.sha256 for s in sources], resolved.model_dump(), toolchain, shared and shared.sha256),
+        key=key_of([s.sha256 for s in sources], decided, toolchain, shared and shared.sha256),
         weights=key_of(tensors, numbers, toolchain),
         sources=sources,
         options=resolved,
         toolchain=toolchain,
         base=shared,
     )
+
+
+def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceRecord, ...]:
+    """A record of each of its files. Raises UserError where one was replaced since it was loaded."""
+    with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
+        sources = tuple(_source_record(path, done) for path in checkpoint.files)
+    checkpoint.require_unchanged()
+    return sources
+
+
+def weight_numbers(config: ModelConfig, plan: SkipPlan, precision_name: str, limits: Limits) -> list:
+    """What decides the store's tensors beside the checkpoint's: RoPE's tables are as long as max_tokens."""
+    return [precision_name, limits.max_tokens, config.model_dump(mode="json"), list(plan.skipped)]
 
 
 def graph_key(
@@ -77,7 +90,7 @@ def key_of(*content: Any) -> str:
 
 def _shared_store(base: Bundle) -> SourceRecord:
     record = base.manifest.files[WEIGHTS]
-    return SourceRecord(name=base.path.name, bytes=record.bytes, sha256=record.sha256)
+    return SourceRecord(name=base.path.resolve().name, bytes=record.bytes, sha256=record.sha256)
 
 
 def _source_record(path: Path, done: Callable[[int], None]) -> SourceRecord:

@@ -14,9 +14,10 @@ def total_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that a process could take: what the system calls available, within the container's limit where there is one."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
-    available = int(found[1]) * 1024 if found else total_memory()
+    """Bytes that a process could take: what the system calls available and the swap that is left, within the container's limit
+    where there is one."""
+    found = re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
+    available = sum(1024 * int(number) for number in found) or total_memory()
     limit, taken = _read(CGROUP / "memory.max").strip(), re.search(r"^anon (\d+)", _read(CGROUP / "memory.stat"), re.M)
     return min(available, max(0, int(limit) - int(taken[1]))) if limit.isdigit() and taken else available
 

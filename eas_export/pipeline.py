@@ -14,18 +14,19 @@ from .digests import remembered_sha256
 from .errors import UserError
 from .families import detect, get_family
 from .family import Sources
-from .identity import Identity, identify
+from .identity import Identity, hash_sources, identify
 from .parity import compare_bundle
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
-from .preflight import Need, build_needs, bundle_needs, require_room, unfinished_bytes
+from .preflight import Need, build_needs, bundle_needs, require_room
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
 from .rewrite.prune import prune
+from .scratch import scratch_folder
 from .tokenizer import Tokenizer
-from .workplace import workplace
+from .workplace import hold, workplace
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
@@ -88,26 +89,26 @@ def build(
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts)
     check_destination(out)
-    old, lender = find_bundle(out), _open_base(Path(base), out, opts) if base else None
-    needs = build_needs(blueprint, old, lender, verify)
+    lender = _open_base(Path(base), out, opts) if base else None
+    needs = build_needs(blueprint, out, lender, verify)
     result = BuildResult(request, plan, accounts, needs, notes)
-    is_there = (out / MANIFEST).exists() and not force
-    if not is_there:
-        require_room(needs, out.parent, unfinished_bytes(out))
+    if force or not (out / MANIFEST).exists():
+        require_room(needs, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify")
     if dry_run:
         return result
-    if is_there:
-        identity = identify(checkpoint, plan, opts, lender, progress)
-        bundle = _same_bundle(out, identity, progress)
-        report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
-        return replace(result, bundle=bundle, report=report, reused=True)
 
-    with workplace(out, [bundle for bundle in (old, lender) if bundle], progress) as place:
+    with hold(out) as home:
         identity = identify(checkpoint, plan, opts, lender, progress)
-        make_files(place, blueprint, identity, lender, progress)
-        bundle = Bundle(place.folder, describe(place, blueprint, identity, accounts, notes))
-        report = _verify(bundle, checkpoint, progress) if verify else None
-        write_manifest(place.folder, bundle.manifest)  # only now does it open
+        if (out / MANIFEST).exists() and not force:
+            bundle = _same_bundle(out, identity, progress)
+            report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
+            return replace(result, bundle=bundle, report=report, reused=True)
+        lenders = [bundle for bundle in (lender, find_bundle(out)) if bundle]
+        with workplace(home, out, force, lenders, progress) as place:
+            make_files(place, blueprint, identity, lender, progress)
+            bundle = Bundle(place.folder, describe(place, blueprint, identity, accounts, notes))
+            report = _verify(bundle, checkpoint, progress) if verify else None
+            write_manifest(place.folder, bundle.manifest)  # only now does it open
     return replace(result, bundle=open_bundle(out), report=report)
 
 
@@ -131,7 +132,7 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     m = opened.manifest
-    require_room(bundle_needs(opened), opened.path.absolute().parent)
+    require_room(bundle_needs(opened), scratch_folder(opened.path), "move the bundle to a disk with more of it")
     if ckpt is None:
         if weights is not None or vision is not None:
             raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
@@ -139,7 +140,8 @@ def verify(
     sources = Sources(Path(ckpt), _path(weights), _path(vision), m.options.router_temperature, m.options.adapter_scale)
     checkpoint = get_family(m.config.family).load(sources)
     _require_same_model(m, checkpoint)
-    is_origin = [remembered_sha256(path) for path in checkpoint.files] == [source.sha256 for source in m.sources]
+    progress = progress or Progress()
+    is_origin = hash_sources(checkpoint, progress) == m.sources
     reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
     return compare_bundle(opened, checkpoint, reference, backend, _path(inputs), steps, progress)
 
@@ -192,13 +194,7 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
             fix="choose another --out, or pass --force to replace it",
         )
     with progress.stage("checking what is there", bundle.nbytes) as done:
-        damaged = bundle.damaged_files(done, remembered_sha256)
-    if damaged:
-        raise UserError(
-            f"{damaged[0]} is damaged: its sha256 is not the manifest's",
-            where=out,
-            fix="pass --force to build it again",
-        )
+        bundle.require_whole(done, remembered_sha256)
     return bundle
 
 

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .assembly import Blueprint
-from .bundle import TASK, WEIGHTS, Bundle
+from .bundle import Bundle, find_bundle
 from .checkpoint.lazy import LazyTensor
 from .config import ModelConfig, Record
 from .errors import UserError
 from .export.memory import request_memory
+from .identity import weight_numbers
 from .machine import free_disk, free_memory
 from .plan import SkipPlan
 from .precision import DTYPES, PRECISIONS
+from .workplace import unfinished_bytes
 
 PROCESS = 400_000_000  # bytes: Python with PyTorch and the file readers
 GRAPHS = 300_000_000  # bytes, while a graph is traced: skeletons have no weights
@@ -40,21 +42,21 @@ class Need(Record):
     seconds: float
 
 
-def build_needs(blueprint: Blueprint, old: Bundle | None, base: Bundle | None, verify: bool) -> tuple[Need, ...]:
-    """The steps of a build.
-
-    old, base  bundles whose stores may be taken over: what may be is not counted. Of the old one that is all or nothing, and can
-               be told before the files are hashed by their sizes only
-    """
+def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bool) -> tuple[Need, ...]:
+    """The steps of a build to `out`. What may be taken over, of the bundle there, of an unfinished build and of the base, is not
+    counted: whether it is the same is known when everything is hashed."""
     checkpoint, parameters = blueprint.checkpoint, blueprint.parameters
     config, sizes = checkpoint.config, [path.stat().st_size for path in checkpoint.files]
     read = sum(sizes)
-    stores = [base.store] if base else []
+    old, options = find_bundle(out), blueprint.options
+    stores = [base.store] if base and _same_disk(base.path, out) else []
     if old and [source.bytes for source in old.manifest.sources] == sizes:
-        stores.append(old.store)
+        m = old.manifest
+        numbers = weight_numbers(config, blueprint.plan, options.precision, options.limits)
+        stores += [old.store] if weight_numbers(m.config, m.plan, m.precision, m.limits) == numbers else []
     stored = {name: entry for store in stores for name, entry in store.entries.items()}
     own = {n: t for n, t in parameters.items() if n not in stored or stored[n].shape != t.shape}
-    written = sum(_nbytes(t) for t in own.values())
+    written = max(0, sum(_nbytes(t) for t in own.values()) - unfinished_bytes(out))
     largest = max(t.numel for t in parameters.values())
     blocks = 2 * config.layers + config.vision.blocks
     needs = (
@@ -74,7 +76,6 @@ def build_needs(blueprint: Blueprint, old: Bundle | None, base: Bundle | None, v
     )
     if not verify:
         return needs
-    options = blueprint.options
     return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, _by_block(parameters)))
 
 
@@ -105,29 +106,28 @@ def _verify_need(
     )
 
 
-def require_room(needs: Sequence[Need], folder: Path, unfinished: int = 0) -> None:
+def require_room(needs: Sequence[Need], folder: Path, instead: str) -> None:
     """Raise UserError unless disk and memory suffice.
 
-    folder      where files go
-    unfinished  bytes of an earlier build that are there already, and will be taken over or make room
+    folder   where files go
+    instead  what to do where that has no room, beside making some
     """
-    disk, memory = free_disk(folder) + unfinished, free_memory()
+    disk, memory = free_disk(folder), free_memory()
     kept = sum(need.disk_bytes for need in needs if need.kept)
     written = kept + max((need.disk_bytes for need in needs if not need.kept), default=0)
     if written > disk:
         what = f"there is {_gb(disk)} of free disk, and {_gb(written)} are needed" + _steps(needs)
-        fix = "free some space, choose another disk for --out, or build with --precision fp16, --base or --no-verify"
-        raise UserError(what, where=folder, fix=fix)
+        raise UserError(what, where=folder, fix=f"free some space, or {instead}")
     hungry = max(needs, key=lambda need: need.memory_bytes)
     if hungry.memory_bytes > memory:
         what = f"{hungry.step} takes up to {_gb(hungry.memory_bytes)} of memory, and {_gb(memory)} are free"
         raise UserError(what, where="memory", fix="end other programs, or use a machine with more")
 
 
-def unfinished_bytes(out: Path) -> int:
-    """What an unfinished build into `out` has on the disk."""
-    folder = out.with_name(f".{out.name}.partial") / "bundle"
-    return sum((folder / name).stat().st_size for name in (WEIGHTS, TASK) if (folder / name).is_file())
+def _same_disk(path: Path, out: Path) -> bool:
+    """Whether a file there can be linked here."""
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    return path.stat().st_dev == there.stat().st_dev
 
 
 def _by_block(tensors: Mapping) -> dict[str, int]:

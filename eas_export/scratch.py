@@ -14,6 +14,12 @@ from .errors import UserError
 LARGE = 1 << 20  # bytes
 
 
+def scratch_folder(bundle: Path) -> Path:
+    """Beside the bundle, where such sizes fit; the system's place where that cannot be written."""
+    beside = bundle.absolute().parent
+    return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
+
+
 class Scratch:
     """Where the tensors go that it makes: files in `folder` without a name, so that nothing of them stays, however the process ends."""
 
@@ -27,11 +33,11 @@ class Scratch:
         if count * dtype.itemsize < LARGE:
             return torch.empty(sizes, dtype=dtype)
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-                os.posix_fallocate(
-                    file.fileno(), 0, count * dtype.itemsize
-                )  # or a full disk would be a signal later on
-                return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(*sizes)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                # or a full disk would be a signal later on
+                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+                name = f"/proc/self/fd/{file.fileno()}"
+                return torch.from_file(name, shared=True, size=count, dtype=dtype).view(*sizes)
         except OSError as error:
             what = f"{count * dtype.itemsize / 1e9:.2f} GB of scratch cannot be had there ({error.strerror})"
             raise UserError(what, where=self.folder, fix="make room, or move the bundle to another disk") from None

@@ -15,11 +15,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from .bundle import Bundle, FileRecord
+from .bundle import MANIFEST, Bundle, FileRecord
+from .destination import check_destination
 from .digests import remembered_sha256, sha256_of
 from .errors import UserError
 from .progress import Progress
@@ -36,6 +37,9 @@ CANNOT_WRITE = (
     errno.ENAMETOOLONG,
     errno.ENOLCK,
     errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EBUSY,
+    errno.ESTALE,
 )
 LOCK, FINISHED, OLD = "lock", "finished.json", "old"
 
@@ -51,8 +55,9 @@ class Workplace:
         self.folder, self.lenders, self.progress = home / "bundle", lenders, progress
         self.records: dict[str, FileRecord] = {}
         self._list = home / FINISHED
-        self._before = _read_records(self._list)
         self.folder.mkdir(exist_ok=True)
+        self._before = _finished(home)
+        self.remove_unfinished()
 
     def make(self, name: str, key: str, write: Callable[[Path], str | None]) -> FileRecord:
         """The file `name` whose content `key` decides: as it was finished before or lies in a lender, else as `write` writes it.
@@ -60,14 +65,15 @@ class Workplace:
         write  path -> the sha256 of what it wrote, None where it did not make it on the way
         """
         path = self.folder / name
-        before = self._before.pop(name, None)
+        before = self._before.get(name)
         if before and before.key == key and self._is_whole(path, before, sha256_of):
             return self._finish(name, before)
+        self._before.pop(name, None)
         path.unlink(missing_ok=True)
         for lender in self.lenders:
             record = lender.manifest.files.get(name)
             if record and record.key == key and self._is_whole(lender.path / name, record, remembered_sha256):
-                _link_or_copy(lender.path / name, path)
+                self._link_or_copy(lender.path / name, path)
                 return self._finish(name, record)
         sha256 = write(path) or sha256_of(path)
         return self._finish(name, FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key))
@@ -80,13 +86,8 @@ class Workplace:
     def remove_unfinished(self) -> None:
         """Remove what was neither finished now nor before."""
         for path in self.folder.iterdir():
-            if path.name not in self.finished:
+            if path.name not in self._before | self.records:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    @property
-    def finished(self) -> dict[str, FileRecord]:
-        """Of this build, and of an earlier one where this one has not come to it yet."""
-        return self._before | self.records
 
     def _is_whole(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
         if not path.is_file() or path.stat().st_size != record.bytes:
@@ -94,37 +95,73 @@ class Workplace:
         with self.progress.stage(f"checking {path.name}", record.bytes) as done:
             return sha256(path, done) == record.sha256
 
+    def _link_or_copy(self, source: Path, target: Path) -> None:
+        """Files of bundles are never edited, so two bundles may share one."""
+        real = os.path.realpath(source)
+        try:
+            os.link(real, target)
+        except OSError:  # another file system, or one that has no links
+            with self.progress.stage(f"copying {target.name}"):
+                shutil.copyfile(real, target)
+
     def _finish(self, name: str, record: FileRecord) -> FileRecord:
         _to_disk(self.folder / name)
-        self.records[name] = record
-        content = {name: record.model_dump() for name, record in self.finished.items()}
+        finished = self._before | self.records | {name: record}
         partial = self._list.with_suffix(".partial")
-        partial.write_text(json.dumps(content), "utf-8")
+        partial.write_text(json.dumps({n: r.model_dump() for n, r in finished.items()}), "utf-8")
         _to_disk(partial)
         partial.replace(self._list)
+        self.records[name] = record
         return record
 
 
 @contextmanager
-def workplace(out: Path, lenders: Sequence[Bundle], progress: Progress) -> Iterator[Workplace]:
+def hold(out: Path) -> Iterator[Path]:
+    """Hold the place where the bundle for `out` is made; what a killed build left is put in order first.
+
+    Raises UserError where another process holds it, and where the disk is full or cannot be written.
+    """
+    home = home_of(out)
+    with _translated(out), _locked(home, out):
+        try:
+            _put_back(home / OLD, out)
+            yield home
+        finally:
+            if not _finished(home):
+                _remove(home)
+
+
+@contextmanager
+def workplace(home: Path, out: Path, force: bool, lenders: Sequence[Bundle], progress: Progress) -> Iterator[Workplace]:
     """A place to make the bundle that goes to `out`, where it takes the place of what is there when the block ends well.
 
-    Raises UserError where another process is at it, and where the disk is full or cannot be written.
+    home   held
+    force  a bundle may be replaced
     """
-    home = out.with_name(f".{out.name}.partial")
-    with _translated(out), _held(home, out):
-        _put_back(home / OLD, out)
-        place = Workplace(home, lenders, progress)
-        try:
-            yield place
-            _to_disk(place.folder)
-            _take_place(place.folder, home / OLD, out)
-        except BaseException:
-            place.remove_unfinished()
-            if not place.finished:
-                shutil.rmtree(home, ignore_errors=True)
-            raise
-        shutil.rmtree(home, ignore_errors=True)
+    place = Workplace(home, lenders, progress)
+    try:
+        yield place
+    except BaseException:
+        place.remove_unfinished()
+        raise
+    for path in (place.folder / MANIFEST, place.folder):
+        _to_disk(path)
+    check_destination(out)  # a build takes minutes
+    if (out / MANIFEST).exists() and not force:
+        raise UserError("a bundle has come there in the meantime", where=out, fix="pass --force to replace it")
+    _take_place(place.folder, home / OLD, out)
+    _remove(home)
+
+
+def home_of(out: Path) -> Path:
+    """The folder in which the bundle for `out` is made."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def unfinished_bytes(out: Path) -> int:
+    """What an unfinished build into `out` has on the disk of its own: it is taken over, or makes room."""
+    files = [path.stat() for path in (home_of(out) / "bundle").glob("*.safetensors")]
+    return sum(found.st_size for found in files if found.st_nlink == 1)
 
 
 @contextmanager
@@ -139,7 +176,7 @@ def _translated(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(home: Path, out: Path) -> Iterator[None]:
+def _locked(home: Path, out: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process however that ends."""
     lock = None
     while lock is None:
@@ -157,8 +194,8 @@ def _held(home: Path, out: Path) -> Iterator[None]:
 
 def _try_lock(home: Path, out: Path) -> TextIO | None:
     """The locked file, or None where its last holder removed it in the meantime."""
-    home.mkdir(exist_ok=True)
     try:
+        home.mkdir(exist_ok=True)
         file = open(home / LOCK, "a+", encoding="utf-8")
     except FileNotFoundError:
         return None
@@ -182,6 +219,16 @@ def _is_ours(home: Path) -> bool:
     return home.is_dir() and ((home / LOCK).is_file() or not any(home.iterdir()))
 
 
+def _remove(home: Path) -> None:
+    """The lock last: without it the folder would be none of ours."""
+    with suppress(OSError):  # another build may hold a new lock already
+        for path in home.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (home / LOCK).unlink()
+        home.rmdir()
+
+
 def _put_back(old: Path, out: Path) -> None:
     """Mend what a build that was killed in the middle of the swap left."""
     if old.exists() and not out.exists():
@@ -203,25 +250,24 @@ def _take_place(folder: Path, old: Path, out: Path) -> None:
     _to_disk(out.parent)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Files of bundles are never edited, so two bundles may share one."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one that has no links
-        shutil.copyfile(source, target)
-
-
 def _to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of names, would survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do it for folders
+            raise
     finally:
         os.close(handle)
 
 
-def _read_records(path: Path) -> dict[str, FileRecord]:
+def _finished(home: Path) -> dict[str, FileRecord]:
+    """The files in the list that are there; their bytes are not looked at."""
     try:
-        return {name: FileRecord.model_validate(record) for name, record in json.loads(path.read_text("utf-8")).items()}
+        listed = json.loads((home / FINISHED).read_text("utf-8")).items()
+        records = {name: FileRecord.model_validate(record) for name, record in listed}
     except (OSError, ValueError, AttributeError, RecursionError):  # none yet, or not whole: then nothing is finished
         return {}
+    there = {path.name for path in (home / "bundle").glob("*")}
+    return {name: record for name, record in records.items() if name in there}

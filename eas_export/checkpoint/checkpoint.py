@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ModelConfig
+from ..digests import FilePrint, file_print
+from ..errors import UserError
 from ..plan import SkipEvidence
 from .lazy import LazyTensor
 
@@ -22,6 +24,7 @@ class Checkpoint:
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each
     tokenizer  a file to be carried along, or None
+    prints     what tells each file as it was when it was opened
     """
 
     config: ModelConfig
@@ -30,3 +33,14 @@ class Checkpoint:
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    prints: tuple[FilePrint, ...] = ()
+
+    def __post_init__(self):
+        if not self.prints:
+            object.__setattr__(self, "prints", tuple(map(file_print, self.files)))
+
+    def require_unchanged(self) -> None:
+        """Raise UserError for a file that was replaced or written to since it was opened: tensors are read from what was mapped."""
+        for path, before in zip(self.files, self.prints):
+            if not path.exists() or file_print(path) != before:
+                raise UserError("it changed while it was read", where=path, fix="start again when nothing writes to it")

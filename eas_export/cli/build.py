@@ -118,4 +118,9 @@ def needs_table(needs: "tuple[Need, ...]") -> "Table":
         ]
         for need in needs
     ]
-    return table("what each step takes, at most", ["step", "disk", "memory", "about"], rows, numbers=3)
+    return table(
+        "what each step takes (what can be taken over is not counted)",
+        ["step", "disk", "memory", "about"],
+        rows,
+        numbers=3,
+    )

@@ -11,9 +11,11 @@ from ..config import ModelConfig
 from ..errors import UserError
 from ..plan import SkipPlan
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
+from .progress import make_progress
 
 if TYPE_CHECKING:
     from ..export.memory import RequestMemory
+    from ..progress import Progress
 
 
 @click.command()
@@ -42,7 +44,9 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
         raise UserError(
             "--check belongs to a bundle", where=path, fix="leave it out; verify compares with a checkpoint"
         )
-    facts = _bundle_facts(path, check) if is_bundle else _checkpoint_facts(path, skip, **sources)
+    if check:
+        _check_files(path, make_progress(as_json))
+    facts = _bundle_facts(path) if is_bundle else _checkpoint_facts(path, skip, **sources)
     if as_json:
         print_json({key: as_plain(value) for key, value in facts.items()})
         return
@@ -116,13 +120,21 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
     return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
 
 
-def _bundle_facts(path: Path, check: bool) -> dict:
+def _check_files(path: Path, progress: "Progress") -> None:
+    from ..bundle import open_bundle
+
+    bundle = open_bundle(path)
+    with progress.stage("checking files", bundle.nbytes) as done:
+        bundle.require_whole(done)
+
+
+def _bundle_facts(path: Path) -> dict:
     from ..backends import weights_in_memory
     from ..bundle import open_bundle
     from ..export.memory import request_memory
     from ..precision import PRECISIONS
 
-    bundle = open_bundle(path, check)
+    bundle = open_bundle(path)
     m = bundle.manifest
     limits = m.limits.model_dump()
     return {

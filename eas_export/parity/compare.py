@@ -4,8 +4,6 @@ The reference's parameters come from the checkpoint when there is one, else from
 the reference goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from ..precision import PRECISIONS, Precision
 from ..progress import Progress
 from ..rewrite.constants import network_parameters
 from ..rewrite.prune import prune
-from ..scratch import Scratch
+from ..scratch import Scratch, scratch_folder
 from ..text import open_tokenizer
 from .metrics import Comparison, compare, compare_tokens, spread, worst
 from .reference import Readers, Reference, groups
@@ -63,7 +61,7 @@ def compare_bundle(
     )
     cases = {}
     if not damaged:  # nothing of a damaged bundle is run
-        runtime = replace(open_sparing_runtime(bundle, backend), allocate=Scratch(_scratch_folder(bundle)).empty)
+        runtime = replace(open_sparing_runtime(bundle, backend), allocate=Scratch(scratch_folder(bundle.path)).empty)
         readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
         cases = _compare_samples(
             runtime, Reference(m.config, m.plan, m.limits, readers), samples, m.precision, progress
@@ -95,8 +93,7 @@ def _compare_samples(
     cases = {}
     for name, prompt, fed, want in zip(names, prompts, forced, wanted):
         with progress.stage(f"comparing {name}"):
-            got = generate(runtime, prompt, forced=fed)
-            cases[name] = tuple(_ledger(want, got, reference, precision))
+            cases[name] = _ledger(want, runtime, prompt, fed, reference, precision)
     size = runtime.limits.max_batch
     for first in range(0, len(wanted), size):
         batch = slice(first, first + size)
@@ -104,12 +101,20 @@ def _compare_samples(
             continue  # was compared already
         name = f"{first + 1} to {first + len(wanted[batch])} in one batch"
         with progress.stage(f"comparing {name}"):
-            got = generate(runtime, join_prompts(prompts[batch]), forced=torch.cat(forced[batch], 1))
-            cases[name] = tuple(_ledger(join_generations(wanted[batch]), got, reference, precision))
+            fed = torch.cat(forced[batch], 1)
+            want = join_generations(wanted[batch])
+            cases[name] = _ledger(want, runtime, join_prompts(prompts[batch]), fed, reference, precision)
     return cases
 
 
-def _ledger(want: Generation, got: Generation, reference: Reference, precision: Precision) -> list[Comparison]:
+def _ledger(
+    want: Generation, runtime: Runtime, prompts: Prompts, forced: Tensor, reference: Reference, precision: Precision
+) -> tuple[Comparison, ...]:
+    """Run one case and compare it. What it gave, folded weights above all, is gone before the next one runs."""
+    return tuple(_lines(want, generate(runtime, prompts, forced=forced), reference, precision))
+
+
+def _lines(want: Generation, got: Generation, reference: Reference, precision: Precision) -> list[Comparison]:
     """The lines of one case, in the order of computation."""
 
     def line(stage: str, got: Tensor, want: Tensor) -> Comparison:
@@ -129,12 +134,6 @@ def _ledger(want: Generation, got: Generation, reference: Reference, precision: 
     lines += [line(f"decode {step}", got.logits[step], want.logits[step]) for step in range(1, len(want.logits))]
     lines.append(compare_tokens("tokens", got.tokens, want.logits, precision.tolerance * spread(want.logits)))
     return lines
-
-
-def _scratch_folder(bundle: Bundle) -> Path:
-    """Beside the bundle, where such sizes fit; else the system's place."""
-    beside = bundle.path.absolute().parent
-    return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _read_samples(bundle: Bundle, inputs: Path | None, steps: int) -> Samples:

@@ -25,7 +25,7 @@ MOST_TOKENS = 2048  # that go through the network together
 
 
 class Reference:
-    """Raises InternalError unless `parameters` (store name -> reader of a float32 tensor) are the network's."""
+    """parameters: store name -> reader of a float32 tensor; more than the network's may be there"""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
         with torch.device("meta"):
@@ -79,7 +79,7 @@ class Reference:
         prefix = self.config.prefix
         positions = torch.where(slots < lengths[:, None], slots + prefix, slots)  # a fed token's position is its slot
         positions = torch.cat([torch.arange(prefix).expand(len(prompts), -1), positions], 1)  # [B, L]
-        others = {name: parameter for name, parameter in decoder.named_children() if name != "layers"}
+        others = {name: module for name, module in decoder.named_children() if name != "layers"}
         with self._loaded("", nn.ModuleDict(others)):
             x, state = read_prompts(decoder, inputs, lambda *_: None, positions)
             results, feature = [], 0

@@ -3,9 +3,11 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,9 @@ from synthetic import SHAPES, write_checkpoint
 
 from eas_export.bundle import open_bundle
 from eas_export.errors import UserError
-from eas_export.pipeline import verify
+from eas_export.pipeline import build, verify
 from eas_export.progress import Progress
-from eas_export.workplace import workplace
+from eas_export.workplace import hold, workplace
 
 COMMAND = [sys.executable, "-c", "from eas_export.cli.main import main; main()"]
 
@@ -26,6 +28,12 @@ def checkpoint(tmp_path_factory) -> Path:
     """A model that is built in a few seconds."""
     shape = replace(SHAPES["demo"], layers=2, skip=(1,), clip_blocks=4)
     return write_checkpoint(tmp_path_factory.mktemp("data") / "checkpoint", shape)
+
+
+@contextmanager
+def making(out: Path, force: bool = True):
+    with hold(out) as home, workplace(home, out, force, [], Progress()) as place:
+        yield place
 
 
 def start(*arguments: object, **how) -> subprocess.Popen:
@@ -105,7 +113,7 @@ def test_files_may_run_out_of_room_at_any_of_them(checkpoint, tmp_path, command)
 
 def test_two_builds_into_one_place_do_not_meet(checkpoint, tmp_path, refused):
     out = tmp_path / "o"
-    with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()):
+    with pytest.raises(KeyboardInterrupt), making(out):
         line = refused("build", "--ckpt", checkpoint, "--out", out)
         assert (
             f"process {os.getpid()} on {os.uname().nodename} is building it at this moment" in line
@@ -130,31 +138,34 @@ def test_a_second_interruption_does_not_cost_what_the_first_left(tmp_path):
         path.write_text(path.name)
 
     for interrupted in ("before any file", "after one", "after another"):
-        with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+        with pytest.raises(KeyboardInterrupt), making(out) as place:
             if interrupted != "before any file":
                 place.make("a", "0" * 64, write)
             if interrupted == "after another":
                 place.make("b", "1" * 64, write)
             raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+    with pytest.raises(KeyboardInterrupt), making(out) as place:
         raise KeyboardInterrupt  # while it looks at the first file, say
-    with workplace(out, [], Progress()) as place:
+    with making(out) as place:
         for name, key in (("b", "1"), ("a", "0")):
             place.make(name, key * 64, lambda path: pytest.fail(f"{path.name} is made again"))
         place.make("b", "2" * 64, write)  # another option decides otherwise
         place.end()
-    assert sorted(path.name for path in out.iterdir()) == ["a", "b"] and [p.name for p in tmp_path.iterdir()] == ["o"]
+        (place.folder / "manifest.json").write_text("{}")
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "manifest.json"] and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["o"]
 
 
 def test_a_list_of_finished_files_that_lies_is_not_believed(checkpoint, tmp_path, command):
     out, home = tmp_path / "o", tmp_path / ".o.partial"
-    with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+    with pytest.raises(KeyboardInterrupt), making(out) as place:
         place.make("weights.safetensors", "0" * 64, lambda path: path.write_text("x") and None)
         raise KeyboardInterrupt
     assert json.loads((home / "finished.json").read_text())["weights.safetensors"]["bytes"] == 1
     (home / "bundle" / "weights.safetensors").write_text("y")
     made = []
-    with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+    with pytest.raises(KeyboardInterrupt), making(out) as place:
         place.make("weights.safetensors", "0" * 64, lambda path: made.append(path.write_text("x")))
         raise KeyboardInterrupt
     assert made  # another byte was there
@@ -162,15 +173,19 @@ def test_a_list_of_finished_files_that_lies_is_not_believed(checkpoint, tmp_path
         assert home.exists() or not home.mkdir()
         (home / "lock").touch()
         (home / "finished.json").write_text(damage)
-        with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
+        with pytest.raises(KeyboardInterrupt), making(out) as place:
             assert place.records == {}
             raise KeyboardInterrupt
 
 
-def bundle_like(folder: Path, text: str) -> Path:
+def bundle_like(folder: Path, title: str) -> Path:
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(text)
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": title, "graphs": {}, "files": {}}))
     return folder
+
+
+def title_of(folder: Path) -> str:
+    return json.loads((folder / "manifest.json").read_text())["schema_version"]
 
 
 def test_an_interrupted_swap_keeps_the_old_bundle(tmp_path, monkeypatch):
@@ -184,9 +199,10 @@ def test_an_interrupted_swap_keeps_the_old_bundle(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", interrupted)
-        with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()) as place:
-            (place.folder / "manifest.json").write_text("new")
-    assert (out / "manifest.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["o"]
+        with pytest.raises(KeyboardInterrupt), making(out) as place:
+            bundle_like(place.folder / "x", "new")
+            (place.folder / "x" / "manifest.json").rename(place.folder / "manifest.json")
+    assert title_of(out) == "old" and [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
 def test_what_a_killed_swap_left_is_put_in_order(tmp_path):
@@ -197,9 +213,99 @@ def test_what_a_killed_swap_left_is_put_in_order(tmp_path):
         (home / "lock").write_text("1")
         if stands:
             bundle_like(out, "new")
-        with pytest.raises(KeyboardInterrupt), workplace(out, [], Progress()):
-            assert (out / "manifest.json").read_text() == wanted and not (home / "old").exists()
+        with pytest.raises(KeyboardInterrupt), making(out):
+            assert title_of(out) == wanted and not (home / "old").exists()
             raise KeyboardInterrupt
         assert [p.name for p in tmp_path.iterdir()] == ["o"]
         (out / "manifest.json").unlink()
         out.rmdir()
+
+
+def test_what_comes_to_the_place_during_a_build_is_not_replaced(tmp_path):
+    out = tmp_path / "o"
+    with pytest.raises(UserError, match="it exists and is no bundle"), making(out) as place:
+        (place.folder / "manifest.json").write_text("{}")
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    assert (out / "thesis.txt").read_text() == "years of work"
+    other = tmp_path / "p"
+    with pytest.raises(UserError, match="a bundle has come there in the meantime"), making(other, force=False) as place:
+        (place.folder / "manifest.json").write_text("{}")
+        bundle_like(other, "theirs")
+    assert title_of(other) == "theirs"
+
+
+def test_a_build_that_was_killed_while_it_cleaned_up_is_cleaned_up(checkpoint, tmp_path, command):
+    """The bundle stands, and beside it what it replaced, the list, and the lock: the same build again removes them."""
+    out, home = tmp_path / "o", tmp_path / ".o.partial"
+    assert command("build", "--ckpt", checkpoint, "--out", out, "--no-verify")[0] == 0
+    bundle_like(home / "old", "old")
+    (home / "lock").touch()
+    record = {"bytes": 1, "sha256": "0" * 64, "key": "0" * 64}
+    (home / "finished.json").write_text(json.dumps({"weights.safetensors": record}))
+    code, text, _ = command("build", "--ckpt", checkpoint, "--out", out, "--no-verify")
+    assert code == 0 and "nothing to do" in text and [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_an_unfinished_bundle_never_opens_under_another_ones_manifest(tmp_path):
+    out = tmp_path / "o"
+
+    def write(path: Path) -> None:
+        path.write_text(path.name)
+
+    with pytest.raises(KeyboardInterrupt), making(out) as place:
+        place.make("a", "0" * 64, write)
+        (place.folder / "manifest.json").write_text("{}")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), making(out) as place:
+        assert [path.name for path in place.folder.iterdir()] == ["a"]
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["hashing", "writing"])
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(checkpoint, tmp_path, monkeypatch, moment):
+    """What was mapped is what is written: under the new file's name it would be a lie that no later build finds."""
+    import eas_export.assembly
+    import eas_export.identity
+
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "data"))
+    shard = next(folder.glob("weights/*/consolidated.00.pth"))
+
+    def replace_it() -> None:
+        copy = shard.with_suffix(".new")
+        shutil.copy(shard, copy)
+        copy.replace(shard)
+
+    where, name = {
+        "hashing": (eas_export.identity, "remembered_sha256"),
+        "writing": (eas_export.assembly, "write_store"),
+    }[moment]
+    real = getattr(where, name)
+
+    def during(*arguments):
+        result = real(*arguments)
+        replace_it()
+        return result
+
+    monkeypatch.setattr(where, name, during)
+    with pytest.raises(UserError, match="it changed while it was read") as raised:
+        build(folder, tmp_path / "o", verify=False)
+    assert raised.value.where == str(shard) and [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "x" * 5000, "file/o"])
+def test_names_that_cannot_be_are_one_line(checkpoint, tmp_path, refused, name):
+    (tmp_path / "file").touch()
+    assert "--out" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk takes root")
+def test_a_disk_of_its_own_is_refused_before_any_work(checkpoint, tmp_path, refused):
+    out = tmp_path / "volume"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(out)], capture_output=True).returncode:
+        pytest.skip("this container may not mount")
+    try:
+        assert "a disk is mounted there" in refused("build", "--ckpt", checkpoint, "--out", out)
+    finally:
+        subprocess.run(["umount", str(out)], check=True)

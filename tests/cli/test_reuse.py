@@ -31,7 +31,7 @@ def built(bundle_of, tmp_path) -> Path:
 @pytest.mark.parametrize(
     "changed, redone",
     [
-        (("--max-prompt", "1024"), []),  # the default
+        (("--max-prompt", "1024", "--max-batch", "1", "--adapter-scale", "1.0"), []),  # what it is by itself
         (("--fold", "lowrank", "--max-batch", "1"), ["exporting decode"]),
         (("--router-temperature", "5"), ["writing weights"]),
     ],
@@ -99,6 +99,27 @@ def test_a_second_task_shares_the_store(bundle_of, second_task, tmp_path, comman
     assert code == 0, err
     assert (third / "weights.safetensors").samefile(base.path / "weights.safetensors")
     assert Store(third / "task.safetensors").entries == {}  # the first task's weights are all there
+
+
+def test_options_that_say_what_is_so_anyway_are_the_same_build(built, command):
+    config = open_bundle(built).manifest.config
+    said = ("--adapter-scale", config.kept_adapter.scale, "--router-temperature", config.kept_adapter.temperature)
+    code, text, _ = command("build", "--ckpt", CASE.folder, "--out", built, "--max-batch", "1", *said, "--no-verify")
+    assert code == 0 and "nothing to do" in text
+
+
+def test_a_base_of_links_is_followed(bundle_of, tmp_path, command):
+    """As caches lay files out: names that link to content."""
+    store, base = tmp_path / "blobs", tmp_path / "base"
+    shutil.copytree(bundle_of(CASE).path, store)
+    base.mkdir()
+    for path in store.iterdir():
+        (base / path.name).symlink_to(Path("..") / "blobs" / path.name)
+    out = tmp_path / "o"
+    code, _, err = command("build", "--ckpt", CASE.folder, "--out", out, "--base", base, "--no-verify")
+    assert code == 0, err
+    assert (out / "weights.safetensors").samefile(store / "weights.safetensors")
+    assert not (out / "weights.safetensors").is_symlink()
 
 
 def test_another_skip_list_writes_the_layers_that_changed(bundle_of, tmp_path, command):

@@ -87,5 +87,5 @@ def test_router_weights_that_lie_close_together_are_held_to_an_absolute_error():
         return Generation(torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64), None, state)
 
     for error, ok in ((3e-7, True), (3e-5, False)):
-        lines = parity.compare._ledger(generation(0.5 + error), generation(0.5), None, PRECISIONS["fp32"])
+        lines = parity.compare._lines(generation(0.5 + error), generation(0.5), None, PRECISIONS["fp32"])
         assert [line.ok for line in lines if line.stage == "router"] == [ok]
