@@ -101,7 +101,7 @@ def _verify_need(
         step="comparing with PyTorch",
         disk_bytes=folded,
         kept=False,
-        memory_bytes=PROCESS + 4 * max(blocks.get("", 0) + 3 * decoder, tower),  # a block, and copies while it is read
+        memory_bytes=PROCESS + max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower),  # and copies while they are read
         seconds=total / READ + 4 * (total + folded) / COMPUTE,
     )
 
