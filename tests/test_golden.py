@@ -6,7 +6,13 @@ import torch
 from conftest import FP32, GoldenCase, golden_case, max_error
 
 from eas_export.backends import BACKENDS, open_runtime
-from eas_export.generate import Generation, generate
+from eas_export.config import Limits
+from eas_export.generate import Generation, generate, join_generations
+from eas_export.parity.reference import Reference
+from eas_export.parity.samples import single_rows
+from eas_export.precision import PRECISIONS
+from eas_export.rewrite.constants import network_parameters
+from eas_export.rewrite.prune import prune
 
 STATE = 1e-5
 
@@ -50,6 +56,19 @@ def test_lowrank_equals_the_published_code(lavin_case, bundle_of, backend, run):
     inputs = lavin_case.prompts(run)
     runtime = open_runtime(bundle_of(lavin_case, fold="lowrank"), backend)
     check_against_golden(lavin_case, run, generate(runtime, inputs.prompts, forced=inputs.forced_tokens))
+
+
+@pytest.mark.parametrize("run", ["img1", "txt1", "b3"])
+def test_the_ledgers_reference_equals_the_published_code(lavin_case, run):
+    """Block by block, rows and steps at once."""
+    inputs, config, limits = lavin_case.prompts(run), lavin_case.checkpoint.config, Limits()
+    tensors = network_parameters(
+        prune(lavin_case.checkpoint, lavin_case.plan), lavin_case.plan, PRECISIONS["fp32"], limits
+    )
+    reference = Reference(config, lavin_case.plan, limits, {name: tensor.read for name, tensor in tensors.items()})
+    rows = single_rows(inputs.prompts, config.vision.tokens)
+    forced = [inputs.forced_tokens[:, row : row + 1] for row in range(len(rows))]
+    check_against_golden(lavin_case, run, join_generations(reference.read(rows, forced)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
