@@ -214,9 +214,9 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(
             f"the manifest is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=path,
-            fix="build the bundle again with --force",
+            fix="delete the folder and build the bundle again",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"the manifest is damaged ({error})", where=path, fix="build the bundle again with --force"
+            f"the manifest is damaged ({error})", where=path, fix="delete the folder and build the bundle again"
         ) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from .accounts import Accounts
 from .assembly import ANOTHER_BASE, Blueprint, describe, make_files
+from .backends import require_own_graphs_and_weights
 from .bundle import MANIFEST, Bundle, Manifest, find_bundle, open_bundle, write_manifest
 from .checkpoint.checkpoint import Checkpoint
 from .destination import check_destination
@@ -195,6 +196,7 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
         )
     with progress.stage("checking what is there", bundle.nbytes) as done:
         bundle.require_whole(done, remembered_sha256)
+    require_own_graphs_and_weights(bundle)  # a manifest has no sha256 of its own
     return bundle
 
 

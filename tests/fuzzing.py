@@ -36,7 +36,7 @@ from mutations import (
 from PIL import Image
 
 import eas_export
-from eas_export.backends import _require_own_graphs_and_weights
+from eas_export.backends import require_own_graphs_and_weights
 from eas_export.bundle import Bundle, looks_like_bundle, open_bundle
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
@@ -514,7 +514,7 @@ def _read_bundle(path: Path) -> None:
     get_family(m.config.family)
     model_table(m.config, m.plan), accounts_table(m.accounts)
     memory_table(request_memory(m.config, m.plan, PRECISIONS[m.precision]))
-    _require_own_graphs_and_weights(bundle)
+    require_own_graphs_and_weights(bundle)
 
 
 def _read_store(path: Path) -> None:

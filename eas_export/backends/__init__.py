@@ -26,13 +26,13 @@ def get_backend(name: str) -> Backend:
 def open_runtime(bundle: Bundle, backend: str) -> Runtime:
     """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for graphs and weights that
     are not those of the bundle's config."""
-    _require_own_graphs_and_weights(bundle)
+    require_own_graphs_and_weights(bundle)
     return get_backend(backend).open(bundle)
 
 
 def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
     """The same in as little memory as it goes, however slow."""
-    _require_own_graphs_and_weights(bundle)
+    require_own_graphs_and_weights(bundle)
     return get_backend(backend).open_sparing(bundle)
 
 
@@ -42,7 +42,8 @@ def weights_in_memory(bundle: Bundle) -> dict[str, int]:
     return {name: row.private_bytes(bundle) for name, row in backends.items() if row.health().version}
 
 
-def _require_own_graphs_and_weights(bundle: Bundle) -> None:
+def require_own_graphs_and_weights(bundle: Bundle) -> None:
+    """Raise UserError where the manifest's graphs, or the store's tensors, are not those of the manifest's config."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}
     if specs != m.graphs:

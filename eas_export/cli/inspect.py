@@ -121,9 +121,11 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
 
 
 def _check_files(path: Path, progress: "Progress") -> None:
+    from ..backends import require_own_graphs_and_weights
     from ..bundle import open_bundle
 
     bundle = open_bundle(path)
+    require_own_graphs_and_weights(bundle)
     with progress.stage("checking files", bundle.nbytes) as done:
         bundle.require_whole(done)
 

@@ -70,8 +70,8 @@ def second_task(tmp_path) -> Path:
     return folder
 
 
-def test_a_second_task_shares_the_store(bundle_of, second_task, tmp_path, command, refused):
-    base, out, plain = bundle_of(CASE), tmp_path / "o", tmp_path / "plain"
+def test_a_second_task_shares_the_store(built, second_task, tmp_path, command, refused):
+    base, out, plain = open_bundle(built), tmp_path / "task2", tmp_path / "plain"
     build = ("build", "--ckpt", second_task, "--out")
     code, text, err = command(*build, out, "--base", base.path, "--json")
     assert code == 0 and json.loads(text)["report"]["verdict"] == "same as the checkpoint", err
@@ -122,11 +122,9 @@ def test_a_base_of_links_is_followed(bundle_of, tmp_path, command):
     assert not (out / "weights.safetensors").is_symlink()
 
 
-def test_another_skip_list_writes_the_layers_that_changed(bundle_of, tmp_path, command):
-    out = tmp_path / "o"
-    code, _, err = command(
-        "build", "--ckpt", CASE.folder, "--out", out, "--skip", "0,2", "--base", bundle_of(CASE).path
-    )
+def test_another_skip_list_writes_the_layers_that_changed(built, tmp_path, command):
+    out = tmp_path / "other"
+    code, _, err = command("build", "--ckpt", CASE.folder, "--out", out, "--skip", "0,2", "--base", built)
     assert code == 0, err
     own = Store(out / "task.safetensors").entries
     assert {name.split(".")[1] for name in own} == {"2"} and "layers.2.ffn.gate.weight" in own

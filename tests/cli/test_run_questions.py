@@ -221,7 +221,7 @@ def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
     small = replace(opened, manifest=opened.manifest.model_copy(update={"limits": limits}))
     samples = compare._read_samples(small, tmp_path / "x.jsonl", 200)
     longest = max(int(prompt.prompt_lengths[0]) for prompt in samples.prompts.values())
-    assert 826 < longest <= 1024 and samples.steps == 1026 - longest
+    assert 826 < longest <= 1024 and {len(fed) for fed in samples.forced.values()} == {1026 - longest}
     (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "b " * 1500}) + "\n")
     code, _, err = command("verify", path, "--inputs", tmp_path / "x.jsonl")
     assert code == 2 and "--max-prompt" in err and "question 1" in err
