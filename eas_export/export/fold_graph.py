@@ -36,9 +36,10 @@ def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down
     feature adds to it in a skipped layer"""
     adapter, half = block.adapter, block.adapter.width // 2  # rank + 1
     inner, outer = adapter.down.weight[:half], mix(adapter.up, router)  # [rank + 1, dim], [dim, rank + 1]
+    inner_bias = down_bias[:half]  # [rank + 1]
     folded = {}
     for part in block.folds:
-        weight, bias = fold_linear(block.get_submodule(part).weight, outer, inner, down_bias[:half])
+        weight, bias = fold_linear(block.get_submodule(part).weight, outer, inner, inner_bias)
         folded |= {f"folded.layers.{layer}.{part}.weight": weight, f"folded.layers.{layer}.{part}.bias": bias}
     return folded
 
