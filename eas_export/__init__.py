@@ -16,7 +16,7 @@ _PUBLIC = {
     "build": ".pipeline",
     "verify": ".pipeline",
     "open_bundle": ".bundle",
-    "open_runtime": ".backends",
+    "open_runtime": ".backends.opening",
     "open_model": ".text",
     "Question": ".question",
     "Sampling": ".sampling",

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from .accounts import Accounts
-from .bundle import SCHEMA_VERSION, TASK, WEIGHTS, Bundle, Manifest
+from .backends import get_backend
+from .bundle import SCHEMA_VERSION, TASK, WEIGHTS, Bundle, Manifest, Target, engine_file
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.lazy import LazyTensor
 from .errors import UserError
@@ -23,18 +24,19 @@ from .progress import Progress
 from .recipe import BuildOptions
 from .rewrite.constants import network_parameters
 from .store import Parameter, Store, write_store
-from .workplace import Workplace
+from .workplace import Made, Workplace
 
 ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What is to be built. checkpoint: pruned by the plan"""
+    """What is to be built. checkpoint: pruned by the plan; targets: what engines are built for, none to many"""
 
     checkpoint: Checkpoint
     plan: SkipPlan
     options: BuildOptions
+    targets: tuple[Target, ...] = ()
 
     @property
     def precision(self) -> Precision:
@@ -51,6 +53,17 @@ class Blueprint:
         config, limits = self.checkpoint.config, self.options.limits
         modes = FOLD_MODES[self.options.fold].items()
         return {name: graph.spec(config, self.plan, self.precision, limits) for name, graph in modes}
+
+
+def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
+    """What the options' backends build engines for. Raises UserError where one cannot do it here, and for options of engines without
+    a backend that builds any."""
+    compilers = [get_backend(name).compiler for name in options.backend]
+    targets = tuple(compiler.target(options) for compiler in compilers if compiler)
+    if not targets and (options.compute_capability is not None or options.engine_weights != "bound"):
+        option = "--compute-capability" if options.compute_capability is not None else "--engine-weights"
+        raise UserError("no engines are built", where=option, fix="pass --backend tensorrt-rtx or tensorrt too")
+    return targets
 
 
 def make_files(
@@ -71,6 +84,9 @@ def make_files(
             spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options.limits, store, identity.toolchain
         )
         place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
+    for target in blueprint.targets:
+        for name, spec in blueprint.graphs.items():
+            _make_engine(place, name, spec, target, progress)
     if tokenizer := blueprint.checkpoint.tokenizer:
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
@@ -102,12 +118,12 @@ def describe(
     )
 
 
-def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> str:
+def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> Made:
     """The sha256 is made as the store is written: nothing is read back for it."""
     with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
         sha256 = write_store(path, parameters, done)
     blueprint.checkpoint.require_unchanged()
-    return sha256
+    return Made(sha256=sha256)
 
 
 def _share_store(
@@ -127,7 +143,7 @@ def _share_store(
     place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
     shared = Store(place.folder / WEIGHTS)
 
-    def write_own(path: Path) -> str:
+    def write_own(path: Path) -> Made:
         own = []
         with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
             for p in parameters:
@@ -151,6 +167,14 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
         config = blueprint.checkpoint.config
         _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits)
         ir.save(attach_weights(model, store), path)
+
+
+def _make_engine(place: Workplace, name: str, spec: GraphSpec, target: Target, progress: Progress) -> None:
+    """Build one graph's engine, unless there is one from the same graph for the same target."""
+    with progress.stage(f"preparing {name} for {target.backend}"):
+        plan = get_backend(target.backend).compiler.plan(place.folder / f"{name}.onnx", spec, target)
+    key = key_of(plan.key, [place.records[file].sha256 for file in plan.reads])
+    place.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
 
 
 def _copy(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@
     weights.safetensors   one store for all graphs
     task.safetensors      in a bundle that shares another's store: what the task's checkpoint has instead (`--base`)
     <graph>.onnx          graphs without weights, pointing into the store
+    <graph>.<backend>.engine  what a backend built from a graph (`--backend`)
     tokenizer.model       carried along where the checkpoint has one
     reports/*.json        what was found out about it later; not part of its identity
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -27,16 +28,43 @@ from .errors import UserError
 from .files import require_file
 from .graph import GraphSpec
 from .plan import SkipPlan
-from .recipe import BuildOptions, FoldName, PrecisionName
+from .recipe import BuildOptions, EngineWeights, FoldName, PrecisionName
 from .store import Store
 from .tokenizer import TOKENIZER_FILE
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MANIFEST, WEIGHTS, TASK, REPORTS = "manifest.json", "weights.safetensors", "task.safetensors", "reports"
-PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", TOKENIZER_FILE)  # what may lie in a bundle's folder
+PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", TOKENIZER_FILE)  # what may lie in a bundle's folder
+
+
+class Target(Record):
+    """What engines are built for.
+
+    version               of the backend: engines run on no other
+    compute_capabilities  of the GPUs, "8.6"
+    weights               bound: inputs of the engines, which share them; embedded: in each engine
+    """
+
+    backend: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    weights: EngineWeights
+
+
+class EngineRecord(Record):
+    """How an engine was built.
+
+    attention  fused: every attention has a kernel of its own; decomposed: none was found; none: the graph has no attention
+    seconds    that it took
+    """
+
+    graph: GraphName
+    target: Target
+    attention: Literal["fused", "decomposed", "none"]
+    seconds: float
 
 
 class FileRecord(Record):
@@ -45,6 +73,12 @@ class FileRecord(Record):
     bytes: int = Field(ge=0)
     sha256: Sha256
     key: Sha256
+    engine: EngineRecord | None = None
+
+
+def engine_file(graph: str, backend: str) -> str:
+    """The name of a graph's engine in the bundle."""
+    return f"{graph}.{backend}.engine"
 
 
 class SourceRecord(Record):
@@ -88,7 +122,16 @@ class Manifest(Record):
         missing = {WEIGHTS, *([TASK] if self.base else []), *(f"{name}.onnx" for name in self.graphs)} - set(self.files)
         if missing:
             raise ValueError(f"no record of {min(missing)}")
+        for name, record in self.files.items():
+            built = record.engine
+            if built and (built.graph not in self.graphs or name != engine_file(built.graph, built.target.backend)):
+                raise ValueError(f"{name} is not the engine that its record says")
         return self
+
+    def engines(self, backend: str) -> dict[str, EngineRecord]:
+        """Graph -> the record of its engine for this backend."""
+        records = [record.engine for record in self.files.values() if record.engine]
+        return {record.graph: record for record in records if record.target.backend == backend}
 
 
 @dataclass(frozen=True)
@@ -104,6 +147,9 @@ class Bundle:
 
     def graph_file(self, name: str) -> Path:
         return self.path / f"{name}.onnx"
+
+    def engine_file(self, name: str, backend: str) -> Path:
+        return self.path / engine_file(name, backend)
 
     def damaged_files(
         self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends.runtime import Runtime, Tensors
+from .backends.runtime import Bound, Runtime, Tensors
 from .errors import UserError
 
 
@@ -60,7 +60,8 @@ class Finish(StrEnum):
 class Conversation:
     """Prompts that were read, and how far each row has come since.
 
-    logits          [B, vocab] float32 after each row's last token
+    logits          [B, vocab] float32 after each row's last token, on the runtime's device as all that graphs make; the next token
+                    fed overwrites them
     lengths         [B] int64: tokens so far, which is the next one's cache slot and position
     pending         [B] int64: a token that was chosen and not fed yet, -1 for none (see answer.py)
     finish          why each row's last answer ended, None before its end
@@ -82,6 +83,7 @@ class Conversation:
         self.said: list[list[int]] = [[] for _ in self.lengths]
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
+        self._step: Bound | None = None  # decoding, bound to the caches
         features = encode_images(runtime, prompts)
         after = prefill(runtime, prompts, features, self._caches)
         self.image_features = None if prompts.pixel_values is None else features
@@ -99,9 +101,11 @@ class Conversation:
         """Make the caches large enough for so many more tokens in each row, or for as many as the limits allow."""
         slots = min(int(self.lengths.max()) + tokens, self.runtime.limits.max_tokens)
         if slots > self._slots:
-            longer = (0, 0, 0, slots - self._slots)  # the slots are the last axis but one
-            self._caches = {name: F.pad(cache, longer) for name, cache in self._caches.items()}
             self._slots = slots
+            sizes = [cache.shape[2] for cache in self._caches.values()]  # the slots are the last axis but one
+            if sizes and sizes[0] < slots:  # an engine's are as many as there can be from the start
+                self._caches = {name: F.pad(cache, (0, 0, 0, slots - sizes[0])) for name, cache in self._caches.items()}
+                self._step = None
 
     def feed(self, tokens: Tensor, rows: Tensor | None = None) -> None:
         """One more token for `rows`, [B] bool, all rows by default; the others stay as they are.
@@ -118,9 +122,15 @@ class Conversation:
             self.reserve(self._slots)  # twice as many, not one more each time
         # A row that stays writes into its next free slot, which is written again when it goes on; a full row never does
         slots = self.lengths.clamp(max=self._slots - 1)
-        logits = decode(self.runtime, tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
-        _finite({"decode": logits[rows]}, "logits")
-        self.logits = logits.where(rows[:, None], self.logits)
+        given = decode_inputs(tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
+        if self._step is None:
+            self._step = self.runtime.bind("decode", given)
+        for name in STEP_INPUTS:
+            self._step.inputs[name].copy_(given[name])
+        self._step.run()
+        logits = self._step.outputs["logits"]
+        _finite({"decode": logits if rows.all() else logits[rows.to(logits.device)]}, "logits")
+        torch.where(rows[:, None].to(logits.device), logits, self.logits, out=self.logits)
         self.lengths = self.lengths + rows
         self.pending = self.pending.masked_fill(rows, -1)
         self.finish = [None if fed else finish for fed, finish in zip(rows.tolist(), self.finish)]
@@ -140,7 +150,7 @@ class Conversation:
             decode_inputs(token, self.lengths + step, self._caches, adapters) for step, token in enumerate(tokens)
         ]
         logits = torch.stack([after["logits"] for after in self.runtime.run_each("decode", inputs)])
-        self.logits = _finite({"decode": logits}, "logits")["decode"][-1]
+        self.logits = _finite({"decode": logits}, "logits")["decode"][-1].clone()
         self.lengths = self.lengths + steps
         self.pending = torch.full_like(self.lengths, -1)
         self.finish = [None for _ in self.finish]
@@ -181,11 +191,15 @@ def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
 
 
 def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
-    """Zeroed key and value caches of `slots` tokens: NaN in a slot that was never written would poison masked results."""
+    """Zeroed key and value caches of `slots` tokens, or of as many as the runtime fixes: NaN in a slot that was never written would
+    poison masked results."""
     spec = runtime.sessions["decode"].spec
     sizes = {"B": batch, "T": slots}
     caches = [t for t in spec.inputs if t.name in spec.aliases.values()]
-    return {t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype)) for t in caches}
+    return {
+        t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype), device=runtime.device)
+        for t in caches
+    }
 
 
 def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:
@@ -199,13 +213,11 @@ def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensor
     return runtime.run("prefill", inputs | caches)
 
 
-def decode(runtime: Runtime, token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensor:
-    """One step: token [B], lengths [B] tokens so far (the new token's slot and position) -> logits [B, vocab]"""
-    return runtime.run("decode", decode_inputs(token, lengths, caches, adapters))["logits"]
+STEP_INPUTS = ("input_ids", "position_ids", "cache_lengths")
 
 
 def decode_inputs(token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensors:
-    """The decode graph's inputs: token [B], lengths [B], as for `decode`"""
+    """One step's inputs: token [B], lengths [B] tokens so far (the new token's slot and position)"""
     positions = {"input_ids": token[:, None], "position_ids": lengths[:, None], "cache_lengths": lengths}
     return positions | adapters | caches
 

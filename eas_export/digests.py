@@ -51,9 +51,14 @@ def remembered_sha256(path: Path, on_bytes: Callable[[int], None] = lambda count
     return digest
 
 
-def _memory() -> Path:
+def cache_folder() -> Path:
+    """The user's folder for what only saves time and can be deleted."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "eas-export" / "digests.json"
+    return Path(home) / "eas-export"
+
+
+def _memory() -> Path:
+    return cache_folder() / "digests.json"
 
 
 def _read() -> dict:

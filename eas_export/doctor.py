@@ -15,7 +15,6 @@ from .machine import total_memory
 PACKAGE = "eas-export"
 EVERYTHING = "everything"
 NOT_EXAMINED = {"test"}  # the extra that only our own tests need
-TENSORRT = "TensorRT: this version builds and runs no engines yet; the packages of the extras gpu and rtx are for that"
 ONE_OF = "onnxruntime and onnxruntime-gpu overwrite each other's files"
 
 
@@ -51,7 +50,7 @@ class Report(Record):
     @property
     def ok(self) -> bool:
         needed = all(p.ok for p in self.packages if p.used_for == EVERYTHING or p.installed)
-        return needed and any(b.version for name, b in self.backends.items() if name != "pytorch")
+        return needed and any(b.runs for name, b in self.backends.items() if name != "pytorch")
 
 
 def examine() -> Report:
@@ -59,7 +58,7 @@ def examine() -> Report:
     packages = tuple(_package(requirement) for requirement in _requirements())
     installed = {package.name for package in packages if package.installed}
     both = {"onnxruntime", "onnxruntime-gpu"} <= installed
-    notes = [TENSORRT, f"{ONE_OF}: uninstall both, install one" if both else f"{ONE_OF}: have one of cpu and gpu"]
+    notes = [f"{ONE_OF}: uninstall both, install one" if both else f"{ONE_OF}: have one of cpu and gpu"]
     if any(package.used_for == EVERYTHING and not package.installed for package in packages):
         notes.append("backends are not examined before the packages for everything are there")
         return Report(machine=_machine(None), packages=packages, backends={}, notes=tuple(notes))
@@ -84,7 +83,9 @@ def _backends() -> dict[str, Health]:
             result[name] = get_backend(name).health()
         except Exception as error:  # as above
             does = f"nothing: it is broken ({type(error).__name__}: {error})"
-            result[name] = Health(version=None, does=does, fix="uninstall what it runs on, and install it again")
+            result[name] = Health(
+                version=None, runs=False, does=does, fix="uninstall what it runs on, and install it again"
+            )
     return result
 
 

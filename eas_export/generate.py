@@ -16,6 +16,8 @@ class Generation:
     logits          [steps + 1, B, vocab] float32: after the prefill, then after each fed token
     tokens          [steps + 1, B] int64: argmax of the logits, whether or not that token was fed next
     image_features, state, folded  see Conversation
+
+    All of it is on the CPU.
     """
 
     logits: Tensor
@@ -35,15 +37,21 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
     if length > runtime.limits.max_tokens:
         raise too_many("max-tokens", length, runtime.limits.max_tokens)
     conversation = Conversation(runtime, prompts, room=steps)
+    logits = [conversation.logits.cpu().clone()[None]]
     if forced is not None:
-        stacked = torch.cat([conversation.logits[None], conversation.feed_each(forced)])
+        logits.append(conversation.feed_each(forced).cpu())
     else:
-        logits = [conversation.logits]
         for _ in range(steps):
-            conversation.feed(logits[-1].argmax(-1))
-            logits.append(conversation.logits)
-        stacked = torch.stack(logits)
-    return Generation(stacked, stacked.argmax(-1), conversation.image_features, conversation.state, conversation.folded)
+            conversation.feed(logits[-1][0].argmax(-1))
+            logits.append(conversation.logits.cpu().clone()[None])
+    stacked, features = torch.cat(logits), conversation.image_features
+    return Generation(
+        stacked,
+        stacked.argmax(-1),
+        None if features is None else features.cpu(),
+        {name: value.cpu() for name, value in conversation.state.items()},
+        {name: value.cpu() for name, value in conversation.folded.items()},
+    )
 
 
 def join_generations(parts: list[Generation]) -> Generation:

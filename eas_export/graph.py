@@ -5,16 +5,21 @@ from typing import Literal
 from pydantic import Field
 
 from .config import Record
-from .errors import InternalError
+from .errors import InternalError, UserError
 from .precision import DTYPES
 
 
 class Dim(Record):
-    """A size that is free within limits; `opt` is what engines are tuned for."""
+    """A size that is free within limits.
+
+    opt    what engines are tuned for
+    limit  the build option that `max` comes from ("max-batch")
+    """
 
     min: int
     opt: int
     max: int
+    limit: str
 
 
 class TensorSpec(Record):
@@ -56,3 +61,29 @@ class GraphSpec(Record):
                     f"graph {self.name}: input {spec.name} is {dtype} {shape}, not {spec.dtype} {spec.shape} with {dims}"
                 )
         return dims
+
+    def require_within(self, sizes: dict[str, int]) -> None:
+        """Raise UserError where a named dim's size is out of its limits: it names the input, its shape and the option."""
+        for name, dim in self.dims.items():
+            if name in sizes and not dim.min <= sizes[name] <= dim.max:
+                tensor = next(t for t in self.inputs if name in t.shape)
+                shape = [sizes.get(size, size) for size in tensor.shape]
+                raise UserError(
+                    f"{tensor.name} has the shape {shape}: {name} is {sizes[name]}, and {dim.min} to {dim.max} is allowed",
+                    where=f"graph {self.name}",
+                    fix=f"give less, or build with another --{dim.limit}",
+                )
+
+    def pin(self, sizes: dict[str, int]) -> "GraphSpec":
+        """The spec with these named dims fixed: their numbers stand in the shapes."""
+
+        def pinned(tensor: TensorSpec) -> TensorSpec:
+            return tensor.model_copy(update={"shape": tuple(sizes.get(size, size) for size in tensor.shape)})
+
+        return self.model_copy(
+            update={
+                "dims": {name: dim for name, dim in self.dims.items() if name not in sizes},
+                "inputs": tuple(map(pinned, self.inputs)),
+                "outputs": tuple(map(pinned, self.outputs)),
+            }
+        )

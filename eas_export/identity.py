@@ -3,13 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .bundle import WEIGHTS, Bundle, SourceRecord
+from .bundle import WEIGHTS, Bundle, SourceRecord, Target
 from .checkpoint.checkpoint import Checkpoint
 from .config import Limits, ModelConfig
 from .digests import remembered_sha256
@@ -39,11 +39,17 @@ class Identity:
 
 
 def identify(
-    checkpoint: Checkpoint, plan: SkipPlan, options: BuildOptions, base: Bundle | None, progress: Progress
+    checkpoint: Checkpoint,
+    plan: SkipPlan,
+    options: BuildOptions,
+    targets: Sequence[Target],
+    base: Bundle | None,
+    progress: Progress,
 ) -> Identity:
     """Take every byte of the checkpoint, hashed now or before, together with the resolved options and the tools' versions.
 
-    base  the bundle whose store is shared
+    targets  what engines are built for
+    base     the bundle whose store is shared
     """
     sources = hash_sources(checkpoint, progress)
     toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
@@ -51,7 +57,8 @@ def identify(
     shared = _shared_store(base) if base else None
     tensors = [s.sha256 for s, path in zip(sources, checkpoint.files) if path != checkpoint.tokenizer]
     numbers = weight_numbers(checkpoint.config, plan, options.precision, options.limits)
-    decided = [numbers, options.fold, options.limits.model_dump()]  # what the options came to, however they were given
+    engines = [target.model_dump(mode="json") for target in targets]
+    decided = [numbers, options.fold, options.limits.model_dump(), engines]  # what the options came to, however given
     return Identity(
         key=key_of([s.sha256 for s in sources], decided, toolchain, shared and shared.sha256),
         weights=key_of(tensors, numbers, toolchain),

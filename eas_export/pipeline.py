@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .accounts import Accounts
-from .assembly import ANOTHER_BASE, Blueprint, describe, make_files
-from .backends import require_own_graphs_and_weights
+from .assembly import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
+from .backends.opening import require_own_graphs_and_weights
 from .bundle import MANIFEST, Bundle, Manifest, find_bundle, open_bundle, write_manifest
 from .checkpoint.checkpoint import Checkpoint
 from .destination import check_destination
@@ -88,7 +88,7 @@ def build(
     plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
-    blueprint = Blueprint(prune(checkpoint, plan), plan, opts)
+    blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     lender = _open_base(Path(base), out, opts) if base else None
     needs = build_needs(blueprint, out, lender, verify)
@@ -99,7 +99,7 @@ def build(
         return result
 
     with hold(out) as home:
-        identity = identify(checkpoint, plan, opts, lender, progress)
+        identity = identify(checkpoint, plan, opts, blueprint.targets, lender, progress)
         if (out / MANIFEST).exists() and not force:
             bundle = _same_bundle(out, identity, progress)
             report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None

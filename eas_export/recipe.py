@@ -13,6 +13,8 @@ from .validation import refusal
 
 PrecisionName = Literal["fp32", "fp16"]
 FoldName = Literal["weights", "lowrank"]
+BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+EngineWeights = Literal["bound", "embedded"]
 LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
 DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
 
@@ -24,6 +26,9 @@ class BuildOptions(Record):
     router_temperature, adapter_scale  None: what the checkpoint says
     fold    weights: one prompt at a time, adapters folded into the weights; lowrank: any batch, adapters beside shared weights
     max_batch, max_prompt, max_tokens  see config.Limits; max_batch None: 1 for weights, 8 for lowrank
+    backend  what the bundle is for, one or several: TensorRT's engines are built into it
+    compute_capability  of the GPUs that TensorRT-RTX's engines are for: "86,120" or "8.6,12.0"; None: see backends/tensorrt_rtx.py
+    engine_weights      bound: inputs of the engines, which share one copy on the device; embedded: a copy in each engine
     """
 
     skip: str | None = None
@@ -34,6 +39,9 @@ class BuildOptions(Record):
     max_batch: int | None = Field(default=None, gt=0, le=1 << 16)
     max_prompt: int = Field(default=1024, gt=0)
     max_tokens: int = Field(default=2048, gt=1, le=1 << 17)
+    backend: tuple[BackendName, ...] = ("onnxruntime",)
+    compute_capability: str | None = None
+    engine_weights: EngineWeights = "bound"
 
     @field_validator("skip", mode="before")
     @classmethod
@@ -42,6 +50,22 @@ class BuildOptions(Record):
         layers = skip if isinstance(skip, list) else [skip]
         plain = layers and all(type(layer) is int for layer in layers)
         return ",".join(map(str, layers)) if plain else skip
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _as_list(cls, backend: Any) -> Any:
+        """One name alone is a list of one; each name counts once."""
+        names = [backend] if isinstance(backend, str) else backend
+        plain = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        return tuple(dict.fromkeys(names)) if plain else names
+
+    @field_validator("compute_capability", mode="before")
+    @classmethod
+    def _as_capabilities(cls, value: Any) -> Any:
+        """YAML reads `compute_capability: 86` as a number and `[86, 120]` as a list."""
+        listed = value if isinstance(value, list) else [value]
+        plain = listed and all(type(each) in (int, float, str) for each in listed)
+        return ",".join(map(str, listed)) if plain else value
 
     @property
     def limits(self) -> Limits:

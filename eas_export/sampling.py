@@ -31,13 +31,13 @@ GREEDY = Sampling()
 
 
 def choose(logits: Tensor, sampling: Sampling, rows: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """The next token of every row: logits [B, vocab] -> [B] int64
+    """The next token of every row: logits [B, vocab], on any device -> [B] int64, on the CPU
 
     rows, lengths  each row's number and how many tokens it has so far: with the seed they decide its draw
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    draws = (_draw(*each, sampling) for each in zip(logits, rows, lengths, strict=True))
+        return logits.argmax(-1).cpu()
+    draws = (_draw(*each, sampling) for each in zip(logits.cpu(), rows, lengths, strict=True))
     return torch.tensor(list(draws))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .answer import Token, answer, stream
-from .backends import open_runtime
+from .backends.opening import open_runtime
 from .backends.runtime import Runtime
 from .bundle import Bundle, open_bundle
 from .conversation import Conversation, Finish, join_prompts

@@ -16,10 +16,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from .bundle import MANIFEST, Bundle, FileRecord
+from .bundle import MANIFEST, Bundle, EngineRecord, FileRecord
 from .destination import check_destination
 from .digests import remembered_sha256, sha256_of
 from .errors import UserError
@@ -44,6 +45,18 @@ CANNOT_WRITE = (
 LOCK, FINISHED, OLD = "lock", "finished.json", "old"
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a writer knows of the file that it wrote.
+
+    sha256  None where it did not make it on the way
+    engine  None for a file that is no engine
+    """
+
+    sha256: str | None = None
+    engine: EngineRecord | None = None
+
+
 class Workplace:
     """The files of one bundle while it is made.
 
@@ -59,11 +72,8 @@ class Workplace:
         self._before = _finished(home)
         self.remove_unfinished()
 
-    def make(self, name: str, key: str, write: Callable[[Path], str | None]) -> FileRecord:
-        """The file `name` whose content `key` decides: as it was finished before or lies in a lender, else as `write` writes it.
-
-        write  path -> the sha256 of what it wrote, None where it did not make it on the way
-        """
+    def make(self, name: str, key: str, write: Callable[[Path], Made | None]) -> FileRecord:
+        """The file `name` whose content `key` decides: as it was finished before or lies in a lender, else as `write` writes it."""
         path = self.folder / name
         before = self._before.get(name)
         if before and before.key == key and self._is_whole(path, before, sha256_of):
@@ -75,8 +85,9 @@ class Workplace:
             if record and record.key == key and self._is_whole(lender.path / name, record, remembered_sha256):
                 self._link_or_copy(lender.path / name, path)
                 return self._finish(name, record)
-        sha256 = write(path) or sha256_of(path)
-        return self._finish(name, FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key))
+        made = write(path) or Made()
+        sha256 = made.sha256 or sha256_of(path)
+        return self._finish(name, FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key, engine=made.engine))
 
     def end(self) -> None:
         """Everything that belongs to the bundle is made: remove what an earlier build with other options had finished."""

@@ -36,7 +36,7 @@ from mutations import (
 from PIL import Image
 
 import eas_export
-from eas_export.backends import require_own_graphs_and_weights
+from eas_export.backends.opening import require_own_graphs_and_weights
 from eas_export.bundle import Bundle, looks_like_bundle, open_bundle
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import golden_case, max_error, text_prompts
+from conftest import RUN_HERE, golden_case, max_error, text_prompts
 from pydantic import ValidationError
 
 from eas_export.answer import Answer, answer, stream
-from eas_export.backends import BACKENDS, open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.config import Limits
 from eas_export.conversation import Conversation, Finish
 from eas_export.errors import UserError
@@ -20,7 +20,7 @@ SAME = 5e-5
 ROWS = [5, 6, 7, 8, 9], [12, 13], [40]
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=RUN_HERE)
 def runtime(request, bundle_of):
     return open_runtime(bundle_of(CASE, fold="lowrank"), request.param)
 
@@ -55,9 +55,12 @@ def test_a_later_step_that_is_not_finite_is_an_error(runtime):
     class Spoiling:
         spec = runtime.sessions["decode"].spec
 
-        def run(self, requests):
-            runtime.sessions["decode"].run(requests)
-            requests[0][1]["logits"][1, 4] = float("nan")
+        def bind(self, inputs, outputs):
+            def run():
+                runtime.sessions["decode"].run([(inputs, outputs)])
+                outputs["logits"][1, 4] = float("nan")
+
+            return run
 
     spoiled = replace(runtime, sessions={**runtime.sessions, "decode": Spoiling()})
     conversation = Conversation(spoiled, text_prompts(*ROWS))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eas_export.answer import answer
-from eas_export.backends import open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.conversation import Conversation, Prompts, join_prompts
 from eas_export.generate import generate
 from eas_export.sampling import Sampling

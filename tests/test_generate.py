@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import golden_case, max_error, text_prompts, with_image
+from conftest import RUN_HERE, golden_case, max_error, text_prompts, with_image
 
-from eas_export.backends import BACKENDS, open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.config import Limits
 from eas_export.conversation import empty_caches, encode_images, prefill
 from eas_export.errors import UserError
@@ -26,7 +26,7 @@ def test_the_shortest_prompts(bundle_of, fold, length):
     assert max_error(got.state["pooled"], want.state["pooled"]) < 1e-5
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", RUN_HERE)
 def test_an_image_may_stand_anywhere(bundle_of, backend):
     """At the first and the last position of the prompt: nothing assumes what stands around it."""
     runtime = open_runtime(bundle_of(CASE), backend)
@@ -37,7 +37,7 @@ def test_an_image_may_stand_anywhere(bundle_of, backend):
         assert max_error(generate(runtime, prompts, 2).logits, generate(reference, prompts, 2).logits) < SAME
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", RUN_HERE)
 def test_padding_and_batch_mates_change_nothing(bundle_of, backend):
     """A row alone equals the row in a ragged, mixed batch: means, router and last token respect prompt_lengths."""
     runtime = open_runtime(bundle_of(CASE, fold="lowrank"), backend)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FP32, GoldenCase, golden_case, max_error
+from conftest import FP32, RUN_HERE, GoldenCase, golden_case, max_error
 
-from eas_export.backends import BACKENDS, open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.config import Limits
 from eas_export.generate import Generation, generate, join_generations
 from eas_export.parity.reference import Reference
@@ -33,7 +33,7 @@ def check_against_golden(case: GoldenCase, run: str, got: Generation) -> None:
         assert max_error(got.image_features, want) < FP32
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", RUN_HERE)
 @pytest.mark.parametrize("run", ["img1", "txt1"])
 def test_folded_weights_equal_the_published_code(lavin_case, bundle_of, backend, run):
     inputs = lavin_case.prompts(run)
@@ -50,7 +50,7 @@ def test_folded_weights_equal_the_published_code(lavin_case, bundle_of, backend,
             assert max_error(probe, lavin_case.golden[f"img1/v3fold/L{layer}/probe"]) < FP32
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", RUN_HERE)
 @pytest.mark.parametrize("run", ["img1", "txt1", "b3"])
 def test_lowrank_equals_the_published_code(lavin_case, bundle_of, backend, run):
     inputs = lavin_case.prompts(run)
@@ -71,7 +71,7 @@ def test_the_ledgers_reference_equals_the_published_code(lavin_case, run):
     check_against_golden(lavin_case, run, join_generations(reference.read(rows, forced)))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", RUN_HERE)
 @pytest.mark.parametrize("run", ["img1", "txt1"])
 def test_both_fold_modes_are_one_function(lavin_case, bundle_of, backend, run):
     inputs = lavin_case.prompts(run)

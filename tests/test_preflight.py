@@ -11,7 +11,7 @@ from synthetic import SHAPES, write_checkpoint
 
 import eas_export.backends.onnxruntime
 import eas_export.preflight
-from eas_export.backends import open_runtime, open_sparing_runtime
+from eas_export.backends.opening import open_runtime, open_sparing_runtime
 from eas_export.machine import free_disk, free_memory, total_memory
 
 CASE = golden_case("first")

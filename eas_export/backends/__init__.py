@@ -1,62 +1,19 @@
-"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, and one row."""
+"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, and one row.
 
-import torch
+Light on purpose: the process that builds an engine imports this package, and needs no torch.
+"""
 
-from ..bundle import Bundle
-from ..errors import UserError
-from ..export.graphs import FOLD_MODES
-from ..families import get_family
-from ..model.network import build_network, parameter_shapes
-from ..precision import PRECISIONS
 from ..registry import lookup
 from .backend import Backend
-from .runtime import Runtime
 
 BACKENDS = {
     "onnxruntime": ".backends.onnxruntime:ONNXRUNTIME",
     "pytorch": ".backends.pytorch:PYTORCH",
+    "tensorrt": ".backends.tensorrt:TENSORRT",
+    "tensorrt-rtx": ".backends.tensorrt_rtx:TENSORRT_RTX",
 }
 
 
 def get_backend(name: str) -> Backend:
     """Raises UserError for a name that is none."""
     return lookup(BACKENDS, name, "backend", "--backend")
-
-
-def open_runtime(bundle: Bundle, backend: str) -> Runtime:
-    """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for graphs and weights that
-    are not those of the bundle's config."""
-    require_own_graphs_and_weights(bundle)
-    return get_backend(backend).open(bundle)
-
-
-def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
-    """The same in as little memory as it goes, however slow."""
-    require_own_graphs_and_weights(bundle)
-    return get_backend(backend).open_sparing(bundle)
-
-
-def weights_in_memory(bundle: Bundle) -> dict[str, int]:
-    """Backend that is installed -> the memory that the bundle's weights take in it, beside the mapped store."""
-    backends = {name: get_backend(name) for name in BACKENDS}
-    return {name: row.private_bytes(bundle) for name, row in backends.items() if row.health().version}
-
-
-def require_own_graphs_and_weights(bundle: Bundle) -> None:
-    """Raise UserError where the manifest's graphs, or the store's tensors, are not those of the manifest's config."""
-    m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
-    specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}
-    if specs != m.graphs:
-        raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")
-    with torch.device("meta"):
-        network = build_network(m.config, m.plan, precision, m.limits, get_family(m.config.family).vision)
-    needed = {
-        name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
-    }
-    stored = {name: (entry.shape, entry.dtype) for name, entry in bundle.store.entries.items()}
-    if different := [name for name in needed if needed[name] != stored.get(name)]:
-        raise UserError(
-            f"its weights are not those of its config: {min(different)}",
-            where=bundle.path,
-            fix="build it again with --force",
-        )

@@ -2,23 +2,59 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Target
 from ..health import Health
-from .runtime import Runtime
+from ..recipe import BuildOptions
+
+if TYPE_CHECKING:
+    from ..graph import GraphSpec
+    from ..progress import Progress
+    from ..workplace import Made
+    from .runtime import Runtime
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """An engine that is to be built.
+
+    key    two engines with the same key, from the same files in `reads`, are the same but for the builder's own choices
+    reads  files of the bundle that hold what goes into it
+    build  writes it to a path; raises UserError where the builder refuses the graph or runs out of memory
+    """
+
+    key: str
+    reads: tuple[str, ...]
+    build: "Callable[[Path, Progress], Made]"
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How a backend builds engines.
+
+    target  options -> what they are built for; raises UserError where this machine can build none
+    plan    (the graph's file, its spec, target) -> its engine; what it reads lies in the file's folder
+    """
+
+    target: Callable[[BuildOptions], Target]
+    plan: "Callable[[Path, GraphSpec, Target], EnginePlan]"
 
 
 @dataclass(frozen=True)
 class Backend:
     """How bundles are run.
 
-    open          bundle -> its graphs ready to run; raises UserError
-    open_sparing  the same in as little memory as it goes, however slow: for verifying
+    open           bundle -> its graphs ready to run; raises UserError
+    open_sparing   the same in as little memory as it goes, however slow: for verifying
     private_bytes  bundle -> the memory that its weights take when it is open, beside the mapped store
-    health        what it could do here
+    health         what it could do here
+    compiler       None where graphs are run as they are
     """
 
-    open: Callable[[Bundle], Runtime]
-    open_sparing: Callable[[Bundle], Runtime]
+    open: "Callable[[Bundle], Runtime]"
+    open_sparing: "Callable[[Bundle], Runtime]"
     private_bytes: Callable[[Bundle], int]
     health: Callable[[], Health]
+    compiler: Compiler | None = None

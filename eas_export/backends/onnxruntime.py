@@ -8,7 +8,7 @@ session for one block after the other instead.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -42,14 +42,22 @@ class OnnxRuntimeSession:
         self.session, self._weights = _open(ort, path, _read(ort, path), values)
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        for inputs, outputs in requests:
+            self.bind(inputs, outputs)()
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        binding = self.session.io_binding()
         with _translated(self.spec.name):
-            for inputs, outputs in requests:
-                binding = self.session.io_binding()
-                for name, tensor in inputs.items():
-                    _bind(binding.bind_input, name, tensor)
-                for name, tensor in outputs.items():
-                    _bind(binding.bind_output, name, tensor)
+            for name, tensor in inputs.items():
+                _bind(binding.bind_input, name, tensor)
+            for name, tensor in outputs.items():
+                _bind(binding.bind_output, name, tensor)
+
+        def run() -> None:
+            with _translated(self.spec.name):
                 self.session.run_with_iobinding(binding)
+
+        return run
 
 
 class PartedSession:
@@ -69,6 +77,9 @@ class PartedSession:
                 for (inputs, outputs), values in zip(requests, handed):
                     self._run_part(session, part, inputs, outputs, values)
             del session, weights
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        return lambda: self.run([(inputs, outputs)])
 
     @staticmethod
     def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: Tensors) -> None:
@@ -211,11 +222,11 @@ def health() -> Health:
     try:
         ort = _import_onnxruntime()
     except UserError as error:
-        return Health(version=None, does=f"nothing: {error.what}", fix=error.fix)
+        return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
     does = (
         "runs bundles on the CPU, weights mapped and shared in fp32; fp16 weights are widened, a private copy per graph"
     )
-    return Health(version=ort.__version__, does=does)
+    return Health(version=ort.__version__, runs=True, does=does)
 
 
 ONNXRUNTIME = Backend(open=open_bundle, open_sparing=open_sparing, private_bytes=private_bytes, health=health)

@@ -22,11 +22,17 @@ class PyTorchSession:
     def __init__(self, module: nn.Module, spec: GraphSpec):
         self.module, self.spec = module, spec
 
-    @torch.no_grad()
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
         for inputs, outputs in requests:
+            self.bind(inputs, outputs)()
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        @torch.no_grad()
+        def run() -> None:
             for name, value in self.module(inputs).items():
                 outputs[name].copy_(value)
+
+        return run
 
 
 def open_network(
@@ -54,7 +60,8 @@ def open_bundle(bundle: Bundle) -> Runtime:
 
 
 def health() -> Health:
-    return Health(version=torch.__version__, does="the reference: every graph's own modules, eagerly, in memory")
+    does = "the reference: every graph's own modules, eagerly, in memory"
+    return Health(version=torch.__version__, runs=True, does=does)
 
 
 PYTORCH = Backend(open=open_bundle, open_sparing=open_bundle, private_bytes=lambda bundle: 0, health=health)

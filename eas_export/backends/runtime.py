@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,25 +13,42 @@ from ..graph import GraphSpec
 from ..plan import SkipPlan
 
 Tensors = dict[str, Tensor]
+CPU = torch.device("cpu")
 
 
 class Session(Protocol):
-    """One graph, ready to run."""
+    """One graph, ready to run.
+
+    Tensors are contiguous, on the runtime's device and of the spec's dtypes; an aliased output is the very tensor of its input and is
+    updated in place, and may be a later request's input.
+    """
 
     spec: GraphSpec
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
-        """Run the graph on each request's inputs, in this order, and write every output of the spec. Tensors are contiguous and of
-        the spec's dtypes; an aliased output is the very tensor of its input and is updated in place, and may be a later request's
-        input."""
+        """Run the graph on each request's inputs, in this order, and write every output of the spec."""
         ...
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        """The same on these very tensors, as often as it is called: what it reads and writes is where it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A graph on tensors that stay: fill `inputs`, call `run`, read `outputs`."""
+
+    inputs: Tensors
+    outputs: Tensors
+    run: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Runtime:
     """All graphs of one model on one backend.
 
-    allocate  (sizes, dtype=...) -> where an output is put
+    device  where tensors are
+    empty   (sizes, dtype=...) -> where an output is put; None: the device's memory
     """
 
     backend: str
@@ -38,30 +56,39 @@ class Runtime:
     plan: SkipPlan
     limits: Limits
     sessions: Mapping[str, Session]
-    allocate: Callable[..., Tensor] = torch.empty
+    device: torch.device = CPU
+    empty: Callable[..., Tensor] | None = None
 
     def run(self, graph: str, inputs: Tensors) -> Tensors:
-        """Run a graph; outputs are newly allocated but for aliased ones."""
+        """Run a graph; outputs are newly allocated but for aliased ones. Raises UserError for sizes beyond the graph's limits."""
         return self.run_each(graph, [inputs])[0]
 
     def run_each(self, graph: str, requests: Sequence[Tensors]) -> list[Tensors]:
         """Run a graph on several requests' inputs, one after the other. A session that works part by part takes each part's weights
         once for all of them."""
         session = self.sessions[graph]
-        in_place = {*session.spec.aliases.values()}
-        pairs = []
-        for inputs in requests:
-            given = {t.name: inputs[t.name] for t in session.spec.inputs}
-            ready = {n: t if n in in_place else t.contiguous() for n, t in given.items()}
-            pairs.append((ready, self._outputs(session.spec, inputs)))
+        pairs = [self._ready(session.spec, inputs) for inputs in requests]
         session.run(pairs)
         return [outputs for _, outputs in pairs]
 
-    def _outputs(self, spec: GraphSpec, inputs: Tensors) -> Tensors:
+    def bind(self, graph: str, inputs: Tensors) -> Bound:
+        """A graph on these inputs and on outputs that are allocated once, to be run again and again."""
+        session = self.sessions[graph]
+        ready, outputs = self._ready(session.spec, inputs)
+        return Bound(ready, outputs, session.bind(ready, outputs))
+
+    def _ready(self, spec: GraphSpec, inputs: Tensors) -> tuple[Tensors, Tensors]:
+        """The spec's inputs as a session takes them, and its outputs."""
         dims = spec.measure(inputs)
-        return {
-            t.name: inputs[spec.aliases[t.name]]
+        spec.require_within(dims)
+        in_place = {*spec.aliases.values()}
+        given = {t.name: inputs[t.name] for t in spec.inputs}
+        ready = {n: t if n in in_place else t.to(self.device).contiguous() for n, t in given.items()}
+        empty = self.empty or partial(torch.empty, device=self.device)
+        outputs = {
+            t.name: ready[spec.aliases[t.name]]
             if t.name in spec.aliases
-            else self.allocate(t.sizes(dims), dtype=getattr(torch, t.dtype))
+            else empty(t.sizes(dims), dtype=getattr(torch, t.dtype))
             for t in spec.outputs
         }
+        return ready, outputs

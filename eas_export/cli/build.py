@@ -51,6 +51,22 @@ if TYPE_CHECKING:
 @click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, 8 for lowrank]")
 @click.option("--max-prompt", type=int, help="Tokens of one prompt.  [default: 1024]")
 @click.option("--max-tokens", type=int, help="Tokens of a prompt and its answer.  [default: 2048]")
+@click.option(
+    "--backend",
+    multiple=True,
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    help="What the bundle is for; again for each. TensorRT's engines are built into it.  [default: onnxruntime]",
+)
+@click.option(
+    "--compute-capability",
+    metavar="LIST",
+    help="GPUs that TensorRT-RTX's engines are for: 86,120.  [default: 80,86,89,120]",
+)
+@click.option(
+    "--engine-weights",
+    type=click.Choice(["bound", "embedded"]),
+    help="One copy for all engines, or one in each.  [default: bound]",
+)
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.option("--no-verify", is_flag=True, help="Do not end with the parity ledger.")
 @click.option(
@@ -65,11 +81,13 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     \b
     eas-export build --ckpt data/ --out lavin-7b.bundle --recipe recipes/lavin-7b-scienceqa.yaml
     eas-export build --ckpt checkpoint-19.pth --weights weights/7B --vision ViT-L-14.pt --out b --skip 19,21-31
+    eas-export build --ckpt data/ --out b --precision fp16 --backend tensorrt-rtx --compute-capability 86,120
     """
     from ..pipeline import build as run_pipeline
-    from .inspect import accounts_table
+    from .inspect import accounts_table, engines_table
     from .report import print_report
 
+    options["backend"] = options["backend"] or None
     result = run_pipeline(ckpt, out, verify=not no_verify, dry_run=dry_run, progress=make_progress(as_json), **options)
     if as_json:
         print_json(
@@ -80,6 +98,11 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
                 "options": result.request.options.model_dump(mode="json"),
                 "accounts": result.accounts.model_dump(mode="json"),
                 "needs": [need.model_dump(mode="json") for need in result.needs],
+                "engines": [
+                    record.model_dump(mode="json") for record in result.bundle.manifest.files.values() if record.engine
+                ]
+                if result.bundle
+                else [],
                 "notes": result.notes,
                 "report": result.report.model_dump(mode="json") if result.report else None,
             }
@@ -97,6 +120,8 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
         console.print(needs_table(result.needs))
     if result.report:
         print_report(result.report, console)
+    if result.bundle and any(record.engine for record in result.bundle.manifest.files.values()):
+        console.print(engines_table(result.bundle.manifest))
     said = (
         "nothing to do, it is there already"
         if result.reused

@@ -26,7 +26,8 @@ def demo(out: Path | None, force: bool, as_json: bool) -> int:
 
 
 def _demo(out: Path, force: bool, as_json: bool, keep: bool) -> int:
-    from ..backends import BACKENDS, open_runtime
+    from ..backends import BACKENDS, get_backend
+    from ..backends.opening import open_runtime
     from ..demo import CHECKPOINT, RECIPE
     from ..generate import generate
     from ..parity.samples import sample_prompts
@@ -38,7 +39,7 @@ def _demo(out: Path, force: bool, as_json: bool, keep: bool) -> int:
     result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=make_progress(as_json))
     manifest = result.bundle.manifest
     answers = {}
-    for backend in BACKENDS:
+    for backend in (name for name in BACKENDS if get_backend(name).compiler is None):
         runtime = open_runtime(result.bundle, backend)
         for prompt, ids in sample_prompts(manifest.config, manifest.limits, STEPS).prompts.items():
             answers.setdefault(prompt, {})[backend] = generate(runtime, ids, STEPS).tokens[:, 0].tolist()

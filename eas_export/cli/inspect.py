@@ -14,6 +14,7 @@ from .output import PATH, as_plain, json_option, print_json, size, stdout_consol
 from .progress import make_progress
 
 if TYPE_CHECKING:
+    from ..bundle import Manifest
     from ..export.memory import RequestMemory
     from ..progress import Progress
 
@@ -120,8 +121,27 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
     return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
 
 
+def engines_table(manifest: "Manifest") -> Table:
+    """What was built for which GPUs. Built is all that it says: engines run where there is such a GPU."""
+    built = [record for record in manifest.files.values() if record.engine]
+    rows = [
+        [
+            record.engine.graph,
+            f"{record.engine.target.backend} {record.engine.target.version}",
+            ", ".join(record.engine.target.compute_capabilities),
+            record.engine.target.weights,
+            record.engine.attention,
+            size(record.bytes),
+            f"{record.engine.seconds:.1f} s",
+        ]
+        for record in built
+    ]
+    columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "in"]
+    return table("engines", columns, rows, numbers=2)
+
+
 def _check_files(path: Path, progress: "Progress") -> None:
-    from ..backends import require_own_graphs_and_weights
+    from ..backends.opening import require_own_graphs_and_weights
     from ..bundle import open_bundle
 
     bundle = open_bundle(path)
@@ -131,7 +151,7 @@ def _check_files(path: Path, progress: "Progress") -> None:
 
 
 def _bundle_facts(path: Path) -> dict:
-    from ..backends import weights_in_memory
+    from ..backends.opening import weights_in_memory
     from ..bundle import open_bundle
     from ..export.memory import request_memory
     from ..precision import PRECISIONS

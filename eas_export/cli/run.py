@@ -155,7 +155,7 @@ def _run_arrays(
     from torch.nn.utils.rnn import pad_sequence
 
     from ..answer import Token, answer
-    from ..backends import open_runtime
+    from ..backends.opening import open_runtime
     from ..conversation import Conversation
     from ..families import get_family
     from ..generate import generate
@@ -181,7 +181,7 @@ def _run_arrays(
 
             def keep(_: list[Token]) -> None:
                 if outputs:
-                    steps.append(conversation.logits)
+                    steps.append(conversation.logits.cpu().clone())
 
             answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
             logits, finish = torch.stack(steps) if steps else None, [said.finish for said in answers]

@@ -12,11 +12,11 @@ def dims_of(config: ModelConfig, limits: Limits) -> dict[str, Dim]:
     images = limits.max_batch
     tokens = config.vision.tokens
     return {
-        "B": Dim(min=1, opt=limits.max_batch, max=limits.max_batch),
-        "S": Dim(min=1, opt=max(1, limits.max_prompt // 2), max=limits.max_prompt),
-        "T": Dim(min=1, opt=limits.max_tokens, max=limits.max_tokens),
-        "N": Dim(min=1, opt=images, max=images),
-        "M": Dim(min=1, opt=images * tokens, max=images * tokens),
+        "B": Dim(min=1, opt=limits.max_batch, max=limits.max_batch, limit="max-batch"),
+        "S": Dim(min=1, opt=max(1, limits.max_prompt // 2), max=limits.max_prompt, limit="max-prompt"),
+        "T": Dim(min=1, opt=limits.max_tokens, max=limits.max_tokens, limit="max-tokens"),
+        "N": Dim(min=1, opt=images, max=images, limit="max-batch"),
+        "M": Dim(min=1, opt=images * tokens, max=images * tokens, limit="max-batch"),
     }
 
 

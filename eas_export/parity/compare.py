@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..backends import open_sparing_runtime
-from ..backends.runtime import Runtime
+from ..backends.opening import open_sparing_runtime
+from ..backends.runtime import CPU, Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
 from ..config import Limits
@@ -61,7 +61,9 @@ def compare_bundle(
     )
     cases = {}
     if not damaged:  # nothing of a damaged bundle is run
-        runtime = replace(open_sparing_runtime(bundle, backend), allocate=Scratch(scratch_folder(bundle.path)).empty)
+        runtime = open_sparing_runtime(bundle, backend)
+        if runtime.device == CPU:
+            runtime = replace(runtime, empty=Scratch(scratch_folder(bundle.path)).empty)
         readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
         cases = _compare_samples(
             runtime, Reference(m.config, m.plan, m.limits, readers), samples, m.precision, progress

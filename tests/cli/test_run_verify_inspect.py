@@ -11,7 +11,7 @@ import torch
 from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
 from synthetic import SHAPES, write_checkpoint
 
-from eas_export.backends import open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.bundle import WEIGHTS, Bundle, open_bundle
 from eas_export.conversation import Conversation
 from eas_export.demo import CHECKPOINT

@@ -6,7 +6,7 @@ import torch
 from conftest import golden_case
 
 from eas_export import parity
-from eas_export.backends import open_runtime
+from eas_export.backends.opening import open_runtime
 from eas_export.conversation import Prompts, join_prompts
 from eas_export.generate import Generation, generate, join_generations
 from eas_export.parity.samples import sample_prompts

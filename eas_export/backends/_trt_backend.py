@@ -1,0 +1,40 @@
+"""Either TensorRT as a row of the table of backends. What each part needs is imported when it is called."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle import Bundle, Target
+from ..health import Health
+from ..recipe import BuildOptions
+from ._trt_common import Flavour
+from .backend import Backend, Compiler, EnginePlan
+
+if TYPE_CHECKING:
+    from ..graph import GraphSpec
+    from .runtime import Runtime
+
+
+def trt_backend(flavour: Flavour, target: Callable[[BuildOptions], Target]) -> Backend:
+    def plan(path: Path, spec: "GraphSpec", target: Target) -> EnginePlan:
+        from ._trt_build import plan_engine
+
+        return plan_engine(flavour, path, spec, target)
+
+    def open_engines(bundle: Bundle) -> "Runtime":
+        from ._trt_session import open_engines
+
+        return open_engines(flavour, bundle)
+
+    def health() -> Health:
+        from ._trt_session import health
+
+        return health(flavour)
+
+    return Backend(
+        open=open_engines,
+        open_sparing=open_engines,
+        private_bytes=lambda bundle: 0,  # they are on the device
+        health=health,
+        compiler=Compiler(target, plan),
+    )

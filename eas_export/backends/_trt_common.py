@@ -1,0 +1,247 @@
+"""What TensorRT and TensorRT-RTX have in common: from an ONNX file to an engine. The module is an argument, so that both can be used
+in one process. No torch here: engines are built in a process of their own (trt_worker.py).
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import UserError
+from ..registry import lookup
+
+FLAVOURS = {"tensorrt": ".backends.tensorrt:FLAVOUR", "tensorrt-rtx": ".backends.tensorrt_rtx:FLAVOUR"}
+NO_FUSED_KERNEL = "not supported by a dedicated kernel"
+
+Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two.
+
+    backend    its name among the backends
+    module     what is imported
+    title      its name for people
+    extra      the extra of this package that brings it
+    without_gpu    what it does on a machine without a GPU
+    captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
+    configure      (module, builder's config, compute capabilities) sets what only this one has
+    keep           (module, builder's config) keeps what a build leaves for the next one
+    make_context   (module, engine) -> what executes it
+    """
+
+    backend: str
+    module: str
+    title: str
+    extra: str
+    without_gpu: str
+    captured_here: bool
+    configure: Callable[[ModuleType, Any, tuple[str, ...]], None]
+    keep: Callable[[ModuleType, Any], None]
+    make_context: Callable[[ModuleType, Any], Any]
+
+    def load(self) -> ModuleType:
+        """The module. Raises UserError where it is not installed, or where its libraries are missing."""
+        try:
+            return importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name != self.module:
+                raise self._broken(error) from None
+            fix = f"pip install 'eas-export[{self.extra}]'"
+            raise UserError(f"{self.title} is not installed", where=f"--backend {self.backend}", fix=fix) from None
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+        ) as error:  # wheels of bindings without their libraries, and the like
+            raise self._broken(error) from None
+
+    def _broken(self, error: Exception) -> UserError:
+        what = f"{self.title} cannot be imported ({' '.join(str(error).split())[:200]})"
+        fix = f"pip install --force-reinstall 'eas-export[{self.extra}]', on a machine that reaches NVIDIA's package index"
+        return UserError(what, where=f"--backend {self.backend}", fix=fix)
+
+
+def get_flavour(backend: str) -> Flavour:
+    return lookup(FLAVOURS, backend, "TensorRT", "backend")
+
+
+class Refused(Exception):
+    """The parser or the builder refuses a graph; `errors` are its own words."""
+
+    def __init__(self, errors: list[str]):
+        self.errors = errors
+        super().__init__("; ".join(errors)[:2000] or "no reason given")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed graph. What it was parsed with has to live as long as it does."""
+
+    builder: Any
+    definition: Any
+    parser: Any
+
+    @property
+    def layers(self) -> list[Any]:
+        return [self.definition.get_layer(index) for index in range(self.definition.num_layers)]
+
+
+@functools.cache
+def logger(trt: ModuleType) -> Any:
+    """The one logger of a process, which keeps what was refused in `errors`."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.errors.append(text)
+
+    return Log()
+
+
+def parse(trt: ModuleType, model: Path) -> Network:
+    """The ONNX file as a strongly typed network, its attentions as they are meant. Raises Refused."""
+    log = logger(trt)
+    log.errors.clear()
+    builder = trt.Builder(log)
+    definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(definition, log)
+    network = Network(builder, definition, parser)
+    if not parser.parse_from_file(str(model)):
+        raise Refused([parser.get_error(index).desc() for index in range(parser.num_errors)] or log.errors)
+    _drop_scales_of_one(trt, network)
+    return network
+
+
+def attentions(trt: ModuleType, network: Network) -> list[Any]:
+    """The attentions that have a layer of their own; one that the parser took apart is none."""
+    found = []
+    for layer in network.layers:
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer
+            found.append(layer.attention)
+    return found
+
+
+def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
+    """The parser multiplies q and k by the root of Attention's scale, which the rewritten graph says is 1: past those products, k is the
+    cache itself and not a copy of it."""
+    made = {layer.get_output(index).name: layer for layer in network.layers for index in range(layer.num_outputs)}
+    for attention in attentions(trt, network):
+        for side in (0, 1):
+            product = made.get(attention.get_input(side).name)
+            if product is not None and product.type == trt.LayerType.ELEMENTWISE:
+                attention.set_input(side, product.get_input(0))
+
+
+def make_config(
+    trt: ModuleType, flavour: Flavour, network: Network, shapes: Shapes, capabilities: tuple[str, ...]
+) -> Any:
+    """The builder's configuration: full float32 products, and one profile from the limits."""
+    from polygraphy.backend.trt import Profile
+
+    config = network.builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    profile = Profile()
+    for name, (smallest, usual, largest) in shapes.items():
+        profile.add(name, smallest, usual, largest)
+    inputs = [network.definition.get_input(index) for index in range(network.definition.num_inputs)]
+    for tensor in inputs:  # weights, and what has one shape only
+        if tensor.name not in shapes:
+            profile.add(tensor.name, *[tuple(tensor.shape)] * 3)
+    config.add_optimization_profile(profile.to_trt(network.builder, network.definition))
+    flavour.configure(trt, config, capabilities)
+    return config
+
+
+def build(
+    flavour: Flavour,
+    model: Path,
+    engine: Path,
+    shapes: Shapes,
+    capabilities: tuple[str, ...],
+    on_fraction: Callable[[float], bool] = lambda done: True,
+) -> str:
+    """Write the engine of an ONNX file. on_fraction is told how far it is, 0 to 1; False from it ends the build.
+
+    Returns how attention is computed: "fused", "decomposed" where the builder has no kernel for it as a whole, or "none". Raises
+    Refused.
+    """
+    trt = flavour.load()
+    network = parse(trt, model)
+    found = attentions(trt, network)
+    config = make_config(trt, flavour, network, shapes, capabilities)
+    config.progress_monitor = monitor = _make_monitor(trt, on_fraction)
+    errors = logger(trt).errors
+    errors.clear()
+    done = _write(trt, network, config, engine)
+    decomposed = not done and bool(found) and any(NO_FUSED_KERNEL in error for error in errors)
+    if decomposed:
+        for attention in found:
+            attention.decomposable = True
+        errors.clear()
+        monitor.restart()
+        done = _write(trt, network, config, engine)
+    if not done:
+        raise Refused(list(errors))
+    flavour.keep(trt, config)
+    return "decomposed" if decomposed else "fused" if found else "none"
+
+
+def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:
+    """Build into a file as it comes, whether it did."""
+
+    class Writer(trt.IStreamWriter):
+        def __init__(self, file: Any) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            return self.file.write(data)
+
+    with open(engine, "wb") as file:
+        return bool(network.builder.build_serialized_network_to_stream(network.definition, config, Writer(file)))
+
+
+def _make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:
+    """Phases lie in one another; a phase counts for one step of its parent."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.restart()
+
+        def restart(self) -> None:
+            self.phases: dict[str, tuple[str | None, int]] = {}  # name -> its parent and its number of steps
+            self.steps: dict[str, float] = {}  # name -> how many of them are done
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases[phase_name], self.steps[phase_name] = (parent_phase, max(1, num_steps)), 0.0
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.steps[phase_name] = max(self.steps.get(phase_name, 0.0), step + 1.0)
+            return on_fraction(self._fraction())
+
+        def phase_finish(self, phase_name: str) -> None:
+            parent, _ = self.phases.pop(phase_name, (None, 1))
+            self.steps.pop(phase_name, None)
+            if parent in self.steps:
+                self.steps[parent] = min(self.steps[parent] + 1, self.phases[parent][1])
+            on_fraction(self._fraction())
+
+        def _fraction(self) -> float:
+            whole, share = 0.0, 1.0
+            for name, (_, steps) in self.phases.items():  # each inside the one before
+                whole += share * min(1.0, self.steps[name] / steps)
+                share *= 1.0 / steps
+            return min(1.0, whole)
+
+    return Monitor()

@@ -1,0 +1,48 @@
+"""A bundle's standard graphs as TensorRT has to be given them. No TensorRT here: what comes out is ONNX, and runs anywhere.
+
+1. The cache's length is written down: an update in place needs a static one.
+2. Attention's lengths become a mask: the parser drops them without a word.
+3. Attention's scale goes to the queries: the parser would multiply the whole cache by its root.
+4. Weights of 64 KB and more become inputs ("bound"): all engines share one device copy, and the builder never sees them. With
+   "embedded" they stay where they are, in the store, and the builder copies them into each engine.
+"""
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from ..export.passes.fold_constants import FoldConstants
+from ..export.passes.lengths_to_mask import LengthsToMask
+from ..export.passes.lift_weights import LiftWeights
+from ..export.passes.pin_dims import PinDims
+from ..export.passes.scale_queries import ScaleQueries
+from ..graph import GraphSpec
+
+MIN_BOUND_BYTES = 1 << 16
+STATIC = ("T",)
+PASSES = (
+    LengthsToMask,
+    ScaleQueries,
+    FoldConstants,
+    lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+)
+WEIGHTS = {"bound": (lambda: LiftWeights(MIN_BOUND_BYTES),), "embedded": ()}
+
+
+def engine_spec(spec: GraphSpec) -> GraphSpec:
+    """The graph's spec with every size fixed that an engine has fixed."""
+    return spec.pin({name: spec.dims[name].max for name in STATIC if name in spec.dims})
+
+
+def rewrite(path: Path, spec: GraphSpec, weights: str) -> ir.Model:
+    """The graph in a bundle's file for TensorRT.
+
+    spec     the graph's, as the bundle has it
+    weights  a key of WEIGHTS; bound ones are inputs behind the spec's, by their names in the store
+    """
+    sizes = {name: spec.dims[name].max for name in STATIC if name in spec.dims}
+    model = ir.load(path)
+    for make in (lambda: PinDims(sizes), *PASSES, *WEIGHTS[weights]):
+        model = make()(model).model
+    return model

@@ -1,0 +1,88 @@
+"""TensorRT, for data-centre GPUs: engines are built on the GPU that they run on. 10.15 to 11.x, whose Python names are the same."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..bundle import Target
+from ..digests import cache_folder
+from ..errors import UserError
+from ..recipe import BuildOptions
+from ._trt_backend import trt_backend
+from ._trt_common import Flavour
+
+BACKEND = "tensorrt"
+OLDEST, NEWEST = (10, 15), (11, 99)
+
+
+def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> None:
+    """Take what earlier builds measured: kernels that were timed once are not timed again."""
+    try:
+        known = _timing_file(trt).read_bytes()
+    except OSError:  # the first build
+        known = b""
+    config.set_timing_cache(config.create_timing_cache(known), False)
+
+
+def keep(trt: ModuleType, config: Any) -> None:
+    """Without a word where it cannot be written: then kernels are timed again next time."""
+    path = _timing_file(trt)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+        partial.replace(path)
+
+
+FLAVOUR = Flavour(
+    backend=BACKEND,
+    module="tensorrt",
+    title="TensorRT",
+    extra="gpu",
+    without_gpu="nothing: it builds and runs engines on a GPU, and PyTorch sees none here",
+    captured_here=True,
+    configure=configure,
+    keep=keep,
+    make_context=lambda trt, engine: engine.create_execution_context(),
+)
+
+
+def target(options: BuildOptions) -> Target:
+    """This machine's GPU. Raises UserError where TensorRT or a GPU is missing, and for another GPU than this one."""
+    trt = FLAVOUR.load()
+    if not OLDEST <= tuple(int(part) for part in trt.__version__.split(".")[:2]) <= NEWEST:
+        what = f"TensorRT {trt.__version__} is installed, 10.15 to 11.x are what engines are built with"
+        raise UserError(what, where=f"--backend {BACKEND}", fix="pip install 'eas-export[gpu]'")
+    capability = _gpu_capability()
+    if capability is None:
+        raise UserError(
+            "TensorRT builds engines on the GPU that they run on, and PyTorch sees none here",
+            where=f"--backend {BACKEND}",
+            fix="build there, or build --backend tensorrt-rtx, which needs none",
+        )
+    if options.compute_capability is not None and options.compute_capability.replace(".", "") != capability.replace(
+        ".", ""
+    ):
+        raise UserError(
+            f"TensorRT builds for this machine's GPU, which is {capability}",
+            where="--compute-capability",
+            fix="leave it out; it belongs to --backend tensorrt-rtx",
+        )
+    return Target(
+        backend=BACKEND, version=trt.__version__, compute_capabilities=(capability,), weights=options.engine_weights
+    )
+
+
+def _gpu_capability() -> str | None:
+    import torch
+
+    return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+
+
+def _timing_file(trt: ModuleType) -> Path:
+    return cache_folder() / f"timing-{trt.__version__}.cache"
+
+
+TENSORRT = trt_backend(FLAVOUR, target)
