@@ -13,8 +13,8 @@ EVERY = 0.05  # seconds between two looks
 
 @dataclass(frozen=True)
 class Watched:
-    """seconds: wall time; peak_bytes: the largest RssAnon + RssShmem seen, mapped files do not count; written_bytes: passed to write
-    calls; output: what it printed to standard output"""
+    """seconds: wall time; peak_bytes: the largest RssAnon + RssShmem seen of it and the processes it started together, mapped files do
+    not count; written_bytes: passed to write calls; output: what it printed to standard output"""
 
     seconds: float
     peak_bytes: int
@@ -32,7 +32,8 @@ def watch(command: list[str], expect: tuple[int, ...] = (0,)) -> Watched:
     start, peak, written = time.monotonic(), 0, 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.poll() is None:
-        peak, written = max(peak, _private_bytes(process.pid)), max(written, _written_bytes(process.pid))
+        peak = max(peak, sum(map(_private_bytes, _family(process.pid))))
+        written = max(written, _written_bytes(process.pid))
         time.sleep(EVERY)
     seconds = time.monotonic() - start
     if process.returncode not in expect:
@@ -48,6 +49,12 @@ def forget_cached(folder: Path) -> None:
             os.fsync(handle)
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(handle)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it started, and they."""
+    children = [int(child) for child in _proc(pid, f"task/{pid}/children").split()]
+    return [pid, *(each for child in children for each in _family(child))]
 
 
 def _private_bytes(pid: int) -> int:

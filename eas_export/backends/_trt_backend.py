@@ -8,7 +8,7 @@ from ..bundle import Bundle, Target
 from ..health import Health
 from ..recipe import BuildOptions
 from ._trt_common import Flavour
-from .backend import Backend, Compiler, EnginePlan
+from .backend import Backend, Compiler, EnginePlan, Layer
 
 if TYPE_CHECKING:
     from ..graph import GraphSpec
@@ -20,6 +20,11 @@ def trt_backend(flavour: Flavour, target: Callable[[BuildOptions], Target]) -> B
         from ._trt_build import plan_engine
 
         return plan_engine(flavour, path, spec, target)
+
+    def layers(path: Path, spec: "GraphSpec") -> list[Layer]:
+        from ._trt_build import list_layers
+
+        return list_layers(flavour, path, spec)
 
     def open_engines(bundle: Bundle) -> "Runtime":
         from ._trt_session import open_engines
@@ -36,5 +41,5 @@ def trt_backend(flavour: Flavour, target: Callable[[BuildOptions], Target]) -> B
         open_sparing=open_engines,
         private_bytes=lambda bundle: 0,  # they are on the device
         health=health,
-        compiler=Compiler(target, plan),
+        compiler=Compiler(target, plan, layers),
     )

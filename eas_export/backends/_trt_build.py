@@ -23,7 +23,7 @@ from ..progress import Progress
 from ..workplace import Made
 from ._trt_common import Flavour, Shapes
 from ._trt_graphs import engine_spec, rewrite
-from .backend import EnginePlan
+from .backend import EnginePlan, Layer
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 WORKER = [sys.executable, "-P", "-m", "eas_export.backends.trt_worker"]
@@ -70,13 +70,15 @@ def profile_shapes(spec: GraphSpec) -> Shapes:
     return {tensor.name: tuple(list(tensor.sizes(each)) for each in sizes) for tensor in free}
 
 
-def list_layers(flavour: Flavour, path: Path, spec: GraphSpec) -> list[dict[str, Any]]:
-    """The layers of a graph's file as the parser sees them: {"name", "kind"}, and for an attention whether it has a "mask"."""
+def list_layers(flavour: Flavour, path: Path, spec: GraphSpec) -> list[Layer]:
+    """See backend.Compiler."""
+    flavour.load()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         ir.save(rewrite(path, spec, "bound"), file)
         request = {"backend": flavour.backend, "model": str(file)}
-        return run_worker(flavour, spec.name, request, lambda fraction: None)["layers"]
+        answer = run_worker(flavour, spec.name, request, lambda fraction: None)
+    return [Layer(**layer) for layer in answer["layers"]]
 
 
 def _read_by_builder(model: ir.Model) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ PASSES = (
     LengthsToMask,
     ScaleQueries,
     FoldConstants,
+    common.RemoveUnusedNodesPass,
     lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
 )
 WEIGHTS = {"bound": (lambda: LiftWeights(MIN_BOUND_BYTES),), "embedded": ()}

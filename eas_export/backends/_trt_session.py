@@ -4,7 +4,8 @@ A graph that runs again and again is bound to its tensors once: a step then copi
 allows it, all launches of a step become one: TensorRT-RTX captures a CUDA graph itself, TensorRT's is captured here.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -59,7 +60,7 @@ class EngineSession:
             if ran and self._flavour.captured_here and torch.cuda.is_available():
                 captured.append(torch.cuda.CUDAGraph())
                 with torch.cuda.graph(captured[0]):
-                    self._enqueue()
+                    self._enqueue(torch.cuda.current_stream().cuda_stream)
                 captured[0].replay()
             else:  # the first time allocates what the engine needs
                 self._launch()
@@ -76,39 +77,35 @@ class EngineSession:
             self._context.set_tensor_address(name, tensor.data_ptr())
 
     def _launch(self) -> None:
-        with _own_stream():
-            self._enqueue()
+        with _engines_stream() as stream:
+            self._enqueue(stream)
 
-    def _enqueue(self) -> None:
-        stream = torch.cuda.current_stream().cuda_stream if torch.cuda.is_available() else 0
+    def _enqueue(self, stream: int) -> None:
         if not self._context.execute_async_v3(stream):
             errors = "; ".join(logger(self._flavour.load()).errors)[:300]
             raise UserError(
                 f"{self._flavour.title} failed in it ({errors or 'no reason given'})",
                 where=f"graph {self.spec.name}",
-                fix="eas-export verify tells whether the bundle is damaged; if memory is short, lower the limits it is built with",
+                fix="eas-export inspect --check tells whether the bundle is damaged; if memory is short, lower its limits",
             )
 
 
 @contextmanager
-def _own_stream():
-    """A stream beside the default one, on which TensorRT would wait for the device twice a launch; in order with what is around it."""
-    if not torch.cuda.is_available():
-        yield
+def _engines_stream() -> Iterator[int]:
+    """A stream beside the default one, on which TensorRT would wait for the device at each launch; in order with what is around it."""
+    if not torch.cuda.is_available():  # engines that stand in for real ones
+        yield 0
         return
-    outer, inner = torch.cuda.current_stream(), _stream()
+    outer, inner = torch.cuda.current_stream(), _stream_of(torch.cuda.current_device())
     inner.wait_stream(outer)
     with torch.cuda.stream(inner):
-        yield
+        yield inner.cuda_stream
     outer.wait_stream(inner)
 
 
-_STREAMS: dict[int, Any] = {}
-
-
-def _stream() -> Any:
-    """This device's stream for engines."""
-    return _STREAMS.setdefault(torch.cuda.current_device(), torch.cuda.Stream())
+@functools.cache
+def _stream_of(device: int) -> Any:
+    return torch.cuda.Stream(device)
 
 
 def _require_own(trt: ModuleType, engine: Any, spec: GraphSpec, outputs: set[str]) -> None:
@@ -139,7 +136,7 @@ def open_engines(flavour: Flavour, bundle: Bundle) -> Runtime:
     specs = {name: engine_spec(spec) for name, spec in m.graphs.items()}
     runtime = trt.Runtime(logger(trt))
     engines = {name: _load(flavour, trt, runtime, bundle, name) for name in specs}
-    weights = device_weights(trt, bundle, engines.values(), device)
+    weights = device_weights(bundle, engines.values(), device)
     sessions = {n: EngineSession(trt, flavour, engine, specs[n], weights) for n, engine in engines.items()}
     return Runtime(flavour.backend, m.config, m.plan, m.limits, sessions, device)
 
@@ -161,7 +158,7 @@ def require_same(target: Target, version: str, capability: str | None, flavour: 
         raise UserError(what, where=where, fix=fix)
 
 
-def device_weights(trt: ModuleType, bundle: Bundle, engines: Sequence[Any], device: torch.device) -> Tensors:
+def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device) -> Tensors:
     """One copy on the device of every tensor of the store that an engine takes as an input."""
     names = {engine.get_tensor_name(index) for engine in engines for index in range(engine.num_io_tensors)} & set(
         bundle.store.entries

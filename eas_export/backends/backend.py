@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle import Bundle, Target
+from ..config import Record
 from ..health import Health
 from ..recipe import BuildOptions
 
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..workplace import Made
     from .runtime import Runtime
+
+
+class Layer(Record):
+    """One layer of a builder's network.
+
+    kind  the builder's name for what it does ("ATTENTION_INPUT")
+    mask  of an attention: whether it is told which slots to read
+    """
+
+    name: str
+    kind: str
+    mask: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,12 @@ class Compiler:
 
     target  options -> what they are built for; raises UserError where this machine can build none
     plan    (the graph's file, its spec, target) -> its engine; what it reads lies in the file's folder
+    layers  (the graph's file, its spec) -> its layers as the builder sees them; raises UserError where it refuses the graph
     """
 
     target: Callable[[BuildOptions], Target]
     plan: "Callable[[Path, GraphSpec, Target], EnginePlan]"
+    layers: "Callable[[Path, GraphSpec], list[Layer]]"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ".cli.verify:verify",
     "run": ".cli.run:run",
     "inspect": ".cli.inspect:inspect",
+    "check": ".cli.check:check",
     "demo": ".cli.demo:demo",
     "doctor": ".cli.doctor:doctor",
 }
@@ -34,6 +35,7 @@ SUMMARIES = {
     "verify": "Compare a bundle with PyTorch, stage by stage.",
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "inspect": "Show what is in a checkpoint or a bundle.",
+    "check": "Show a bundle's graphs as TensorRT's parser sees them.",
     "demo": "Build, verify and run the small model that comes along.",
     "doctor": "Show what is installed, what could run here, and how to get what is missing.",
 }

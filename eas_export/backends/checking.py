@@ -1,0 +1,74 @@
+"""What a builder makes of a bundle's graphs before it builds anything: is every attention still one, and every cache updated in place?"""
+
+from collections import Counter
+
+import onnx
+
+from ..bundle import Bundle
+from ..config import Record
+from ..errors import UserError
+from ..progress import Progress
+from . import get_backend
+from .backend import Layer
+
+ATTENTION, CACHE = "ATTENTION_INPUT", "KV_CACHE_UPDATE"  # layers' kinds
+
+
+class GraphCheck(Record):
+    """One graph as a builder sees it.
+
+    layers      all of them, in order
+    attentions  Attention operators in the graph; fused: those that are a layer; masked: those that are told which slots to read
+    cached      Attention operators that read a cache, and have to be told how far
+    caches      caches that the graph updates; in_place: those that a layer updates where they are
+    """
+
+    layers: tuple[Layer, ...]
+    attentions: int
+    fused: int
+    masked: int
+    cached: int
+    caches: int
+    in_place: int
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        return dict(Counter(layer.kind for layer in self.layers).most_common())
+
+    @property
+    def lost(self) -> str:
+        """What was lost on the way, empty where nothing was."""
+        if self.fused < self.attentions:
+            return f"{self.attentions - self.fused} of {self.attentions} attentions are taken apart"
+        if self.in_place < self.caches:
+            return f"{self.caches - self.in_place} of {self.caches} caches are copied"
+        if self.masked < self.cached:
+            return f"{self.cached - self.masked} of {self.cached} attentions read all of their cache"
+        return ""
+
+
+def check_graphs(bundle: Bundle, backend: str, progress: Progress) -> dict[str, GraphCheck]:
+    """Every graph of the bundle, parsed by the backend. Raises UserError for a backend that builds no engines, or is not installed, or
+    refuses a graph."""
+    compiler = get_backend(backend).compiler
+    if compiler is None:
+        fix = "pass --backend tensorrt-rtx or tensorrt"
+        raise UserError(f"{backend} runs graphs as they are", where="--backend", fix=fix)
+    checks = {}
+    for name, spec in bundle.manifest.graphs.items():
+        path = bundle.graph_file(name)
+        with progress.stage(f"parsing {name}"):
+            layers = compiler.layers(path, spec)
+        kinds = Counter(layer.kind for layer in layers)
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        attentions = [node for node in nodes if node.op_type == "Attention"]
+        checks[name] = GraphCheck(
+            layers=tuple(layers),
+            attentions=len(attentions),
+            fused=kinds[ATTENTION],
+            masked=sum(bool(layer.mask) for layer in layers),
+            cached=sum(node.input[1] in spec.aliases for node in attentions),
+            caches=sum(node.op_type == "TensorScatter" for node in nodes),
+            in_place=kinds[CACHE],
+        )
+    return checks

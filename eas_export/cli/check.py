@@ -1,0 +1,59 @@
+"""eas-export check"""
+
+from pathlib import Path
+
+import click
+
+from .output import PATH, json_option, judged, print_json, stdout_console, table
+from .progress import make_progress
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option(
+    "--backend", default="tensorrt-rtx", show_default=True, help="Whose parser looks: tensorrt-rtx or tensorrt."
+)
+@click.option(
+    "--layers", "list_layers", is_flag=True, help="List every layer, not only how many there are of each kind."
+)
+@json_option
+def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
+    """Show a bundle's graphs as TensorRT's parser sees them.
+
+    Every graph is rewritten as for an engine and parsed; nothing is built and no GPU is needed (with tensorrt-rtx). An attention that
+    is taken apart, a cache that is copied, an attention that reads all of its cache: each is named, exit 1.
+
+    \b
+    eas-export check lavin-7b.bundle
+    """
+    from ..backends.checking import check_graphs
+    from ..bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    checks = check_graphs(opened, backend, make_progress(as_json))
+    lost = {name: found.lost for name, found in checks.items() if found.lost}
+    if as_json:
+        said = {
+            name: found.model_dump(mode="json") | {"kinds": found.kinds, "lost": found.lost}
+            for name, found in checks.items()
+        }
+        print_json({"bundle": str(bundle), "backend": backend, "ok": not lost, "graphs": said})
+        return 1 if lost else 0
+    console = stdout_console()
+    rows = [
+        [
+            name,
+            judged(not found.lost, found.lost or "as meant"),
+            f"{found.fused} of {found.attentions}",
+            f"{found.masked}",
+            f"{found.in_place} of {found.caches}",
+            ", ".join(f"{kind} {count}" for kind, count in found.kinds.items()),
+        ]
+        for name, found in checks.items()
+    ]
+    columns = ["graph", "", "attentions fused", "with a mask", "caches in place", "layers by kind"]
+    console.print(table(f"{opened.path}, parsed by {backend}", columns, rows))
+    if list_layers:
+        for name, found in checks.items():
+            console.print(table(name, ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers]))
+    return 1 if lost else 0
