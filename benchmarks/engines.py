@@ -36,7 +36,7 @@ def main() -> None:
         engines = ("--backend", "tensorrt-rtx", "--engine-weights", given.engine_weights)
         seen = watch(eas_export(*build, *engines, "--force", "--no-verify", "--json"))
         parsed = json.loads(watch(eas_export("check", out, "--json"), expect=(0, 1)).output)["graphs"]
-    built = {record["engine"]["graph"]: record for record in json.loads(seen.output)["engines"]}
+    built = {record["engine"]["graph"]: record for record in json.loads(seen.output)["engines"].values()}
     first = next(iter(built.values()))["engine"]["target"]
     write_result(
         f"engines_{given.shape}_{given.precision}_{given.fold}_{given.engine_weights}",

@@ -4,7 +4,7 @@ model that anybody would run."""
 from torch import Tensor, nn
 
 from eas_export.config import Limits, ModelConfig
-from eas_export.export.decode_graph import decode_step, unfolded_decode_spec
+from eas_export.export.decode_graph import decode_step, unfolded_decode_reads, unfolded_decode_spec
 from eas_export.export.graphs import Graph
 from eas_export.graph import GraphSpec
 from eas_export.plan import SkipPlan
@@ -27,4 +27,4 @@ def floor_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits
     return spec.model_copy(update={"name": "floor", "inputs": inputs})
 
 
-FLOOR = Graph(FloorGraph, floor_spec)
+FLOOR = Graph(FloorGraph, floor_spec, unfolded_decode_reads)

@@ -15,6 +15,7 @@ from .checkpoint.lazy import LazyTensor
 from .errors import UserError
 from .export.export_graph import export_graph
 from .export.graphs import FOLD_MODES
+from .export.memory import DeviceMemory, device_memory
 from .export.weights import attach_weights
 from .graph import GraphSpec
 from .identity import Identity, graph_key, key_of
@@ -53,6 +54,13 @@ class Blueprint:
         config, limits = self.checkpoint.config, self.options.limits
         modes = FOLD_MODES[self.options.fold].items()
         return {name: graph.spec(config, self.plan, self.precision, limits) for name, graph in modes}
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """What its engines take of a GPU."""
+        nbytes = {name: t.numel * t.dtype.itemsize for name, t in self.parameters.items()}
+        config, options = self.checkpoint.config, self.options
+        return device_memory(config, self.plan, self.precision, options.limits, options.fold, nbytes)
 
 
 def engine_targets(options: BuildOptions) -> tuple[Target, ...]:

@@ -128,9 +128,14 @@ class Manifest(Record):
                 raise ValueError(f"{name} is not the engine that its record says")
         return self
 
+    @property
+    def engine_files(self) -> dict[str, FileRecord]:
+        """The files that are engines, by name."""
+        return {name: record for name, record in self.files.items() if record.engine}
+
     def engines(self, backend: str) -> dict[str, EngineRecord]:
         """Graph -> the record of its engine for this backend."""
-        records = [record.engine for record in self.files.values() if record.engine]
+        records = [record.engine for record in self.engine_files.values()]
         return {record.graph: record for record in records if record.target.backend == backend}
 
 

@@ -13,6 +13,7 @@ from .checkpoint.checkpoint import Checkpoint
 from .destination import check_destination
 from .digests import remembered_sha256
 from .errors import UserError
+from .export.memory import DeviceMemory
 from .families import detect, get_family
 from .family import Sources
 from .identity import Identity, hash_sources, identify
@@ -35,7 +36,7 @@ ORIGIN = "the checkpoint it was built from"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """needs: what each step takes of the machine; bundle is None after a dry run, report where nothing was verified; reused: the same
+    """needs: what each step takes of the machine; device: what engines take of a GPU, None without any; bundle is None after a dry run, report where nothing was verified; reused: the same
     bundle was there already"""
 
     request: Request
@@ -43,6 +44,7 @@ class BuildResult:
     accounts: Accounts
     needs: tuple[Need, ...]
     notes: tuple[str, ...]
+    device: DeviceMemory | None = None
     bundle: Bundle | None = None
     report: ParityReport | None = None
     reused: bool = False
@@ -92,7 +94,7 @@ def build(
     check_destination(out)
     lender = _open_base(Path(base), out, opts) if base else None
     needs = build_needs(blueprint, out, lender, verify)
-    result = BuildResult(request, plan, accounts, needs, notes)
+    result = BuildResult(request, plan, accounts, needs, notes, blueprint.device_memory if blueprint.targets else None)
     if force or not (out / MANIFEST).exists():
         require_room(needs, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify")
     if dry_run:

@@ -26,9 +26,10 @@ def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
 
 
 def weights_in_memory(bundle: Bundle) -> dict[str, int]:
-    """Backend that is installed -> the memory that the bundle's weights take in it, beside the mapped store."""
+    """Backend that runs graphs as they are, on the CPU -> the memory that the bundle's weights take in it, beside the mapped store."""
     backends = {name: get_backend(name) for name in BACKENDS}
-    return {name: row.private_bytes(bundle) for name, row in backends.items() if row.health().version}
+    there = {name: row for name, row in backends.items() if row.compiler is None and row.health().runs}
+    return {name: row.private_bytes(bundle) for name, row in there.items()}
 
 
 def require_own_graphs_and_weights(bundle: Bundle) -> None:

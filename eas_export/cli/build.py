@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import PATH, json_option, print_json, size, stdout_console, table
+from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     eas-export build --ckpt data/ --out b --precision fp16 --backend tensorrt-rtx --compute-capability 86,120
     """
     from ..pipeline import build as run_pipeline
-    from .inspect import accounts_table, engines_table
+    from .inspect import accounts_table, device_table, engines_table
     from .report import print_report
 
     options["backend"] = options["backend"] or None
@@ -98,11 +98,8 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
                 "options": result.request.options.model_dump(mode="json"),
                 "accounts": result.accounts.model_dump(mode="json"),
                 "needs": [need.model_dump(mode="json") for need in result.needs],
-                "engines": [
-                    record.model_dump(mode="json") for record in result.bundle.manifest.files.values() if record.engine
-                ]
-                if result.bundle
-                else [],
+                "engines": as_plain(result.bundle.manifest.engine_files) if result.bundle else {},
+                "device_memory": as_plain(result.device),
                 "notes": result.notes,
                 "report": result.report.model_dump(mode="json") if result.report else None,
             }
@@ -118,10 +115,12 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     console.print(accounts_table(result.accounts))
     if dry_run:
         console.print(needs_table(result.needs))
+    if result.device:
+        console.print(device_table(result.device))
     if result.report:
         print_report(result.report, console)
-    if result.bundle and any(record.engine for record in result.bundle.manifest.files.values()):
-        console.print(engines_table(result.bundle.manifest))
+    if result.bundle and result.bundle.manifest.engine_files:
+        console.print(engines_table(result.bundle.manifest.engine_files))
     said = (
         "nothing to do, it is there already"
         if result.reused

@@ -14,8 +14,10 @@ from .output import PATH, as_plain, json_option, print_json, size, stdout_consol
 from .progress import make_progress
 
 if TYPE_CHECKING:
-    from ..bundle import Manifest
-    from ..export.memory import RequestMemory
+    from collections.abc import Mapping
+
+    from ..bundle import FileRecord
+    from ..export.memory import DeviceMemory, RequestMemory
     from ..progress import Progress
 
 
@@ -62,6 +64,9 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
         console.print(table("files", ["file", "size"], rows, numbers=1))
         limits = ", ".join(f"{name} {value}" for name, value in facts["limits"].items())
         console.print(f"precision {facts['precision']}, fold {facts['fold']}; limits: {limits}")
+        console.print(device_table(facts["device_memory"]))
+        if facts["engines"]:
+            console.print(engines_table(facts["engines"]))
         for backend, number in facts["weights_in_memory"].items():
             said = f"{size(number)}, widened for each graph" if number else "none, they stay mapped"
             console.print(f"private memory of the weights on {backend}: {said}")
@@ -121,9 +126,18 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
     return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
 
 
-def engines_table(manifest: "Manifest") -> Table:
+def device_table(memory: "DeviceMemory") -> Table:
+    """A GPU's memory for both ways that engines can have their weights."""
+    rows = [
+        [way, size(weights), size(memory.requests), size(weights + memory.requests)]
+        for way, weights in (("bound", memory.bound), ("embedded", memory.embedded))
+    ]
+    columns = ["--engine-weights", "weights", "caches and folded weights", "together"]
+    return table("a GPU's memory for TensorRT engines, beside what a step computes with", columns, rows, numbers=3)
+
+
+def engines_table(files: "Mapping[str, FileRecord]") -> Table:
     """What was built for which GPUs. Built is all that it says: engines run where there is such a GPU."""
-    built = [record for record in manifest.files.values() if record.engine]
     rows = [
         [
             record.engine.graph,
@@ -134,7 +148,7 @@ def engines_table(manifest: "Manifest") -> Table:
             size(record.bytes),
             f"{record.engine.seconds:.1f} s",
         ]
-        for record in built
+        for record in files.values()
     ]
     columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "in"]
     return table("engines", columns, rows, numbers=2)
@@ -153,7 +167,7 @@ def _check_files(path: Path, progress: "Progress") -> None:
 def _bundle_facts(path: Path) -> dict:
     from ..backends.opening import weights_in_memory
     from ..bundle import open_bundle
-    from ..export.memory import request_memory
+    from ..export.memory import device_memory, request_memory
     from ..precision import PRECISIONS
 
     bundle = open_bundle(path)
@@ -171,6 +185,15 @@ def _bundle_facts(path: Path) -> dict:
         "files": {name: record.bytes for name, record in m.files.items()},
         "base": m.base,
         "weights_in_memory": weights_in_memory(bundle),
+        "device_memory": device_memory(
+            m.config,
+            m.plan,
+            PRECISIONS[m.precision],
+            m.limits,
+            m.fold,
+            {name: entry.nbytes for name, entry in bundle.store.entries.items()},
+        ),
+        "engines": m.engine_files,
         "toolchain": m.toolchain,
         "notes": m.notes,
     }

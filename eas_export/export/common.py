@@ -44,6 +44,12 @@ def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> t
     return (router, pooled) if plan.skipped else (router,)
 
 
+def folded_parameters(plan: SkipPlan) -> frozenset[str]:
+    """The parameters that a prompt's folded weights take the place of, by their names in the store."""
+    blocks = {i: SkippedBlock if i in plan.skipped else KeptBlock for i in range(plan.layers)}
+    return frozenset(f"layers.{i}.{part}.weight" for i, block in blocks.items() for part in block.folds)
+
+
 def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
     """One prompt's folded weights and biases: q, k, v of kept layers, gate and up of skipped ones."""
     widths = {"attention": config.dim, "ffn": config.ffn_dim}

@@ -18,7 +18,7 @@ from ..model import ops
 from ..model.decoder import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
 from ..plan import SkipPlan
 from ..precision import Precision
-from .common import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_specs
+from .common import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs
 from .fold_state import shifted_biases, spread_routers
 
 # (layer, block, n [B, dim]) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up
@@ -113,3 +113,12 @@ def _spec(
         ),
         aliases=cache_aliases(plan),
     )
+
+
+def folded_decode_reads(plan: SkipPlan, name: str) -> bool:
+    return unfolded_decode_reads(plan, name) and name not in folded_parameters(plan) and ".adapter." not in name
+
+
+def unfolded_decode_reads(plan: SkipPlan, name: str) -> bool:
+    """Not what only a prompt needs."""
+    return not name.startswith(("vision.", "modality.")) and ".router." not in name and ".pool." not in name

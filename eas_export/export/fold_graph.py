@@ -12,7 +12,7 @@ from ..model.decoder import Decoder, KeptBlock, SkippedBlock
 from ..plan import SkipPlan
 from ..precision import Precision
 from ..rewrite.fold import fold_linear, mix
-from .common import fold_state_specs, folded_specs
+from .common import fold_state_specs, folded_parameters, folded_specs
 from .fold_state import shifted_biases
 
 
@@ -48,3 +48,7 @@ def fold_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits:
     return GraphSpec(
         name="fold", dims={}, inputs=fold_state_specs(config, plan, 1), outputs=folded_specs(config, plan, precision)
     )
+
+
+def fold_reads(plan: SkipPlan, name: str) -> bool:
+    return name in folded_parameters(plan) or (name.startswith("layers.") and ".adapter." in name)

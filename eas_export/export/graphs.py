@@ -6,25 +6,42 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..graph import GraphSpec
-from .decode_graph import FoldedDecodeGraph, UnfoldedDecodeGraph, folded_decode_spec, unfolded_decode_spec
-from .fold_graph import FoldGraph, fold_spec
-from .prefill_graph import PrefillGraph, prefill_spec
-from .vision_graph import VisionGraph, vision_spec
+from ..plan import SkipPlan
+from .decode_graph import (
+    FoldedDecodeGraph,
+    UnfoldedDecodeGraph,
+    folded_decode_reads,
+    folded_decode_spec,
+    unfolded_decode_reads,
+    unfolded_decode_spec,
+)
+from .fold_graph import FoldGraph, fold_reads, fold_spec
+from .prefill_graph import PrefillGraph, prefill_reads, prefill_spec
+from .vision_graph import VisionGraph, vision_reads, vision_spec
 
 
 @dataclass(frozen=True)
 class Graph:
-    """module(network).forward(inputs by name) -> outputs by name; spec(config, plan, precision, limits) -> GraphSpec"""
+    """module(network).forward(inputs by name) -> outputs by name; spec(config, plan, precision, limits) -> GraphSpec; reads(plan,
+    parameter's name in the store) -> whether it is one of the graph's"""
 
     module: Callable[[nn.Module], nn.Module]
     spec: Callable[..., GraphSpec]
+    reads: Callable[[SkipPlan, str], bool]
 
 
-_PROMPT = {"vision": Graph(VisionGraph, vision_spec), "prefill": Graph(PrefillGraph, prefill_spec)}
+_PROMPT = {
+    "vision": Graph(VisionGraph, vision_spec, vision_reads),
+    "prefill": Graph(PrefillGraph, prefill_spec, prefill_reads),
+}
 
 # weights: one prompt at a time, its adapters folded into the weights (the paper)
 # lowrank: any batch, the adapters stay beside shared weights, frozen at each prompt's state; also the reference's form
 FOLD_MODES: Mapping[str, Mapping[str, Graph]] = {
-    "weights": _PROMPT | {"fold": Graph(FoldGraph, fold_spec), "decode": Graph(FoldedDecodeGraph, folded_decode_spec)},
-    "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec)},
+    "weights": _PROMPT
+    | {
+        "fold": Graph(FoldGraph, fold_spec, fold_reads),
+        "decode": Graph(FoldedDecodeGraph, folded_decode_spec, folded_decode_reads),
+    },
+    "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }

@@ -1,5 +1,6 @@
-"""What a request needs beside the shared weights, in bytes, from the graphs' specs."""
+"""What graphs need of memory, in bytes, from their specs and the parameters' shapes: a request's part, and a GPU's."""
 
+from collections.abc import Mapping
 from math import prod
 
 from ..config import Limits, ModelConfig, Record
@@ -40,6 +41,37 @@ def request_memory(config: ModelConfig, plan: SkipPlan, precision: Precision) ->
             folded_weights_bytes=_nbytes(folded),
         )
     return result
+
+
+class DeviceMemory(Record):
+    """What engines take of a GPU's memory, beside what a step computes with.
+
+    bound     weights once, whatever the number of engines that read them
+    embedded  weights in every engine that reads them; largest: in the one that has most
+    requests  caches for as many rows and tokens as the limits allow, and a request's folded weights
+    """
+
+    bound: int
+    embedded: int
+    largest: int
+    requests: int
+
+
+def device_memory(
+    config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits, fold: str, parameters: Mapping[str, int]
+) -> DeviceMemory:
+    """parameters: name in the store -> bytes"""
+    request = request_memory(config, plan, precision)[fold]
+    of_graphs = [
+        sum(nbytes for name, nbytes in parameters.items() if graph.reads(plan, name))
+        for graph in FOLD_MODES[fold].values()
+    ]
+    return DeviceMemory(
+        bound=sum(parameters.values()),
+        embedded=sum(of_graphs),
+        largest=max(of_graphs),
+        requests=limits.max_batch * limits.max_tokens * request.kv_bytes_per_token + request.folded_weights_bytes,
+    )
 
 
 def _nbytes(tensors: tuple[TensorSpec, ...]) -> int:

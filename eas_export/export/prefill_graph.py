@@ -111,6 +111,10 @@ def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limi
     )
 
 
+def prefill_reads(plan: SkipPlan, name: str) -> bool:
+    return not name.startswith("vision.")
+
+
 def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
     """Token embeddings with image features in their places and, where the model has one, the modality token in front: [B, L, dim]"""
     ids, index, features = inputs["input_ids"], inputs["image_index"], inputs["image_features"]

@@ -26,3 +26,7 @@ def vision_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limit
         inputs=(TensorSpec(name="pixel_values", dtype=precision.dtype, shape=("N", 3, size, size)),),
         outputs=(TensorSpec(name="image_features", dtype=precision.dtype, shape=("N", tokens, config.dim)),),
     )
+
+
+def vision_reads(plan: SkipPlan, name: str) -> bool:
+    return name.startswith("vision.")
