@@ -94,7 +94,7 @@ def make_files(
         place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
     for target in blueprint.targets:
         for name, spec in blueprint.graphs.items():
-            _make_engine(place, name, spec, target, progress)
+            _make_engine(place, name, spec, store, target, progress)
     if tokenizer := blueprint.checkpoint.tokenizer:
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
@@ -177,10 +177,12 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
         ir.save(attach_weights(model, store), path)
 
 
-def _make_engine(place: Workplace, name: str, spec: GraphSpec, target: Target, progress: Progress) -> None:
+def _make_engine(
+    place: Workplace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
+) -> None:
     """Build one graph's engine, unless there is one from the same graph for the same target."""
     with progress.stage(f"preparing {name} for {target.backend}"):
-        plan = get_backend(target.backend).compiler.plan(place.folder / f"{name}.onnx", spec, target)
+        plan = get_backend(target.backend).compiler.plan(place.folder / f"{name}.onnx", spec, store, target)
     key = key_of(plan.key, [place.records[file].sha256 for file in plan.reads])
     place.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
 

@@ -20,6 +20,7 @@ from .errors import InternalError, UserError
 from .precision import DTYPES
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 PAGE = 4096
@@ -102,6 +103,14 @@ class Store:
         """A tensor's bytes in the mapped file."""
         entry = self.entries[name]
         return memoryview(self._maps[entry.file])[entry.offset : entry.offset + entry.nbytes]
+
+    def array(self, name: str) -> "np.ndarray":
+        """A view of the mapped file, which cannot be written."""
+        import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
+        import numpy as np
+
+        entry = self.entries[name]
+        return np.frombuffer(self.view(name), np.dtype(entry.dtype)).reshape(entry.shape)
 
     def tensor(self, name: str) -> "torch.Tensor":
         """A view of the mapped file. Do not write to it."""

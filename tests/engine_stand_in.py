@@ -115,7 +115,9 @@ def open_stand_in(bundle: Bundle, weights: str = "bound", backend: str = "tensor
     """A bundle's graphs as `open_engines` opens them, on the CPU."""
     m = bundle.manifest
     flavour: Flavour = replace(get_flavour(backend), make_context=lambda trt, engine: engine.create_execution_context())
-    engines = {n: Engine(rewrite(bundle.graph_file(n), s, weights), s, bundle.path) for n, s in m.graphs.items()}
+    engines = {
+        n: Engine(rewrite(bundle.graph_file(n), s, bundle.store, weights), s, bundle.path) for n, s in m.graphs.items()
+    }
     held = device_weights(bundle, engines.values(), torch.device("cpu"))
     sessions = {n: EngineSession(trt, flavour, e, engine_spec(m.graphs[n]), held) for n, e in engines.items()}
     return StandIn(Runtime("stand-in", m.config, m.plan, m.limits, sessions), engines)

@@ -12,19 +12,20 @@ from .backend import Backend, Compiler, EnginePlan, Layer
 
 if TYPE_CHECKING:
     from ..graph import GraphSpec
+    from ..store import Store
     from .runtime import Runtime
 
 
 def trt_backend(flavour: Flavour, target: Callable[[BuildOptions], Target]) -> Backend:
-    def plan(path: Path, spec: "GraphSpec", target: Target) -> EnginePlan:
+    def plan(path: Path, spec: "GraphSpec", store: "Store", target: Target) -> EnginePlan:
         from ._trt_build import plan_engine
 
-        return plan_engine(flavour, path, spec, target)
+        return plan_engine(flavour, path, spec, store, target)
 
-    def layers(path: Path, spec: "GraphSpec") -> list[Layer]:
+    def layers(path: Path, spec: "GraphSpec", store: "Store") -> list[Layer]:
         from ._trt_build import list_layers
 
-        return list_layers(flavour, path, spec)
+        return list_layers(flavour, path, spec, store)
 
     def open_engines(bundle: Bundle) -> "Runtime":
         from ._trt_session import open_engines

@@ -20,6 +20,7 @@ from ..errors import InternalError, UserError
 from ..graph import GraphSpec
 from ..identity import key_of
 from ..progress import Progress
+from ..store import Store
 from ..workplace import Made
 from ._trt_common import Flavour, Shapes
 from ._trt_graphs import engine_spec, rewrite
@@ -50,9 +51,9 @@ REFUSALS = (
 ANYTHING_ELSE = "try another version of it; eas-export check lists the graph's layers as it sees them"
 
 
-def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, target: Target) -> EnginePlan:
+def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, store: Store, target: Target) -> EnginePlan:
     """The engine of a graph's file; see backend.Compiler."""
-    model = rewrite(path, spec, target.weights)
+    model = rewrite(path, spec, store, target.weights)
     shapes = profile_shapes(spec)
     content = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
     return EnginePlan(
@@ -70,12 +71,12 @@ def profile_shapes(spec: GraphSpec) -> Shapes:
     return {tensor.name: tuple(list(tensor.sizes(each)) for each in sizes) for tensor in free}
 
 
-def list_layers(flavour: Flavour, path: Path, spec: GraphSpec) -> list[Layer]:
+def list_layers(flavour: Flavour, path: Path, spec: GraphSpec, store: Store) -> list[Layer]:
     """See backend.Compiler."""
     flavour.load()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
-        ir.save(rewrite(path, spec, "bound"), file)
+        ir.save(rewrite(path, spec, store, "bound"), file)
         request = {"backend": flavour.backend, "model": str(file)}
         answer = run_worker(flavour, spec.name, request, lambda fraction: None)
     return [Layer(**layer) for layer in answer["layers"]]

@@ -18,6 +18,8 @@ from ..export.passes.lift_weights import LiftWeights
 from ..export.passes.pin_dims import PinDims
 from ..export.passes.scale_queries import ScaleQueries
 from ..graph import GraphSpec
+from ..precision import DTYPES
+from ..store import Store
 
 MIN_BOUND_BYTES = 1 << 16
 STATIC = ("T",)
@@ -28,7 +30,6 @@ PASSES = (
     common.RemoveUnusedNodesPass,
     lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
 )
-WEIGHTS = {"bound": (lambda: LiftWeights(MIN_BOUND_BYTES),), "embedded": ()}
 
 
 def engine_spec(spec: GraphSpec) -> GraphSpec:
@@ -36,14 +37,20 @@ def engine_spec(spec: GraphSpec) -> GraphSpec:
     return spec.pin({name: spec.dims[name].max for name in STATIC if name in spec.dims})
 
 
-def rewrite(path: Path, spec: GraphSpec, weights: str) -> ir.Model:
+def rewrite(path: Path, spec: GraphSpec, store: Store, weights: str) -> ir.Model:
     """The graph in a bundle's file for TensorRT.
 
-    spec     the graph's, as the bundle has it
-    weights  a key of WEIGHTS; bound ones are inputs behind the spec's, by their names in the store
+    spec, store  the graph's, as the bundle has them
+    weights      "bound": inputs behind the spec's, by their names in the store; "embedded": they stay in the store
     """
     sizes = {name: spec.dims[name].max for name in STATIC if name in spec.dims}
+
+    def read(name: str) -> ir.TensorProtocol:
+        entry = store.entries[name]
+        return ir.Tensor(store.array(name), ir.DataType(DTYPES[entry.dtype].onnx), name=name)
+
+    lift = [LiftWeights(MIN_BOUND_BYTES, read)] if weights == "bound" else []
     model = ir.load(path)
-    for make in (lambda: PinDims(sizes), *PASSES, *WEIGHTS[weights]):
-        model = make()(model).model
+    for rewriting in (PinDims(sizes), *(make() for make in PASSES), *lift):
+        model = rewriting(model).model
     return model

@@ -13,6 +13,7 @@ from ..recipe import BuildOptions
 if TYPE_CHECKING:
     from ..graph import GraphSpec
     from ..progress import Progress
+    from ..store import Store
     from ..workplace import Made
     from .runtime import Runtime
 
@@ -48,13 +49,13 @@ class Compiler:
     """How a backend builds engines.
 
     target  options -> what they are built for; raises UserError where this machine can build none
-    plan    (the graph's file, its spec, target) -> its engine; what it reads lies in the file's folder
-    layers  (the graph's file, its spec) -> its layers as the builder sees them; raises UserError where it refuses the graph
+    plan    (a graph's file, its spec, its store, target) -> its engine; what it reads lies in the file's folder
+    layers  (a graph's file, its spec, its store) -> its layers as the builder sees them; raises UserError where it refuses the graph
     """
 
     target: Callable[[BuildOptions], Target]
-    plan: "Callable[[Path, GraphSpec, Target], EnginePlan]"
-    layers: "Callable[[Path, GraphSpec], list[Layer]]"
+    plan: "Callable[[Path, GraphSpec, Store, Target], EnginePlan]"
+    layers: "Callable[[Path, GraphSpec, Store], list[Layer]]"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def check_graphs(bundle: Bundle, backend: str, progress: Progress) -> dict[str, 
     for name, spec in bundle.manifest.graphs.items():
         path = bundle.graph_file(name)
         with progress.stage(f"parsing {name}"):
-            layers = compiler.layers(path, spec)
+            layers = compiler.layers(path, spec, bundle.store)
         kinds = Counter(layer.kind for layer in layers)
         nodes = onnx.load(path, load_external_data=False).graph.node
         attentions = [node for node in nodes if node.op_type == "Attention"]

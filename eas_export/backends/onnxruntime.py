@@ -173,8 +173,8 @@ def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
     """Every tensor of the store as a value over the mapped file."""
     values = {}
     for entry in bundle.store.entries.values():
-        view = np.frombuffer(bundle.store.view(entry.name), np.dtype(entry.dtype)).reshape(entry.shape)
-        values[entry.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(view, DTYPES[entry.dtype].onnx)
+        array = bundle.store.array(entry.name)
+        values[entry.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, DTYPES[entry.dtype].onnx)
     return values
 
 

@@ -1,23 +1,24 @@
 """Make large weights inputs of the graph, so that who runs it brings them and several graphs can share one copy."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 
 class LiftWeights(ir.passes.InPlacePass):
     """Initializers in the store of `min_bytes` or more become inputs under their own names, behind those that are there; the others
-    are read into the model: what is left needs no other file."""
+    become part of the model, as `read` reads them: what is left needs no other file."""
 
-    def __init__(self, min_bytes: int):
+    def __init__(self, min_bytes: int, read: Callable[[str], ir.TensorProtocol]):
         super().__init__()
-        self.min_bytes = min_bytes
+        self.min_bytes, self.read = min_bytes, read
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         initializers = model.graph.initializers
         stored = {n: v.const_value for n, v in initializers.items() if isinstance(v.const_value, ir.ExternalTensor)}
-        large = [name for name, tensor in stored.items() if tensor.nbytes >= self.min_bytes]
-        for name in large:
-            value = initializers.pop(name)
-            value.const_value = None
-            model.graph.inputs.append(value)
-        ir.external_data.load_to_model(model)
-        return ir.passes.PassResult(model, True)
+        for name, tensor in stored.items():
+            large = tensor.nbytes >= self.min_bytes
+            initializers[name].const_value = None if large else self.read(name)
+            if large:
+                model.graph.inputs.append(initializers.pop(name))
+        return ir.passes.PassResult(model, bool(stored))
