@@ -21,6 +21,7 @@ setup(
     package_data={"eas_export.demo": ["demo.yaml", "checkpoint/**/*"]},
     install_requires=[
         "click>=8.1",
+        "ml_dtypes>=0.5",
         "numpy>=1.26",
         "onnx>=1.20",
         "onnx-ir>=0.1.12",

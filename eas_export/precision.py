@@ -20,6 +20,7 @@ class DType:
 DTYPES = {
     "float32": DType(4, "F32", 1),
     "float16": DType(2, "F16", 10),
+    "bfloat16": DType(2, "BF16", 16),
     "int64": DType(8, "I64", 7),
 }
 
@@ -48,6 +49,8 @@ PRECISIONS = {
     # fp16: 11 significant bits; the PyTorch modules themselves move by about 5e-3 of the logits' spread in fp16. Near zero its
     # steps are 6e-8 wide, and a folded bias sums rank + 1 products of values that were rounded to them
     "fp16": Precision("float16", tolerance=3e-2, state=1e-2, floor=5e-7),
+    # bf16: 8 significant bits, so 8 times fp16's steps; the PyTorch modules themselves move by up to 0.16 of the logits' spread
+    "bf16": Precision("bfloat16", tolerance=2.4e-1, state=8e-2, floor=5e-7),
 }
 
 # Parameters that stay in float32 in every precision, by the module they belong to: they are tiny, they are read once

@@ -11,7 +11,7 @@ from .errors import UserError
 from .files import require_file
 from .validation import refusal
 
-PrecisionName = Literal["fp32", "fp16"]
+PrecisionName = Literal["fp32", "fp16", "bf16"]
 FoldName = Literal["weights", "lowrank"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 EngineWeights = Literal["bound", "embedded"]

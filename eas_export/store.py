@@ -191,4 +191,4 @@ def _checked_bytes(p: Parameter) -> memoryview:
         raise UserError(
             f"tensor {p.name} holds {kind}", where=p.source, fix="check the checkpoint, or build with --precision fp32"
         )
-    return memoryview(tensor.view(-1).numpy()).cast("B")
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())

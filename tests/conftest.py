@@ -1,6 +1,7 @@
 """Fixtures: the published code's cases, bundles built from them (once a session), and the command line."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eas_export.backends import BACKENDS, get_backend
+from eas_export.backends import BACKENDS, _trt_graphs, get_backend
 from eas_export.bundle import Bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.conversation import Prompts
@@ -100,6 +101,26 @@ def bundle_of(tmp_path_factory):
         if key not in built:
             out = tmp_path_factory.mktemp("bundles") / "-".join(key)
             built[key] = build(case.folder, out, skip=case.skip, precision=precision, fold=fold, verify=False).bundle
+        return built[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def engines_of(bundle_of, tmp_path_factory):
+    """engines_of(case, precision, fold) -> Bundle with TensorRT-RTX's engines of all its graphs, built on first use. Weights of 256 bytes
+    and more are bound: at the goldens' sizes none would be otherwise."""
+    built: dict[tuple, Bundle] = {}
+
+    def get(case: GoldenCase, precision: str = "fp16", fold: str = "weights") -> Bundle:
+        key = (case.name, precision, fold)
+        if key not in built:
+            out = tmp_path_factory.mktemp("engines") / "-".join(key)
+            shutil.copytree(bundle_of(case, precision, fold).path, out)
+            options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+                built[key] = build(case.folder, out, force=True, verify=False, **options).bundle
         return built[key]
 
     return get

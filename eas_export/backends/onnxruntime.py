@@ -3,8 +3,8 @@
 Weights are passed in as values over one mapped copy of the store, shared by all sessions, and nothing is repacked: loading
 costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
 
-That holds for float32. Weights in float16 are widened when a session opens, a private copy in each; `open_sparing` opens a
-session for one block after the other instead.
+That holds for float32. Weights in float16 are widened when a session opens, a private copy in each, and those in bfloat16 in each run
+(widen.py); `open_sparing` opens a session for one block after the other instead.
 """
 
 import os
@@ -29,6 +29,7 @@ from ..precision import DTYPES, PRECISIONS
 from .backend import Backend
 from .parts import Part, split
 from .runtime import Runtime, Tensors
+from .widen import NARROW, widen_model, widen_spec
 
 ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
 MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
@@ -125,7 +126,13 @@ def open_bundle(bundle: Bundle) -> Runtime:
         what = f"ONNX Runtime widens {m.precision} weights on a CPU, a copy per graph: {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         fix = "build with --precision fp32, which stays mapped and is shared, or use a machine with more memory"
         raise UserError(what, where=bundle.path, fix=fix)
-    return Runtime("onnxruntime", m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
+    return Runtime(_name(m.precision), m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
+
+
+def _name(precision: str) -> str:
+    """What reports call it: parity in another dtype than the bundle's is not parity in the bundle's."""
+    widened = PRECISIONS[precision].dtype == NARROW
+    return f"onnxruntime, {precision} computed in float32" if widened else "onnxruntime"
 
 
 def private_bytes(bundle: Bundle) -> int:
@@ -147,13 +154,14 @@ def open_sparing(bundle: Bundle) -> Runtime:
     """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
     m = bundle.manifest
     kind = OnnxRuntimeSession if PRECISIONS[m.precision].dtype in MAPPED else PartedSession
-    return Runtime("onnxruntime", m.config, m.plan, m.limits, _sessions(kind, bundle, m.graphs))
+    return Runtime(_name(m.precision), m.config, m.plan, m.limits, _sessions(kind, bundle, m.graphs))
 
 
 def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, Any]:
     ort = _import_onnxruntime()
     values = _mapped_values(ort, bundle)
-    return {name: kind(ort, spec, bundle.graph_file(name), values) for name, spec in graphs.items()}
+    specs = {name: widen_spec(spec) for name, spec in graphs.items()}
+    return {name: kind(ort, spec, bundle.graph_file(name), values) for name, spec in specs.items()}
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -180,7 +188,7 @@ def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
 
 def _read(ort: ModuleType, path: Path) -> ModelProto:
     with _refused(ort, path):
-        return onnx.load(path, load_external_data=False)
+        return widen_model(onnx.load(path, load_external_data=False))
 
 
 def _open(ort: ModuleType, path: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:

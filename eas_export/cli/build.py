@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 @click.option("--router-temperature", type=float, metavar="T", help="Override or supply the router's temperature.")
 @click.option("--adapter-scale", type=float, metavar="S", help="Override or supply the adapters' scale.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16"]), help="Of weights, activations and caches.  [default: fp32]"
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Of weights, activations and caches.  [default: fp32]",
 )
 @click.option(
     "--fold",

@@ -59,9 +59,10 @@ def compare_bundle(
     files = tuple(
         Comparison(stage=n, error=float(n in damaged), tolerance=0, ok=n not in damaged, note="sha256") for n in m.files
     )
-    cases = {}
+    cases, on = {}, backend
     if not damaged:  # nothing of a damaged bundle is run
         runtime = open_sparing_runtime(bundle, backend)
+        on = runtime.backend
         if runtime.device == CPU:
             runtime = replace(runtime, empty=Scratch(scratch_folder(bundle.path)).empty)
         readers = _checkpoint_readers(bundle, checkpoint) if checkpoint else _bundle_readers(bundle)
@@ -73,7 +74,7 @@ def compare_bundle(
     return ParityReport(
         verdict=passed if same else Verdict.DIFFERS,
         reference=reference,
-        backend=backend,
+        backend=on,
         precision=m.precision,
         fold=m.fold,
         files=files,

@@ -1,0 +1,260 @@
+"""Engines, built for real by TensorRT-RTX, on a machine that needs no GPU."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tensorrt_rtx as trt
+import torch
+from conftest import golden_case
+
+import eas_export
+from eas_export.backends import _trt_build, _trt_common, _trt_graphs, get_backend
+from eas_export.backends._trt_build import profile_shapes, run_worker
+from eas_export.backends._trt_graphs import rewrite
+from eas_export.backends.checking import check_graphs
+from eas_export.backends.tensorrt_rtx import FLAVOUR, read_capabilities
+from eas_export.bundle import Bundle, engine_file, open_bundle
+from eas_export.digests import sha256_of
+from eas_export.errors import UserError
+from eas_export.progress import Progress
+from eas_export.recipe import BuildOptions
+
+CASE = golden_case("half_13B")
+ALL = ("8.0", "8.6", "8.9", "12.0")
+
+
+def test_every_graph_has_an_engine_and_a_record(lavin_case, engines_of):
+    bundle = engines_of(lavin_case)
+    m = bundle.manifest
+    assert set(m.engines("tensorrt-rtx")) == set(m.graphs) and not m.engines("tensorrt")
+    for graph, record in m.engines("tensorrt-rtx").items():
+        target = record.target
+        assert (target.version, target.compute_capabilities, target.weights) == (trt.__version__, ALL, "bound")
+        file = m.files[engine_file(graph, "tensorrt-rtx")]
+        path = bundle.engine_file(graph, "tensorrt-rtx")
+        assert (file.sha256, file.bytes) == (sha256_of(path), path.stat().st_size) and file.bytes > 100_000
+        assert record.seconds > 0
+    attention = {graph: record.attention for graph, record in m.engines("tensorrt-rtx").items()}
+    assert attention.pop("vision") != "none"  # towers of one head, as the goldens' are, have no kernel at every size
+    assert attention == {
+        "prefill": "fused" if m.plan.kept else "none",
+        "fold": "none",
+        "decode": "fused" if m.plan.kept else "none",
+    }
+    assert not [path.name for path in bundle.path.iterdir() if "rewritten" in path.name]
+
+
+def test_attention_and_caches_are_layers_of_kept_blocks_alone(lavin_case, engines_of):
+    """One attention and two updates in place per kept layer, and none for a skipped one; every attention over a cache is told how far."""
+    bundle = engines_of(lavin_case)
+    kept = len(bundle.manifest.plan.kept)
+    checks = check_graphs(bundle, "tensorrt-rtx", Progress())
+    for graph in ("prefill", "decode"):
+        kinds = Counter(layer.kind for layer in checks[graph].layers)
+        assert kinds["ATTENTION_INPUT"] == kinds["ATTENTION_OUTPUT"] == kept
+        assert kinds["KV_CACHE_UPDATE"] == 2 * kept
+    masked = [layer.mask for layer in checks["decode"].layers if layer.kind == "ATTENTION_INPUT"]
+    assert masked == [True] * kept
+    assert [layer.mask for layer in checks["prefill"].layers if layer.kind == "ATTENTION_INPUT"] == [False] * kept
+    assert not any(check.lost for check in checks.values())
+
+
+@pytest.mark.parametrize("precision, prefill", [("bf16", "fused"), ("fp32", "decomposed")])
+def test_other_precisions(engines_of, precision, prefill):
+    records = engines_of(CASE, precision).manifest.engines("tensorrt-rtx")
+    assert records["prefill"].attention == prefill and records["decode"].attention == "fused"
+
+
+def test_lowrank_engines(engines_of):
+    bundle = engines_of(CASE, fold="lowrank")
+    assert set(bundle.manifest.engines("tensorrt-rtx")) == {"vision", "prefill", "decode"}
+
+
+def parsed(bundle: Bundle, graph: str, folder: Path, precision: str = "fp32") -> _trt_common.Network:
+    import onnx_ir as ir
+
+    path = folder / f"{graph}.onnx"
+    ir.save(rewrite(bundle.graph_file(graph), bundle.manifest.graphs[graph], bundle.store, "bound"), path)
+    return _trt_common.parse(trt, path)
+
+
+def test_float32_products_are_float32(bundle_of, tmp_path):
+    """TF32 is TensorRT's default."""
+    bundle = bundle_of(CASE)
+    network = parsed(bundle, "decode", tmp_path)
+    assert network.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
+    config = _trt_common.make_config(trt, FLAVOUR, network, profile_shapes(bundle.manifest.graphs["decode"]), ("8.6",))
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert config.num_compute_capabilities == 1
+    assert config.get_compute_capability(0) == trt.ComputeCapability.SM86
+
+
+def test_keys_reach_attention_without_a_copy(bundle_of, tmp_path):
+    """The parser multiplies q and k; what attention reads afterwards is the query as we scaled it and the cache itself."""
+    network = parsed(bundle_of(CASE), "decode", tmp_path)
+    made = {layer.get_output(i).name: layer for layer in network.layers for i in range(layer.num_outputs)}
+    found = _trt_common.attentions(trt, network)
+    for attention in found:
+        assert made[attention.get_input(1).name].type == trt.LayerType.KV_CACHE_UPDATE
+        assert made[attention.get_input(2).name].type == trt.LayerType.KV_CACHE_UPDATE
+        assert attention.mask.dtype == trt.bool and tuple(attention.mask.shape) == (1, 1, 1, 2048)
+    assert len(found) == len(CASE.plan.kept)
+
+
+def test_profiles_are_the_limits(bundle_of):
+    m = bundle_of(CASE, fold="lowrank").manifest
+    shapes = profile_shapes(m.graphs["decode"])
+    heads, head_dim = m.config.heads, m.config.head_dim
+    assert shapes["input_ids"] == ([1, 1], [8, 1], [8, 1])
+    layer = m.plan.kept[0]
+    cache = shapes[f"past_key_values.{layer}.key"]
+    assert cache == ([1, heads, 2048, head_dim], [8, heads, 2048, head_dim], [8, heads, 2048, head_dim])
+    assert profile_shapes(m.graphs["prefill"])["input_ids"] == ([1, 1], [8, 512], [8, 1024])
+
+
+def built(err: str) -> list[str]:
+    done = [line.split(": done")[0] for line in err.splitlines() if ": done" in line]
+    return [title for title in done if title.startswith(("exporting", "building", "writing"))]
+
+
+def test_an_engine_is_built_again_exactly_when_its_key_changes(bundle_of, command, refused, tmp_path):
+    out = Path(shutil.copytree(bundle_of(CASE, "fp16").path, tmp_path / "o"))
+    args = (
+        "build",
+        "--ckpt",
+        CASE.folder,
+        "--out",
+        out,
+        "--precision",
+        "fp16",
+        "--no-verify",
+        "--backend",
+        "tensorrt-rtx",
+    )
+    graphs = [f"building {graph} for TensorRT-RTX" for graph in ("vision", "prefill", "fold", "decode")]
+    assert "pass --force" in refused(*args)
+    code, _, err = command(*args, "--force", "--compute-capability", "86")
+    assert code == 0 and built(err) == graphs
+    code, text, err = command(*args, "--compute-capability", "8.6", "--json")
+    assert code == 0 and json.loads(text)["reused"] and not built(err)
+    code, text, err = command(*args, "--force", "--compute-capability", "sm_86", "--backend", "onnxruntime")
+    assert code == 0 and not built(err) and "fused" in text  # the same engines by content
+
+    # one that is damaged, and only that
+    path = open_bundle(out).engine_file("fold", "tensorrt-rtx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"{path.name} is damaged" in refused("inspect", out, "--check")
+    code, _, err = command(*args, "--force", "--compute-capability", "86")
+    assert code == 0 and built(err) == ["building fold for TensorRT-RTX"]
+
+    # another limit: the graph of that limit
+    code, _, err = command(*args, "--force", "--compute-capability", "86", "--max-prompt", "512")
+    assert code == 0 and built(err) == ["exporting prefill", "building prefill for TensorRT-RTX"]
+
+    # other GPUs: all; the record says which
+    code, text, err = command(*args, "--force", "--compute-capability", "120,8.9", "--max-prompt", "512", "--json")
+    done = [json.loads(line) for line in err.splitlines()]
+    assert sum(event["event"] == "done" and event["stage"].startswith("building") for event in done) == 4
+    engines = json.loads(text)["engines"].values()
+    assert all(e["engine"]["target"]["compute_capabilities"] == ["8.9", "12.0"] for e in engines)
+    fractions = [event["done"] for event in done if event["stage"] == graphs[1] and event["event"] == "done"]
+    assert fractions == [100]
+
+    # without a backend there are no engines any more
+    code, text, err = command(*args[:-2], "--force", "--max-prompt", "512", "--json")
+    assert code == 0 and not json.loads(text)["engines"] and not list(out.glob("*.engine"))
+
+
+def test_embedded_weights_are_part_of_the_engine_and_of_its_key(bundle_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+    bundle = bundle_of(CASE, "fp16")
+    spec, path = bundle.manifest.graphs["prefill"], bundle.graph_file("prefill")
+    compiler = get_backend("tensorrt-rtx").compiler
+    plans, sizes = {}, {}
+    for weights in ("bound", "embedded"):
+        target = compiler.target(BuildOptions(compute_capability="86", engine_weights=weights))
+        folder = Path(shutil.copytree(bundle.path, tmp_path / weights))
+        plans[weights] = compiler.plan(folder / path.name, spec, bundle.store, target)
+        made = plans[weights].build(folder / "x.engine", Progress())
+        assert made.engine.target.weights == weights
+        sizes[weights] = (folder / "x.engine").stat().st_size
+    assert plans["bound"].reads == () and plans["embedded"].reads == ("weights.safetensors",)
+    assert plans["bound"].key != plans["embedded"].key
+    assert sizes["embedded"] > sizes["bound"]  # by weights that the bound one has as inputs
+
+
+def test_what_a_builder_refuses_is_one_line(bundle_of, refused, tmp_path):
+    args = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "o", "--no-verify", "--precision", "fp16")
+    turing = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "75")
+    assert "no float32 matrix products" in turing and "graph vision" in turing and "leave 7.5 out" in turing
+    assert not (tmp_path / "o").exists()
+    unknown = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "9.0,86")
+    assert "builds nothing for compute capability 9.0" in unknown and "80" in unknown and "120" in unknown
+    assert "is no list of compute capabilities" in refused(
+        *args, "--backend", "tensorrt-rtx", "--compute-capability", "ampere"
+    )
+    assert "no engines are built" in refused(*args, "--compute-capability", "86")
+    assert "no engines are built" in refused(*args, "--engine-weights", "embedded")
+    assert "pip install 'eas-export[gpu]'" in refused(*args, "--backend", "tensorrt")
+
+
+def test_a_builder_without_memory_says_so(bundle_of, monkeypatch, tmp_path):
+    """The process is given less memory than loading the libraries and building takes."""
+    bundle = bundle_of(CASE, "fp16")
+    spec = bundle.manifest.graphs["prefill"]
+    compiler = get_backend("tensorrt-rtx").compiler
+    target = compiler.target(BuildOptions(compute_capability="86"))
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "b"))
+    plan = compiler.plan(folder / "prefill.onnx", spec, bundle.store, target)
+    monkeypatch.setattr(_trt_build, "WORKER", ["prlimit", "--data=150000000", *_trt_build.WORKER])
+    with pytest.raises(UserError, match="ran out of memory") as refusal:
+        plan.build(folder / "x.engine", Progress())
+    assert "graph prefill" in str(refusal.value) and "--engine-weights bound" in refusal.value.fix
+
+
+def test_a_killed_builder_says_so(monkeypatch):
+    monkeypatch.setattr(_trt_build, "WORKER", ["sh", "-c", "kill -9 $$"])
+    with pytest.raises(UserError, match="ran out of memory"):
+        run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
+
+
+def test_a_file_that_is_no_graph_is_refused_in_the_parsers_words(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+    request = {"backend": "tensorrt-rtx", "model": str(tmp_path / "x.onnx")}
+    with pytest.raises(UserError, match="TensorRT-RTX refuses it"):
+        run_worker(FLAVOUR, "decode", request, lambda fraction: None)
+
+
+def test_engines_here_are_built_and_not_run(engines_of, refused):
+    bundle = engines_of(CASE)
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "PyTorch sees none here" in refused("verify", bundle.path, "--backend", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("86", ("8.6",)),
+        ("120, 8.6", ("8.6", "12.0")),
+        ("sm_89,SM80", ("8.0", "8.9")),
+        (None, ALL),
+        ("86,8.6", ("8.6",)),
+    ],
+)
+def test_compute_capabilities_are_read_as_people_write_them(text, want):
+    assert read_capabilities(text) == want
+
+
+def test_a_recipe_names_backends_and_capabilities(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "backend: [tensorrt-rtx, onnxruntime]\ncompute_capability: [86, 12.0]\nengine_weights: embedded\n"
+    )
+    options = eas_export.recipe.resolve(recipe, {}).options
+    assert options.backend == ("tensorrt-rtx", "onnxruntime")
+    assert read_capabilities(options.compute_capability) == ("8.6", "12.0")
