@@ -22,7 +22,7 @@ from .identity import Identity, graph_key, key_of
 from .plan import SkipPlan
 from .precision import PRECISIONS, Precision
 from .progress import Progress
-from .recipe import BuildOptions
+from .recipe import DEFAULT_OPSET, BuildOptions
 from .rewrite.constants import network_parameters
 from .store import Parameter, Store, write_store
 from .workplace import Made, Workplace
@@ -64,13 +64,16 @@ class Blueprint:
 
 
 def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
-    """What the options' backends build engines for. Raises UserError where one cannot do it here, and for options of engines without
-    a backend that builds any."""
+    """What the options' backends build engines for. Raises UserError where one cannot do it here or from this opset, and for
+    options of engines without a backend that builds any."""
     compilers = [get_backend(name).compiler for name in options.backend]
     targets = tuple(compiler.target(options) for compiler in compilers if compiler)
     if not targets and (options.compute_capability is not None or options.engine_weights != "bound"):
         option = "--compute-capability" if options.compute_capability is not None else "--engine-weights"
         raise UserError("no engines are built", where=option, fix="pass --backend tensorrt-rtx or tensorrt too")
+    if targets and options.opset != DEFAULT_OPSET:
+        what = f"engines are built from graphs of opset {DEFAULT_OPSET}, which say how caches are updated in place"
+        raise UserError(what, where="--opset", fix="leave it out, or build a bundle of its own for older consumers")
     return targets
 
 
@@ -88,9 +91,7 @@ def make_files(
     else:
         store = _share_store(place, parameters, blueprint, identity, base, progress)
     for name, spec in blueprint.graphs.items():
-        key = graph_key(
-            spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options.limits, store, identity.toolchain
-        )
+        key = graph_key(spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options, store, identity.toolchain)
         place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
     for target in blueprint.targets:
         for name, spec in blueprint.graphs.items():
@@ -173,7 +174,7 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
     with progress.stage(f"exporting {name}"):
         graph = FOLD_MODES[options.fold][name]
         config = blueprint.checkpoint.config
-        _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits)
+        _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits, options.opset)
         ir.save(attach_weights(model, store), path)
 
 

@@ -58,7 +58,8 @@ def identify(
     tensors = [s.sha256 for s, path in zip(sources, checkpoint.files) if path != checkpoint.tokenizer]
     numbers = weight_numbers(checkpoint.config, plan, options.precision, options.limits)
     engines = [target.model_dump(mode="json") for target in targets]
-    decided = [numbers, options.fold, options.limits.model_dump(), engines]  # what the options came to, however given
+    # what the options came to, however given
+    decided = [numbers, options.fold, options.limits.model_dump(), engines, options.opset]
     return Identity(
         key=key_of([s.sha256 for s in sources], decided, toolchain, shared and shared.sha256),
         weights=key_of(tensors, numbers, toolchain),
@@ -83,11 +84,12 @@ def weight_numbers(config: ModelConfig, plan: SkipPlan, precision_name: str, lim
 
 
 def graph_key(
-    spec: GraphSpec, config: ModelConfig, plan: SkipPlan, limits: Limits, store: Store, toolchain: dict[str, str]
+    spec: GraphSpec, config: ModelConfig, plan: SkipPlan, options: BuildOptions, store: Store, toolchain: dict[str, str]
 ) -> str:
     """What decides a graph's file: what it computes and where its weights lie, not what they are."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]
-    return key_of(spec.model_dump(), config.structure(), plan.skipped, limits.max_tokens, sorted(places), toolchain)
+    decided = [plan.skipped, options.max_tokens, options.opset]
+    return key_of(spec.model_dump(), config.structure(), decided, sorted(places), toolchain)
 
 
 def key_of(*content: Any) -> str:

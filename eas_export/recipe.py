@@ -15,7 +15,9 @@ PrecisionName = Literal["fp32", "fp16", "bf16"]
 FoldName = Literal["weights", "lowrank"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 EngineWeights = Literal["bound", "embedded"]
+Opset = Literal[24, 21]
 LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
+DEFAULT_OPSET = 24  # what graphs are traced in
 DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
 
 
@@ -29,6 +31,7 @@ class BuildOptions(Record):
     backend  what the bundle is for, one or several: TensorRT's engines are built into it
     compute_capability  of the GPUs that TensorRT-RTX's engines are for: "86,120" or "8.6,12.0"; None: see backends/tensorrt_rtx.py
     engine_weights      bound: inputs of the engines, which share one copy on the device; embedded: a copy in each engine
+    opset   of the graphs; 21: for consumers that do not know newer operators
     """
 
     skip: str | None = None
@@ -42,6 +45,7 @@ class BuildOptions(Record):
     backend: tuple[BackendName, ...] = ("onnxruntime",)
     compute_capability: str | None = None
     engine_weights: EngineWeights = "bound"
+    opset: Opset = DEFAULT_OPSET
 
     @field_validator("skip", mode="before")
     @classmethod

@@ -93,14 +93,15 @@ def golden_case(name: str) -> GoldenCase:
 
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory):
-    """bundle_of(case, precision, fold) -> Bundle, built on first use."""
+    """bundle_of(case, precision, fold, opset) -> Bundle, built on first use."""
     built: dict[tuple, Bundle] = {}
 
-    def get(case: GoldenCase, precision: str = "fp32", fold: str = "weights") -> Bundle:
-        key = (case.name, precision, fold)
+    def get(case: GoldenCase, precision: str = "fp32", fold: str = "weights", opset: int = 24) -> Bundle:
+        key = (case.name, precision, fold, opset)
         if key not in built:
-            out = tmp_path_factory.mktemp("bundles") / "-".join(key)
-            built[key] = build(case.folder, out, skip=case.skip, precision=precision, fold=fold, verify=False).bundle
+            out = tmp_path_factory.mktemp("bundles") / "-".join(map(str, key))
+            options = {"skip": case.skip, "precision": precision, "fold": fold, "opset": opset}
+            built[key] = build(case.folder, out, verify=False, **options).bundle
         return built[key]
 
     return get

@@ -43,6 +43,7 @@ def test_the_command_line_has_the_recipes_keys():
     [
         ("precisoin: fp16", "unknown option 'precisoin'.*did you mean precision"),
         ("precision: fp12", "precision is 'fp12'"),
+        ("opset: 22", "opset is 22"),
         ("max_prompt: -1", "max_prompt is -1"),
         ("max_prompt: 4096", "no room for an answer"),
         ("max_batch: 0x" + "f" * 5000, "max_batch is a number of 20000 bits"),

@@ -69,6 +69,12 @@ if TYPE_CHECKING:
     type=click.Choice(["bound", "embedded"]),
     help="One copy for all engines, or one in each.  [default: bound]",
 )
+@click.option(
+    "--opset",
+    type=click.Choice(["24", "21"]),
+    callback=lambda context, parameter, value: value and int(value),
+    help="Of the graphs; 21: for consumers that do not know newer operators.  [default: 24]",
+)
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.option("--no-verify", is_flag=True, help="Do not end with the parity ledger.")
 @click.option(

@@ -8,15 +8,23 @@ from ..graph import GraphSpec
 from ..model.network import build_network
 from ..plan import SkipPlan
 from ..precision import Precision
+from ..recipe import DEFAULT_OPSET
 from .graphs import Graph
-from .passes import clean
+from .passes import clean, lower
 from .trace import trace
 
 
 def export_graph(
-    graph: Graph, config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits
+    graph: Graph,
+    config: ModelConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+    opset: int = DEFAULT_OPSET,
 ) -> tuple[GraphSpec, ir.Model]:
-    """The graph's spec and its model, traced on a skeleton and cleaned; initializers have names and shapes, but no values."""
+    """The graph's spec and its model, traced on a skeleton, cleaned and written down in the opset; initializers have names and
+    shapes, but no values."""
     spec = graph.spec(config, plan, precision, limits)
     vision = get_family(config.family).vision
-    return spec, clean(trace(lambda: graph.module(build_network(config, plan, precision, limits, vision)), spec))
+    model = trace(lambda: graph.module(build_network(config, plan, precision, limits, vision)), spec)
+    return spec, lower(clean(model), opset)

@@ -13,16 +13,15 @@ from ..errors import InternalError
 from ..graph import GraphSpec, TensorSpec
 from ..model.network import store_name
 from ..precision import DTYPES
-
-OPSET = 24
+from ..recipe import DEFAULT_OPSET
 
 # Example sizes of the named dims, all different and above 1: torch.export specialises 0 and 1, and takes equal sizes for one
 EXAMPLE_SIZES = {"B": 2, "S": 5, "T": 11, "M": 3, "N": 7}
 
 
 def trace(make_module: Callable[[], nn.Module], spec: GraphSpec) -> ir.Model:
-    """The module that `make_module` builds as ONNX, opset 24, its inputs and outputs named and shaped as the spec says, its initializers named as in the
-    store and without values. Raises InternalError where the module does not keep to the spec."""
+    """The module that `make_module` builds as ONNX, its inputs and outputs named and shaped as the spec says, its initializers
+    named as in the store and without values. Raises InternalError where the module does not keep to the spec."""
     free = {name: torch.export.Dim(name, min=1, max=1 << 30) for name in spec.dims}
     shapes = {
         t.name: {axis: free[size] for axis, size in enumerate(t.shape) if isinstance(size, str)} for t in spec.inputs
@@ -34,7 +33,7 @@ def trace(make_module: Callable[[], nn.Module], spec: GraphSpec) -> ir.Model:
         exported = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=DEFAULT_OPSET,
             optimize=False,
             verbose=False,
             input_names=[t.name for t in spec.inputs],

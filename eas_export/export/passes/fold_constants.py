@@ -5,7 +5,14 @@ from onnxscript.optimizer import fold_constants
 
 
 class FoldConstants(ir.passes.InPlacePass):
-    """Fold constant expressions; nodes that read an initializer (a weight, which has no value yet) stay."""
+    """Fold constant expressions; nodes that read an initializer (a weight, which has no value yet) stay.
+
+    infer  find out the shapes of values that have none, and with them what else is constant
+    """
+
+    def __init__(self, infer: bool = False):
+        super().__init__()
+        self.infer = infer
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         weights = frozenset(model.graph.initializers)
@@ -13,5 +20,5 @@ class FoldConstants(ir.passes.InPlacePass):
         def should_fold(node: ir.Node) -> bool | None:
             return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
-        result = fold_constants(model, should_fold=should_fold)
+        result = fold_constants(model, onnx_shape_inference=self.infer, should_fold=should_fold)
         return ir.passes.PassResult(model, result.modified)

@@ -15,7 +15,7 @@ class StaticShapes(ir.passes.InPlacePass):
         modified = False
         for node in model.graph:
             target = _TARGETS[node.op_type](node) if node.op_type in _TARGETS else None
-            if target is None:
+            if target is None or _is(node.inputs[1], target):
                 continue
             constant = ir.node("Constant", [], {"value": ir.tensor(target, ir.DataType.INT64)})
             constant.outputs[0].name = f"{node.outputs[0].name}_shape"
@@ -26,6 +26,11 @@ class StaticShapes(ir.passes.InPlacePass):
                 node.replace_input_with(0, source.inputs[0])
             modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _is(value: ir.Value, target: list[int]) -> bool:
+    constant = ir.convenience.get_const_tensor(value)
+    return constant is not None and constant.numpy().tolist() == target
 
 
 def _reshape_target(node: ir.Node) -> list[int] | None:
