@@ -25,7 +25,7 @@ from synthetic import SHAPES, write_checkpoint
 from eas_export.backends.onnxruntime import open_sessions
 from eas_export.backends.runtime import Runtime
 from eas_export.bundle import Bundle
-from eas_export.conversation import Conversation, Prompts, decode, empty_caches
+from eas_export.conversation import Conversation, Prompts, decode_inputs, empty_caches
 from eas_export.export.export_graph import export_graph
 from eas_export.export.graphs import FOLD_MODES
 from eas_export.export.weights import attach_weights
@@ -58,17 +58,17 @@ def main() -> None:
 def open_all(bundle: Bundle) -> tuple[Runtime, Runtime, Runtime]:
     """Folding, low-rank and the floor, all over one mapping of one store: the low-rank decode and the floor are put beside the
     bundle's own graphs."""
-    m = bundle.manifest
+    m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
+    limits = m.limits.model_copy(update={"max_batch": max(BATCHES)})  # low-rank graphs take any batch, whatever they are built for
     decodes = {"lowrank": FOLD_MODES["lowrank"]["decode"], "floor": FLOOR}
-    specs = dict(m.graphs)
+    specs = {n: FOLD_MODES[m.fold][n].spec(m.config, m.plan, precision, limits) for n in m.graphs}
     for name, graph in decodes.items():
-        spec, model = export_graph(graph, m.config, m.plan, PRECISIONS[m.precision], m.limits)
+        spec, model = export_graph(graph, m.config, m.plan, precision, limits)
         ir.save(attach_weights(model, bundle.store), bundle.graph_file(name))
         specs[name] = spec.model_copy(update={"name": name})
     sessions = open_sessions(bundle, specs)
     own = {name: sessions[name] for name in m.graphs}
     folding = Runtime("onnxruntime", m.config, m.plan, m.limits, own)
-    limits = m.limits.model_copy(update={"max_batch": max(BATCHES)})
     prompt = {name: sessions[name] for name in ("vision", "prefill")}
     lowrank = Runtime("onnxruntime", m.config, m.plan, limits, prompt | {"decode": sessions["lowrank"]})
     return folding, lowrank, Runtime("onnxruntime", m.config, m.plan, limits, {"decode": sessions["floor"]})
@@ -121,7 +121,7 @@ def step_of(runtime: Runtime, adapters: dict, rows: int, slots: int) -> Callable
     """The same step again and again: into the last slot."""
     caches = empty_caches(runtime, rows, slots)
     token, lengths = torch.ones(rows, dtype=torch.int64), torch.full((rows,), slots - 1)
-    return lambda: decode(runtime, token, lengths, caches, adapters)
+    return runtime.bind("decode", decode_inputs(token, lengths, caches, adapters)).run
 
 
 def take_turns(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:

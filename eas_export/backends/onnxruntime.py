@@ -54,7 +54,8 @@ class OnnxRuntimeSession:
             for name, tensor in outputs.items():
                 _bind(binding.bind_output, name, tensor)
 
-        def run() -> None:
+        def run(held: object = (inputs, outputs)) -> None:
+            """The binding knows addresses only: the tensors are held as long as this is."""
             with _translated(self.spec.name):
                 self.session.run_with_iobinding(binding)
 
