@@ -11,12 +11,15 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def environment() -> dict:
-    """The machine, the versions and the command."""
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")}
+PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+def environment(packages: tuple[str, ...] = PACKAGES, gpu: dict | None = None) -> dict:
+    """The machine, the versions of those packages that are installed, and the command."""
+    versions = {package: version for package in packages if (version := _version(package))}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "gpu": None},
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "gpu": gpu},
         "versions": {"python": platform.python_version()} | versions,
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
@@ -38,6 +41,13 @@ def write_result(name: str, figures: dict, bars: dict[str, float]) -> None:
     ]
     if missed:
         sys.exit("; ".join(missed))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

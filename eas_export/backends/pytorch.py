@@ -15,7 +15,7 @@ from ..model.network import build_network, load_parameters, parameter_shapes
 from ..plan import SkipPlan
 from ..precision import PRECISIONS, Precision
 from .backend import Backend
-from .runtime import Runtime, Tensors
+from .runtime import CPU, Runtime, Tensors
 
 
 class PyTorchSession:
@@ -42,14 +42,19 @@ def open_network(
     limits: Limits,
     fold: str,
     parameters: Mapping[str, Callable[[], Tensor]],
+    device: torch.device = CPU,
 ) -> Runtime:
-    """A runtime over the network with these parameters (store name -> reader); more than the network's may be there."""
+    """A runtime on the device over the network with these parameters (store name -> reader); more than the network's may be there."""
     with torch.device("meta"):
         network = build_network(config, plan, precision, limits, get_family(config.family).vision)
-    load_parameters(network, {name: parameters[name] for name in parameter_shapes(network)})
+    load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
     graphs = FOLD_MODES[fold].items()
     sessions = {name: PyTorchSession(g.module(network), g.spec(config, plan, precision, limits)) for name, g in graphs}
-    return Runtime("pytorch", config, plan, limits, sessions)
+    return Runtime("pytorch", config, plan, limits, sessions, device)
+
+
+def _moved(read: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    return lambda: read().to(device)
 
 
 def open_bundle(bundle: Bundle) -> Runtime:

@@ -73,16 +73,16 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) 
 
 
 def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
-    """The cache with row b's `update` written from slot `slots[b]` on.
+    """The cache with row b's `update` written from slot `slots[b]` on: where graphs are run, into the cache itself.
 
     cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64 -> [B, H, T, head_dim]
     """
     if torch.compiler.is_exporting():
         return _node("TensorScatter", 24, [cache, update, slots], {"axis": -2, "mode": "linear"}, cache)
-    result = cache.clone()
-    for row, slot in enumerate(slots.tolist()):
-        result[row, :, slot : slot + update.shape[2]] = update[row]
-    return result
+    rows = torch.arange(cache.shape[0], device=cache.device)[:, None]  # [B, 1]
+    written = slots[:, None] + torch.arange(update.shape[2], device=cache.device)  # [B, L]
+    cache[rows, :, written] = update.transpose(1, 2)  # no slot is read back: a GPU's step never waits for the host
+    return cache
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
