@@ -59,7 +59,9 @@ def open_all(bundle: Bundle) -> tuple[Runtime, Runtime, Runtime]:
     """Folding, low-rank and the floor, all over one mapping of one store: the low-rank decode and the floor are put beside the
     bundle's own graphs."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
-    limits = m.limits.model_copy(update={"max_batch": max(BATCHES)})  # low-rank graphs take any batch, whatever they are built for
+    limits = m.limits.model_copy(
+        update={"max_batch": max(BATCHES)}
+    )  # low-rank graphs take any batch, whatever they are built for
     decodes = {"lowrank": FOLD_MODES["lowrank"]["decode"], "floor": FLOOR}
     specs = {n: FOLD_MODES[m.fold][n].spec(m.config, m.plan, precision, limits) for n in m.graphs}
     for name, graph in decodes.items():

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +30,19 @@ def eas_export(*arguments: object) -> list[str]:
 
 def watch(command: list[str], expect: tuple[int, ...] = (0,)) -> Watched:
     """Exits with its message where the command ends in another way than expected."""
-    start, peak, written = time.monotonic(), 0, 0
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        peak = max(peak, sum(map(_private_bytes, _family(process.pid))))
-        written = max(written, _written_bytes(process.pid))
-        time.sleep(EVERY)
-    seconds = time.monotonic() - start
+    with tempfile.TemporaryFile("w+") as said:  # a pipe would fill up while nobody reads
+        start, peak, written = time.monotonic(), 0, 0
+        process = subprocess.Popen(command, stdout=said, text=True)
+        while process.poll() is None:
+            peak = max(peak, sum(map(_private_bytes, _family(process.pid))))
+            written = max(written, _written_bytes(process.pid))
+            time.sleep(EVERY)
+        seconds = time.monotonic() - start
+        said.seek(0)
+        output = said.read()
     if process.returncode not in expect:
         sys.exit(f"exit {process.returncode}: {' '.join(command[:6])} ...")
-    return Watched(seconds, peak, written, process.stdout.read())
+    return Watched(seconds, peak, written, output)
 
 
 def forget_cached(folder: Path) -> None:

@@ -18,6 +18,10 @@ from .workplace import unfinished_bytes
 PROCESS = 400_000_000  # bytes: Python with PyTorch and the file readers
 GRAPHS = 300_000_000  # bytes, while a graph is traced: skeletons have no weights
 GRAPH_FILES = 10_000_000  # bytes on disk
+ENGINE_FILE = 30_000_000  # bytes of a bound engine, from benchmarks/results/engines_7B_fp16_weights_bound.json
+BUILDER = 900_000_000  # bytes of the process that builds an engine, without weights
+BUILDER_COPIES = 4.1  # of the weights that an engine embeds
+ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
 READ, WRITE, COMPUTE, PER_BLOCK = (
     0.55e9,
@@ -74,9 +78,26 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
             seconds=PER_BLOCK * blocks,
         ),
     )
+    if blueprint.targets:
+        needs = (*needs, _engines_need(blueprint))
     if not verify:
         return needs
     return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, _by_block(parameters)))
+
+
+def _engines_need(blueprint: Blueprint) -> Need:
+    """Bound engines hold kernels and small weights; embedded ones all weights of their graph, which the builder has several times."""
+    targets, device = blueprint.targets, blueprint.device_memory
+    embedded = sum(target.weights == "embedded" for target in targets)
+    engines = len(targets) * len(blueprint.graphs)
+    config = blueprint.checkpoint.config
+    return Need(
+        step="building engines",
+        disk_bytes=engines * ENGINE_FILE + embedded * device.embedded,
+        memory_bytes=PROCESS + BUILDER + (round(BUILDER_COPIES * device.largest) if embedded else 0),
+        seconds=len(targets) * ENGINE_PER_BLOCK * (2 * config.layers + config.vision.blocks)
+        + embedded * device.embedded / WRITE,
+    )
 
 
 def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:
