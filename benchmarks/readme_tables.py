@@ -11,6 +11,7 @@ from pathlib import Path
 from common import RESULTS
 
 REAL = ("1B", "7B", "13B")
+ENGINES = (("1B", "bound"), ("7B", "bound"), ("1B", "embedded"))
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -128,6 +129,38 @@ def fuzz_table() -> str:
     return "\n".join([*rows, "", _provenance(r)])
 
 
+def engines_table() -> str:
+    results = [load(f"engines_{shape}_fp16_weights_{weights}") for shape, weights in ENGINES]
+    rows = [
+        "| | " + " | ".join(f"{shape}, {weights}" for shape, weights in ENGINES) + " |",
+        "|---|" + "---|" * len(ENGINES),
+    ]
+
+    def row(title: str, cell: Callable[[dict], str]) -> None:
+        rows.append(f"| {title} | " + " | ".join(map(cell, results)) + " |")
+
+    for graph in results[0]["graphs"]:
+        row(
+            f"{graph}: attention, size, seconds",
+            lambda r, graph=graph: "{attention}, {mb:.1f} MB, {seconds} s".format(
+                mb=r["graphs"][graph]["bytes"] / 1e6, **r["graphs"][graph]
+            ),
+        )
+    row("attentions and caches of the decode graph that are layers of their own", _own_layers)
+    row("all engines (bar 300 s)", lambda r: f"{r['engine_seconds']} s")
+    row("peak memory (bar for bound ones 2 GB)", lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f} GB")
+    row("run on a GPU", lambda r: r["run"])
+    first = results[0]
+    built = f"Built by {first['built_by']} for compute capability {', '.join(first['compute_capabilities'])}."
+    commands = " and ".join(f"`{r['command']}`" for r in results[1:])
+    return "\n".join([*rows, "", f"{built} {_provenance(first)} Likewise {commands}."])
+
+
+def _own_layers(result: dict) -> str:
+    decode = result["graphs"]["decode"]
+    return f"{decode['attentions_fused']} of {decode['attentions']}, {decode['caches_in_place']}"
+
+
 def _provenance(result: dict) -> str:
     machine, versions = result["machine"], result["versions"]
     tools = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -141,6 +174,7 @@ TABLES = {
     "real": real_table,
     "interruptions": interruptions_table,
     "fuzz": fuzz_table,
+    "engines": engines_table,
 }
 
 

@@ -101,6 +101,7 @@ def modules_after(code: str) -> set[str]:
         ["inspect", "--help"],
         ["demo", "--help"],
         ["doctor", "--help"],
+        ["check", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments):

@@ -93,3 +93,19 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
 def test_the_machine_is_asked(tmp_path):
     assert 0 < free_memory() <= total_memory()
     assert free_disk(tmp_path) == free_disk(tmp_path / "not" / "there") > 0
+
+
+def engines_need(monkeypatch, command, tmp_path, *options: str) -> dict:
+    args = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "o", "--precision", "fp16", "--dry-run", "--json")
+    code, text, _ = command(*args, *options)
+    said = json.loads(text)
+    assert code == 0 and (said["device_memory"] is None) == (not options)
+    return {need["step"]: need for need in said["needs"]}.get("building engines")
+
+
+def test_engines_are_counted_before_they_are_built(monkeypatch, command, tmp_path):
+    assert engines_need(monkeypatch, command, tmp_path) is None
+    bound = engines_need(monkeypatch, command, tmp_path, "--backend", "tensorrt-rtx")
+    embedded = engines_need(monkeypatch, command, tmp_path, "--backend", "tensorrt-rtx", "--engine-weights", "embedded")
+    assert embedded["memory_bytes"] > bound["memory_bytes"] > 5e8 and embedded["disk_bytes"] > bound["disk_bytes"] > 1e6
+    assert not (tmp_path / "o").exists()

@@ -11,6 +11,7 @@ from ..progress import Progress
 from . import get_backend
 from .backend import Layer
 
+FIRST_WITH_CACHES = 24  # the opset that brought TensorScatter and Attention's lengths
 ATTENTION, CACHE = "ATTENTION_INPUT", "KV_CACHE_UPDATE"  # layers' kinds
 
 
@@ -18,12 +19,14 @@ class GraphCheck(Record):
     """One graph as a builder sees it.
 
     layers      all of them, in order
+    opset       of the graph
     attentions  Attention operators in the graph; fused: those that are a layer; masked: those that are told which slots to read
     cached      Attention operators that read a cache, and have to be told how far
     caches      caches that the graph updates; in_place: those that a layer updates where they are
     """
 
     layers: tuple[Layer, ...]
+    opset: int
     attentions: int
     fused: int
     masked: int
@@ -38,6 +41,8 @@ class GraphCheck(Record):
     @property
     def lost(self) -> str:
         """What was lost on the way, empty where nothing was."""
+        if self.opset < FIRST_WITH_CACHES:
+            return f"opset {self.opset}: attention is written out"
         if self.fused < self.attentions:
             return f"{self.attentions - self.fused} of {self.attentions} attentions are taken apart"
         if self.in_place < self.caches:
@@ -64,6 +69,7 @@ def check_graphs(bundle: Bundle, backend: str, progress: Progress) -> dict[str, 
         attentions = [node for node in nodes if node.op_type == "Attention"]
         checks[name] = GraphCheck(
             layers=tuple(layers),
+            opset=bundle.manifest.options.opset,
             attentions=len(attentions),
             fused=kinds[ATTENTION],
             masked=sum(bool(layer.mask) for layer in layers),

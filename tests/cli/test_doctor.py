@@ -88,3 +88,21 @@ def test_a_missing_package_is_one_line(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
     monkeypatch.delitem(sys.modules, "eas_export.doctor", raising=False)
     assert "packaging.requirements is not installed" in refused("doctor")
+
+
+def test_what_builds_engines_and_cannot_run_them_is_no_way_to_run(monkeypatch, command):
+    """TensorRT-RTX without a GPU builds; without ONNX Runtime nothing runs here then."""
+    code, text, _ = command("doctor", "--json")
+    said = json.loads(text)["backends"]
+    assert said["tensorrt-rtx"]["version"] == importlib.metadata.version("tensorrt-rtx")
+    assert said["tensorrt-rtx"]["runs"] == torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        assert "builds engines ahead of time" in said["tensorrt-rtx"]["does"]
+    assert said["tensorrt"] == {
+        "version": None,
+        "runs": False,
+        "does": "nothing: TensorRT is not installed",
+        "fix": "pip install 'eas-export[gpu]'",
+    }
+    code, said = doctor_without("onnxruntime")
+    assert code == 1 and said["backends"]["tensorrt-rtx"]["version"]

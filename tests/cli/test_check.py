@@ -1,0 +1,80 @@
+"""check: what TensorRT's parser makes of a bundle's graphs."""
+
+import json
+import shutil
+
+import onnx
+import pytest
+from conftest import golden_case
+
+from eas_export.backends.backend import Layer
+from eas_export.backends.checking import GraphCheck
+
+CASE = golden_case("half_13B")
+
+
+def test_every_layer_has_its_kind(bundle_of, command):
+    bundle = bundle_of(CASE, "fp16")
+    code, text, _ = command("check", bundle.path, "--json")
+    said, kept = json.loads(text), len(CASE.plan.kept)
+    assert code == 0 and said["ok"] and set(said["graphs"]) == {"vision", "prefill", "fold", "decode"}
+    decode = said["graphs"]["decode"]
+    assert decode["kinds"]["ATTENTION_INPUT"] == decode["fused"] == decode["masked"] == decode["cached"] == kept
+    assert sum(decode["kinds"].values()) == len(decode["layers"])
+    assert all(layer["name"] and layer["kind"].isupper() for layer in decode["layers"])
+    code, text, _ = command("check", bundle.path, "--layers")
+    assert code == 0 and "as meant" in text and "KV_CACHE_UPDATE" in text
+    assert (
+        sum(line.startswith("ATTENTION_INPUT ") for line in text.splitlines())
+        == 2 * kept + CASE.checkpoint.config.vision.blocks
+    )
+
+
+def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command, tmp_path):
+    """opset 21: attention is written out, so none can be a layer."""
+    out = tmp_path / "o"
+    args = ("build", "--ckpt", CASE.folder, "--out", out, "--opset", "21", "--fold", "lowrank", "--no-verify")
+    assert command(*args)[0] == 0
+    code, text, _ = command("check", out, "--json")
+    decode = json.loads(text)["graphs"]["decode"]
+    assert code == 1 and decode["lost"] == "opset 21: attention is written out"
+    assert decode["fused"] == 0 and decode["kinds"]["SOFTMAX"] >= len(CASE.plan.kept)
+
+
+def test_an_attention_that_the_parser_takes_apart_is_seen(bundle_of, command, tmp_path):
+    """One that has outputs that TensorRT's attention has not."""
+    folder = shutil.copytree(bundle_of(CASE, "fp16").path, tmp_path / "b")
+    path = folder / "decode.onnx"
+    model = onnx.load(path, load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == "Attention")
+    node.attribute.append(onnx.helper.make_attribute("softcap", 30.0))
+    path.write_bytes(model.SerializeToString())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["decode.onnx"]["bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, text, err = command("check", folder)
+    assert (code == 1 and "attentions are taken apart" in text) or (code == 2 and "graph decode" in err)
+
+
+@pytest.mark.parametrize(
+    "counts, lost",
+    [
+        ((2, 2, 2, 2, 4, 4), ""),
+        ((2, 1, 1, 2, 4, 4), "1 of 2 attentions are taken apart"),
+        ((2, 2, 2, 2, 4, 3), "1 of 4 caches are copied"),
+        ((2, 2, 0, 2, 4, 4), "2 of 2 attentions read all of their cache"),
+        ((2, 2, 0, 0, 4, 4), ""),
+    ],
+)
+def test_what_is_lost_is_named(counts, lost):
+    names = ("attentions", "fused", "masked", "cached", "caches", "in_place")
+    layers = (Layer(name="x", kind="CAST"),)
+    assert GraphCheck(layers=layers, opset=24, **dict(zip(names, counts))).lost == lost
+
+
+def test_what_cannot_be_checked_says_why(bundle_of, refused):
+    path = bundle_of(CASE, "fp16").path
+    assert "runs graphs as they are" in refused("check", path, "--backend", "onnxruntime")
+    assert "did you mean tensorrt-rtx" in refused("check", path, "--backend", "tensort-rtx")
+    assert "pip install 'eas-export[gpu]'" in refused("check", path, "--backend", "tensorrt")
+    assert "no bundle" in refused("check", path / "nowhere")
