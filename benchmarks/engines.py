@@ -5,7 +5,8 @@
     python benchmarks/engines.py --shape 1B --engine-weights embedded
 
 What is measured is a second build into the same place, with the engines as the only thing that is new: weights and graphs are taken over.
-The checkpoint's tensors are zeros, which bound engines never see. Engines are built here, not run: that takes a GPU.
+Bound engines never see the large weights, which are zeros then; embedded ones get random numbers (equal tensors are stored once). Engines
+are built here, not run: that takes a GPU.
 """
 
 import argparse
@@ -29,7 +30,9 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where to put the files; default: the system's temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        checkpoint = write_checkpoint(Path(scratch) / "checkpoint", SHAPES[given.shape], skeleton=True)
+        checkpoint = write_checkpoint(
+            Path(scratch) / "checkpoint", SHAPES[given.shape], skeleton=given.engine_weights == "bound"
+        )
         out = Path(scratch) / "bundle"
         build = ("build", "--ckpt", checkpoint, "--out", out, "--precision", given.precision, "--fold", given.fold)
         watch(eas_export(*build, "--no-verify", "--json"))

@@ -1,8 +1,11 @@
 """Fixtures: the published code's cases, bundles built from them (once a session), and the command line."""
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from eas_export.backends import BACKENDS, _trt_graphs, get_backend
-from eas_export.bundle import Bundle
+from eas_export.bundle import Bundle, open_bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.conversation import Prompts
 from eas_export.demo import CHECKPOINT
@@ -99,12 +103,26 @@ def bundle_of(tmp_path_factory):
     def get(case: GoldenCase, precision: str = "fp32", fold: str = "weights", opset: int = 24) -> Bundle:
         key = (case.name, precision, fold, opset)
         if key not in built:
-            out = tmp_path_factory.mktemp("bundles") / "-".join(map(str, key))
             options = {"skip": case.skip, "precision": precision, "fold": fold, "opset": opset}
-            built[key] = build(case.folder, out, verify=False, **options).bundle
+            with made_once(tmp_path_factory, "bundles", *key) as out:
+                built[key] = (
+                    open_bundle(out) if out.exists() else build(case.folder, out, verify=False, **options).bundle
+                )
         return built[key]
 
     return get
+
+
+@contextmanager
+def made_once(tmp_path_factory, kind: str, *key: object) -> Iterator[Path]:
+    """Where something that all tests share goes, whichever of pytest's processes makes it first; the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / kind
+    folder.mkdir(exist_ok=True)
+    out = folder / "-".join(map(str, key))
+    with FileLock(f"{out}.lock"):
+        yield out
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +134,15 @@ def engines_of(bundle_of, tmp_path_factory):
     def get(case: GoldenCase, precision: str = "fp16", fold: str = "weights") -> Bundle:
         key = (case.name, precision, fold)
         if key not in built:
-            out = tmp_path_factory.mktemp("engines") / "-".join(key)
-            shutil.copytree(bundle_of(case, precision, fold).path, out)
+            plain = bundle_of(case, precision, fold).path
             options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"}
-            with pytest.MonkeyPatch.context() as patch:
+            with made_once(tmp_path_factory, "engines", *key) as out, pytest.MonkeyPatch.context() as patch:
                 patch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
-                built[key] = build(case.folder, out, force=True, verify=False, **options).bundle
+                if not out.exists():
+                    new = shutil.copytree(plain, out.with_suffix(".new"))
+                    build(case.folder, new, force=True, verify=False, **options)
+                    new.rename(out)
+                built[key] = open_bundle(out)
         return built[key]
 
     return get

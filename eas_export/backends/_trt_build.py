@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,9 @@ def run_worker(
     """The last answer of the process. Raises UserError for what the builder refuses."""
     answer: dict[str, Any] = {}
     with tempfile.TemporaryFile() as said, _started(said) as process:
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended already: how is seen below
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
         for line in process.stdout:
             answer = json.loads(line)
             if "fraction" in answer:

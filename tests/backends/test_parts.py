@@ -54,7 +54,9 @@ def test_a_part_that_fails_names_its_graph(bundle_of):
     runtime = opened(PartedSession, bundle_of(CASE))
     with pytest.raises(UserError, match=r"ONNX Runtime failed in it .*graph prefill"):
         generate(
-            Runtime("x", runtime.config, runtime.plan, runtime.limits, runtime.sessions, zeros), text_prompts([1]), 1
+            Runtime("x", runtime.config, runtime.plan, runtime.limits, runtime.sessions, empty=zeros),
+            text_prompts([1]),
+            1,
         )
 
 

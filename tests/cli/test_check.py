@@ -30,12 +30,9 @@ def test_every_layer_has_its_kind(bundle_of, command):
     )
 
 
-def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command, tmp_path):
+def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command):
     """opset 21: attention is written out, so none can be a layer."""
-    out = tmp_path / "o"
-    args = ("build", "--ckpt", CASE.folder, "--out", out, "--opset", "21", "--fold", "lowrank", "--no-verify")
-    assert command(*args)[0] == 0
-    code, text, _ = command("check", out, "--json")
+    code, text, _ = command("check", bundle_of(CASE, fold="lowrank", opset=21).path, "--json")
     decode = json.loads(text)["graphs"]["decode"]
     assert code == 1 and decode["lost"] == "opset 21: attention is written out"
     assert decode["fused"] == 0 and decode["kinds"]["SOFTMAX"] >= len(CASE.plan.kept)

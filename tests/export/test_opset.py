@@ -224,7 +224,9 @@ def test_scattered_rows_are_where_tensor_scatter_puts_them(batch, rows):
     )  # made once for both
     ours = run(model, **caches, **updates, slots=slots)
     for got, want, cache, update in zip(ours, theirs, "ab", "xy"):
-        exact = ops.scatter_cache(*(torch.from_numpy(part) for part in (caches[cache], updates[update], slots))).numpy()
+        exact = ops.scatter_cache(
+            *(torch.from_numpy(part) for part in (caches[cache].copy(), updates[update], slots))
+        ).numpy()
         assert np.array_equal(got, exact) and np.array_equal(want, exact)
         assert not np.array_equal(got, caches[cache])
 
