@@ -29,7 +29,8 @@ class Flavour:
     extra      the extra of this package that brings it
     without_gpu    what it does on a machine without a GPU
     captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
-    configure      (module, builder's config, compute capabilities) sets what only this one has
+    configure      (module, builder's config, compute capabilities) sets what only this one has; what it returns is held until the
+                   engine is built
     keep           (module, builder's config) keeps what a build leaves for the next one
     make_context   (module, engine) -> what executes it
     """
@@ -40,7 +41,7 @@ class Flavour:
     extra: str
     without_gpu: str
     captured_here: bool
-    configure: Callable[[ModuleType, Any, tuple[str, ...]], None]
+    configure: Callable[[ModuleType, Any, tuple[str, ...]], object]
     keep: Callable[[ModuleType, Any], None]
     make_context: Callable[[ModuleType, Any], Any]
 
@@ -142,9 +143,7 @@ def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
                 attention.set_input(side, product.get_input(0))
 
 
-def make_config(
-    trt: ModuleType, flavour: Flavour, network: Network, shapes: Shapes, capabilities: tuple[str, ...]
-) -> Any:
+def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
     """The builder's configuration: full float32 products, and one profile from the limits."""
     from polygraphy.backend.trt import Profile
 
@@ -158,7 +157,6 @@ def make_config(
         if tensor.name not in shapes:
             profile.add(tensor.name, *[tuple(tensor.shape)] * 3)
     config.add_optimization_profile(profile.to_trt(network.builder, network.definition))
-    flavour.configure(trt, config, capabilities)
     return config
 
 
@@ -178,7 +176,8 @@ def build(
     trt = flavour.load()
     network = parse(trt, model)
     found = attentions(trt, network)
-    config = make_config(trt, flavour, network, shapes, capabilities)
+    config = make_config(trt, network, shapes)
+    held = flavour.configure(trt, config, capabilities)
     config.progress_monitor = monitor = _make_monitor(trt, on_fraction)
     errors = logger(trt).errors
     errors.clear()
@@ -193,6 +192,7 @@ def build(
     if not done:
         raise Refused(list(errors))
     flavour.keep(trt, config)
+    del held
     return "decomposed" if decomposed else "fused" if found else "none"
 
 

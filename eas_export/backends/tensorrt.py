@@ -17,13 +17,18 @@ BACKEND = "tensorrt"
 OLDEST, NEWEST = (10, 15), (11, 99)
 
 
-def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Take what earlier builds measured: kernels that were timed once are not timed again."""
+def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> object:
+    """Take what earlier builds measured: kernels that were timed once are not timed again. Returns the cache, which has to outlive the
+    build."""
     try:
         known = _timing_file(trt).read_bytes()
     except OSError:  # the first build
         known = b""
-    config.set_timing_cache(config.create_timing_cache(known), False)
+    cache = config.create_timing_cache(known)
+    if not config.set_timing_cache(cache, False):  # another GPU's
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
 
 
 def keep(trt: ModuleType, config: Any) -> None:

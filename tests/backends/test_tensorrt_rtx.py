@@ -86,7 +86,8 @@ def test_float32_products_are_float32(bundle_of, tmp_path):
     bundle = bundle_of(CASE)
     network = parsed(bundle, "decode", tmp_path)
     assert network.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
-    config = _trt_common.make_config(trt, FLAVOUR, network, profile_shapes(bundle.manifest.graphs["decode"]), ("8.6",))
+    config = _trt_common.make_config(trt, network, profile_shapes(bundle.manifest.graphs["decode"]))
+    FLAVOUR.configure(trt, config, ("8.6",))
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.num_compute_capabilities == 1
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM86
