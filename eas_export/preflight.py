@@ -20,7 +20,9 @@ GRAPHS = 300_000_000  # bytes, while a graph is traced: skeletons have no weight
 GRAPH_FILES = 10_000_000  # bytes on disk
 ENGINE_FILE = 30_000_000  # bytes of a bound engine, from benchmarks/results/engines_7B_fp16_weights_bound.json
 BUILDER = 900_000_000  # bytes of the process that builds an engine, without weights
-BUILDER_COPIES = 2.0  # of the weights that an engine embeds; 1.4 in benchmarks/results/engines_1B_fp16_weights_embedded.json
+BUILDER_COPIES = (
+    2.0  # of the weights that an engine embeds; 1.4 in benchmarks/results/engines_1B_fp16_weights_embedded.json
+)
 ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
 READ, WRITE, COMPUTE, PER_BLOCK = (

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..registry import lookup
 
 FLAVOURS = {"tensorrt": ".backends.tensorrt:FLAVOUR", "tensorrt-rtx": ".backends.tensorrt_rtx:FLAVOUR"}
+UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
 NO_FUSED_KERNEL = "not supported by a dedicated kernel"
 
 Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
@@ -134,12 +135,13 @@ def attentions(trt: ModuleType, network: Network) -> list[Any]:
 
 def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
     """The parser multiplies q and k by the root of Attention's scale, which the rewritten graph says is 1: past those products, k is the
-    cache itself and not a copy of it."""
+    cache itself and not a copy of it. The graph's own products, which have names, stay: that of q by its scale is one."""
     made = {layer.get_output(index).name: layer for layer in network.layers for index in range(layer.num_outputs)}
     for attention in attentions(trt, network):
         for side in (0, 1):
-            product = made.get(attention.get_input(side).name)
-            if product is not None and product.type == trt.LayerType.ELEMENTWISE:
+            tensor = attention.get_input(side)
+            product = made.get(tensor.name)
+            if tensor.name.startswith(UNNAMED) and product is not None and product.type == trt.LayerType.ELEMENTWISE:
                 attention.set_input(side, product.get_input(0))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..bundle import Bundle, Target
-from ..errors import UserError
+from ..errors import InternalError, UserError
 from ..graph import GraphSpec
 from ..health import Health
 from ._trt_common import Flavour, logger
@@ -34,6 +34,7 @@ class EngineSession:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
         _require_own(trt, engine, spec, set(names) - self._inputs)
+        self._names = set(names)
         self._context = flavour.make_context(trt, engine)
         self._weights = {name: weights[name] for name in self._inputs - {tensor.name for tensor in spec.inputs}}
         for name, tensor in self._weights.items():
@@ -71,10 +72,12 @@ class EngineSession:
     def _attach(self, inputs: Tensors, outputs: Tensors) -> None:
         self._attached = None
         for name in self._inputs - set(self._weights):
-            self._context.set_input_shape(name, tuple(inputs[name].shape))
-            self._context.set_tensor_address(name, inputs[name].data_ptr())
-        for name, tensor in outputs.items():
-            self._context.set_tensor_address(name, tensor.data_ptr())
+            shape = tuple(inputs[name].shape)
+            if not self._context.set_input_shape(name, shape):  # sizes were held to the limits before
+                raise InternalError(f"the engine of {self.spec.name} does not take {name} of shape {shape}")
+        for name, tensor in (*inputs.items(), *outputs.items()):
+            if name in self._names and not self._context.set_tensor_address(name, tensor.data_ptr()):
+                raise InternalError(f"the engine of {self.spec.name} does not take an address for {name}")
 
     def _launch(self) -> None:
         with _engines_stream() as stream:

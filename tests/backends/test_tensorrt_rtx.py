@@ -99,6 +99,7 @@ def test_keys_reach_attention_without_a_copy(bundle_of, tmp_path):
     made = {layer.get_output(i).name: layer for layer in network.layers for i in range(layer.num_outputs)}
     found = _trt_common.attentions(trt, network)
     for attention in found:
+        assert attention.get_input(0).name.endswith("_scaled")
         assert made[attention.get_input(1).name].type == trt.LayerType.KV_CACHE_UPDATE
         assert made[attention.get_input(2).name].type == trt.LayerType.KV_CACHE_UPDATE
         assert attention.mask.dtype == trt.bool and tuple(attention.mask.shape) == (1, 1, 1, 2048)

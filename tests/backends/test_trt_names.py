@@ -17,7 +17,13 @@ OBJECTS = {
     "trt", "builder", "definition", "parser", "config", "layer", "attention", "product", "tensor", "engine", "runtime",
     "self._context", "self._engine", "network.builder", "network.definition", "config.get_timing_cache()", "error",
 }  # fmt: skip
-OURS = {"__class__", "errors", "restart", "data_ptr"}  # attributes of such objects that are Python's, torch's or ours
+OURS = {
+    "__class__",
+    "errors",
+    "restart",
+    "data_ptr",
+    "startswith",
+}  # attributes of such objects that are Python's, torch's or ours
 
 
 def names_used(*files: str) -> set[str]:
