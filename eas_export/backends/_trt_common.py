@@ -34,6 +34,7 @@ class Flavour:
                    engine is built
     keep           (module, builder's config) keeps what a build leaves for the next one
     make_context   (module, engine) -> what executes it
+    supports       (module, compute capability) -> whether engines for such a GPU can be built
     """
 
     backend: str
@@ -45,6 +46,7 @@ class Flavour:
     configure: Callable[[ModuleType, Any, tuple[str, ...]], object]
     keep: Callable[[ModuleType, Any], None]
     make_context: Callable[[ModuleType, Any], Any]
+    supports: Callable[[ModuleType, str], bool]
 
     def load(self) -> ModuleType:
         """The module. Raises UserError where it is not installed, or where its libraries are missing."""

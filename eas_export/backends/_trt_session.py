@@ -191,10 +191,13 @@ def _capability() -> str | None:
 
 def health(flavour: Flavour) -> Health:
     try:
-        version = flavour.load().__version__
+        trt = flavour.load()
     except UserError as error:
         return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
     capability = _capability()
     if capability is None:
-        return Health(version=version, runs=False, does=flavour.without_gpu)
-    return Health(version=version, runs=True, does=f"builds and runs engines on this GPU ({capability})")
+        return Health(version=trt.__version__, runs=False, does=flavour.without_gpu)
+    if not flavour.supports(trt, capability):
+        does = f"builds engines ahead of time, and runs none: it supports no GPU of compute capability {capability}"
+        return Health(version=trt.__version__, runs=False, does=does, fix="for data-centre GPUs: --backend tensorrt")
+    return Health(version=trt.__version__, runs=True, does=f"builds and runs engines on this GPU ({capability})")

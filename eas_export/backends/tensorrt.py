@@ -51,6 +51,7 @@ FLAVOUR = Flavour(
     configure=configure,
     keep=keep,
     make_context=lambda trt, engine: engine.create_execution_context(),
+    supports=lambda trt, capability: True,  # it knows the GPU that it runs on, or says so when it builds
 )
 
 

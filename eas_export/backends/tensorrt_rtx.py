@@ -42,6 +42,7 @@ FLAVOUR = Flavour(
     configure=configure,
     keep=lambda trt, config: None,
     make_context=make_context,
+    supports=lambda trt, capability: _member(trt, capability) is not None,
 )
 
 
@@ -61,7 +62,7 @@ def target(options: BuildOptions) -> Target:
     trt = FLAVOUR.load()
     capabilities = read_capabilities(options.compute_capability)
     for capability in capabilities:
-        if _member(trt, capability) is None:
+        if not FLAVOUR.supports(trt, capability):
             known = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if name.startswith("SM"))
             raise UserError(
                 f"TensorRT-RTX {trt.__version__} builds nothing for compute capability {capability}",

@@ -7,7 +7,7 @@ from engine_stand_in import open_stand_in, trt
 from test_golden import check_against_golden
 
 from eas_export.answer import answer
-from eas_export.backends import _trt_graphs
+from eas_export.backends import _trt_graphs, _trt_session
 from eas_export.backends._trt_common import get_flavour
 from eas_export.backends._trt_graphs import engine_spec
 from eas_export.backends._trt_session import EngineSession, require_same
@@ -148,6 +148,20 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
         require_same(target, version, capability, FLAVOUR, bundle)
     assert what in refusal.value.what and fix in refusal.value.fix and "\n" not in str(refusal.value)
     require_same(target, "1.7.1", "12.0", FLAVOUR, bundle)
+
+
+@pytest.mark.parametrize(
+    "capability, runs, does",
+    [
+        ("8.9", True, "on this GPU (8.9)"),
+        ("9.0", False, "supports no GPU of compute capability 9.0"),
+        (None, False, "PyTorch sees no GPU here"),
+    ],
+)
+def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs, does):
+    monkeypatch.setattr(_trt_session, "_capability", lambda: capability)
+    found = _trt_session.health(FLAVOUR)
+    assert found.runs is runs and does in found.does
 
 
 def test_a_bundle_without_engines_says_how_to_get_them(bundle_of, refused):
