@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with m
 # What the builder says -> what it means, and what to do
 REFUSALS = (
     (
-        r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC|killed",
+        r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC|\bkilled\b",
         "it ran out of memory",
         f"build with --engine-weights bound, {LESS}",
     ),
@@ -46,7 +47,8 @@ REFUSALS = (
         "it finds no kernel for a part of the graph, which is mostly a lack of memory",
         f"close other programs on the GPU, or {LESS}",
     ),
-    (r"No space left", "the disk is full", "free some space"),
+    (r"No space left|File too large|quota", "the engine cannot be written", "free some space"),
+    (r"ended by signal", "it crashed", "try another version of it, and report the graph to its makers"),
 )
 ANYTHING_ELSE = "try another version of it; eas-export check lists the graph's layers as it sees them"
 
@@ -141,10 +143,12 @@ def run_worker(
         return answer
     if "refused" in answer:
         raise _refusal(flavour, graph, answer["refused"])
-    if code < 0:  # nothing but the system's lack of memory kills it
-        raise _refusal(flavour, graph, [f"killed by signal {-code}", *printed.splitlines()[-1:]])
+    if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
+        raise _refusal(flavour, graph, ["killed"])
     if re.search(REFUSALS[0][0], printed, re.I):
         raise _refusal(flavour, graph, [printed.splitlines()[-1]])
+    if code < 0:
+        raise _refusal(flavour, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])
     raise InternalError(f"the process that builds {graph} ended with {code}:\n{printed[-4000:]}")
 
 

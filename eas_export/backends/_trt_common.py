@@ -201,18 +201,29 @@ def build(
 
 
 def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:
-    """Build into a file as it comes, whether it did."""
+    """Build into a file as it comes, whether it did. Raises OSError where the file cannot be written: the builder would take no notice."""
 
     class Writer(trt.IStreamWriter):
         def __init__(self, file: Any) -> None:
             trt.IStreamWriter.__init__(self)
             self.file = file
+            self.failure: OSError | None = None
 
         def write(self, data: bytes) -> int:
-            return self.file.write(data)
+            try:
+                self.file.write(data)
+                self.file.flush()
+            except OSError as error:
+                self.failure = error
+                return 0
+            return len(data)
 
     with open(engine, "wb") as file:
-        return bool(network.builder.build_serialized_network_to_stream(network.definition, config, Writer(file)))
+        writer = Writer(file)
+        done = network.builder.build_serialized_network_to_stream(network.definition, config, writer)
+        if writer.failure:
+            raise writer.failure
+        return bool(done) and file.tell() > 0
 
 
 def _make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:

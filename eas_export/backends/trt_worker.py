@@ -36,6 +36,8 @@ def main() -> None:
         say({"refused": refusal.errors})
     except MemoryError:
         say({"refused": ["out of memory"]})
+    except OSError as error:  # a full disk, above all
+        say({"refused": [f"{error.strerror}"]})
 
 
 def _build(request: dict[str, Any], say: Any) -> dict[str, Any]:

@@ -224,6 +224,25 @@ def test_a_killed_builder_says_so(monkeypatch):
         run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
 
 
+def test_a_crashed_builder_says_so(monkeypatch):
+    monkeypatch.setattr(_trt_build, "WORKER", ["sh", "-c", "kill -SEGV $$"])
+    with pytest.raises(UserError, match=r"it crashed \(ended by signal 11") as refusal:
+        run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
+    assert "memory" not in str(refusal.value)
+
+
+def test_an_engine_that_cannot_be_written_is_none(bundle_of, monkeypatch, tmp_path):
+    """The builder takes no notice: a disk that is full is told all the same, and no broken engine is left for good."""
+    bundle = bundle_of(CASE, "fp16")
+    target = get_backend("tensorrt-rtx").compiler.target(BuildOptions(compute_capability="86"))
+    plan = get_backend("tensorrt-rtx").compiler.plan(
+        bundle.graph_file("fold"), bundle.manifest.graphs["fold"], bundle.store, target
+    )
+    monkeypatch.setattr(_trt_build, "WORKER", ["prlimit", "--fsize=1000000", *_trt_build.WORKER])
+    with pytest.raises(UserError, match="the engine cannot be written"):
+        plan.build(tmp_path / "x.engine", Progress())
+
+
 def test_a_file_that_is_no_graph_is_refused_in_the_parsers_words(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     request = {"backend": "tensorrt-rtx", "model": str(tmp_path / "x.onnx")}
