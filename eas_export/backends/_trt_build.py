@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -27,8 +26,12 @@ from ._trt_common import Flavour, Shapes
 from ._trt_graphs import engine_spec, rewrite
 from .backend import EnginePlan, Layer
 
-PACKAGE_ROOT = Path(__file__).parents[2]
-WORKER = [sys.executable, "-P", "-m", "eas_export.backends.trt_worker"]
+# Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
+WORKER = [
+    sys.executable,
+    "-c",
+    "import sys; sys.path[:] = sys.argv[1:]; from eas_export.backends.trt_worker import main; main()",
+]
 LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with more"
 # What the builder says -> what it means, and what to do
 REFUSALS = (
@@ -154,10 +157,9 @@ def run_worker(
 
 @contextmanager
 def _started(said: Any) -> Iterator[subprocess.Popen]:
-    path = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path}
+    command = [*WORKER, *sys.path]
     process = subprocess.Popen(
-        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
     )
     try:
         yield process

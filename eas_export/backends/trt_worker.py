@@ -1,4 +1,4 @@
-"""The process that parses a graph and builds an engine with TensorRT: python -m eas_export.backends.trt_worker
+"""The process that parses a graph and builds an engine with TensorRT; _trt_build.py starts it.
 
 The builder prints what it likes, takes memory that it does not give back, and may be killed for it: none of that reaches the process
 that asked. One JSON object on standard input, JSON lines on standard output; the last line says how it ended.
@@ -64,7 +64,3 @@ def _layers(request: dict[str, Any]) -> dict[str, Any]:
             {"name": layer.name, "kind": kind} | ({"mask": next(masked)} if kind == "ATTENTION_INPUT" else {})
         )
     return {"layers": listed}
-
-
-if __name__ == "__main__":
-    main()
