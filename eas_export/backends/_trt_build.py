@@ -22,7 +22,7 @@ from ..identity import key_of
 from ..progress import Progress
 from ..store import Store
 from ..workplace import Made
-from ._trt_common import Flavour, Shapes
+from ._trt_common import OUT_OF_MEMORY, Flavour, Shapes
 from ._trt_graphs import engine_spec, rewrite
 from .backend import EnginePlan, Layer
 
@@ -36,7 +36,7 @@ LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with m
 # What the builder says -> what it means, and what to do
 REFUSALS = (
     (
-        r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC|\bkilled\b",
+        rf"{OUT_OF_MEMORY}|\bkilled\b",
         "it ran out of memory",
         f"build with --engine-weights bound, {LESS}",
     ),
@@ -44,6 +44,11 @@ REFUSALS = (
         r"FP32 GEMM is not supported",
         "compute capability 7.5 has no float32 matrix products, which routers and pooling need",
         "leave 7.5 out of --compute-capability",
+    ),
+    (
+        r"MyelinCheckException",
+        "its compiler fails on a part of the graph, which is a mistake of this version",
+        "try another version of it, and report the graph to its makers",
     ),
     (
         r"Could not find any implementation",
@@ -148,7 +153,7 @@ def run_worker(
         raise _refusal(flavour, graph, answer["refused"])
     if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
         raise _refusal(flavour, graph, ["killed"])
-    if re.search(REFUSALS[0][0], printed, re.I):
+    if re.search(OUT_OF_MEMORY, printed, re.I):
         raise _refusal(flavour, graph, [printed.splitlines()[-1]])
     if code < 0:
         raise _refusal(flavour, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])

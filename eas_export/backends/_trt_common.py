@@ -4,6 +4,7 @@ in one process. No torch here: engines are built in a process of their own (trt_
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..registry import lookup
+from ._trt_callbacks import make_monitor, make_writer
 
 FLAVOURS = {"tensorrt": ".backends.tensorrt:FLAVOUR", "tensorrt-rtx": ".backends.tensorrt_rtx:FLAVOUR"}
 UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
-NO_FUSED_KERNEL = "not supported by a dedicated kernel"
+OUT_OF_MEMORY = r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC"  # in what the builder says, in any case
 
 Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
 
@@ -148,7 +150,7 @@ def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
 
 
 def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
-    """The builder's configuration: full float32 products, and one profile from the limits."""
+    """The builder's configuration: full float32 products, and one profile from the limits. Raises Refused."""
     from polygraphy.backend.trt import Profile
 
     config = network.builder.create_builder_config()
@@ -160,7 +162,8 @@ def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
     for tensor in inputs:  # weights, and what has one shape only
         if tensor.name not in shapes:
             profile.add(tensor.name, *[tuple(tensor.shape)] * 3)
-    config.add_optimization_profile(profile.to_trt(network.builder, network.definition))
+    if config.add_optimization_profile(profile.to_trt(network.builder, network.definition)) < 0:
+        raise Refused([*logger(trt).errors, "it does not take the limits as shapes"])
     return config
 
 
@@ -174,25 +177,28 @@ def build(
 ) -> str:
     """Write the engine of an ONNX file. on_fraction is told how far it is, 0 to 1; False from it ends the build.
 
-    Returns how attention is computed: "fused", "decomposed" where the builder has no kernel for it as a whole, or "none". Raises
-    Refused.
+    Returns how attention is computed: "fused", "decomposed" where the builder makes no kernel for it as a whole, or "none". Raises
+    Refused, and what on_fraction raises.
     """
     trt = flavour.load()
     network = parse(trt, model)
     found = attentions(trt, network)
     config = make_config(trt, network, shapes)
     held = flavour.configure(trt, config, capabilities)
-    config.progress_monitor = monitor = _make_monitor(trt, on_fraction)
+    config.progress_monitor = monitor = make_monitor(trt, on_fraction)
     errors = logger(trt).errors
     errors.clear()
     done = _write(trt, network, config, engine)
-    decomposed = not done and bool(found) and any(NO_FUSED_KERNEL in error for error in errors)
-    if decomposed:
+    given_up = monitor.stopped or re.search(OUT_OF_MEMORY, "; ".join(errors), re.I)
+    decomposed = not done and bool(found) and not given_up
+    if decomposed:  # no kernel, or one that the builder's own compiler fails on: it says so in many ways
         for attention in found:
             attention.decomposable = True
         errors.clear()
         monitor.restart()
         done = _write(trt, network, config, engine)
+    if monitor.failure:
+        raise monitor.failure
     if not done:
         raise Refused(list(errors))
     flavour.keep(trt, config)
@@ -202,61 +208,9 @@ def build(
 
 def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:
     """Build into a file as it comes, whether it did. Raises OSError where the file cannot be written: the builder would take no notice."""
-
-    class Writer(trt.IStreamWriter):
-        def __init__(self, file: Any) -> None:
-            trt.IStreamWriter.__init__(self)
-            self.file = file
-            self.failure: OSError | None = None
-
-        def write(self, data: bytes) -> int:
-            try:
-                self.file.write(data)
-                self.file.flush()
-            except OSError as error:
-                self.failure = error
-                return 0
-            return len(data)
-
     with open(engine, "wb") as file:
-        writer = Writer(file)
+        writer = make_writer(trt, file)
         done = network.builder.build_serialized_network_to_stream(network.definition, config, writer)
         if writer.failure:
             raise writer.failure
         return bool(done) and file.tell() > 0
-
-
-def _make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:
-    """Phases lie in one another; a phase counts for one step of its parent."""
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.restart()
-
-        def restart(self) -> None:
-            self.phases: dict[str, tuple[str | None, int]] = {}  # name -> its parent and its number of steps
-            self.steps: dict[str, float] = {}  # name -> how many of them are done
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.phases[phase_name], self.steps[phase_name] = (parent_phase, max(1, num_steps)), 0.0
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self.steps[phase_name] = max(self.steps.get(phase_name, 0.0), step + 1.0)
-            return on_fraction(self._fraction())
-
-        def phase_finish(self, phase_name: str) -> None:
-            parent, _ = self.phases.pop(phase_name, (None, 1))
-            self.steps.pop(phase_name, None)
-            if parent in self.steps:
-                self.steps[parent] = min(self.steps[parent] + 1, self.phases[parent][1])
-            on_fraction(self._fraction())
-
-        def _fraction(self) -> float:
-            whole, share = 0.0, 1.0
-            for name, (_, steps) in self.phases.items():  # each inside the one before
-                whole += share * min(1.0, self.steps[name] / steps)
-                share *= 1.0 / steps
-            return min(1.0, whole)
-
-    return Monitor()

@@ -11,7 +11,7 @@ from ..bundle import Target
 from ..errors import UserError
 from ..recipe import BuildOptions
 from ._trt_backend import trt_backend
-from ._trt_common import Flavour
+from ._trt_common import Flavour, Refused
 
 BACKEND = "tensorrt-rtx"
 # Ampere, Ada and Blackwell. Turing, 7.5, has no float32 matrix products
@@ -19,10 +19,11 @@ CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
 
 def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Name the GPUs: without it the builder asks for one."""
+    """Name the GPUs: without it the builder asks for one. Raises Refused."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
-        config.set_compute_capability(_member(trt, capability), index)
+        if not config.set_compute_capability(_member(trt, capability), index):
+            raise Refused([f"it does not take compute capability {capability}"])
 
 
 def make_context(trt: ModuleType, engine: Any) -> Any:
