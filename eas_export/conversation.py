@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends.runtime import Bound, Runtime, Tensors
+from .backends.runtime import Bound, Runtime, Tensors, device_memory
 from .errors import UserError
 
 
@@ -196,10 +196,11 @@ def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
     spec = runtime.sessions["decode"].spec
     sizes = {"B": batch, "T": slots}
     caches = [t for t in spec.inputs if t.name in spec.aliases.values()]
-    return {
-        t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype), device=runtime.device)
-        for t in caches
-    }
+    with device_memory("caches"):
+        return {
+            t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype), device=runtime.device)
+            for t in caches
+        }
 
 
 def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:

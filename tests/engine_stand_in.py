@@ -27,6 +27,10 @@ class trt:
     class TensorIOMode(Enum):
         INPUT, OUTPUT = "input", "output"
 
+    class ILogger:
+        class Severity(Enum):
+            INTERNAL_ERROR, ERROR = "internal error", "error"
+
 
 class Engine:
     """A rewritten graph."""
@@ -114,7 +118,9 @@ class StandIn:
 def open_stand_in(bundle: Bundle, weights: str = "bound", backend: str = "tensorrt") -> StandIn:
     """A bundle's graphs as `open_engines` opens them, on the CPU."""
     m = bundle.manifest
-    flavour: Flavour = replace(get_flavour(backend), make_context=lambda trt, engine: engine.create_execution_context())
+    flavour: Flavour = replace(
+        get_flavour(backend), make_context=lambda trt, engine, stays: engine.create_execution_context()
+    )
     engines = {
         n: Engine(rewrite(bundle.graph_file(n), s, bundle.store, weights), s, bundle.path) for n, s in m.graphs.items()
     }

@@ -35,7 +35,7 @@ class Flavour:
     configure      (module, builder's config, compute capabilities) sets what only this one has; what it returns is held until the
                    engine is built
     keep           (module, builder's config) keeps what a build leaves for the next one
-    make_context   (module, engine) -> what executes it
+    make_context   (module, engine, whether it runs on the same tensors again and again) -> what executes it; None where it cannot
     supports       (module, compute capability) -> whether engines for such a GPU can be built
     """
 
@@ -47,7 +47,7 @@ class Flavour:
     captured_here: bool
     configure: Callable[[ModuleType, Any, tuple[str, ...]], object]
     keep: Callable[[ModuleType, Any], None]
-    make_context: Callable[[ModuleType, Any], Any]
+    make_context: Callable[[ModuleType, Any, bool], Any]
     supports: Callable[[ModuleType, str], bool]
 
     def load(self) -> ModuleType:

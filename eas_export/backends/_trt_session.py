@@ -18,9 +18,10 @@ from ..graph import GraphSpec
 from ..health import Health
 from ._trt_common import Flavour, logger
 from ._trt_graphs import engine_spec
-from .runtime import Runtime, Tensors
+from .runtime import MORE_MEMORY, Runtime, Tensors, device_memory
 
 AGAIN = "build again with --force"
+BOUND = "decode"  # the graph that is bound; the others' tensors are elsewhere each time
 
 
 class EngineSession:
@@ -35,10 +36,14 @@ class EngineSession:
         self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
         _require_own(trt, engine, spec, set(names) - self._inputs)
         self._names = set(names)
-        self._context = flavour.make_context(trt, engine)
+        self._errors = logger(trt).errors
+        self._errors.clear()
+        self._context = flavour.make_context(trt, engine, spec.name == BOUND)
+        if self._context is None:
+            raise self._failure("cannot make it ready", MORE_MEMORY)
         self._weights = {name: weights[name] for name in self._inputs - {tensor.name for tensor in spec.inputs}}
         for name, tensor in self._weights.items():
-            self._context.set_tensor_address(name, tensor.data_ptr())
+            self._set_address(name, tensor)
         self._attached: object = None
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
@@ -47,25 +52,23 @@ class EngineSession:
             self._launch()
 
     def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
-        captured: list[torch.cuda.CUDAGraph] = []
-        ran = False
+        ours = object()  # the session must not hold the tensors when nobody runs this any more
+        graph: torch.cuda.CUDAGraph | None = None  # of one attachment: another one changes what it is a graph of
+        warm, capturable = False, self._flavour.captured_here and torch.cuda.is_available()
 
         def run() -> None:
-            nonlocal ran
-            if captured:
-                captured[0].replay()
-                return
-            if self._attached is not run:
+            nonlocal graph, warm, capturable
+            if self._attached is not ours:
                 self._attach(inputs, outputs)
-                self._attached = run
-            if ran and self._flavour.captured_here and torch.cuda.is_available():
-                captured.append(torch.cuda.CUDAGraph())
-                with torch.cuda.graph(captured[0]):
-                    self._enqueue(torch.cuda.current_stream().cuda_stream)
-                captured[0].replay()
+                self._attached, graph, warm = ours, None, False
+            if graph is None and warm and capturable:
+                graph = self._capture()
+                capturable = graph is not None
+            if graph is not None:
+                graph.replay()
             else:  # the first time allocates what the engine needs
                 self._launch()
-                ran = True
+                warm = True
 
         return run
 
@@ -76,21 +79,38 @@ class EngineSession:
             if not self._context.set_input_shape(name, shape):  # sizes were held to the limits before
                 raise InternalError(f"the engine of {self.spec.name} does not take {name} of shape {shape}")
         for name, tensor in (*inputs.items(), *outputs.items()):
-            if name in self._names and not self._context.set_tensor_address(name, tensor.data_ptr()):
-                raise InternalError(f"the engine of {self.spec.name} does not take an address for {name}")
+            if name in self._names:
+                self._set_address(name, tensor)
+
+    def _set_address(self, name: str, tensor: torch.Tensor) -> None:
+        if not self._context.set_tensor_address(name, tensor.data_ptr()):
+            raise InternalError(f"the engine of {self.spec.name} does not take an address for {name}")
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """The launches of a step as one; None where they cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _engines_stream() as stream:
+                captured_on = torch.cuda.current_stream()
+                with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
+                    self._enqueue(stream)
+        except (UserError, RuntimeError):  # the engine's word, or CUDA's when the capture ends
+            return None
+        return graph
 
     def _launch(self) -> None:
         with _engines_stream() as stream:
             self._enqueue(stream)
 
     def _enqueue(self, stream: int) -> None:
+        self._errors.clear()
         if not self._context.execute_async_v3(stream):
-            errors = "; ".join(logger(self._flavour.load()).errors)[:300]
-            raise UserError(
-                f"{self._flavour.title} failed in it ({errors or 'no reason given'})",
-                where=f"graph {self.spec.name}",
-                fix="eas-export inspect --check tells whether the bundle is damaged; if memory is short, lower its limits",
-            )
+            fix = "eas-export inspect --check tells whether the bundle is damaged; if memory is short, lower its limits"
+            raise self._failure("failed in it", fix)
+
+    def _failure(self, did: str, fix: str) -> UserError:
+        what = f"{self._flavour.title} {did} ({'; '.join(self._errors)[:300] or 'no reason given'})"
+        return UserError(what, where=f"graph {self.spec.name}", fix=fix)
 
 
 @contextmanager
@@ -101,9 +121,11 @@ def _engines_stream() -> Iterator[int]:
         return
     outer, inner = torch.cuda.current_stream(), _stream_of(torch.cuda.current_device())
     inner.wait_stream(outer)
-    with torch.cuda.stream(inner):
-        yield inner.cuda_stream
-    outer.wait_stream(inner)
+    try:
+        with torch.cuda.stream(inner):
+            yield inner.cuda_stream
+    finally:
+        outer.wait_stream(inner)
 
 
 @functools.cache
@@ -170,8 +192,9 @@ def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else needed
     if needed > free:
         what = f"the weights take {needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
-        raise UserError(what, where=bundle.path, fix="end other programs on the GPU, or use one with more memory")
-    return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
+        raise UserError(what, where=bundle.path, fix=MORE_MEMORY)
+    with device_memory(bundle.path):
+        return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
 
 
 def _load(flavour: Flavour, trt: ModuleType, runtime: Any, bundle: Bundle, graph: str) -> Any:

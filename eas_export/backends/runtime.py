@@ -1,6 +1,7 @@
 """What every backend gives: sessions that run graphs on tensors, and who they belong to."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -9,11 +10,23 @@ import torch
 from torch import Tensor
 
 from ..config import Limits, ModelConfig
+from ..errors import UserError
 from ..graph import GraphSpec
 from ..plan import SkipPlan
 
 Tensors = dict[str, Tensor]
 CPU = torch.device("cpu")
+MORE_MEMORY = "end other programs on the GPU, or use one with more memory"
+
+
+@contextmanager
+def device_memory(where: object) -> Iterator[None]:
+    """Raise UserError where torch finds no memory on the device."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        what = f"the GPU's memory does not suffice ({' '.join(str(error).split())[:200]})"
+        raise UserError(what, where=where, fix=MORE_MEMORY) from error
 
 
 class Session(Protocol):
@@ -60,7 +73,8 @@ class Runtime:
     empty: Callable[..., Tensor] | None = None
 
     def run(self, graph: str, inputs: Tensors) -> Tensors:
-        """Run a graph; outputs are newly allocated but for aliased ones. Raises UserError for sizes beyond the graph's limits."""
+        """Run a graph; outputs are newly allocated but for aliased ones. Raises UserError for sizes beyond the graph's limits,
+        and without memory on the device."""
         return self.run_each(graph, [inputs])[0]
 
     def run_each(self, graph: str, requests: Sequence[Tensors]) -> list[Tensors]:
@@ -83,12 +97,13 @@ class Runtime:
         spec.require_within(dims)
         in_place = {*spec.aliases.values()}
         given = {t.name: inputs[t.name] for t in spec.inputs}
-        ready = {n: t if n in in_place else t.to(self.device).contiguous() for n, t in given.items()}
         empty = self.empty or partial(torch.empty, device=self.device)
-        outputs = {
-            t.name: ready[spec.aliases[t.name]]
-            if t.name in spec.aliases
-            else empty(t.sizes(dims), dtype=getattr(torch, t.dtype))
-            for t in spec.outputs
-        }
+        with device_memory(f"graph {spec.name}"):
+            ready = {n: t if n in in_place else t.to(self.device).contiguous() for n, t in given.items()}
+            outputs = {
+                t.name: ready[spec.aliases[t.name]]
+                if t.name in spec.aliases
+                else empty(t.sizes(dims), dtype=getattr(torch, t.dtype))
+                for t in spec.outputs
+            }
         return ready, outputs

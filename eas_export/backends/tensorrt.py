@@ -50,7 +50,7 @@ FLAVOUR = Flavour(
     captured_here=True,
     configure=configure,
     keep=keep,
-    make_context=lambda trt, engine: engine.create_execution_context(),
+    make_context=lambda trt, engine, stays: engine.create_execution_context(),
     supports=lambda trt, capability: True,  # it knows the GPU that it runs on, or says so when it builds
 )
 

@@ -26,10 +26,10 @@ def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> No
             raise Refused([f"it does not take compute capability {capability}"])
 
 
-def make_context(trt: ModuleType, engine: Any) -> Any:
-    """It captures each step as a CUDA graph by itself."""
-    config = engine.create_runtime_config()
-    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+def make_context(trt: ModuleType, engine: Any, stays: bool) -> Any:
+    """It captures a step as a CUDA graph by itself, and does so anew whenever a tensor is elsewhere."""
+    config, strategy = engine.create_runtime_config(), trt.CudaGraphStrategy
+    config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if stays else strategy.DISABLED
     return engine.create_execution_context(config)
 
 

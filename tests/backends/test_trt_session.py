@@ -1,5 +1,8 @@
 """Sessions over engines, with ONNX Runtime in the engines' place (tests/engine_stand_in.py), and what is refused before one is opened."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from conftest import RUN_HERE, golden_case, max_error, text_prompts
@@ -75,6 +78,20 @@ def test_two_conversations_take_turns(bundle_of):
     for conversation, row in ((first, [1, 2, 3]), (second, [4, 5])):
         alone = Conversation(open_runtime(bundle, "onnxruntime"), text_prompts(row), room=8)
         assert said[id(conversation)] == list(answer(alone, 6)[0].tokens)
+
+
+def test_a_finished_conversation_gives_its_memory_back_at_once(bundle_of):
+    """The session it ran on last does not hold it, nor do its parts each other."""
+    runtime = open_stand_in(bundle_of(CASE, fold="lowrank")).runtime
+    gc.disable()
+    try:
+        conversation = Conversation(runtime, text_prompts([1, 2, 3]))
+        conversation.feed(torch.tensor([1]))
+        caches = [weakref.ref(cache) for cache in conversation._caches.values()]
+        del conversation
+        assert not any(cache() is not None for cache in caches)
+    finally:
+        gc.enable()
 
 
 def test_caches_are_as_long_as_the_engines_have_them(bundle_of):
