@@ -45,6 +45,7 @@ class Target(Record):
 
     version               of the backend: engines run on no other
     compute_capabilities  of the GPUs, "8.6"
+    gpu                   the name of the one GPU whose kernels were measured, None for any of these
     weights               bound: inputs of the engines, which share them; embedded: in each engine
     """
 
@@ -52,6 +53,7 @@ class Target(Record):
     version: str
     compute_capabilities: tuple[str, ...]
     weights: EngineWeights
+    gpu: str | None = None
 
 
 class EngineRecord(Record):

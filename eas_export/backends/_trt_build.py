@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from .. import __version__
 from ..bundle import EngineRecord, Target
 from ..errors import InternalError, UserError
 from ..graph import GraphSpec
@@ -67,7 +68,7 @@ def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, store: Store, tar
     shapes = profile_shapes(spec)
     content = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
     return EnginePlan(
-        key=key_of(target.model_dump(mode="json"), content, shapes),
+        key=key_of(__version__, target.model_dump(mode="json"), content, shapes),
         reads=_read_by_builder(model),
         build=lambda out, progress: _build(flavour, model, spec.name, target, shapes, out, progress),
     )
@@ -108,7 +109,7 @@ def _build(
         "model": str(file),
         "engine": str(out),
         "shapes": shapes,
-        "compute_capabilities": target.compute_capabilities,
+        "target": target.model_dump(mode="json"),
     }
     start = time.monotonic()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..bundle import Target
 from ..errors import UserError
 from ..registry import lookup
 from ._trt_callbacks import make_monitor, make_writer
@@ -32,9 +33,9 @@ class Flavour:
     extra      the extra of this package that brings it
     without_gpu    what it does on a machine without a GPU
     captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
-    configure      (module, builder's config, compute capabilities) sets what only this one has; what it returns is held until the
+    configure      (module, builder's config, target) sets what only this one has; what it returns is held until the
                    engine is built
-    keep           (module, builder's config) keeps what a build leaves for the next one
+    keep           (module, builder's config, target) keeps what a build leaves for the next one
     make_context   (module, engine, whether it runs on the same tensors again and again) -> what executes it; None where it cannot
     supports       (module, compute capability) -> whether engines for such a GPU can be built
     """
@@ -45,8 +46,8 @@ class Flavour:
     extra: str
     without_gpu: str
     captured_here: bool
-    configure: Callable[[ModuleType, Any, tuple[str, ...]], object]
-    keep: Callable[[ModuleType, Any], None]
+    configure: Callable[[ModuleType, Any, Target], object]
+    keep: Callable[[ModuleType, Any, Target], None]
     make_context: Callable[[ModuleType, Any, bool], Any]
     supports: Callable[[ModuleType, str], bool]
 
@@ -172,7 +173,7 @@ def build(
     model: Path,
     engine: Path,
     shapes: Shapes,
-    capabilities: tuple[str, ...],
+    target: Target,
     on_fraction: Callable[[float], bool] = lambda done: True,
 ) -> str:
     """Write the engine of an ONNX file. on_fraction is told how far it is, 0 to 1; False from it ends the build.
@@ -184,7 +185,7 @@ def build(
     network = parse(trt, model)
     found = attentions(trt, network)
     config = make_config(trt, network, shapes)
-    held = flavour.configure(trt, config, capabilities)
+    held = flavour.configure(trt, config, target)
     config.progress_monitor = monitor = make_monitor(trt, on_fraction)
     errors = logger(trt).errors
     errors.clear()
@@ -201,7 +202,7 @@ def build(
         raise monitor.failure
     if not done:
         raise Refused(list(errors))
-    flavour.keep(trt, config)
+    flavour.keep(trt, config, target)
     del held
     return "decomposed" if decomposed else "fused" if found else "none"
 

@@ -1,6 +1,7 @@
 """TensorRT, for data-centre GPUs: engines are built on the GPU that they run on. 10.15 to 11.x, whose Python names are the same."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,23 +18,23 @@ BACKEND = "tensorrt"
 OLDEST, NEWEST = (10, 15), (11, 99)
 
 
-def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> object:
+def configure(trt: ModuleType, config: Any, target: Target) -> object:
     """Take what earlier builds measured: kernels that were timed once are not timed again. Returns the cache, which has to outlive the
     build."""
     try:
-        known = _timing_file(trt).read_bytes()
+        known = _timing_file(target).read_bytes()
     except OSError:  # the first build
         known = b""
     cache = config.create_timing_cache(known)
-    if not config.set_timing_cache(cache, False):  # another GPU's
+    if not config.set_timing_cache(cache, False):  # another driver's, or not whole
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
 
 
-def keep(trt: ModuleType, config: Any) -> None:
+def keep(trt: ModuleType, config: Any, target: Target) -> None:
     """Without a word where it cannot be written: then kernels are timed again next time."""
-    path = _timing_file(trt)
+    path = _timing_file(target)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -61,13 +62,14 @@ def target(options: BuildOptions) -> Target:
     if not OLDEST <= tuple(int(part) for part in trt.__version__.split(".")[:2]) <= NEWEST:
         what = f"TensorRT {trt.__version__} is installed, 10.15 to 11.x are what engines are built with"
         raise UserError(what, where=f"--backend {BACKEND}", fix="pip install 'eas-export[gpu]'")
-    capability = _gpu_capability()
-    if capability is None:
+    found = _gpu()
+    if found is None:
         raise UserError(
             "TensorRT builds engines on the GPU that they run on, and PyTorch sees none here",
             where=f"--backend {BACKEND}",
             fix="build there, or build --backend tensorrt-rtx, which needs none",
         )
+    name, capability = found
     if options.compute_capability is not None and options.compute_capability.replace(".", "") != capability.replace(
         ".", ""
     ):
@@ -77,18 +79,26 @@ def target(options: BuildOptions) -> Target:
             fix="leave it out; it belongs to --backend tensorrt-rtx",
         )
     return Target(
-        backend=BACKEND, version=trt.__version__, compute_capabilities=(capability,), weights=options.engine_weights
+        backend=BACKEND,
+        version=trt.__version__,
+        compute_capabilities=(capability,),
+        weights=options.engine_weights,
+        gpu=name,
     )
 
 
-def _gpu_capability() -> str | None:
+def _gpu() -> tuple[str, str] | None:
+    """Its name and compute capability, None where there is none."""
     import torch
 
-    return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), "{}.{}".format(*torch.cuda.get_device_capability())
 
 
-def _timing_file(trt: ModuleType) -> Path:
-    return cache_folder() / f"timing-{trt.__version__}.cache"
+def _timing_file(target: Target) -> Path:
+    gpu = re.sub(r"\W+", "-", target.gpu)
+    return cache_folder() / f"timing-{target.version}-{gpu}.cache"
 
 
 TENSORRT = trt_backend(FLAVOUR, target)

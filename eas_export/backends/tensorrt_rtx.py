@@ -18,10 +18,10 @@ BACKEND = "tensorrt-rtx"
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
 
-def configure(trt: ModuleType, config: Any, capabilities: tuple[str, ...]) -> None:
+def configure(trt: ModuleType, config: Any, target: Target) -> None:
     """Name the GPUs: without it the builder asks for one. Raises Refused."""
-    config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
+    config.num_compute_capabilities = len(target.compute_capabilities)
+    for index, capability in enumerate(target.compute_capabilities):
         if not config.set_compute_capability(_member(trt, capability), index):
             raise Refused([f"it does not take compute capability {capability}"])
 
@@ -41,7 +41,7 @@ FLAVOUR = Flavour(
     without_gpu="builds engines ahead of time, and runs none: PyTorch sees no GPU here",
     captured_here=False,
     configure=configure,
-    keep=lambda trt, config: None,
+    keep=lambda trt, config, target: None,
     make_context=make_context,
     supports=lambda trt, capability: _member(trt, capability) is not None,
 )

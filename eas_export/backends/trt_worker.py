@@ -4,7 +4,7 @@ The builder prints what it likes, takes memory that it does not give back, and m
 that asked. One JSON object on standard input, JSON lines on standard output; the last line says how it ended.
 
     {"backend": .., "model": path}                                        -> {"layers": [{"name": .., "kind": .., "mask": bool}, ..]}
-    {.., "engine": path, "shapes": {..}, "compute_capabilities": [..]}    -> {"fraction": 0.5} ..., {"attention": "fused"}
+    {.., "engine": path, "shapes": {..}, "target": {..}}                  -> {"fraction": 0.5} ..., {"attention": "fused"}
                                                                           -> {"refused": [the builder's errors]}
 """
 
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..bundle import Target
 from ._trt_common import Refused, attentions, build, get_flavour, parse
 
 
@@ -47,7 +48,7 @@ def _build(request: dict[str, Any], say: Any) -> dict[str, Any]:
         Path(request["model"]),
         Path(request["engine"]),
         shapes,
-        tuple(request["compute_capabilities"]),
+        Target(**request["target"]),
         lambda fraction: say({"fraction": fraction}),
     )
     return {"attention": attention}

@@ -16,7 +16,7 @@ from eas_export.backends._trt_build import profile_shapes, run_worker
 from eas_export.backends._trt_graphs import rewrite
 from eas_export.backends.checking import check_graphs
 from eas_export.backends.tensorrt_rtx import FLAVOUR, read_capabilities
-from eas_export.bundle import Bundle, engine_file, open_bundle
+from eas_export.bundle import Bundle, Target, engine_file, open_bundle
 from eas_export.digests import sha256_of
 from eas_export.errors import UserError
 from eas_export.progress import Progress
@@ -87,7 +87,7 @@ def test_float32_products_are_float32(bundle_of, tmp_path):
     network = parsed(bundle, "decode", tmp_path)
     assert network.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
     config = _trt_common.make_config(trt, network, profile_shapes(bundle.manifest.graphs["decode"]))
-    FLAVOUR.configure(trt, config, ("8.6",))
+    FLAVOUR.configure(trt, config, get_backend("tensorrt-rtx").compiler.target(BuildOptions(compute_capability="86")))
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.num_compute_capabilities == 1
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM86
@@ -169,6 +169,20 @@ def test_an_engine_is_built_again_exactly_when_its_key_changes(bundle_of, comman
     # without a backend there are no engines any more
     code, text, err = command(*args[:-2], "--force", "--max-prompt", "512", "--json")
     assert code == 0 and not json.loads(text)["engines"] and not list(out.glob("*.engine"))
+
+
+def test_an_engines_key_has_all_that_makes_it(bundle_of, monkeypatch):
+    """The graph, the limits, what it is built for, and the version of this package, which says how."""
+    bundle, compiler = bundle_of(CASE, "fp16"), get_backend("tensorrt-rtx").compiler
+    spec, target = bundle.manifest.graphs["fold"], compiler.target(BuildOptions(compute_capability="86"))
+
+    def key(target: Target = target) -> str:
+        return compiler.plan(bundle.graph_file("fold"), spec, bundle.store, target).key
+
+    keys = [key(), key(target.model_copy(update={"gpu": "NVIDIA L4"}))]
+    assert key() == keys[0]
+    monkeypatch.setattr(_trt_build, "__version__", "0.0.1")
+    assert len({*keys, key()}) == 3
 
 
 def test_embedded_weights_are_part_of_the_engine_and_of_its_key(bundle_of, monkeypatch, tmp_path):

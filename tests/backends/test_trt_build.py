@@ -15,8 +15,10 @@ from eas_export.backends._trt_callbacks import make_monitor, make_writer
 from eas_export.backends._trt_common import Refused, build, logger
 from eas_export.backends._trt_graphs import rewrite
 from eas_export.backends.tensorrt_rtx import FLAVOUR
+from eas_export.bundle import Target
 
 CASE = golden_case("half_13B")
+TARGET = Target(backend="tensorrt-rtx", version=trt.__version__, compute_capabilities=("8.6",), weights="bound")
 MYELIN = "[myelin] MyelinCheckException: wrap_attention_op_in_kgen: CHECK(mask == nullptr) failed."
 
 
@@ -28,7 +30,7 @@ def build_graph(bundle_of, tmp_path):
         bundle, model = bundle_of(CASE, "fp16"), tmp_path / f"{graph}.onnx"
         spec = bundle.manifest.graphs[graph]
         ir.save(rewrite(bundle.graph_file(graph), spec, bundle.store, "bound"), model)
-        return build(FLAVOUR, model, tmp_path / "x.engine", profile_shapes(spec), ("8.6",), on_fraction)
+        return build(FLAVOUR, model, tmp_path / "x.engine", profile_shapes(spec), TARGET, on_fraction)
 
     return run
 
@@ -151,7 +153,7 @@ def test_what_the_builder_does_not_take_is_refused():
             return False
 
     with pytest.raises(Refused, match=r"does not take compute capability 8\.6"):
-        FLAVOUR.configure(trt, Config(), ("8.6",))
+        FLAVOUR.configure(trt, Config(), TARGET)
     builder = trt.Builder(logger(trt))
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
