@@ -350,7 +350,8 @@ class Fuzzer:
     def _write_questions(self, rng: Random, folder: Path) -> Path:
         lines = (
             '{"prompt": "What is shown?", "image": "cat.png"}',
-            '{"question": "Which is larger?", "context": "space", "options": ["the sun", "the moon"]}',
+            '{"question": "Which is larger?", "context": "space", "options": ["the sun", "the moon"], "answer": "B"}',
+            '{"prompt": "How many?", "answer": ["two", "2", "two"]}',
         )
         Image.new("RGB", (4, 4)).save(folder / "cat.png")
         damaged = [damaged_json(rng, rng.choice(lines)) for _ in range(rng.choice((1, 1, 3)))]

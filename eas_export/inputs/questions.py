@@ -2,7 +2,7 @@
 
 One line, one JSON object with the keys of question.Question:
     {"prompt": "...", "image": "cat.png"}
-    {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"]}
+    {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"], "answer": "A"}
 """
 
 import codecs

@@ -17,6 +17,7 @@ from eas_export.tokenizer import TextStream, Tokenizer
 
 CONFIG = DEMO.checkpoint.config
 FAMILY = get_family("lavin")
+CHOICE = {"question": "Which is larger?", "options": ["the sun", "the moon"]}
 TOKENIZER = Tokenizer(DEMO.folder / "weights" / "tokenizer.model", CONFIG.vocab_size)
 
 
@@ -121,6 +122,21 @@ def test_a_file_of_questions(tmp_path, picture):
     assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == str(picture)
 
 
+def test_labels(tmp_path, picture):
+    """An option's letter, text or index is its index; what people answered is texts."""
+    path, options = tmp_path / "x.jsonl", ["the sun", "the moon"]
+    labels = ["B", " the moon ", 1, None]
+    write(path, *({"question": "Q", "options": options, "answer": label, "image": "cat.png"} for label in labels))
+    assert [question.answer for question in read_questions(path)] == [1, 1, 1, None]
+    write(path, {"question": "Q", "answer": "two"}, {"prompt": "P", "answer": ["two", "2"], "options": None})
+    assert [question.answer for question in read_questions(path)] == [("two",), ("two", "2")]
+    letters = Question(question="Q", options=("B", "A"), answer=0)
+    assert Question(**letters.model_dump()) == letters  # an index stays an index
+    assert encode_question(letters, CONFIG, FAMILY, TOKENIZER) == encode_question(
+        letters.model_copy(update={"answer": None}), CONFIG, FAMILY, TOKENIZER
+    )
+
+
 def test_a_file_without_questions(tmp_path):
     (tmp_path / "x.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match="no question"):
@@ -139,6 +155,24 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x", "options": ["y"]}, "context and options go with question"),
         ({"prompt": 5}, "prompt is 5: "),
         ({"question": "x", "options": ["y"] * 27}, "options is .*26"),
+        ({**CHOICE, "answer": "C"}, "answer is 'C': it is neither a letter from A to B nor the text of an option"),
+        ({**CHOICE, "answer": "the son"}, "answer is 'the son': it is neither"),
+        ({**CHOICE, "answer": 2}, "answer is 2: an option's index is from 0 to 1"),
+        ({**CHOICE, "answer": -1}, "answer is -1: an option's index"),
+        ({**CHOICE, "answer": True}, "answer is True: with options an answer is"),
+        ({**CHOICE, "answer": ["the sun"]}, "answer is .*: with options an answer is"),
+        ({**CHOICE, "answer": " "}, "answer is ' ': it is empty"),
+        ({**CHOICE, "options": ["B", "A"], "answer": "A"}, "answer is 'A': it names 2 options: give the index"),
+        ({**CHOICE, "options": ["so", "so"], "answer": "so"}, "answer is 'so': it names 2 options"),
+        ({**CHOICE, "options": 5, "answer": "A"}, "options is 5"),
+        ({"prompt": "x", "answer": 0}, "answer is 0: without options an answer is a text, or a list of up to 10"),
+        ({"prompt": "x", "answer": ["two", 2]}, "answer is .*: without options"),
+        ({"prompt": "x", "answer": {"two": 2}}, "answer is .*: without options"),
+        ({"prompt": "x", "answer": []}, "answer is .*: it is empty"),
+        ({"prompt": "x", "answer": ""}, "answer is '': it is empty"),
+        ({"prompt": "x", "answer": ["two", " "]}, "answer is .*: it is empty"),
+        ({"prompt": "x", "answer": ["two"] * 11}, "answer is .*: there are 11 answers, of at most 10"),
+        ('{"prompt": "x", "answer": "\\ud800"}\n', "answer is .*: it is not valid Unicode"),
         ({"prompt": "x", "image": "absent.png"}, "image 'absent.png': there is no such file"),
         ({"prompt": "x", "image": "/etc/hostname"}, "inside the file's folder"),
         ({"prompt": "x", "image": "a/../../b.png"}, "inside the file's folder"),
