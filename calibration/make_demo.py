@@ -1,8 +1,10 @@
-"""Make what the demo's prompt sets need: the pictures of demo.jsonl, and demo.npz with token ids. Copy it to start a set of your own.
+"""Make what the demo's prompt sets need: the pictures of demo.jsonl, demo_labelled.jsonl with the right answers, and demo.npz with token
+ids. Copy it to start a set of your own.
 
 python calibration/make_demo.py
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,12 @@ HERE = Path(__file__).parent
 VOCABULARY, IMAGE_SIZE, IMAGE_TOKENS = 128, 28, 2  # of the demo's model: eas-export inspect shows them
 LENGTHS = (9, 24, 13, 17)  # tokens of each prompt, the image's placeholders included
 WITH_IMAGE = (1, 3)  # the rows that have an image
+ANSWERS = ("A", "a circle", 0, 1)  # to demo.jsonl's questions with options: a letter, a text, two indices
+MORE = {
+    "question": "Which colour is the circle?",
+    "image": "images/circle.png",
+    "answer": ["blue", "navy", "blue", "dark blue", "blue"],  # as five people said
+}
 IMAGE_AT = 3  # where its placeholders start: behind the tokens of "Image:"
 
 
@@ -24,6 +32,13 @@ def draw_pictures(folder: Path) -> None:
     for left, height in ((10, 40), (38, 90), (66, 65)):
         ImageDraw.Draw(bars).rectangle((left, 110 - height, left + 14, 110), fill="darkred")
     bars.save(folder / "bars.png")
+
+
+def write_labelled(path: Path, unlabelled: Path) -> None:
+    questions = [json.loads(line) for line in unlabelled.read_text("utf-8").splitlines()]
+    asked = [question for question in questions if "options" in question]
+    labelled = [question | {"answer": answer} for question, answer in zip(asked, ANSWERS, strict=True)]
+    path.write_text("".join(json.dumps(question) + "\n" for question in [*labelled, MORE]), "utf-8")
 
 
 def write_token_ids(path: Path) -> None:
@@ -44,4 +59,5 @@ def write_token_ids(path: Path) -> None:
 
 if __name__ == "__main__":
     draw_pictures(HERE / "images")
+    write_labelled(HERE / "demo_labelled.jsonl", HERE / "demo.jsonl")
     write_token_ids(HERE / "demo.npz")
