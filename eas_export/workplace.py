@@ -24,6 +24,7 @@ from .bundle import MANIFEST, Bundle, EngineRecord, FileRecord
 from .destination import check_destination
 from .digests import remembered_sha256, sha256_of
 from .errors import UserError
+from .files import link_or_copy
 from .progress import Progress
 
 CANNOT_WRITE = (
@@ -83,7 +84,7 @@ class Workplace:
         for lender in self.lenders:
             record = lender.manifest.files.get(name)
             if record and record.key == key and self._is_whole(lender.path / name, record, remembered_sha256):
-                self._link_or_copy(lender.path / name, path)
+                link_or_copy(lender.path / name, path, self.progress.stage(f"copying {name}"))
                 return self._finish(name, record)
         made = write(path) or Made()
         sha256 = made.sha256 or sha256_of(path)
@@ -105,15 +106,6 @@ class Workplace:
             return False
         with self.progress.stage(f"checking {path.name}", record.bytes) as done:
             return sha256(path, done) == record.sha256
-
-    def _link_or_copy(self, source: Path, target: Path) -> None:
-        """Files of bundles are never edited, so two bundles may share one."""
-        real = os.path.realpath(source)
-        try:
-            os.link(real, target)
-        except OSError:  # another file system, or one that has no links
-            with self.progress.stage(f"copying {target.name}"):
-                shutil.copyfile(real, target)
 
     def _finish(self, name: str, record: FileRecord) -> FileRecord:
         _to_disk(self.folder / name)
