@@ -18,7 +18,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["eas_export", "eas_export.*"]),
-    package_data={"eas_export.demo": ["demo.yaml", "checkpoint/**/*"]},
+    package_data={
+        "eas_export.demo": ["demo.yaml", "checkpoint/**/*"],
+        "eas_export.parity": ["page.css", "report.schema.json"],
+    },
     install_requires=[
         "click>=8.1",
         "ml_dtypes>=0.5",

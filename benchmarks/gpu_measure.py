@@ -38,7 +38,7 @@ from eas_export.conversation import (
 from eas_export.errors import UserError
 from eas_export.export.decode_graph import folded_decode_reads, unfolded_decode_reads
 from eas_export.generate import Generation, generate, join_generations
-from eas_export.parity.metrics import Comparison, compare, compare_tokens, spread, worst
+from eas_export.parity.metrics import Line, compare, compare_tokens, spread, worst
 from eas_export.parity.reference import Reference
 from eas_export.parity.samples import sample_prompts
 from eas_export.precision import DTYPES, PRECISIONS
@@ -121,13 +121,13 @@ def check_parity(runtime: Runtime, cases: dict[str, Case], precision: str) -> di
         except UserError as error:  # numbers that are not finite
             found["ok"], found["cases"][name] = False, str(error)
             continue
-        share = line.error / line.tolerance
+        share = line.used
         found["cases"][name] = {"share_of_tolerance": share if math.isfinite(share) else str(share), "note": line.note}
         found["ok"] = found["ok"] and line.ok
     return found
 
 
-def _compare(runtime: Runtime, case: Case, precision_name: str) -> list[Comparison]:
+def _compare(runtime: Runtime, case: Case, precision_name: str) -> list[Line]:
     precision, want = PRECISIONS[precision_name], case.want
     got = generate(runtime, case.prompts, forced=case.forced)
     conversation = Conversation(runtime, case.prompts, room=len(case.forced))
@@ -136,7 +136,7 @@ def _compare(runtime: Runtime, case: Case, precision_name: str) -> list[Comparis
         conversation.feed(tokens)
         bound.append(conversation.logits.cpu().clone())
 
-    def line(stage: str, got: Tensor, want: Tensor) -> Comparison:
+    def line(stage: str, got: Tensor, want: Tensor) -> Line:
         return compare(stage, got, want, max(precision.tolerance * spread(want), precision.floor))
 
     lines = [] if want.image_features is None else [line("vision", got.image_features, want.image_features)]

@@ -87,7 +87,9 @@ class Conversation:
         features = encode_images(runtime, prompts)
         after = prefill(runtime, prompts, features, self._caches)
         self.image_features = None if prompts.pixel_values is None else features
-        self.state = _finite({name: after[name] for name in ("router", "pooled") if name in after}, "fold state")
+        self.state = _finite(
+            {name: after[name] for name in ("router", "pooled") if name in after}, "numbers of the fold state"
+        )
         self.logits = _finite({"prefill": after["logits"]}, "logits")["prefill"]
         folds = "fold" in runtime.sessions
         self.folded = _finite(runtime.run("fold", self.state), "folded weights") if folds else {}
@@ -205,13 +207,17 @@ def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
 
 def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:
     """logits and the fold state; fills the caches."""
-    inputs = {
+    return runtime.run("prefill", prefill_inputs(prompts, features) | caches)
+
+
+def prefill_inputs(prompts: Prompts, features: Tensor) -> Tensors:
+    """The prefill's inputs without the caches."""
+    return {
         "input_ids": prompts.input_ids,
         "image_features": features,
         "image_index": prompts.image_index,
         "prompt_lengths": prompts.prompt_lengths,
     }
-    return runtime.run("prefill", inputs | caches)
 
 
 STEP_INPUTS = ("input_ids", "position_ids", "cache_lengths")

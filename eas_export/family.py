@@ -44,6 +44,7 @@ class Family:
     format       a question in the format that the family was trained with, as text
     encode       (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
     pixels       (config, image in RGB) -> [3, H, W] float32, as the vision tower was trained with
+    shortcuts    what its published code does instead of the exact thing, by names in parity/forms.py
     """
 
     name: str
@@ -54,3 +55,4 @@ class Family:
     format: Callable[[Question], str]
     encode: Callable[[ModelConfig, Tokenizer, str, int], list[int]]
     pixels: Callable[[ModelConfig, "Image"], Tensor]
+    shortcuts: tuple[str, ...]

@@ -38,11 +38,11 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
         raise too_many("max-tokens", length, runtime.limits.max_tokens)
     conversation = Conversation(runtime, prompts, room=steps)
     logits = [conversation.logits.cpu().clone()[None]]
-    if forced is not None:
+    if forced is not None and not runtime.stays_open:
         logits.append(conversation.feed_each(forced).cpu())
     else:
-        for _ in range(steps):
-            conversation.feed(logits[-1][0].argmax(-1))
+        for step in range(steps):
+            conversation.feed(logits[-1][0].argmax(-1) if forced is None else forced[step])
             logits.append(conversation.logits.cpu().clone()[None])
     stacked, features = torch.cat(logits), conversation.image_features
     return Generation(

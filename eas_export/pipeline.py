@@ -1,6 +1,7 @@
 """READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from .export.memory import DeviceMemory
 from .families import detect, get_family
 from .family import Sources
 from .identity import Identity, hash_sources, identify
+from .parity import Request as ParityRequest
 from .parity import compare_bundle
+from .parity.compare import DEFAULT_BACKEND
+from .parity.negative import run_controls
 from .parity.report import ParityReport
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
@@ -121,32 +125,43 @@ def verify(
     *,
     weights: Path | str | None = None,
     vision: Path | str | None = None,
-    backend: str = "onnxruntime",
+    backend: Sequence[str] | str | None = None,
+    require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
     steps: int = 8,
+    negative_controls: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given (see parity/compare.py).
+    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given.
 
     ckpt, weights, vision  see family.Sources; a scale and a temperature that the build was given are given again
-    inputs, steps          see parity/compare.py
+    backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
+    require, inputs, steps  see parity.Request
+    negative_controls      plant known faults in copies too, and see that each is found (parity/negative.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    m = opened.manifest
+    m, progress = opened.manifest, progress or Progress()
     require_room(bundle_needs(opened), scratch_folder(opened.path), "move the bundle to a disk with more of it")
-    if ckpt is None:
-        if weights is not None or vision is not None:
-            raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
-        return compare_bundle(opened, None, "the bundle's own weights", backend, _path(inputs), steps, progress)
-    sources = Sources(Path(ckpt), _path(weights), _path(vision), m.options.router_temperature, m.options.adapter_scale)
-    checkpoint = get_family(m.config.family).load(sources)
-    _require_same_model(m, checkpoint)
-    progress = progress or Progress()
-    is_origin = hash_sources(checkpoint, progress) == m.sources
-    reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
-    return compare_bundle(opened, checkpoint, reference, backend, _path(inputs), steps, progress)
+    checkpoint, reference = None, "the bundle's own weights"
+    if ckpt is not None:
+        scales = (m.options.router_temperature, m.options.adapter_scale)
+        checkpoint = get_family(m.config.family).load(Sources(Path(ckpt), _path(weights), _path(vision), *scales))
+        _require_same_model(m, checkpoint)
+        is_origin = hash_sources(checkpoint, progress) == m.sources
+        reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
+    elif weights is not None or vision is not None:
+        raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
+    if negative_controls and checkpoint is None:
+        what = "a wrong weight is only wrong beside the right one"
+        raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
+    chosen, required = (None if names is None else _names(names) for names in (backend, require))
+    request = ParityRequest(checkpoint, reference, chosen, required, _path(inputs), steps)
+    report = compare_bundle(opened, request, progress)
+    if not negative_controls or not report.ok:  # a bundle that differs needs no fault beside its own
+        return report
+    return report.model_copy(update={"controls": run_controls(opened, request, progress)})
 
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
@@ -174,7 +189,7 @@ def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
 
 
 def _verify(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> ParityReport:
-    report = compare_bundle(bundle, checkpoint, ORIGIN, progress=progress)
+    report = compare_bundle(bundle, ParityRequest(checkpoint, ORIGIN, (DEFAULT_BACKEND,), thorough=False), progress)
     bundle.write_report(REPORT, report.model_dump(mode="json"))
     return report
 
@@ -200,6 +215,10 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
         bundle.require_whole(done, remembered_sha256)
     require_own_graphs_and_weights(bundle)  # a manifest has no sha256 of its own
     return bundle
+
+
+def _names(value: Sequence[str] | str) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _path(value: Path | str | None) -> Path | None:

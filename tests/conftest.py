@@ -113,6 +113,11 @@ def bundle_of(tmp_path_factory):
     return get
 
 
+def copy_of(bundle: Bundle, folder: Path) -> Bundle:
+    """A bundle of a test's own: planted faults link to its files, which others read with tools that refuse links."""
+    return open_bundle(shutil.copytree(bundle.path, folder))
+
+
 @contextmanager
 def made_once(tmp_path_factory, kind: str, *key: object) -> Iterator[Path]:
     """Where something that all tests share goes, whichever of pytest's processes makes it first; the others wait."""

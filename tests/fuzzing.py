@@ -254,8 +254,10 @@ class Fuzzer:
 
     def _write_report(self, rng: Random, folder: Path) -> Path:
         line = {"stage": "prefill", "error": 1e-6, "tolerance": 1e-4, "ok": True, "note": "at logits"}
-        of = {"reference": "it", "backend": "onnxruntime", "precision": "fp32", "fold": "weights"}
-        report = {"verdict": "differs", **of, "files": [line], "cases": {"text": [line, line | {"ok": False}]}}
+        of = {"reference": "it", "precision": "fp32", "fold": "weights", "files": [{"name": "a", "ok": True}]}
+        step = {"name": "onnxruntime", "what": "it", "before": "", "tolerance": 1e-4, "reason": "because"}
+        cases = {"text": [line, line | {"ok": False}]}
+        report = {"verdict": "differs", **of, "steps": [step | {"cases": cases}]}
         (folder / "reports").mkdir()
         _written(folder / "reports" / "verify.json", damaged_json(rng, json.dumps(report)))
         return folder

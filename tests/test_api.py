@@ -17,7 +17,7 @@ def test_verify_takes_paths_and_opened_bundles(bundle_of):
     assert eas_export.verify(str(bundle.path)).verdict == "self-consistent"
     opened = eas_export.open_bundle(bundle.path)
     report = eas_export.verify(opened, case.folder, backend="pytorch", steps=2)
-    assert [line.stage for line in report.cases["text"]][-3:] == ["decode 1", "decode 2", "tokens"]
+    assert [line.stage for line in report.steps[-1].cases["text"]][-3:] == ["decode 1", "decode 2", "tokens"]
     assert set(eas_export.open_runtime(opened, "onnxruntime").sessions) == {"vision", "prefill", "fold", "decode"}
 
 

@@ -38,9 +38,9 @@ MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
 class OnnxRuntimeSession:
     """A graph in one piece, open all the time."""
 
-    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, values: dict):
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
         self.spec = spec
-        self.session, self._weights = _open(ort, path, _read(ort, path), values)
+        self.session, self._weights = _open(ort, path, folder, _read(ort, path), values)
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
         for inputs, outputs in requests:
@@ -65,16 +65,16 @@ class OnnxRuntimeSession:
 class PartedSession:
     """A graph in parts, each opened for all requests and closed again."""
 
-    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, values: dict):
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
         self.spec = spec
-        self._ort, self._path, self._values = ort, path, values
+        self._ort, self._path, self._folder, self._values = ort, path, folder, values
         with _refused(ort, path):
             self._parts = split(_read(ort, path))
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
         handed: list[Tensors] = [{} for _ in requests]
         for part in self._parts:
-            session, weights = _open(self._ort, self._path, part.model, self._values)
+            session, weights = _open(self._ort, self._path, self._folder, part.model, self._values)
             with _translated(self.spec.name):
                 for (inputs, outputs), values in zip(requests, handed):
                     self._run_part(session, part, inputs, outputs, values)
@@ -154,15 +154,16 @@ def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, 
 def open_sparing(bundle: Bundle) -> Runtime:
     """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
     m = bundle.manifest
-    kind = OnnxRuntimeSession if PRECISIONS[m.precision].dtype in MAPPED else PartedSession
-    return Runtime(_name(m.precision), m.config, m.plan, m.limits, _sessions(kind, bundle, m.graphs))
+    mapped = PRECISIONS[m.precision].dtype in MAPPED
+    sessions = _sessions(OnnxRuntimeSession if mapped else PartedSession, bundle, m.graphs)
+    return Runtime(_name(m.precision), m.config, m.plan, m.limits, sessions, stays_open=mapped)
 
 
 def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, Any]:
     ort = _import_onnxruntime()
     values = _mapped_values(ort, bundle)
     specs = {name: widen_spec(spec) for name, spec in graphs.items()}
-    return {name: kind(ort, spec, bundle.graph_file(name), values) for name, spec in specs.items()}
+    return {name: kind(ort, spec, bundle.graph_file(name), bundle.path, values) for name, spec in specs.items()}
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -192,15 +193,15 @@ def _read(ort: ModuleType, path: Path) -> ModelProto:
         return widen_model(onnx.load(path, load_external_data=False))
 
 
-def _open(ort: ModuleType, path: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:
-    """A session over a graph, and those values that it reads the memory of."""
+def _open(ort: ModuleType, path: Path, folder: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:
+    """A session over a graph whose weights lie in `folder`, and those values that it reads the memory of."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
     # Sessions in one process must not fight for the cores, nor repack weights: that is a private copy of each
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     with _refused(ort, path):
         shapes = {i.name: list(i.dims) for i in model.graph.initializer if i.external_data}
         used = {name: values[name] for name, shape in shapes.items() if values[name].shape() == shape}
@@ -238,4 +239,10 @@ def health() -> Health:
     return Health(version=ort.__version__, runs=True, does=does)
 
 
-ONNXRUNTIME = Backend(open=open_bundle, open_sparing=open_sparing, private_bytes=private_bytes, health=health)
+ONNXRUNTIME = Backend(
+    open=open_bundle,
+    open_sparing=open_sparing,
+    private_bytes=private_bytes,
+    health=health,
+    open_tapped=open_sparing,
+)

@@ -62,6 +62,7 @@ class Runtime:
 
     device  where tensors are
     empty   (sizes, dtype=...) -> where an output is put; None: the device's memory
+    stays_open  whether sessions hold their weights from run to run; where they take them anew, token by token is slow
     """
 
     backend: str
@@ -71,6 +72,7 @@ class Runtime:
     sessions: Mapping[str, Session]
     device: torch.device = CPU
     empty: Callable[..., Tensor] | None = None
+    stays_open: bool = True
 
     def run(self, graph: str, inputs: Tensors) -> Tensors:
         """Run a graph; outputs are newly allocated but for aliased ones. Raises UserError for sizes beyond the graph's limits,

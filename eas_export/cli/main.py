@@ -1,6 +1,6 @@
 """Entry point: finds the command, runs it, and turns what went wrong into one line and an exit code.
 
-Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 70 a bug of ours · 130 interrupted · 141 nobody reads · 143 terminated
+Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 3 something required was not run · 70 a bug of ours · 130 interrupted · 141 nobody reads · 143 terminated
 A mistake of the user's never shows a traceback; a bug of ours always does.
 """
 
@@ -32,7 +32,7 @@ COMMANDS = {
 # Shown by --help without importing the commands
 SUMMARIES = {
     "build": "Take an EAS checkpoint to a verified bundle.",
-    "verify": "Compare a bundle with PyTorch, stage by stage.",
+    "verify": "Compare a bundle with PyTorch, step by step.",
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "check": "Show a bundle's graphs as TensorRT's parser sees them.",

@@ -8,7 +8,7 @@ Outputs  logits [B, vocab] float32 · present.N.key/value
 Both forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -54,30 +54,48 @@ class UnfoldedDecodeGraph(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         decoder: Decoder = self.network.decoder
         spreads, biases = spread_routers(decoder, inputs["router"]), shifted_biases(decoder, inputs.get("pooled"))
+        return decode_step(decoder, inputs, through_adapters(spreads, biases))
 
-        def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
-            return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
 
-        return decode_step(decoder, inputs, project)
+def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: Mapping[int, Tensor]) -> Project:
+    """The adapters in place: each layer's v [B, width] and, in a skipped layer, its down's bias [B, width]."""
+
+    def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+        return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
+
+    return project
 
 
 def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
     """One step through the blocks; `project` applies the linear layers that stand behind a block's adapter."""
-    slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
     x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}
     for i, block in enumerate(decoder.layers):
-        projected = project(i, block, block.norm(x))
-        if isinstance(block, SkippedBlock):
-            x = block.finish(x, *projected)
-            continue
-        q, k, v = (part.unflatten(-1, (decoder.config.heads, 1, -1)) for part in projected)  # [B, H, 1, head_dim]
-        q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
-        keys = ops.scatter_cache(inputs[f"past_key_values.{i}.key"], k, slots)  # [B, H, T, head_dim]
-        values = ops.scatter_cache(inputs[f"past_key_values.{i}.value"], v, slots)
-        outputs[f"present.{i}.key"], outputs[f"present.{i}.value"] = keys, values
-        x = block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))
+        x = decode_block(decoder, i, block, x, inputs, project, outputs)
     return {"logits": decoder.logits(x)} | outputs
+
+
+def decode_block(
+    decoder: Decoder,
+    layer: int,
+    block: KeptBlock | SkippedBlock,
+    x: Tensor,
+    inputs: dict[str, Tensor],
+    project: Project,
+    outputs: dict[str, Tensor],
+) -> Tensor:
+    """One step through one block: x [B, dim] -> the same behind it. A kept block's caches, with the new token's key and value, go into
+    `outputs`."""
+    projected = project(layer, block, block.norm(x))
+    if isinstance(block, SkippedBlock):
+        return block.finish(x, *projected)
+    slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
+    q, k, v = (part.unflatten(-1, (decoder.config.heads, 1, -1)) for part in projected)  # [B, H, 1, head_dim]
+    q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+    keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, H, T, head_dim]
+    values = ops.scatter_cache(inputs[f"past_key_values.{layer}.value"], v, slots)
+    outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = keys, values
+    return block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))
 
 
 def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

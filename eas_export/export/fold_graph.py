@@ -34,14 +34,18 @@ class FoldGraph(nn.Module):
 def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> dict[str, Tensor]:
     """One layer's folded weights and biases, by the outputs' names: router [2] float32; down_bias [width], with what the pooled
     feature adds to it in a skipped layer"""
-    adapter, half = block.adapter, block.adapter.width // 2  # rank + 1
-    inner, outer = adapter.down.weight[:half], mix(adapter.up, router)  # [rank + 1, dim], [dim, rank + 1]
-    inner_bias = down_bias[:half]  # [rank + 1]
-    folded = {}
+    folded, factors = {}, fold_factors(block, router, down_bias)
     for part in block.folds:
-        weight, bias = fold_linear(block.get_submodule(part).weight, outer, inner, inner_bias)
+        weight, bias = fold_linear(block.get_submodule(part).weight, *factors)
         folded |= {f"folded.layers.{layer}.{part}.weight": weight, f"folded.layers.{layer}.{part}.bias": bias}
     return folded
+
+
+def fold_factors(block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a block's adapter puts into the linear layers behind it: outer [dim, rank + 1] float32, inner [rank + 1, dim] and its bias
+    [rank + 1], as rewrite.fold.fold_linear takes them."""
+    half = block.adapter.width // 2  # rank + 1
+    return mix(block.adapter.up, router), block.adapter.down.weight[:half], down_bias[:half]
 
 
 def fold_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

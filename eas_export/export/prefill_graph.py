@@ -6,6 +6,7 @@ Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from ..config import Limits, ModelConfig
 from ..graph import GraphSpec, TensorSpec
 from ..model import ops
 from ..model.adapter import mean_over, per_token
-from ..model.decoder import Decoder, SkippedBlock
+from ..model.decoder import Decoder, KeptBlock, SkippedBlock
 from ..plan import SkipPlan
 from ..precision import Precision
 from .common import cache_aliases, cache_specs, dims_of, fold_state_specs
@@ -37,24 +38,85 @@ class PrefillGraph(nn.Module):
                 cache = inputs[f"past_key_values.{layer}.{part}"]
                 outputs[f"present.{layer}.{part}"] = ops.scatter_cache(cache, update, first_slot)
 
-        x, state = read_prompts(decoder, inputs, keep)
-        batch, length = x.shape[0], x.shape[1]
-        last = torch.arange(batch, device=x.device) * length + decoder.config.prefix + lengths - 1  # [B]
-        return {"logits": decoder.logits(x.flatten(0, 1).index_select(0, last))} | state | outputs
+        x, reading = start_reading(decoder, inputs)
+        routers, pools = [], []
+        for i, block in enumerate(decoder.layers):
+            x, router, pooled = reading.block(i, block, x, keep)
+            routers.append(router)
+            pools += [] if pooled is None else [pooled]
+        rows = torch.arange(reading.batch, device=x.device)
+        last = rows * reading.length + decoder.config.prefix + lengths - 1  # [B]
+        return {"logits": decoder.logits(x.index_select(0, last))} | join_state(routers, pools) | outputs
 
 
-def read_prompts(
-    decoder: Decoder,
-    inputs: dict[str, Tensor],
-    keep: Callable[[int, Tensor, Tensor], None],
-    position_ids: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """All positions through the blocks: x [B, L, dim] behind the last one (L = prefix + S), and the fold state.
+# (layer, block, tokens) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up, each [B*L, out]
+Project = Callable[[int, KeptBlock | SkippedBlock, "Tokens"], tuple[Tensor, ...]]
 
-    keep          is given each kept layer's number, keys and values [B, H, S, head_dim]
-    position_ids  [B, L], by default 0 to L - 1
 
-    The state is the prompts' alone, over `prompt_lengths`: what stands behind a prompt sees it and does not change it.
+@dataclass(frozen=True)
+class Tokens:
+    """A block's input on its way through the adapter: n [B*L, dim], normalised; y [B*L, dim], the adapter's output; router [B, 2];
+    bias [B, width] of the adapter's down, None for its own."""
+
+    n: Tensor
+    y: Tensor
+    router: Tensor
+    bias: Tensor | None
+
+
+def project(layer: int, block: KeptBlock | SkippedBlock, tokens: Tokens) -> tuple[Tensor, ...]:
+    return block.project(tokens.y)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts on their way through the blocks: what every block has to know of them.
+
+    position_ids  [B, L]; L = prefix + S
+    router_mean   [B, L] weights of the router's mean: without the modality token
+    pooled_mean   [B, L] weights of the pooled feature's mean: with it
+    """
+
+    decoder: Decoder
+    batch: int
+    length: int
+    position_ids: Tensor
+    router_mean: Tensor
+    pooled_mean: Tensor
+
+    def block(
+        self,
+        layer: int,
+        block: KeptBlock | SkippedBlock,
+        x: Tensor,
+        keep: Callable[[int, Tensor, Tensor], None],
+        project: Project = project,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [B*L, dim] -> the same behind the block, router [B, 2] and, in a skipped block, pooled [B, rank]."""
+        n = block.norm(x)
+        rows = n.unflatten(0, (self.batch, self.length))  # [B, L, dim]
+        router = block.router(mean_over(rows, self.router_mean))  # [B, 2]
+        v = per_token(block.adapter.spread(router), self.length)  # [B*L, width]
+        if isinstance(block, SkippedBlock):
+            pooled = block.pool(mean_over(rows, self.pooled_mean))  # [B, rank]
+            bias = block.adapter.shifted_bias(pooled)  # [B, width]
+            tokens = Tokens(n, block.adapter(n, v, per_token(bias, self.length)), router, bias)
+            return block.finish(x, *project(layer, block, tokens)), router, pooled
+        projected = project(layer, block, Tokens(n, block.adapter(n, v), router, None))
+        prefix, heads = self.decoder.config.prefix, self.decoder.config.heads
+        q, k, values = (_heads(part, self.batch, self.length, heads) for part in projected)
+        q, k = self.decoder.rotate(q, self.position_ids), self.decoder.rotate(k, self.position_ids)
+        attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
+        keep(layer, k[:, :, prefix:], values[:, :, prefix:])
+        return block.finish(x, attended.transpose(1, 2).reshape(x.shape)), router, None
+
+
+def start_reading(
+    decoder: Decoder, inputs: dict[str, Tensor], position_ids: Tensor | None = None
+) -> tuple[Tensor, Reading]:
+    """x [B*L, dim] before the first block, and what the blocks need. position_ids: by default 0 to L - 1.
+
+    The means are the prompts' alone, over `prompt_lengths`: what stands behind a prompt sees its state and does not change it.
     """
     lengths = inputs["prompt_lengths"]  # [B]
     x = _embed(decoder, inputs)  # [B, L, dim]
@@ -63,31 +125,14 @@ def read_prompts(
     positions = torch.arange(length, device=x.device)  # [L]
     if position_ids is None:
         position_ids = positions[None, :].expand(batch, length)
-    router_mean = _mean_weights(positions, prefix, lengths + prefix)  # [B, L]: without the modality token
-    pooled_mean = _mean_weights(positions, 0, lengths + prefix)  # [B, L]: with it
+    router_mean = _mean_weights(positions, prefix, lengths + prefix)
+    pooled_mean = _mean_weights(positions, 0, lengths + prefix)
+    return x.flatten(0, 1), Reading(decoder, batch, length, position_ids, router_mean, pooled_mean)
 
-    x = x.flatten(0, 1)  # [B*L, dim]
-    routers, pools = [], []
-    for i, block in enumerate(decoder.layers):
-        n = block.norm(x)
-        rows = n.unflatten(0, (batch, length))  # [B, L, dim]
-        router = block.router(mean_over(rows, router_mean))  # [B, 2]
-        routers.append(router)
-        v = per_token(block.adapter.spread(router), length)  # [B*L, width]
-        if isinstance(block, SkippedBlock):
-            pooled = block.pool(mean_over(rows, pooled_mean))  # [B, rank]
-            pools.append(pooled)
-            y = block.adapter(n, v, per_token(block.adapter.shifted_bias(pooled), length))
-            x = block.finish(x, *block.project(y))
-        else:
-            y = block.adapter(n, v)
-            q, k, values = (_heads(part, batch, length, decoder.config.heads) for part in block.project(y))
-            q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
-            attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
-            keep(i, k[:, :, prefix:], values[:, :, prefix:])
-            x = block.finish(x, attended.transpose(1, 2).reshape(x.shape))
-    state = {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
-    return x.unflatten(0, (batch, length)), state
+
+def join_state(routers: list[Tensor], pools: list[Tensor]) -> dict[str, Tensor]:
+    """The fold state from every block's router [B, 2] and every skipped block's pooled [B, rank]."""
+    return {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
 
 
 def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -158,6 +158,7 @@ LAVIN = Family(
     format=format_question,
     encode=encode,
     pixels=pixels,
+    shortcuts=("published fold", "published dynamic decode"),
 )
 
 

@@ -7,6 +7,8 @@ ONNX operator specifications of Gemm-13, RMSNormalization-23, RotaryEmbedding-23
 import torch
 from torch import Tensor
 
+MOST_SCORES = 1 << 24  # numbers: 64 MB
+
 
 def _node(name: str, version: int, inputs: list, attributes: dict, like: Tensor, shape=None) -> Tensor:
     return torch.onnx.ops.symbolic(
@@ -52,6 +54,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Softmax attention over new keys and values. q, k, v [B, H, L, head_dim] -> [B, H, L, head_dim]"""
     if torch.compiler.is_exporting():
         return _node("Attention", 24, [q, k, v], {"is_causal": int(causal)}, q)
+    heads = max(1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2]))  # whose scores are in memory together
+    parts = zip(*(tensor.split(heads, 1) for tensor in (q, k, v)))
+    return torch.cat([_attend(*part, causal) for part in parts], 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     scores = _scores(q, k)  # [B, H, L, L]
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)

@@ -1,5 +1,5 @@
-"""SAME? A bundle against the PyTorch reference, stage by stage."""
+"""SAME? A bundle against the PyTorch reference, step by step."""
 
-from .compare import compare_bundle
+from .compare import Request, compare_bundle
 
-__all__ = ["compare_bundle"]
+__all__ = ["Request", "compare_bundle"]

@@ -1,33 +1,75 @@
-"""Prompts to verify with when the user gives none: made from the config, the same for the same config."""
+"""Prompts to verify with: the user's or, without any, made from the config, the same for the same config and limits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..bundle import Bundle
 from ..config import Limits, ModelConfig
 from ..conversation import Prompts
+from ..families import get_family
+from ..inputs.npz import read_inputs
+from ..inputs.questions import holds_questions, make_prompt, read_questions, require_short
+from ..question import Question
+from ..text import open_tokenizer
 
 
 @dataclass(frozen=True)
 class Samples:
-    """prompts: name -> one row; forced: name -> the tokens to feed after it, [steps, 1]"""
+    """prompts: name -> one row; forced: name -> the tokens to feed after it, [steps, 1]; given: whether they are the user's; questions:
+    what the prompts were made from, where they were"""
 
     prompts: dict[str, Prompts]
     forced: dict[str, Tensor]
+    given: bool = False
+    questions: tuple[Question, ...] = ()
 
 
-def sample_prompts(config: ModelConfig, limits: Limits, steps: int) -> Samples:
-    """Prompts with text, with an image, and with little text, as long as the limits allow."""
+def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Samples:
+    """Prompts from a file of arrays (.npz) or questions (.jsonl), as `run` takes them; made from the config without one. Raises
+    UserError for what does not fit the model."""
+    m = bundle.manifest
+    if inputs is None:
+        return sample_prompts(m.config, m.limits, steps, longest)
+    family = get_family(m.config.family)
+    if holds_questions(inputs):
+        tokenizer = open_tokenizer(bundle)
+        questions = read_questions(inputs)
+        names = {f"question {number}": question for number, question in enumerate(questions, start=1)}
+        for name, question in names.items():
+            require_short(question, m.config, family, tokenizer, m.limits, name)
+        prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
+        forced = drawn_tokens(m.config, prompts, _steps_that_fit(prompts, steps, m.limits))
+        return Samples(prompts, forced, questions=tuple(questions))
+    read = read_inputs(inputs, m.config, family)
+    rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
+    if read.forced_tokens is None:
+        return Samples(rows, drawn_tokens(m.config, rows, _steps_that_fit(rows, steps, m.limits)))
+    return Samples(rows, {name: read.forced_tokens[:, i : i + 1] for i, name in enumerate(rows)}, given=True)
+
+
+def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) -> int:
+    longest = max(int(prompt.prompt_lengths.max()) for prompt in prompts.values())
+    return max(0, min(steps, limits.max_tokens - longest))
+
+
+def sample_prompts(config: ModelConfig, limits: Limits, steps: int, longest: bool = True) -> Samples:
+    """Prompts with text, with an image, the shortest and, if asked for, the longest that the limits allow, with an image where it fits;
+    `steps` tokens or as many as fit behind each. Where a bundle takes batches they are a mixed and ragged one."""
     random = torch.Generator().manual_seed(0)
     steps = min(steps, limits.max_tokens - 1)
     room = min(limits.max_prompt, limits.max_tokens - steps)
     tokens = config.vision.tokens
+    image_at = list(range(2, 2 + tokens)) if room >= tokens + 2 else []
     prompts = {"text": _prompt(config, min(17, room), [], random)}
-    if room >= tokens + 2:
-        prompts["image"] = _prompt(config, min(tokens + 12, room), list(range(2, 2 + tokens)), random)
-    prompts["short text"] = _prompt(config, min(3, room), [], random)
+    if image_at:
+        prompts["image"] = _prompt(config, min(tokens + 12, room), image_at, random)
+    prompts["shortest"] = _prompt(config, 1, [], random)
+    if longest:
+        prompts["longest"] = _prompt(config, room, image_at, random)
     return Samples(prompts, drawn_tokens(config, prompts, steps))
 
 

@@ -79,14 +79,19 @@ def _adapter(here: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str
 
 
 def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
-    """cos and sin of RoPE's angles, [max_tokens + prefix, head_dim / 2] float32: a prompt's last token sits at max_tokens at most."""
+    """cos and sin of RoPE's angles, [max_tokens + prefix, head_dim / 2] float32: a prompt's last token sits at max_tokens at most.
+
+    Angles are products in float32, as published. Powers and cosines are rounded from float64: in float32 their last bit is the
+    library's own, and a frequency's last bit turns a key at position 1000 by 3e-5.
+    """
     shape = (limits.max_tokens + config.prefix, config.head_dim // 2)
 
     def table(function) -> LazyTensor:
         def read() -> torch.Tensor:
             exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-            angles = torch.outer(torch.arange(shape[0], dtype=torch.float32), 1.0 / config.rope_theta**exponents)
-            return function(angles)
+            frequencies = 1.0 / (config.rope_theta ** exponents.double()).float()
+            angles = torch.outer(torch.arange(shape[0], dtype=torch.float32), frequencies)
+            return function(angles.double()).float()
 
         return LazyTensor(shape, torch.float32, "computed from the config", read)
 

@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from conftest import RUN_HERE, golden_case, max_error, text_prompts
@@ -181,8 +182,10 @@ def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs,
     assert found.runs is runs and does in found.does
 
 
-def test_a_bundle_without_engines_says_how_to_get_them(bundle_of, refused):
-    said = refused("verify", bundle_of(CASE).path, "--backend", "tensorrt-rtx")
+def test_a_bundle_without_engines_says_how_to_get_them(bundle_of, tmp_path, refused):
+    npz = tmp_path / "x.npz"
+    np.savez(npz, **CASE.arrays("img1"))
+    said = refused("run", bundle_of(CASE).path, "--inputs", npz, "--backend", "tensorrt-rtx")
     assert "has no TensorRT-RTX engines" in said and "build with --backend tensorrt-rtx and --force" in said
 
 

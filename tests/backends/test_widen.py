@@ -7,7 +7,7 @@ from conftest import golden_case, max_error
 from eas_export.backends.opening import open_runtime, open_sparing_runtime
 from eas_export.backends.widen import widen_model
 from eas_export.generate import generate
-from eas_export.parity import compare_bundle
+from eas_export.parity import Request, compare_bundle
 
 CASE = golden_case("half_13B")
 
@@ -25,9 +25,9 @@ def test_weights_are_bfloat16_as_torch_rounds_them(bundle_of):
 
 
 def test_the_ledger_proves_graph_and_weights_and_says_how(bundle_of):
-    report = compare_bundle(bundle_of(CASE, "bf16"), CASE.checkpoint, "x")
-    assert report.ok and report.backend == "onnxruntime, bf16 computed in float32"
-    assert compare_bundle(bundle_of(CASE), CASE.checkpoint, "x").backend == "onnxruntime"
+    report = compare_bundle(bundle_of(CASE, "bf16"), Request(CASE.checkpoint, "x"))
+    assert report.ok and "onnxruntime, bf16 computed in float32" in report.steps[-1].what
+    assert "float32" not in compare_bundle(bundle_of(CASE), Request(CASE.checkpoint, "x")).steps[-1].what
 
 
 def test_whole_sessions_and_parts_are_closer_than_pytorchs_own_bfloat16(bundle_of):

@@ -51,7 +51,11 @@ def test_build_verify_and_reuse(data, tmp_path, command):
     assert "exporting prefill: done" in err  # long work shows progress
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out.bundle"]
     report = json.loads((out / "reports" / "verify.json").read_text())
-    assert report["verdict"] == "same as the checkpoint" and set(report["cases"]) == {"text", "image", "short text"}
+    assert report["verdict"] == "same as the checkpoint" and set(report["steps"][-1]["cases"]) == {
+        "text",
+        "image",
+        "shortest",
+    }
     made = (out / "manifest.json").stat().st_mtime_ns
 
     (out / "reports" / "verify.json").write_text(json.dumps(report | {"verdict": "differs"}))

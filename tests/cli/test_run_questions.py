@@ -15,7 +15,7 @@ from eas_export import Question, Sampling, UserError, open_model, text
 from eas_export.bundle import open_bundle
 from eas_export.config import Limits
 from eas_export.conversation import Conversation
-from eas_export.parity import compare
+from eas_export.parity.samples import read_samples
 from eas_export.text import TextModel
 
 SET = Path(__file__).parents[2] / "calibration" / "demo.jsonl"
@@ -208,7 +208,7 @@ def test_a_batch_is_gone_before_the_next_is_read(bundle_of, monkeypatch):
 
 def test_verify_takes_questions(bundle_of, command):
     code, out, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
-    cases = json.loads(out)["cases"]
+    cases = json.loads(out)["steps"][-1]["cases"]
     assert code == 0 and list(cases) == [*(f"question {i}" for i in range(1, 6)), "1 to 5 in one batch"], err
 
 
@@ -219,7 +219,7 @@ def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
     limits = Limits(max_prompt=1024, max_tokens=1026)
     opened = open_bundle(path)
     small = replace(opened, manifest=opened.manifest.model_copy(update={"limits": limits}))
-    samples = compare._read_samples(small, tmp_path / "x.jsonl", 200)
+    samples = read_samples(small, tmp_path / "x.jsonl", 200, longest=True)
     longest = max(int(prompt.prompt_lengths[0]) for prompt in samples.prompts.values())
     assert 826 < longest <= 1024 and {len(fed) for fed in samples.forced.values()} == {1026 - longest}
     (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "b " * 1500}) + "\n")

@@ -75,11 +75,16 @@ def test_verify_with_and_without_the_checkpoint(bundle, npz, command):
         and said["verdict"] == "same as the checkpoint"
         and said["reference"] == "the checkpoint it was built from"
     )
-    stages = [line["stage"] for line in said["cases"]["image"]]
+    assert [step["name"] for step in said["steps"]] == [
+        "pytorch, folded",
+        "pytorch, the bundle's weights",
+        "onnxruntime",
+    ]
+    stages = [line["stage"] for line in said["steps"][-1]["cases"]["image"]]
     assert stages == ["vision", "router", "pooled", "prefill", "fold", *(f"decode {i}" for i in range(1, 9)), "tokens"]
     code, text, _ = command("verify", bundle.path, "--inputs", npz, "--json")
     said = json.loads(text)
-    assert code == 0 and said["verdict"] == "self-consistent" and list(said["cases"]) == ["row 0"]
+    assert code == 0 and said["verdict"] == "self-consistent" and list(said["steps"][-1]["cases"]) == ["row 0"]
     assert "pass --ckpt too" in command("verify", bundle.path, "--weights", CASE.folder / "weights")[2]
     code, text, _ = command("verify", bundle.path)
     assert code == 0 and "self-consistent" in text and "same as the checkpoint" not in text
@@ -91,7 +96,7 @@ def test_verify_takes_each_row_of_a_batch_on_its_own(bundle_of, tmp_path, comman
         "verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--inputs", tmp_path / "b3.npz", "--json"
     )
     assert code == 0, err
-    assert list(json.loads(text)["cases"]) == ["row 0", "row 1", "row 2"]
+    assert list(json.loads(text)["steps"][-1]["cases"]) == ["row 0", "row 1", "row 2"]
 
 
 def scale_weight(bundle: Bundle, name: str, factor: float) -> None:
@@ -107,10 +112,11 @@ def test_a_damaged_bundle_differs_and_is_not_run(bundle, command):
     scale_weight(bundle, "layers.2.ffn.down.weight", 1.01)
     code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
     said = json.loads(text)
-    assert code == 1 and said["verdict"] == "differs" and said["cases"] == {}
-    assert [line["stage"] for line in said["files"] if not line["ok"]] == ["weights.safetensors"]
+    assert code == 1 and said["verdict"] == "differs" and said["steps"] == []
+    assert [line["name"] for line in said["files"] if not line["ok"]] == ["weights.safetensors"]
+    assert said["first_divergence"]["stage"] == "weights.safetensors"
     code, text, _ = command("verify", bundle.path)
-    assert code == 1 and "verdict: differs, first at files: weights.safetensors" in text
+    assert code == 1 and "verdict: differs, first diverges at weights.safetensors" in text
 
 
 def test_verify_finds_a_changed_weight_and_says_where(bundle, command):
@@ -120,9 +126,12 @@ def test_verify_finds_a_changed_weight_and_says_where(bundle, command):
     code, text, _ = command("verify", bundle.path, "--ckpt", CASE.folder, "--json")
     said = json.loads(text)
     assert code == 1 and said["verdict"] == "differs" and all(line["ok"] for line in said["files"])
-    wrong = [line["stage"] for line in said["cases"]["text"] if not line["ok"]]
-    assert wrong[0] in ("router", "prefill") and "decode 1" in wrong
-    assert said["first_failure"] == f"text: {wrong[0]}"
+    for step in said["steps"][1:]:  # the fold of the checkpoint is right
+        wrong = [line["stage"] for line in step["cases"]["text"] if not line["ok"]]
+        assert wrong[0] in ("router", "prefill") and "decode 1" in wrong
+    found = said["first_divergence"]
+    assert (found["step"], found["case"]) == ("pytorch, the bundle's weights", "text")
+    assert (found["graph"], found["layer"], found["stage"]) == ("prefill", 2, "down")
     assert command("verify", bundle.path)[0] == 0  # it is consistent with itself: only the checkpoint tells
 
 
@@ -137,7 +146,7 @@ def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
     code, text, _ = command("verify", bundle.path, "--ckpt", other, "--json")
     said = json.loads(text)
     assert code == 1 and said["reference"] == "a checkpoint that is not its origin" and said["verdict"] == "differs"
-    assert said["first_failure"]
+    assert (said["first_divergence"]["layer"], said["first_divergence"]["stage"]) == (2, "adapter")
     assert "another model" in refused("verify", bundle.path, "--ckpt", GOLDEN / "lavin" / "all")
 
 
@@ -278,8 +287,8 @@ def test_demo(tmp_path, command):
     said = json.loads(text)
     assert code == 0, err
     assert said["report"]["verdict"] == "same as the checkpoint" and said["tokens_agree"] is True
-    assert set(said["tokens"]) == {"text", "image", "short text"}
+    assert set(said["tokens"]) == {"text", "image", "shortest", "longest"}
     assert open_bundle(out).manifest.plan.skipped == (3, 5, 6)
     prompts = Path(__file__).parents[2] / "calibration" / "demo.npz"
     code, text, err = command("verify", out, "--ckpt", CHECKPOINT, "--inputs", prompts, "--json")
-    assert code == 0 and list(json.loads(text)["cases"]) == [f"row {i}" for i in range(4)], err
+    assert code == 0 and list(json.loads(text)["steps"][-1]["cases"]) == [f"row {i}" for i in range(4)], err

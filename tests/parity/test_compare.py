@@ -9,6 +9,7 @@ from eas_export import parity
 from eas_export.backends.opening import open_runtime
 from eas_export.conversation import Prompts, join_prompts
 from eas_export.generate import Generation, generate, join_generations
+from eas_export.parity.ledger import Results
 from eas_export.parity.samples import sample_prompts
 from eas_export.precision import PRECISIONS
 
@@ -24,38 +25,55 @@ class Mutant:
     def run(self, requests):
         self.session.run([(inputs | self.change(inputs), outputs) for inputs, outputs in requests])
 
+    def bind(self, inputs, outputs):
+        return lambda: self.run([(inputs, outputs)])
+
 
 def ledger_with(monkeypatch, bundle, graph, change):
     def opened(bundle, backend):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(parity.compare, "open_sparing_runtime", opened)
-    return parity.compare_bundle(bundle, CASE.checkpoint, "x")
+    monkeypatch.setattr(parity.ladder, "open_sparing_runtime", opened)
+    return verified(bundle)
+
+
+def verified(bundle):
+    return parity.compare_bundle(bundle, parity.Request(CASE.checkpoint, "x"))
+
+
+def first_bad(report) -> str:
+    return next(
+        f"{case}: {line.stage}"
+        for s in report.steps
+        for case, lines in s.cases.items()
+        for line in lines
+        if not line.ok
+    )
 
 
 def test_rows_that_use_their_neighbours_state_are_found(bundle_of, monkeypatch):
     """Every row alone is right; only the batch shows it."""
     bundle = bundle_of(CASE, fold="lowrank")
-    assert parity.compare_bundle(bundle, CASE.checkpoint, "x").ok
+    assert verified(bundle).ok
 
     def first_rows_router(inputs):
         return {"router": inputs["router"][:1].expand_as(inputs["router"]).contiguous()}
 
     report = ledger_with(monkeypatch, bundle, "decode", first_rows_router)
-    assert not report.ok and report.first_failure == "1 to 3 in one batch: decode 1"
+    assert not report.ok and first_bad(report) == "1 to 4 in one batch: decode 1"
 
 
 def test_a_wrong_position_is_found_in_the_decode(bundle_of, monkeypatch):
     report = ledger_with(
         monkeypatch, bundle_of(CASE), "decode", lambda inputs: {"position_ids": inputs["position_ids"] + 1}
     )
-    assert not report.ok and report.first_failure == "text: decode 1"
+    assert not report.ok and first_bad(report) == "text: decode 1"
 
 
 def test_a_wrong_fold_state_is_found_in_the_fold(bundle_of, monkeypatch):
     report = ledger_with(monkeypatch, bundle_of(CASE), "fold", lambda inputs: {"router": inputs["router"] * 1.01})
-    assert not report.ok and report.first_failure == "text: fold"
+    assert not report.ok and first_bad(report) == "text: fold"
 
 
 def test_joined_batches_are_the_rows_they_were_made_of(bundle_of):
@@ -75,8 +93,8 @@ def test_extremes_can_be_verified(tmp_path):
 
     folder = golden_case("all").folder
     result = build(folder, tmp_path / "o", max_prompt=2, max_tokens=3, precision="fp16", adapter_scale=1e-5)
-    assert result.report.ok, result.report.first_failure
-    assert [line.stage for line in result.report.cases["text"]][-2:] == ["decode 2", "tokens"]
+    assert result.report.ok, result.report.first_divergence
+    assert [line.stage for line in result.report.steps[-1].cases["text"]][-2:] == ["decode 2", "tokens"]
 
 
 def test_router_weights_that_lie_close_together_are_held_to_an_absolute_error():
@@ -87,5 +105,5 @@ def test_router_weights_that_lie_close_together_are_held_to_an_absolute_error():
         return Generation(torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64), None, state)
 
     for error, ok in ((3e-7, True), (3e-5, False)):
-        lines = parity.compare._lines(generation(0.5 + error), generation(0.5), None, PRECISIONS["fp32"])
+        lines = Results(generation(0.5 + error), generation(0.5), generation(0.5), 1e-4, PRECISIONS["fp32"]).lines(None)
         assert [line.ok for line in lines if line.stage == "router"] == [ok]

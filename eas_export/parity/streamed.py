@@ -1,0 +1,64 @@
+"""The network in float32 with one block's weights in memory at a time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Limits, ModelConfig
+from ..families import get_family
+from ..model.network import build_network, load_parameters, parameter_shapes
+from ..plan import SkipPlan
+from ..precision import PRECISIONS
+
+Readers = Mapping[str, Callable[[], Tensor]]
+
+
+class Streamed:
+    """A network whose blocks have their weights while it is their turn, in `for block in decoder.layers`.
+
+    parameters: store name -> reader of a float32 tensor; more than the network's may be there
+    """
+
+    def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
+        with torch.device("meta"):
+            network = build_network(config, plan, PRECISIONS["fp32"], limits, get_family(config.family).vision)
+        self._parameters = parameters
+        self.decoder, self.vision = network.decoder, network.vision
+        self.layers = list(network.decoder.layers)  # without their weights
+        network.decoder.layers = _OneAtATime(
+            network.decoder.layers, lambda layer, block: self.loaded(f"layers.{layer}", block)
+        )
+
+    def loaded(self, prefix: str, module: nn.Module) -> AbstractContextManager[nn.Module]:
+        """A module that has its weights inside the block, and only there; prefix: its name in the store."""
+        dot = f"{prefix}." if prefix else ""
+        return _Loaded(module, {name: self._parameters[f"{dot}{name}"] for name in parameter_shapes(module)})
+
+    def surroundings(self) -> AbstractContextManager[nn.Module]:
+        """All of the decoder but its blocks, loaded."""
+        others = {name: module for name, module in self.decoder.named_children() if name != "layers"}
+        return self.loaded("", nn.ModuleDict(others))
+
+
+class _Loaded:
+    def __init__(self, module: nn.Module, readers: Readers):
+        self.module, self.readers = module, readers
+
+    def __enter__(self) -> nn.Module:
+        return load_parameters(self.module, self.readers)
+
+    def __exit__(self, *_: object) -> None:
+        self.module.to_empty(device="meta")
+
+
+class _OneAtATime(nn.ModuleList):
+    def __init__(self, blocks: nn.ModuleList, load: Callable[[int, nn.Module], AbstractContextManager[nn.Module]]):
+        super().__init__(blocks)
+        self.load = load
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for layer, block in enumerate(super().__iter__()):
+            with self.load(layer, block):
+                yield block

@@ -1,0 +1,81 @@
+"""A graph of a bundle run for what goes on inside it: a debug graph, made for one run and thrown away."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+from torch import Tensor
+
+from ..backends.backend import Backend
+from ..backends.runtime import Runtime, Tensors
+from ..bundle import Bundle
+from ..graph import TensorSpec
+from ..precision import DTYPES, PRECISIONS
+from ..scratch import scratch_folder
+from .stages import OUT, find_boundaries, find_stages
+
+Place = tuple[int, str]  # layer and stage; layer -1 is what the first block is given
+WIDE = ("gate", "up")  # stages as wide as the FFN; all others are as wide as the model
+
+
+@dataclass(frozen=True)
+class TappedBundle(Bundle):
+    """A bundle whose graphs lie elsewhere: they give more than the bundle's own."""
+
+    graphs: Path
+
+    def graph_file(self, name: str) -> Path:
+        return self.graphs / f"{name}.onnx"
+
+
+def boundary_taps(bundle: Bundle, graph: str) -> dict[Place, str]:
+    """Every block's output, and what the first one is given -> the value in the graph."""
+    found = find_boundaries(_load(bundle, graph), bundle.manifest.config.layers)
+    return {(layer, OUT): value for layer, value in found.items()}
+
+
+def stage_taps(bundle: Bundle, graph: str, layer: int) -> dict[Place, str]:
+    """One layer's stages -> the value in the graph."""
+    return {(layer, stage): value for stage, value in find_stages(_load(bundle, graph), layer).items()}
+
+
+def run_tapped(
+    bundle: Bundle, backend: Backend, runtime: Runtime, graph: str, inputs: Tensors, taps: Mapping[Place, str]
+) -> tuple[Tensors, dict[Place, Tensor]]:
+    """Run a graph of the bundle: its outputs, and what the taps gave, [rows, width] each in float32.
+
+    backend  one that opens tapped graphs
+    runtime  the bundle on it
+    """
+    m = bundle.manifest
+    dtype, sizes = PRECISIONS[m.precision].dtype, runtime.sessions[graph].spec.measure(inputs)
+    rows = sizes.get("B", 1) * (sizes["S"] + m.config.prefix if "S" in sizes else 1)
+    widths = {place: m.config.ffn_dim if place[1] in WIDE else m.config.dim for place in taps}
+    specs = {p: TensorSpec(name=_name(p), dtype=dtype, shape=(rows, width)) for p, width in widths.items()}
+    plain = m.graphs[graph].pin(sizes)
+    spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs.values())})
+    model = _with_outputs(_load(bundle, graph), {_name(p): value for p, value in taps.items()}, DTYPES[dtype].onnx)
+    with tempfile.TemporaryDirectory(dir=scratch_folder(bundle.path), prefix=".taps-") as folder:
+        tapped = TappedBundle(bundle.path, m.model_copy(update={"graphs": {graph: spec}}), Path(folder))
+        tapped.graph_file(graph).write_bytes(model.SerializeToString())
+        outputs = backend.open_tapped(tapped).run(graph, inputs)
+    return outputs, {place: outputs.pop(tensor.name).float() for place, tensor in specs.items()}
+
+
+def _load(bundle: Bundle, graph: str) -> ModelProto:
+    return onnx.load(bundle.graph_file(graph), load_external_data=False)
+
+
+def _with_outputs(model: ModelProto, taps: Mapping[str, str], dtype: int) -> ModelProto:
+    """The graph giving these values too: output -> value; dtype: theirs, by ONNX's number."""
+    for output, value in taps.items():
+        model.graph.node.append(onnx.helper.make_node("Identity", [value], [output]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(output, dtype, None))
+    return model
+
+
+def _name(place: Place) -> str:
+    return f"tap.{place[0]}.{place[1].replace(' ', '_')}"

@@ -1,0 +1,110 @@
+"""How a report reads: the numbers and sentences that the terminal and the page have in common."""
+
+from .report import Divergence, ParityReport, StepReport, Verdict
+
+NO_NUMBER = "-"
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return NO_NUMBER
+    return f"{value:.1e}" if value else "0"
+
+
+def cosine(value: float | None) -> str:
+    return NO_NUMBER if value is None else f"{value:.7f}"
+
+
+def percent(value: float | None) -> str:
+    """A share that is exact at both ends: only all is 100 %."""
+    if value is None:
+        return NO_NUMBER
+    return f"{100 * value:.0f} %" if value in (0, 1) else f"{min(max(100 * value, 0.1), 99.9):.1f} %"
+
+
+def share_of_tolerance(used: float) -> str:
+    """38 % of its tolerance"""
+    if used == float("inf"):
+        return "beyond its tolerance"
+    if used >= 10:
+        return f"{used:.3g} times its tolerance"
+    return f"{'under 0.1' if 0 < used < 0.001 else f'{100 * used:.2g}' if used < 1 else f'{100 * used:.0f}'} % of its tolerance"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def joined(names: list[str]) -> str:
+    """a, b and c"""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def place(divergence: Divergence) -> str:
+    """layer 7, stage down of the prefill graph, on onnxruntime, prompt image"""
+    layer = f"layer {divergence.layer}, " if divergence.layer is not None else ""
+    graph = f" of the {divergence.graph} graph" if divergence.graph else ""
+    step = f", on {divergence.step}" if divergence.step else ""
+    case = f", prompt {divergence.case}" if divergence.case else ""
+    stage = "stage " if divergence.step else ""  # without a step it is a file
+    return f"{layer}{stage}{divergence.stage}{graph}{step}{case}"
+
+
+def located(found: Divergence | None) -> str:
+    """layer 7, down"""
+    if found is None:
+        return "nowhere"
+    return found.stage if found.layer is None else f"layer {found.layer}, {found.stage}"
+
+
+def own_error(divergence: Divergence) -> str:
+    """The error that the stage makes by itself, in words; empty where there is no number."""
+    if divergence.error is None:
+        return ""
+    return f"given the same inputs, this stage by itself is off by {number(divergence.error)} of the reference's standard deviation"
+
+
+def step_verdict(step: StepReport) -> str:
+    if not step.ran:
+        return "not run"
+    return "same" if step.ok else "DIFFERS"
+
+
+def missing(report: ParityReport) -> list[str]:
+    """What was required and not run, each with the reason where one is known."""
+    reasons = {step.name: step.why_not for step in report.steps}
+    return [f"{name}: {reasons[name]}" if reasons.get(name) else name for name in report.missing]
+
+
+def summary(report: ParityReport, bundle: str) -> str:
+    """One sentence or two: what was compared with what, and what came of it."""
+    ran = [step for step in report.steps if step.ran]
+    if report.damaged:
+        damaged = len(report.damaged)
+        are = "is" if damaged == 1 else "are"
+        return f"{damaged} of {count(len(report.files), 'file')} of {bundle} {are} damaged. Nothing is compared in a damaged bundle."
+    if not ran:
+        return f"{bundle} was to be compared with {report.reference}, but nothing was run."
+    lines = [line for step in ran for each in step.cases.values() for line in each]
+    differ = sum(not line.ok for line in lines)
+    allowed = f"what {report.precision} with fold {report.fold} is allowed"
+    way = " → ".join(step.name for step in ran)
+    what = f"{bundle} was compared with {report.reference} in {count(len(ran), 'step')} ({way})"
+    if differ:
+        return (
+            f"{what}: {differ} of {count(len(lines), 'output')} {'is' if differ == 1 else 'are'} not within {allowed}."
+        )
+    if report.verdict == Verdict.DIFFERS:
+        blocks = sum(not block.ok for block in report.blocks)
+        return f"{what}: all {len(lines)} outputs are within {allowed}, but {count(blocks, 'output')} of blocks not."
+    missed = sum(not control.ok for control in report.controls)
+    if missed:
+        return f"{what}, but {count(missed, 'planted fault')} {'was' if missed == 1 else 'were'} not found: the verdict proves nothing."
+    said = f"{what}: {'its one output is' if len(lines) == 1 else f'all {len(lines)} outputs are'} within {allowed}."
+    if report.verdict == Verdict.SELF_CONSISTENT:
+        said += " No checkpoint was given: graphs and weights fit together, whatever they came from."
+    return said

@@ -1,0 +1,110 @@
+"""verify as a user calls it: what has to run, what did not and why, the page, and labelled questions."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEMO, copy_of, golden_case
+
+from eas_export.backends import BACKENDS, get_backend
+from eas_export.bundle import open_bundle, write_manifest
+from eas_export.parity.schema import PATH as SCHEMA
+
+CASE = golden_case("first")
+LABELLED = Path(__file__).parents[2] / "calibration" / "demo_labelled.jsonl"
+
+
+@pytest.fixture
+def engines(engines_of, tmp_path):
+    """A bundle with engines that were built by another TensorRT-RTX than is installed."""
+    bundle = open_bundle(shutil.copytree(engines_of(CASE).path, tmp_path / "engines"))
+    files = dict(bundle.manifest.files)
+    for name, record in bundle.manifest.engine_files.items():
+        target = record.engine.target.model_copy(update={"version": "0.9"})
+        files[name] = record.model_copy(update={"engine": record.engine.model_copy(update={"target": target})})
+    write_manifest(bundle.path, bundle.manifest.model_copy(update={"files": files}))
+    return open_bundle(bundle.path)
+
+
+def test_engines_of_another_version_are_not_run_and_it_is_said(engines, command):
+    verify = ("verify", engines.path, "--ckpt", CASE.folder)
+    code, out, _ = command(*verify, "--json")
+    said = json.loads(out)
+    assert code == 0 and said["verdict"] == "same as the checkpoint"
+    assert [step["name"] for step in said["steps"]][-2:] == ["onnxruntime", "tensorrt-rtx"]
+    why = said["steps"][-1]["why_not"]
+    assert "built by TensorRT-RTX 0.9" in why and "is installed" in why and "--force" in why
+    assert said["steps"][-1]["cases"] == {}
+    code, out, _ = command(*verify, "--require", "tensorrt-rtx")
+    assert code == 3 and "not run" in out and "required and not run: tensorrt-rtx: its engines were built by" in out
+    code, out, _ = command(*verify, "--backend", "onnxruntime", "--json")
+    assert code == 0 and [step["name"] for step in json.loads(out)["steps"]][-1] == "onnxruntime"
+    assert json.loads(out)["required"] == ["onnxruntime"]
+
+
+def test_a_bundle_without_the_engines_that_are_asked_for(bundle_of, command):
+    for option in ("--backend", "--require"):
+        code, out, _ = command("verify", bundle_of(CASE).path, option, "tensorrt-rtx", "--json")
+        said = json.loads(out)
+        assert code == 3 and said["required"] == ["tensorrt-rtx"]
+        assert "build with --backend tensorrt-rtx" in said["steps"][-1]["why_not"]
+        assert said["verdict"] == ("not run" if option == "--backend" else "self-consistent")
+
+
+def test_without_onnxruntime_nothing_passes_in_silence(bundle_of, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(out)
+    assert code == 3 and said["verdict"] == "not run"
+    assert "pip install" in said["steps"][-1]["why_not"] and len(said["steps"][0]["cases"]) == 4
+
+
+def test_wrong_use(bundle_of, tmp_path, refused):
+    path = bundle_of(CASE).path
+    assert "did you mean onnxruntime" in refused("verify", path, "--require", "onnxruntim")
+    assert "pass --ckpt too" in refused("verify", path, "--negative-controls")
+    assert "cannot be written" in refused("verify", path, "--html", tmp_path / "absent" / "x.html")
+
+
+def test_several_backends_each_against_the_one_before(bundle_of, command):
+    here = [name for name in BACKENDS if get_backend(name).compiler is None]
+    options = [part for name in here for part in ("--backend", name)]
+    code, out, _ = command("verify", bundle_of(CASE, fold="lowrank").path, *options, "--json")
+    steps = json.loads(out)["steps"]
+    assert code == 0 and [step["name"] for step in steps] == here == json.loads(out)["required"]
+    assert [step["before"] for step in steps] == ["pytorch, unfolded", *here[:-1]]
+
+
+def test_the_page_and_the_tables_of_a_bundle_with_faults_to_find(bundle_of, tmp_path, command):
+    page = tmp_path / "report.html"
+    own = copy_of(bundle_of(CASE), tmp_path / "own")
+    verify = ("verify", own.path, "--ckpt", CASE.folder, "--negative-controls", "--html", page)
+    code, out, _ = command(*verify)
+    text = page.read_text("utf-8")
+    assert code == 0 and "known faults, each planted in a copy" in out and "layer 3, key cache" in out
+    assert "<script" not in text and "Known faults" in text and "stale cache slot" in text and "<svg" in text
+    code, out, _ = command(*verify, "--json")
+    assert set(json.loads(out)) == set(json.loads(SCHEMA.read_text())["properties"])
+
+
+def test_labelled_questions_are_scored(bundle_of, command):
+    bundle = bundle_of(DEMO, fold="lowrank")
+    code, out, err = command("verify", bundle.path, "--ckpt", DEMO.folder, "--inputs", LABELLED, "--json")
+    accuracy = json.loads(out)["accuracy"]
+    assert code == 0, err
+    assert accuracy["questions"] == len(LABELLED.read_text().splitlines())
+    assert accuracy["bundle"] == {"onnxruntime": accuracy["reference"]} and accuracy["agree"] == {"onnxruntime": 1.0}
+
+
+def test_numbers_that_are_not_finite_differ(bundle_of, tmp_path, command):
+    """A graph that fails is a verdict, not wrong use."""
+    from parity.test_divergence import scaled
+
+    spoilt = scaled(bundle_of(CASE), "layers.3.ffn.down.weight", float("inf"), tmp_path / "spoilt")
+    code, out, err = command("verify", spoilt.path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(out)
+    assert code == 1 and said["verdict"] == "differs", err
+    assert said["steps"][-1]["cases"]["text"][0]["note"] == "the numbers of the fold state are not finite"
+    assert (said["first_divergence"]["layer"], said["first_divergence"]["stage"]) == (3, "down")
