@@ -156,6 +156,17 @@ def engines_table() -> str:
     return "\n".join([*rows, "", f"{built} {_provenance(first)} Likewise {commands}."])
 
 
+def verify_table() -> str:
+    r = load("verify_demo")
+    rows = [
+        "| verifying the demo's bundle, whole process | |",
+        "|---|---|",
+        f"| {len(r['steps'])} steps, {r['outputs_compared']} outputs compared (bar {r['bars']['seconds']} s) | {r['seconds']} s |",
+        f"| the same with planted faults: {r['faults_found']} found, {r['faults_missed']} missed (bar 0) | {r['seconds_with_faults']} s |",
+    ]
+    return "\n".join([*rows, "", _provenance(r)])
+
+
 def _own_layers(result: dict) -> str:
     decode = result["graphs"]["decode"]
     return f"{decode['attentions_fused']} of {decode['attentions']}, {decode['caches_in_place']}"
@@ -175,6 +186,7 @@ TABLES = {
     "interruptions": interruptions_table,
     "fuzz": fuzz_table,
     "engines": engines_table,
+    "verify": verify_table,
 }
 
 
