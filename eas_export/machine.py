@@ -1,8 +1,10 @@
 """What this machine has at this moment: memory and disk."""
 
+import ctypes
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -33,3 +35,9 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:  # another system, or no such limit
         return ""
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system: the C library keeps it for itself, gigabytes of it after large tensors."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -25,12 +25,12 @@ BUILDER_COPIES = (
 )
 ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
-READ, WRITE, COMPUTE, PER_BLOCK = (
-    0.55e9,
-    0.25e9,
-    0.2e9,
-    0.9,
-)  # bytes/s, bytes/s, bytes of weights/s in the ledger, seconds
+READ, WRITE, PER_BLOCK = 0.55e9, 0.25e9, 0.9  # bytes/s, bytes/s, seconds
+PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
+BUILD_PASSES, VERIFY_PASSES = (
+    6,
+    9,
+)  # reference, fold, stored weights and three prompts; the longest one and two shortcuts
 
 
 class Need(Record):
@@ -84,7 +84,8 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
         needs = (*needs, _engines_need(blueprint))
     if not verify:
         return needs
-    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, _by_block(parameters)))
+    blocks = _by_block(parameters)
+    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, blocks, BUILD_PASSES, 1))
 
 
 def _engines_need(blueprint: Blueprint) -> Need:
@@ -105,15 +106,24 @@ def _engines_need(blueprint: Blueprint) -> Need:
 def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:
     """The step of verifying a bundle."""
     m = bundle.manifest
-    return (_verify_need(m.config, m.plan, m.precision, m.fold, _by_block(bundle.store.entries)),)
+    blocks, longest = _by_block(bundle.store.entries), m.limits.max_prompt
+    return (_verify_need(m.config, m.plan, m.precision, m.fold, blocks, VERIFY_PASSES, longest),)
 
 
 def _verify_need(
-    config: ModelConfig, plan: SkipPlan, precision_name: str, fold: str, blocks: Mapping[str, int]
+    config: ModelConfig,
+    plan: SkipPlan,
+    precision_name: str,
+    fold: str,
+    blocks: Mapping[str, int],
+    passes: int,
+    longest: int,
 ) -> Need:
     """The ledger's step: one block of the reference in float32 beside embeddings and head, or the vision tower, and one block widened.
 
-    blocks  block -> the number of its parameters, "" for what is in none
+    blocks   block -> the number of its parameters, "" for what is in none
+    passes   of prompts through the whole model
+    longest  tokens of a prompt, whose attention scores are in memory
     """
     precision = PRECISIONS[precision_name]
     decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
@@ -124,8 +134,10 @@ def _verify_need(
         step="comparing with PyTorch",
         disk_bytes=folded,
         kept=False,
-        memory_bytes=PROCESS + max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower),  # and copies while they are read
-        seconds=total / READ + 4 * (total + folded) / COMPUTE,
+        memory_bytes=PROCESS
+        + max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
+        + 8 * config.heads * longest**2,
+        seconds=total / READ + passes * total / PASS,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import Limits, ModelConfig
 from ..families import get_family
+from ..machine import give_back_memory
 from ..model.network import build_network, load_parameters, parameter_shapes
 from ..plan import SkipPlan
 from ..precision import PRECISIONS
@@ -51,6 +52,7 @@ class _Loaded:
 
     def __exit__(self, *_: object) -> None:
         self.module.to_empty(device="meta")
+        give_back_memory()
 
 
 class _OneAtATime(nn.ModuleList):
