@@ -21,5 +21,9 @@ class UserError(Exception):
         return {"what": self.what, "where": self.where, "fix": self.fix}
 
 
+class NoRoom(UserError):
+    """This machine has no memory or disk for it; nothing is wrong with what was given."""
+
+
 class InternalError(Exception):
     """A broken promise inside this package; please report it with the traceback."""

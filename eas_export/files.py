@@ -30,7 +30,7 @@ def require_file(path: Path) -> Path:
 
 def require_writable(path: Path) -> Path:
     """Where a file can be written, links followed. Raises UserError before any work is done for it."""
-    fix = "choose another --outputs"
+    fix = "choose another place"
     try:
         path = path.resolve()
         ordinary = path.is_file() if path.exists() else path.parent.is_dir()
@@ -105,5 +105,5 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "choose another --outputs, or make room"
+        fix = "choose another place, or make room"
         raise UserError(f"it cannot be written ({error.strerror})", where=str(path)[:200], fix=fix) from None

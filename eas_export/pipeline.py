@@ -21,16 +21,15 @@ from .identity import Identity, hash_sources, identify
 from .parity import Request as ParityRequest
 from .parity import compare_bundle
 from .parity.compare import DEFAULT_BACKEND
-from .parity.negative import run_controls
-from .parity.report import ParityReport
+from .parity.negative import not_planted, run_controls
+from .parity.report import ParityReport, Verdict
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
-from .preflight import Need, build_needs, bundle_needs, require_room
+from .preflight import Need, build_needs, require_room
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
 from .rewrite.prune import prune
-from .scratch import scratch_folder
 from .tokenizer import Tokenizer
 from .workplace import hold, workplace
 
@@ -143,7 +142,6 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
-    require_room(bundle_needs(opened), scratch_folder(opened.path), "move the bundle to a disk with more of it")
     checkpoint, reference = None, "the bundle's own weights"
     if ckpt is not None:
         scales = (m.options.router_temperature, m.options.adapter_scale)
@@ -159,9 +157,14 @@ def verify(
     chosen, required = (None if names is None else _names(names) for names in (backend, require))
     request = ParityRequest(checkpoint, reference, chosen, required, _path(inputs), steps)
     report = compare_bundle(opened, request, progress)
-    if not negative_controls or not report.ok:  # a bundle that differs needs no fault beside its own
+    if not negative_controls:
         return report
-    return report.model_copy(update={"controls": run_controls(opened, request, progress)})
+    ran = any(step.name == DEFAULT_BACKEND and step.ran for step in report.steps)
+    sound = report.verdict == Verdict.SAME and ran
+    reason = f"not planted: the bundle itself is not the same on {DEFAULT_BACKEND}"
+    return report.model_copy(
+        update={"controls": run_controls(opened, request, progress) if sound else not_planted(reason)}
+    )
 
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:

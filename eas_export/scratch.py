@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import NoRoom
 
 LARGE = 1 << 20  # bytes
 
@@ -27,7 +27,7 @@ class Scratch:
         self.folder = folder
 
     def empty(self, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory gets short. Raises UserError
+        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory gets short. Raises NoRoom
         where the disk has no room for it."""
         count = prod(sizes)
         if count * dtype.itemsize < LARGE:
@@ -40,4 +40,4 @@ class Scratch:
                 return torch.from_file(name, shared=True, size=count, dtype=dtype).view(*sizes)
         except OSError as error:
             what = f"{count * dtype.itemsize / 1e9:.2f} GB of scratch cannot be had there ({error.strerror})"
-            raise UserError(what, where=self.folder, fix="make room, or move the bundle to another disk") from None
+            raise NoRoom(what, where=self.folder, fix="make room, or move the bundle to another disk") from None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import Limits, ModelConfig
-from ..errors import UserError
+from ..errors import NoRoom
 from ..graph import GraphSpec
 from ..plan import SkipPlan
 
@@ -21,12 +21,12 @@ MORE_MEMORY = "end other programs on the GPU, or use one with more memory"
 
 @contextmanager
 def device_memory(where: object) -> Iterator[None]:
-    """Raise UserError where torch finds no memory on the device."""
+    """Raise NoRoom where torch finds no memory on the device."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         what = f"the GPU's memory does not suffice ({' '.join(str(error).split())[:200]})"
-        raise UserError(what, where=where, fix=MORE_MEMORY) from error
+        raise NoRoom(what, where=where, fix=MORE_MEMORY) from error
 
 
 class Session(Protocol):

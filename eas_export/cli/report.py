@@ -27,8 +27,9 @@ def print_report(report: ParityReport, console: Console) -> None:
         console.print(judged(False, f"damaged {name}: its sha256 is not the manifest's; nothing was run"))
     for said in words.missing(report):
         console.print(judged(False, f"required and not run: {said}"))
+    unproven = f", but not run: {', '.join(report.missing)}" if report.missing and report.all_same else ""
     place = f", first diverges at {words.place(report.first_divergence)}" if report.first_divergence else ""
-    console.print(judged(report.exit_code == 0, f"verdict: {report.verdict}{place}"))
+    console.print(judged(report.exit_code == 0, f"verdict: {report.verdict}{place}{unproven}"))
 
 
 def _steps(report: ParityReport) -> Table:

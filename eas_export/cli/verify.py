@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
 
@@ -59,12 +60,24 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     from ..pipeline import verify as compare
     from .report import print_report
 
-    report = compare(bundle, backend=backend or None, progress=make_progress(as_json), **options)
     if html:
-        with written_whole(html) as file:
-            file.write(render(report, bundle.name).encode("utf-8"))
+        _require_page(html, bundle)
+    report = compare(bundle, backend=backend or None, progress=make_progress(as_json), **options)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
         print_report(report, stdout_console())
+    if html:
+        with written_whole(html) as file:
+            file.write(render(report, bundle.name).encode("utf-8"))
     return report.exit_code
+
+
+def _require_page(html: Path, bundle: Path) -> None:
+    """Raise UserError, before any work, where the page cannot go."""
+    from ..files import require_writable
+
+    if html.suffix.lower() not in (".html", ".htm") or html.resolve().is_relative_to(bundle.resolve()):
+        fix = "give a name that ends in .html, outside the bundle"
+        raise UserError("a page does not go there", where=f"--html {html}", fix=fix)
+    require_writable(html)

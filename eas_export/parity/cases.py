@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..backends.runtime import Runtime
-from ..conversation import Prompts, check_prompts, join_prompts
+from ..conversation import Prompts, join_prompts
 from ..errors import UserError
 from ..generate import Generation, generate, join_generations
 from .samples import Samples
@@ -42,10 +42,8 @@ def make_cases(samples: Samples, forced: Sequence[Tensor], batch: int) -> list[C
 
 def choose_tokens(samples: Samples, runtimes: Sequence[Runtime]) -> list[Tensor]:
     """The tokens to feed after each prompt, [steps, 1] each: what the file says, else what the bundle itself says, greedily, on the first
-    runtime where that is quick; else drawn ones. Raises UserError for prompts that do not fit."""
+    runtime where that is quick; else drawn ones."""
     drawn = list(samples.forced.values())
-    for runtime, prompt, tokens in ((r, p, t) for r in runtimes[:1] for p, t in zip(samples.prompts.values(), drawn)):
-        check_prompts(runtime, prompt, tokens)
     quick = next((runtime for runtime in runtimes if runtime.stays_open), None)
     if samples.given or quick is None:
         return drawn

@@ -8,7 +8,9 @@ from ..backends.opening import require_own_graphs_and_weights
 from ..backends.runtime import Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
+from ..preflight import bundle_needs, require_room
 from ..progress import Progress
+from ..scratch import scratch_folder
 from .ladder import Ladder, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
 from .samples import read_samples
@@ -50,7 +52,6 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     chosen = (DEFAULT_BACKEND, *engines) if request.backends is None else request.backends
     required = (*(request.backends or ()), *request.require)
     rows = {name: get_backend(name) for name in (*chosen, *request.require)}
-    samples = read_samples(bundle, request.inputs, request.steps, request.thorough)
     report = ParityReport(
         verdict=Verdict.NOT_RUN,
         reference=request.reference,
@@ -64,6 +65,8 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         found = Divergence(step="", case="", graph=None, layer=None, stage=report.damaged[0], error=None)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
 
+    require_room(bundle_needs(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
+    samples = read_samples(bundle, request.inputs, request.steps, request.thorough)
     require_own_graphs_and_weights(bundle)
     opened = {name: open_for_verifying(bundle, name) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
@@ -72,13 +75,15 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     report = report.model_copy(update={"steps": tuple(steps)})
     tapped = {name: (rows[name], runtime) for name, runtime in runtimes.items() if rows[name].open_tapped}
     if request.thorough:
-        extra = {"shortcuts": ladder.shortcuts(), "accuracy": ladder.accuracy(runtimes)}
+        right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
+        extra = {"shortcuts": ladder.shortcuts(), "accuracy": ladder.accuracy(right)}
         report = report.model_copy(update={"blocks": ladder.blocks(tapped), **extra})
     if not report.all_same:
-        found = ladder.locate(steps, tapped)
+        found = ladder.locate(steps, report.blocks, tapped)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
-    return report.model_copy(update={"verdict": passed if runtimes else Verdict.NOT_RUN})
+    proven = any(step.ran and rows[step.name].runs_files for step in steps if step.name in rows)
+    return report.model_copy(update={"verdict": passed if proven else Verdict.NOT_RUN})
 
 
 def _check_files(bundle: Bundle, progress: Progress) -> tuple[FileLine, ...]:

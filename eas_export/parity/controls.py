@@ -71,7 +71,9 @@ def _where_routers_are_used(m: Manifest) -> Place | str:
     return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.layers)))
 
 
-def _in_prompt(m: Manifest) -> Place:
+def _in_prompt(m: Manifest) -> Place | str:
+    if m.limits.max_prompt < 2:
+        return "with one token at a time nobody sees a query"
     return Place("prefill", _middle(m.plan.kept or m.plan.skipped))
 
 

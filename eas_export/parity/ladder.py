@@ -13,7 +13,8 @@ from ..backends.opening import open_sparing_runtime
 from ..backends.runtime import CPU, Runtime
 from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
-from ..errors import UserError
+from ..conversation import check_prompts
+from ..errors import NoRoom, UserError
 from ..families import get_family
 from ..generate import Generation, generate
 from ..precision import PRECISIONS
@@ -65,6 +66,9 @@ class Ladder:
         self.precision = PRECISIONS[m.precision]
         self._checkpoint = prune(checkpoint, m.plan) if checkpoint else None
         self._reference = self._make_reference(self._checkpoint_readers() if checkpoint else self._bundle_readers())
+        fits = Runtime("verify", m.config, m.plan, m.limits, sessions={})
+        for prompt, forced in zip(samples.prompts.values(), samples.forced.values()):
+            check_prompts(fits, prompt, forced)
         self.forced = choose_tokens(samples, runtimes)
         self.cases = make_cases(samples, self.forced, m.limits.max_batch)
         self._probe = next((i for i, p in enumerate(samples.prompts.values()) if p.pixel_values is not None), 0)
@@ -85,25 +89,27 @@ class Ladder:
     def backend_step(self, name: str, opened: Runtime | str) -> StepReport:
         """The bundle on a backend, or why not. A backend that fails on a case has a line that says so, and goes no further."""
         if isinstance(opened, str):
-            return self._report(backend_step(name), {}).model_copy(update={"why_not": opened})
-        step, results, lines = backend_step(name), [], {}
-        for case in self.cases:
-            with self.progress.stage(f"comparing {case.name} on {name}"):
-                try:
-                    got = generate(opened, case.prompts, forced=case.forced)
-                except UserError as error:
-                    stage = str(error.where).removeprefix("graph ")
-                    lines[case.name] = (Line(stage=stage, error=None, tolerance=0, ok=False, note=error.what),)
-                    break
-                lines[case.name] = self._lines(step, case, got)
-            if len(results) < len(self.samples.prompts):
-                results.append(replace(got, folded={}))
-        report = self._report(
-            step, lines, what=f"the bundle on {opened.backend}: what its graphs and their arithmetic change"
-        )
-        if len(lines) == len(self.cases):
-            self._before = (name, results)
-        return report
+            return self._report(backend_step(name, name), {}).model_copy(update={"why_not": opened})
+        step, results, lines = backend_step(opened.backend, name), [], {}
+        report = self._report(step, {})
+        try:
+            for case in self.cases:
+                with self.progress.stage(f"comparing {case.name} on {name}"):
+                    lines[case.name], result = self._run(step, case, opened)
+                results.append(result)
+        except NoRoom as error:
+            return report.model_copy(update={"why_not": f"{error.what}: {error.fix}"})
+        except UserError as error:
+            stage = error.where.removeprefix("graph ")
+            lines[case.name] = (Line(stage=stage, error=None, tolerance=0, ok=False, note=error.what),)
+        else:
+            self._before = (name, results[: len(self.samples.prompts)])
+        return report.model_copy(update={"cases": lines})
+
+    def _run(self, step: Step, case: Case, runtime: Runtime) -> tuple[tuple[Line, ...], Generation]:
+        """A case's lines, and what the backend gave without the folded weights: they are gone before the next ones are made."""
+        got = generate(runtime, case.prompts, forced=case.forced)
+        return self._lines(step, case, got), replace(got, folded={})
 
     def blocks(self, tapped: Tapped) -> tuple[BlockLine, ...]:
         """Every block's output on one prompt, with an image where one has, on every backend that can show it."""
@@ -113,9 +119,16 @@ class Ladder:
             with self.progress.stage(f"comparing blocks on {name}"):
                 try:
                     found += compare_blocks(self.bundle, name, backend, runtime, case, self._boundaries)
-                except UserError:
-                    continue  # the step itself has said it
+                except NoRoom:
+                    continue
+                except UserError:  # a graph without the blocks that it should have
+                    found.append(self._no_block(name, case))
         return tuple(found)
+
+    def _no_block(self, step: str, case: Case) -> BlockLine:
+        nothing = {"error": None, "relative": None, "cosine": None}
+        tolerance, kind = self.precision.tolerance, "skipped" if 0 in self._skipped else "kept"
+        return BlockLine(step=step, case=case.name, layer=0, kind=kind, tolerance=tolerance, ok=False, **nothing)
 
     def shortcuts(self) -> tuple[Shortcut, ...]:
         """How far the published code's own ways would be from the exact one."""
@@ -131,7 +144,7 @@ class Ladder:
         return tuple(found)
 
     def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
-        """The task's, where the samples are questions with labels; on backends that answer quickly."""
+        """The task's, where the samples are questions with labels; on backends that answer quickly, and right so far."""
         quick = {name: runtime for name, runtime in runtimes.items() if runtime.stays_open}
         if not self.samples.questions:
             return None
@@ -139,19 +152,25 @@ class Ladder:
         questions = self.samples.questions
         return measure_accuracy(quick, self._reference, family, tokenizer, questions, progress=self.progress)
 
-    def locate(self, steps: Sequence[StepReport], tapped: Tapped) -> Divergence:
-        """Where the first step that differs leaves the reference; its layer where a backend can show what goes on inside."""
+    def locate(self, steps: Sequence[StepReport], blocks: Sequence[BlockLine], tapped: Tapped) -> Divergence:
+        """Where the first step that differs leaves the reference; its layer where the backend can show what goes on inside, and one block
+        alone is off. Without a step that differs, a block's line does."""
         bad = [(step, case) for step in steps for case in self.cases if _differs(step, case)]
-        step, case = bad[0] if bad else (None, self.cases[self._probe])
-        line = next((line for line in step.cases[case.name] if not line.ok), None) if step else None
-        name = step.name if step and step.name in tapped else next(iter(tapped), None)
-        where = {"step": step.name if step else name, "case": case.name}
-        if name:
+        if not bad:
+            block = next(block for block in blocks if not block.ok)
+            where = {"step": block.step, "case": block.case, "graph": "prefill"}
+            return Divergence(**where, layer=block.layer, stage="block", error=block.relative)
+        step, case = bad[0]
+        # what is wrong in the weights is wrong wherever they run; what is wrong on a backend is looked for there
+        shown = step.name if step.name in tapped else next(iter(tapped), None)
+        where = {"step": step.name, "case": case.name}
+        if shown and (shown == step.name or step.name in (FOLDED.name, STORED.name)):
             with self.progress.stage("looking for the first divergence"):
-                fault = self._find_fault(*tapped[name], case)
+                fault = self._find_fault(*tapped[shown], case)
             if fault:
                 return Divergence(**where, graph=fault.graph, layer=fault.layer, stage=fault.stage, error=fault.error)
-        return Divergence(**where, graph=None, layer=None, stage=line.stage if line else "block", error=None)
+        stage = next(line.stage for line in step.cases[case.name] if not line.ok)
+        return Divergence(**where, graph=None, layer=None, stage=stage, error=None)
 
     def _find_fault(self, backend: Backend, runtime: Runtime, case: Case) -> Fault | None:
         try:
@@ -176,11 +195,11 @@ class Ladder:
         results = Results(got, case.of(self._wanted), before, tolerance, self.precision)
         return results.lines(self._reference)
 
-    def _report(self, step: Step, lines: Mapping[str, tuple[Line, ...]], what: str = "") -> StepReport:
+    def _report(self, step: Step, lines: Mapping[str, tuple[Line, ...]]) -> StepReport:
         tolerance = step.tolerance(self.precision)
         return StepReport(
             name=step.name,
-            what=what or step.what,
+            what=step.what,
             before=self._before[0],
             tolerance=tolerance,
             reason=step.reason,

@@ -150,7 +150,8 @@ class ParityReport(Record):
 
     @property
     def ok(self) -> bool:
-        return self.verdict in (Verdict.SAME, Verdict.SELF_CONSISTENT)
+        """Whether everything that was asked for was run, and is the same."""
+        return self.exit_code == 0
 
     @property
     def damaged(self) -> tuple[str, ...]:

@@ -35,11 +35,11 @@ STORED = Step(
 )
 
 
-def backend_step(name: str) -> Step:
-    """The bundle's graphs or engines on a backend."""
+def backend_step(runs_as: str, name: str) -> Step:
+    """The bundle on a backend. runs_as: what the backend says of itself ("onnxruntime, bf16 computed in float32")"""
     return Step(
         name=name,
-        what=f"the bundle on {name}: what its graphs and their arithmetic change",
+        what=f"the bundle on {runs_as}: what running it there, and the arithmetic, change",
         tolerance=lambda precision: precision.tolerance,
         reason="every operation is rounded to the bundle's precision, in another order",
     )

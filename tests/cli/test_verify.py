@@ -5,11 +5,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DEMO, copy_of, golden_case
 
 from eas_export.backends import BACKENDS, get_backend
 from eas_export.bundle import open_bundle, write_manifest
+from eas_export.errors import NoRoom, UserError
+from eas_export.parity import ladder
 from eas_export.parity.schema import PATH as SCHEMA
 
 CASE = golden_case("first")
@@ -66,6 +69,54 @@ def test_wrong_use(bundle_of, tmp_path, refused):
     assert "did you mean onnxruntime" in refused("verify", path, "--require", "onnxruntim")
     assert "pass --ckpt too" in refused("verify", path, "--negative-controls")
     assert "cannot be written" in refused("verify", path, "--html", tmp_path / "absent" / "x.html")
+    assert "outside the bundle" in refused("verify", path, "--html", path / "decode.html")
+    assert "ends in .html" in refused("verify", path, "--html", path / "decode.onnx")
+
+
+def test_prompts_that_do_not_fit_are_wrong_use_even_where_nothing_runs(bundle_of, tmp_path, refused):
+    np.savez(tmp_path / "x.npz", input_ids=np.ones((1, 1024), int), forced_tokens=np.ones((1025, 1), int))
+    path = bundle_of(CASE).path
+    said = refused("verify", path, "--inputs", tmp_path / "x.npz", "--backend", "tensorrt-rtx")
+    assert "--max-tokens" in said
+
+
+def test_pytorch_alone_proves_nothing_of_the_graphs(bundle_of, command):
+    code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--backend", "pytorch")
+    assert code == 3 and "verdict: not run" in out
+
+
+def test_a_damaged_header_differs(bundle_of, tmp_path, command):
+    own = copy_of(bundle_of(CASE), tmp_path / "own")
+    with open(own.path / "weights.safetensors", "r+b") as file:
+        file.write(b"\xff")
+    code, out, _ = command("verify", own.path, "--ckpt", CASE.folder)
+    assert code == 1 and "damaged weights.safetensors" in out
+
+
+def test_no_room_is_no_difference(bundle_of, command, monkeypatch):
+    def full(runtime, prompts, forced):
+        raise NoRoom("4.18 GB of scratch cannot be had there", where="/disk", fix="make room")
+
+    monkeypatch.setattr(ladder, "generate", full)
+    code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")
+    said = json.loads(out)
+    assert code == 3 and said["verdict"] == "not run" and "4.18 GB" in said["steps"][-1]["why_not"]
+
+
+def test_a_backend_that_fails_on_its_last_prompt_leaves_the_next_one_its_turn(bundle_of, command, monkeypatch):
+    run = ladder.generate
+
+    def last_fails(runtime, prompts, forced):
+        if runtime.backend == "onnxruntime" and prompts.input_ids.shape[1] > 1000:
+            raise UserError("it failed", where="graph prefill", fix="-")
+        return run(runtime, prompts, forced=forced)
+
+    monkeypatch.setattr(ladder, "generate", last_fails)
+    options = ("--backend", "onnxruntime", "--backend", "pytorch", "--json")
+    code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, *options)
+    steps = {step["name"]: step for step in json.loads(out)["steps"]}
+    assert code == 1 and steps["onnxruntime"]["cases"]["longest"][0]["note"] == "it failed"
+    assert steps["pytorch"]["before"] == "pytorch, the bundle's weights" and len(steps["pytorch"]["cases"]) == 4
 
 
 def test_several_backends_each_against_the_one_before(bundle_of, command):

@@ -65,7 +65,7 @@ def test_each_step_is_compared_with_the_one_before(bundle_of):
     folded, stored, graphs = report.steps
     assert report.ok
     assert [step.before for step in report.steps] == ["pytorch, unfolded", folded.name, stored.name]
-    for step, tolerance in zip(report.steps, (1e-4, 3e-2, 3e-2)):
+    for step, tolerance in zip(report.steps, (1e-4, 5e-2, 5e-2)):
         assert step.tolerance == tolerance and step.reason
     decode = {step.name: line for step in report.steps for line in step.cases["text"] if line.stage == "decode 2"}
     assert decode[folded.name].before == decode[folded.name].error and decode[folded.name].relative < 1e-5  # folding
