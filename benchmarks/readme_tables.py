@@ -164,6 +164,10 @@ def verify_table() -> str:
         f"| {len(r['steps'])} steps, {r['outputs_compared']} outputs compared (bar {r['bars']['seconds']} s) | {r['seconds']} s |",
         f"| the same with planted faults: {r['faults_found']} found, {r['faults_missed']} missed (bar 0) | {r['seconds_with_faults']} s |",
     ]
+    rows += [
+        f"| for information: the {name} would be off by | {low} to {high} of the logits' spread |"
+        for name, (low, high) in r["shortcuts"].items()
+    ]
     return "\n".join([*rows, "", _provenance(r)])
 
 

@@ -21,7 +21,7 @@ from .identity import Identity, hash_sources, identify
 from .parity import Request as ParityRequest
 from .parity import compare_bundle
 from .parity.compare import DEFAULT_BACKEND
-from .parity.negative import not_planted, run_controls
+from .parity.negative_controls import not_planted, run_controls
 from .parity.report import ParityReport, Verdict
 from .plan import GIVEN, SkipPlan, choose_plan, disagreement
 from .precision import PRECISIONS
@@ -136,7 +136,7 @@ def verify(
     ckpt, weights, vision  see family.Sources; a scale and a temperature that the build was given are given again
     backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
     require, inputs, steps  see parity.Request
-    negative_controls      plant known faults in copies too, and see that each is found (parity/negative.py)
+    negative_controls      plant known faults in copies too, and see that each is found (parity/negative_controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
     """
@@ -154,8 +154,8 @@ def verify(
     if negative_controls and checkpoint is None:
         what = "a wrong weight is only wrong beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
-    chosen, required = (None if names is None else _names(names) for names in (backend, require))
-    request = ParityRequest(checkpoint, reference, chosen, required, _path(inputs), steps)
+    chosen = None if backend is None else _names(backend)
+    request = ParityRequest(checkpoint, reference, chosen, _names(require), _path(inputs), steps)
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report

@@ -27,10 +27,8 @@ ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
 READ, WRITE, PER_BLOCK = 0.55e9, 0.25e9, 0.9  # bytes/s, bytes/s, seconds
 PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
-BUILD_PASSES, VERIFY_PASSES = (
-    6,
-    9,
-)  # reference, fold, stored weights and three prompts; the longest one and two shortcuts
+BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
+VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
 
 
 class Need(Record):

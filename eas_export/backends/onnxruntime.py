@@ -21,7 +21,7 @@ import torch
 from onnx import ModelProto
 
 from ..bundle import Bundle
-from ..errors import UserError
+from ..errors import NoRoom, UserError
 from ..graph import GraphSpec
 from ..health import Health
 from ..machine import free_memory
@@ -32,6 +32,7 @@ from .runtime import Runtime, Tensors
 from .widen import NARROW, widen_model, widen_spec
 
 ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
+NO_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory")  # what ONNX Runtime says then
 MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
 
 
@@ -111,6 +112,9 @@ def _translated(graph: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the bindings' exception classes have no common base but this
+        if any(said in str(error) for said in NO_MEMORY):
+            fix = "end other programs, or lower --max-prompt and --max-batch"
+            raise NoRoom("the memory does not suffice for it", where=f"graph {graph}", fix=fix) from error
         raise UserError(
             f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
             where=f"graph {graph}",

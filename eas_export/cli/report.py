@@ -29,6 +29,8 @@ def print_report(report: ParityReport, console: Console) -> None:
         console.print(judged(False, f"required and not run: {said}"))
     unproven = f", but not run: {', '.join(report.missing)}" if report.missing and report.all_same else ""
     place = f", first diverges at {words.place(report.first_divergence)}" if report.first_divergence else ""
+    if report.first_divergence and (own := words.own_error(report.first_divergence)):
+        console.print(own)
     console.print(judged(report.exit_code == 0, f"verdict: {report.verdict}{place}{unproven}"))
 
 

@@ -11,7 +11,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..preflight import bundle_needs, require_room
 from ..progress import Progress
 from ..scratch import scratch_folder
-from .ladder import Ladder, open_for_verifying
+from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
 from .samples import read_samples
 
@@ -70,16 +70,16 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     require_own_graphs_and_weights(bundle)
     opened = {name: open_for_verifying(bundle, name) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
-    ladder = Ladder(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
-    steps = [*ladder.pytorch_steps(), *(ladder.backend_step(name, found) for name, found in opened.items())]
+    ledger = Ledger(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
+    steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
     report = report.model_copy(update={"steps": tuple(steps)})
     tapped = {name: (rows[name], runtime) for name, runtime in runtimes.items() if rows[name].open_tapped}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
-        extra = {"shortcuts": ladder.shortcuts(), "accuracy": ladder.accuracy(right)}
-        report = report.model_copy(update={"blocks": ladder.blocks(tapped), **extra})
+        extra = {"shortcuts": ledger.shortcuts(), "accuracy": ledger.accuracy(right)}
+        report = report.model_copy(update={"blocks": ledger.blocks(tapped), **extra})
     if not report.all_same:
-        found = ladder.locate(steps, report.blocks, tapped)
+        found = ledger.locate(steps, report.blocks, tapped)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
     proven = any(step.ran and rows[step.name].runs_files for step in steps if step.name in rows)

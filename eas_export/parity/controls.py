@@ -53,12 +53,6 @@ def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
     return copy.finish(control.name, f"a fault was planted in layer {place.layer} to see it found: {control.what}")
 
 
-def reasons(manifest: Manifest) -> dict[str, str]:
-    """Each control -> why it does not apply to such a bundle; empty where it does."""
-    places = {name: control.place(manifest) for name, control in CONTROLS.items()}
-    return {name: place if isinstance(place, str) else "" for name, place in places.items()}
-
-
 def _in_fold(m: Manifest) -> Place | str:
     if "fold" not in m.graphs:
         return f"fold mode {m.fold} has no fold graph"

@@ -79,7 +79,7 @@ def largest_difference(got: Tensor, reference: Tensor) -> float | None:
     return worst if worst < torch.inf else None
 
 
-def compare(stage: str, got: Tensor, reference: Tensor, tolerance: float, note: str = "") -> Line:
+def compare(stage: str, got: Tensor, reference: Tensor, tolerance: float) -> Line:
     """The two within an absolute tolerance."""
     error = largest_difference(got, reference)
     if error is None:
@@ -93,7 +93,6 @@ def compare(stage: str, got: Tensor, reference: Tensor, tolerance: float, note: 
         ok=error <= tolerance,
         relative=error / spread(reference),
         cosine=cosine(got, reference),
-        note=note,
     )
 
 

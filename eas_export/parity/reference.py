@@ -18,7 +18,7 @@ from ..export.prefill_graph import join_state, start_reading
 from ..generate import Generation
 from ..plan import SkipPlan
 from .forms import Form, unfolded
-from .streamed import Readers, Streamed
+from .streamed_network import Readers, StreamedNetwork
 
 MOST_TOKENS = 2048  # that go through the network together
 
@@ -28,7 +28,7 @@ class Reference:
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
         self.config, self.plan = config, plan
-        self.network = Streamed(config, plan, limits, parameters)
+        self.network = StreamedNetwork(config, plan, limits, parameters)
 
     def read(
         self,

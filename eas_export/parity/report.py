@@ -98,10 +98,13 @@ class Shortcut(Record):
 class Divergence(Record):
     """Where a step first leaves the reference.
 
-    graph  vision, prefill, fold or decode; None where no graph is at fault (a file, a fold in PyTorch)
+    graph  vision, prefill, fold or decode; None where no part alone is at fault: errors added up, or the backend does not show its parts
     layer  the block; None where it is in none
     stage  in EAS terms: "norm", "router", "pooled", "adapter", "q", "key cache", "attention", "gate", "down", "fold of ffn.gate.bias" ...
-    error  the stage's own: the reference was given the very inputs that the stage had; in units of the reference's standard deviation
+    error  in units of the reference's standard deviation: the stage's own, the reference being given the very inputs that the stage had;
+           without a graph, the output's against the reference
+
+    A damaged file has an empty step and case, and stands as the stage.
     """
 
     step: str

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..backends.backend import Backend
 from ..backends.runtime import Runtime, Tensors
 from ..bundle import Bundle
+from ..errors import NoRoom
 from ..graph import TensorSpec
 from ..precision import DTYPES, PRECISIONS
 from ..scratch import scratch_folder
@@ -49,6 +50,8 @@ def run_tapped(
 
     backend  one that opens tapped graphs
     runtime  the bundle on it
+
+    Raises UserError where the graph does not run, NoRoom where the debug graph cannot be written.
     """
     m = bundle.manifest
     dtype, sizes = PRECISIONS[m.precision].dtype, runtime.sessions[graph].spec.measure(inputs)
@@ -58,9 +61,14 @@ def run_tapped(
     plain = m.graphs[graph].pin(sizes)
     spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs.values())})
     model = _with_outputs(_load(bundle, graph), {_name(p): value for p, value in taps.items()}, DTYPES[dtype].onnx)
-    with tempfile.TemporaryDirectory(dir=scratch_folder(bundle.path), prefix=".taps-") as folder:
+    scratch = scratch_folder(bundle.path)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".taps-") as folder:
         tapped = TappedBundle(bundle.path, m.model_copy(update={"graphs": {graph: spec}}), Path(folder))
-        tapped.graph_file(graph).write_bytes(model.SerializeToString())
+        try:
+            tapped.graph_file(graph).write_bytes(model.SerializeToString())
+        except OSError as error:
+            what = f"a debug graph cannot be written there ({error.strerror})"
+            raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
         outputs = backend.open_tapped(tapped).run(graph, inputs)
     return outputs, {place: outputs.pop(tensor.name).float() for place, tensor in specs.items()}
 

@@ -65,6 +65,9 @@ def own_error(divergence: Divergence) -> str:
     """The error that the stage makes by itself, in words; empty where there is no number."""
     if divergence.error is None:
         return ""
+    if divergence.graph is None:
+        off = f"off by {number(divergence.error)} of the reference's standard deviation"
+        return f"{off}; no block alone is: errors have added up, or {divergence.step} does not show its blocks"
     return f"given the same inputs, this stage by itself is off by {number(divergence.error)} of the reference's standard deviation"
 
 

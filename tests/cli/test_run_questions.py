@@ -115,7 +115,7 @@ DRAWN = ("--temperature", "6", "--max-new-tokens", "100")
 
 
 def test_answers_in_text_end_at_the_end_token(bundle_of, command):
-    """Streamed or as JSON, drawn with the same seed: one text, and the end token is silent in it."""
+    """StreamedNetwork or as JSON, drawn with the same seed: one text, and the end token is silent in it."""
     path = bundle_of(DEMO, fold="lowrank").path
     for seed in range(50):
         asked = ("run", path, "--prompt", "x", *DRAWN, "--seed", seed)

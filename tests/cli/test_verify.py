@@ -1,8 +1,10 @@
 """verify as a user calls it: what has to run, what did not and why, the page, and labelled questions."""
 
+import errno
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from conftest import DEMO, copy_of, golden_case
 from eas_export.backends import BACKENDS, get_backend
 from eas_export.bundle import open_bundle, write_manifest
 from eas_export.errors import NoRoom, UserError
-from eas_export.parity import ladder
+from eas_export.parity import ledger
 from eas_export.parity.schema import PATH as SCHEMA
+from eas_export.precision import PRECISIONS
 
 CASE = golden_case("first")
 LABELLED = Path(__file__).parents[2] / "calibration" / "demo_labelled.jsonl"
@@ -93,25 +96,45 @@ def test_a_damaged_header_differs(bundle_of, tmp_path, command):
     assert code == 1 and "damaged weights.safetensors" in out
 
 
+def test_errors_that_add_up_name_no_layer_and_say_so(bundle_of, command, monkeypatch):
+    """fp16 held to a tolerance that no block alone uses up."""
+    tight = replace(PRECISIONS["fp16"], tolerance=1e-3)
+    monkeypatch.setitem(PRECISIONS, "fp16", tight)
+    verify = ("verify", bundle_of(CASE, "fp16").path, "--ckpt", CASE.folder)
+    code, out, _ = command(*verify, "--json")
+    found = json.loads(out)["first_divergence"]
+    assert code == 1 and found["graph"] is None and found["layer"] is None and found["error"] > 1e-3
+    assert "no block alone is: errors have added up" in " ".join(command(*verify)[1].split())
+
+
+def test_no_disk_for_a_debug_graph_is_wrong_use_of_the_machine(bundle_of, monkeypatch, refused):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = refused("verify", bundle_of(CASE).path, "--ckpt", CASE.folder)
+    assert "a debug graph cannot be written there (No space left on device)" in said and "make room" in said
+
+
 def test_no_room_is_no_difference(bundle_of, command, monkeypatch):
     def full(runtime, prompts, forced):
         raise NoRoom("4.18 GB of scratch cannot be had there", where="/disk", fix="make room")
 
-    monkeypatch.setattr(ladder, "generate", full)
+    monkeypatch.setattr(ledger, "generate", full)
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")
     said = json.loads(out)
     assert code == 3 and said["verdict"] == "not run" and "4.18 GB" in said["steps"][-1]["why_not"]
 
 
 def test_a_backend_that_fails_on_its_last_prompt_leaves_the_next_one_its_turn(bundle_of, command, monkeypatch):
-    run = ladder.generate
+    run = ledger.generate
 
     def last_fails(runtime, prompts, forced):
         if runtime.backend == "onnxruntime" and prompts.input_ids.shape[1] > 1000:
             raise UserError("it failed", where="graph prefill", fix="-")
         return run(runtime, prompts, forced=forced)
 
-    monkeypatch.setattr(ladder, "generate", last_fails)
+    monkeypatch.setattr(ledger, "generate", last_fails)
     options = ("--backend", "onnxruntime", "--backend", "pytorch", "--json")
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, *options)
     steps = {step["name"]: step for step in json.loads(out)["steps"]}

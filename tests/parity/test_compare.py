@@ -9,7 +9,7 @@ from eas_export import parity
 from eas_export.backends.opening import open_runtime
 from eas_export.conversation import Prompts, join_prompts
 from eas_export.generate import Generation, generate, join_generations
-from eas_export.parity.ledger import Results
+from eas_export.parity.results import Results
 from eas_export.parity.samples import sample_prompts
 from eas_export.precision import PRECISIONS
 
@@ -34,7 +34,7 @@ def ledger_with(monkeypatch, bundle, graph, change):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(parity.ladder, "open_sparing_runtime", opened)
+    monkeypatch.setattr(parity.ledger, "open_sparing_runtime", opened)
     return verified(bundle)
 
 

@@ -18,7 +18,7 @@ from eas_export.digests import sha256_of
 from eas_export.errors import InternalError
 from eas_export.export.graphs import FOLD_MODES
 from eas_export.model import ops
-from eas_export.parity.controls import CONTROLS, Place, plant, reasons
+from eas_export.parity.controls import CONTROLS, Place, plant
 from eas_export.parity.samples import sample_prompts
 from eas_export.rewrite.fold import mix, pooled_shift, shifted_bias
 from eas_export.store import Store
@@ -232,6 +232,12 @@ def test_engines_and_reports_are_not_copied(sound, tmp_path):
     copy = plant(bundle, CONTROLS["published bias"], tmp_path / "copy")
     assert bundle.manifest.engine_files and not copy.manifest.engine_files
     assert {path.name for path in copy.path.iterdir()} == {MANIFEST, *copy.manifest.files}
+
+
+def reasons(manifest) -> dict[str, str]:
+    """Each control -> why it does not apply to such a bundle; empty where it does."""
+    places = {name: control.place(manifest) for name, control in CONTROLS.items()}
+    return {name: place if isinstance(place, str) else "" for name, place in places.items()}
 
 
 def test_what_does_not_apply_says_why(bundle_of, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from conftest import LAVIN_CASES, copy_of, golden_case
 
 import eas_export
-from eas_export.parity import Request, compare_bundle, ladder
-from eas_export.parity.controls import CONTROLS, plant, reasons
+from eas_export.parity import Request, compare_bundle, ledger
+from eas_export.parity.controls import CONTROLS, plant
 from eas_export.parity.metrics import Line
 
 FOLDS = ("weights", "lowrank")
@@ -31,7 +31,8 @@ def test_every_golden_case_passes_and_every_fault_that_applies_is_found(bundle_o
     )
     assert [control.name for control in report.controls] == list(CONTROLS)
     for control in report.controls:
-        assert control.why_not == reasons(bundle.manifest)[control.name]
+        place = CONTROLS[control.name].place(bundle.manifest)
+        assert control.why_not == (place if isinstance(place, str) else "")
         if not control.why_not:
             assert control.ok and control.found.layer == control.layer, control
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]  # copies and debug graphs are gone
@@ -53,7 +54,7 @@ def test_a_fault_that_is_not_found_fails(bundle_of, tmp_path, monkeypatch):
     case = golden_case("half_13B")
     bundle = copy_of(bundle_of(case), tmp_path / "own")
     blind = Line(stage="prefill", error=0.0, tolerance=1.0, ok=True)
-    monkeypatch.setattr(ladder.Results, "lines", lambda self, reference: (blind,))
+    monkeypatch.setattr(ledger.Results, "lines", lambda self, reference: (blind,))
     report = eas_export.verify(bundle, case.folder, negative_controls=True)
     assert report.verdict == "same as the checkpoint" and report.exit_code == 1
     assert all(control.found is None and not control.ok for control in report.controls if not control.why_not)
@@ -80,9 +81,9 @@ def test_a_step_that_leaves_the_one_before_fails_even_where_the_reference_is_nea
     case = golden_case("half_13B")
 
     def worse(block_layer, block, tokens, fed):
-        return tuple(part * 1.001 for part in ladder.unfolded(block_layer, block, tokens, fed))
+        return tuple(part * 1.001 for part in ledger.unfolded(block_layer, block, tokens, fed))
 
-    monkeypatch.setattr(ladder, "folded", worse)
+    monkeypatch.setattr(ledger, "folded", worse)
     report = compare_bundle(bundle_of(case, "fp16"), Request(case.checkpoint, "x", thorough=False))
     assert not report.ok and report.first_divergence.step == "pytorch, folded"
 

@@ -16,7 +16,7 @@ from ..precision import PRECISIONS
 Readers = Mapping[str, Callable[[], Tensor]]
 
 
-class Streamed:
+class StreamedNetwork:
     """A network whose blocks have their weights while it is their turn, in `for block in decoder.layers`.
 
     parameters: store name -> reader of a float32 tensor; more than the network's may be there
