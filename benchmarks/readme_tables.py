@@ -97,7 +97,7 @@ def real_table() -> str:
         f"counted, {opened['fp32_held_by_weights']:.2f} x the weights in fp32 (bar 1.15; {opened['fp32_private_bytes'] / 1e6:.0f} MB of it private) "
         f"and {opened['fp16_held_by_weights']:.2f} x in fp16.",
         "",
-        f"{', '.join(chr(96) + r['command'] + chr(96) for r in results)} and {_provenance(opened)}",
+        f"{', '.join(chr(96) + r['command'] + chr(96) for r in results)} and {_provenance(opened, *results)}",
     ]
     return "\n".join(rows)
 
@@ -176,10 +176,12 @@ def _own_layers(result: dict) -> str:
     return f"{decode['attentions_fused']} of {decode['attentions']}, {decode['caches_in_place']}"
 
 
-def _provenance(result: dict) -> str:
+def _provenance(result: dict, *others: dict) -> str:
+    """How it was measured; of others in the same table, on which processors."""
     machine, versions = result["machine"], result["versions"]
+    cpus = dict.fromkeys(each["machine"]["cpu"] for each in (result, *others))
     tools = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"`{result['command']}` on {machine['cores']} cores ({machine['cpu']}), no GPU; {tools}."
+    return f"`{result['command']}` on {machine['cores']} cores ({' or '.join(cpus)}), no GPU; {tools}."
 
 
 TABLES = {

@@ -23,6 +23,7 @@ from eas_export.precision import PRECISIONS
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "lavin"
 SKIP = {"all": None, "first": None, "half_13B": None, "noskip": "none"}
+BACKENDS = (["onnxruntime"], ["onnxruntime", "pytorch"])
 LIMITS = ((64, 128), (1024, 2048))  # of a prompt, of a prompt with its answer
 
 
@@ -38,8 +39,9 @@ def main() -> None:
                 limits = {"max_prompt": max_prompt, "max_tokens": max_tokens}
                 with tempfile.TemporaryDirectory() as scratch:
                     bundle = build(GOLDEN / case, Path(scratch) / "b", verify=False, **options, **limits).bundle
-                    report = eas_export.verify(bundle, GOLDEN / case, backend=["onnxruntime", "pytorch"])
-                for step in report.steps:
+                    # alone, ONNX Runtime is fed drawn tokens; with PyTorch, what that says
+                    reports = [eas_export.verify(bundle, GOLDEN / case, backend=names) for names in BACKENDS]
+                for step in (step for report in reports for step in report.steps):
                     largest[step.name] = max(largest.get(step.name, 0.0), moved(step))
     figures = {name: round(error, 4) for name, error in largest.items()}
     write_result(f"rounding_{precision}", figures, bars={"onnxruntime": PRECISIONS[precision].tolerance})

@@ -25,6 +25,8 @@ def print_report(report: ParityReport, console: Console) -> None:
         console.print()
     for name in report.damaged:
         console.print(judged(False, f"damaged {name}: its sha256 is not the manifest's; nothing was run"))
+    if report.damaged:
+        console.print("copy the bundle again, or build it again with --force")
     for said in words.missing(report):
         console.print(judged(False, f"required and not run: {said}"))
     unproven = f", but not run: {', '.join(report.missing)}" if report.missing and report.all_same else ""

@@ -37,7 +37,8 @@ def test_differing():
     assert sum("DIFFERS" in line for line in lines) == 1 + 44 + 3  # the step, its lines, and blocks
     first = next(i for i, line in enumerate(lines) if line.startswith("blocks of onnxruntime, prompt image"))
     assert [line.split()[0] for line in lines[first + 2 : first + 7]] == ["5", "6", "7", "8", "9"]
-    assert lines[-2] == "required and not run: tensorrt-rtx: no NVIDIA GPU was found here"
+    assert lines[-3] == "required and not run: tensorrt-rtx: no NVIDIA GPU was found here"
+    assert lines[-2].startswith("given the same inputs, this stage by itself is off by 3.1e-01")
     where = "layer 7, stage down of the prefill graph, on onnxruntime, prompt image"
     assert lines[-1] == f"verdict: differs, first diverges at {where}"
 
@@ -45,7 +46,8 @@ def test_differing():
 def test_damaged():
     lines = printed("damaged")
     assert sum("not run" in line for line in lines) == 4
-    assert lines[-2] == "damaged fold.onnx: its sha256 is not the manifest's; nothing was run"
+    assert lines[-3] == "damaged fold.onnx: its sha256 is not the manifest's; nothing was run"
+    assert lines[-2] == "copy the bundle again, or build it again with --force"
     assert lines[-1] == "verdict: differs, first diverges at fold.onnx"
 
 
