@@ -37,6 +37,8 @@ def making(out: Path, force: bool = True):
 
 
 def start(*arguments: object, **how) -> subprocess.Popen:
+    """A process that hears Ctrl-C, also where these tests run in the background and do not."""
+    how = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} | how
     return subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, **how)
 
 
