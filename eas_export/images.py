@@ -1,6 +1,7 @@
 """Image files to pixels."""
 
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import ImageConfig
 from .errors import UserError
 from .files import require_file
 
@@ -40,9 +42,17 @@ def read_image(path: Path) -> "Image":
     raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
 
 
-def squeezed(image: "Image", size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The whole image, resized to a square (bicubic, no crop), as (value / 255 - mean) / std: [3, size, size] float32"""
+def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
+    """An image in RGB as a ViT reads it: [3, size, size] float32"""
     from PIL import Image
 
-    values = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255  # [size, size, 3]
-    return torch.from_numpy((values - np.array(mean, np.float32)) / np.array(std, np.float32)).permute(2, 0, 1)
+    square = SQUARED[config.square](image, config)
+    values = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255  # [size, size, 3]
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
+
+
+# How an image becomes square (ImageConfig.square) before it is resized
+SQUARED: Mapping[str, Callable[["Image", ImageConfig], "Image"]] = {
+    "squash": lambda image, config: image,  # resizing does it
+}
