@@ -32,8 +32,9 @@ class AnswerGraph(nn.Module):
         network, images = self.network, self.network.config.images
         mask = network.mask(inputs["text_masks"])  # [B, 1, 1, L]
         text = network.encode_text(inputs["text_ids"], mask)  # [B, L, dim]
-        seen = [network.encode_image(inputs[PIXELS[i]], i) for i in range(images)]  # of [B, P, dim]
-        cls_feats = torch.cat([network.cross(text, image, mask) for image in seen], -1)  # [B, 2 dim images]
+        image = network.encode_images(torch.cat([inputs[name] for name in PIXELS[:images]]))  # [images*B, P, dim]
+        pairs = network.cross(text.repeat(images, 1, 1), image, mask.repeat(images, 1, 1, 1))  # [images*B, 2 dim]
+        cls_feats = pairs.unflatten(0, (images, -1)).transpose(0, 1).flatten(1)  # [B, images * 2 dim]
         return {"logits": network.head(cls_feats).float(), "cls_feats": cls_feats.float()}
 
 
@@ -46,7 +47,7 @@ class RetrievalGraph(nn.Module):
         network, texts, images = self.network, inputs["text_index"], inputs["image_index"]
         mask = network.mask(inputs["text_masks"])  # [M, 1, 1, L]
         text = network.encode_text(inputs["text_ids"], mask)  # [M, L, dim]
-        image = network.encode_image(inputs["pixel_values"])  # [N, P, dim]
+        image = network.encode_images(inputs["pixel_values"])  # [N, P, dim]
         cls_feats = network.cross(text[texts], image[images], mask[texts])  # [B, 2 dim]
         return {"scores": network.head(cls_feats).squeeze(-1).float(), "cls_feats": cls_feats.float()}
 

@@ -16,6 +16,7 @@ from .decode_graph import (
     unfolded_decode_reads,
     unfolded_decode_spec,
 )
+from .encode_graph import encode_module, encode_reads, encode_spec
 from .fold_graph import FoldGraph, fold_reads, fold_spec
 from .prefill_graph import PrefillGraph, prefill_reads, prefill_spec
 from .vision_graph import VisionGraph, vision_reads, vision_spec
@@ -47,7 +48,12 @@ DECODER: Mapping[str, Mapping[str, Graph]] = {
     "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }
 
-GRAPHS = {"decoder": DECODER}
+# One pass, whose adapters see no prompt: they are folded once and for all
+CROSS_ENCODER: Mapping[str, Mapping[str, Graph]] = {
+    "offline": {"encode": Graph(encode_module, encode_spec, encode_reads)},
+}
+
+GRAPHS = {"decoder": DECODER, "cross-encoder": CROSS_ENCODER}
 
 
 def fold_modes(config: ModelConfig) -> Mapping[str, Mapping[str, Graph]]:

@@ -103,7 +103,7 @@ TEXT_KEYS: KeyTable = {
     f"{_TEXT}.embeddings.word_embeddings.weight": Key("text.words.weight", ("vocab", "text_width")),
     f"{_TEXT}.embeddings.position_embeddings.weight": Key("text.positions.weight", ("text_positions", "text_width")),
     f"{_TEXT}.embeddings.token_type_embeddings.weight": Key(
-        "text.type", ("text_types", "text_width"), convert=lambda table: table[0]
+        "text.first_type", ("text_types", "text_width"), convert=lambda table: table[0]
     ),
     **_norm(f"{_TEXT}.embeddings.LayerNorm", "text.norm", "text_width"),
     **_attention(f"{_LAYER}.attention", "text.layers.{i}.attention", "text_width"),

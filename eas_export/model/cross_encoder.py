@@ -114,10 +114,11 @@ class CrossEncoder(nn.Module):
         first = self.classifier_token.expand(x.shape[0], 1, -1)
         return torch.cat([first, x[:, 1:]], 1) + self.types[0]
 
-    def encode_image(self, pixel_values: Tensor, place: int = 0) -> Tensor:
-        """pixel_values [N, 3, H, W], the images in this place of their question -> [N, P, dim]"""
-        y = self.image_transform(self.vision(pixel_values)).unflatten(0, (-1, self.config.image_tokens))
-        return y + self.types[1 + place]
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [images*N, 3, H, W]; where an answer looks at two, all first ones and then all second ones -> [images*N, P, dim]"""
+        y = self.image_transform(self.vision(pixel_values))
+        y = y.unflatten(0, (self.config.images, -1)) + self.types[1:, None]  # [images, N*P, dim]
+        return y.flatten(0, 1).unflatten(0, (-1, self.config.image_tokens))
 
     def cross(self, text: Tensor, image: Tensor, mask: Tensor) -> Tensor:
         """text [B, L, dim], image [B, P, dim], mask [B, 1, 1, L] -> cls_feats [B, 2 dim]"""

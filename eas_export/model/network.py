@@ -15,6 +15,7 @@ from ..registry import lookup
 # Kind of network (a config's) -> (config, plan, limits) -> its module
 NETWORKS = {
     "decoder": ".model.decoder_network:DecoderNetwork",
+    "cross-encoder": ".model.cross_encoder:folded_cross_encoder",
 }
 
 

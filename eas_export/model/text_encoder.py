@@ -33,14 +33,14 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.words = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.positions, config.width)
-        self.type = nn.Parameter(torch.empty(config.width))
+        self.first_type = nn.Parameter(torch.empty(config.width))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.layers = nn.ModuleList(TextLayer(config, tokens) for _ in range(config.layers))
 
     def forward(self, text_ids: Tensor, mask: Tensor) -> Tensor:
         real = (text_ids != PADDING).long()
         places = real.cumsum(1) * real + PADDING  # [B, L]: real tokens count from 2
-        x = self.norm(self.words(text_ids) + self.positions(places) + self.type).flatten(0, 1)  # [B*L, width]
+        x = self.norm(self.words(text_ids) + self.positions(places) + self.first_type).flatten(0, 1)  # [B*L, width]
         for layer in self.layers:
             x = layer(x, mask)
         return x
