@@ -33,7 +33,7 @@ class AnswerGraph(nn.Module):
         mask = network.mask(inputs["text_masks"])  # [B, 1, 1, L]
         text = network.encode_text(inputs["text_ids"], mask)  # [B, L, dim]
         image = network.encode_images(torch.cat([inputs[name] for name in PIXELS[:images]]))  # [images*B, P, dim]
-        pairs = network.cross(text.repeat(images, 1, 1), image, mask.repeat(images, 1, 1, 1))  # [images*B, 2 dim]
+        pairs = network.cross(torch.cat([text] * images), image, torch.cat([mask] * images))  # [images*B, 2 dim]
         cls_feats = pairs.unflatten(0, (images, -1)).transpose(0, 1).flatten(1)  # [B, images * 2 dim]
         return {"logits": network.head(cls_feats).float(), "cls_feats": cls_feats.float()}
 
@@ -48,7 +48,9 @@ class RetrievalGraph(nn.Module):
         mask = network.mask(inputs["text_masks"])  # [M, 1, 1, L]
         text = network.encode_text(inputs["text_ids"], mask)  # [M, L, dim]
         image = network.encode_images(inputs["pixel_values"])  # [N, P, dim]
-        cls_feats = network.cross(text[texts], image[images], mask[texts])  # [B, 2 dim]
+        cls_feats = network.cross(
+            text.index_select(0, texts), image.index_select(0, images), mask.index_select(0, texts)
+        )  # [B, 2 dim]
         return {"scores": network.head(cls_feats).squeeze(-1).float(), "cls_feats": cls_feats.float()}
 
 
