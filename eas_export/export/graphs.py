@@ -10,6 +10,7 @@ from ..graph import GraphSpec
 from ..plan import SkipPlan
 from .decode_graph import (
     FoldedDecodeGraph,
+    PlainDecodeGraph,
     UnfoldedDecodeGraph,
     folded_decode_reads,
     folded_decode_spec,
@@ -47,12 +48,18 @@ DECODER: Mapping[str, Mapping[str, Graph]] = {
     "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }
 
-GRAPHS = {"decoder": DECODER}
+# none: there are no adapters
+WITHOUT_ADAPTERS = {"none": _PROMPT | {"decode": Graph(PlainDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)}}
+
+# Kind of network (a config's) -> config -> its fold modes
+GRAPHS: Mapping[str, Callable[[ModelConfig], Mapping[str, Mapping[str, Graph]]]] = {
+    "decoder": lambda config: DECODER if config.kept_adapter else WITHOUT_ADAPTERS,
+}
 
 
 def fold_modes(config: ModelConfig) -> Mapping[str, Mapping[str, Graph]]:
     """Fold mode -> graph's name -> Graph, for this kind of network; the first is the default."""
-    return GRAPHS[config.kind]
+    return GRAPHS[config.kind](config)
 
 
 def graphs_of(config: ModelConfig, fold: str) -> Mapping[str, Graph]:
