@@ -30,6 +30,7 @@ from .preflight import Need, build_needs, require_room
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
+from .rewrite.drop import drop_adapters
 from .rewrite.prune import prune
 from .tokenizer import Tokenizer
 from .workplace import hold, workplace
@@ -89,7 +90,7 @@ def build(
     opts = request.options
     sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
 
-    checkpoint = load_checkpoint(sources)
+    checkpoint = _load(sources, opts)
     opts = opts.settled(list(fold_modes(checkpoint.config)))
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
@@ -150,7 +151,7 @@ def verify(
     checkpoint, reference = None, "the bundle's own weights"
     if ckpt is not None:
         paths = (Path(ckpt), _path(weights), _path(vision), _path(base_weights))
-        checkpoint = load_checkpoint(Sources(*paths, **m.options.settings), m.config.family)
+        checkpoint = _load(Sources(*paths, **m.options.settings), m.options, m.config.family)
         _require_same_model(m, checkpoint)
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
@@ -171,6 +172,12 @@ def verify(
     return report.model_copy(
         update={"controls": run_controls(opened, request, progress) if sound else not_planted(reason)}
     )
+
+
+def _load(sources: Sources, options: BuildOptions, family: str | None = None) -> Checkpoint:
+    """The checkpoint as the options want it."""
+    checkpoint = load_checkpoint(sources, family)
+    return drop_adapters(checkpoint) if options.adapters == "drop" else checkpoint
 
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:

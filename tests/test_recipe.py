@@ -80,9 +80,9 @@ def test_the_fold_mode_is_one_of_the_networks():
     modes = ("weights", "lowrank")
     assert BuildOptions().settled(modes).fold == "weights" and BuildOptions().settled(("offline",)).fold == "offline"
     assert BuildOptions(fold="lowrank").settled(modes).limits.max_batch == 8
-    with pytest.raises(UserError, match="does not fold that way: offline .*choose weights or lowrank"):
+    with pytest.raises(UserError, match=r"does not fold that way: offline .*choose weights or lowrank"):
         BuildOptions(fold="offline").settled(modes)
-    with pytest.raises(UserError, match="one prompt at a time, max_batch is 2.*lowrank"):
+    with pytest.raises(UserError, match=r"one prompt at a time, max_batch is 2.*lowrank"):
         BuildOptions(max_batch=2).settled(modes)
 
 

@@ -7,7 +7,7 @@ import click
 from rich.table import Table
 
 from ..accounts import Accounts
-from ..config import ModelConfig
+from ..config import AdapterConfig, ModelConfig
 from ..errors import UserError
 from ..plan import SkipPlan
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
@@ -91,15 +91,23 @@ def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
         ["attention kept", f"{len(plan.kept)}: {', '.join(map(str, plan.kept)) or 'none'}"],
         [
             "adapter ranks",
-            f"kept {config.kept_adapter.rank}, skipped {config.skipped_adapter.rank}, vision {vision.adapter.rank if vision.adapter else 'none'}",
+            f"kept {_rank(config.kept_adapter)}, skipped {_rank(config.skipped_adapter)}, vision {_rank(vision.adapter)}",
         ],
-        ["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"],
+        *(
+            [["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"]]
+            if config.kept_adapter
+            else []
+        ),
         [
             "vision",
             f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image",
         ],
     ]
     return table("model", ["", ""], rows)
+
+
+def _rank(adapter: AdapterConfig | None) -> str:
+    return "none" if adapter is None else str(adapter.rank)
 
 
 def accounts_table(accounts: Accounts) -> Table:
@@ -202,7 +210,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     from ..export.memory import request_memory
     from ..families import load_checkpoint
     from ..family import Sources
-    from ..plan import choose_plan, make_plan
+    from ..plan import choose_plan, disagreement, make_plan
     from ..precision import PRECISIONS
     from ..rewrite.accounting import account
 
@@ -215,6 +223,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
             raise
         plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
+    notes += disagreement(plan, checkpoint.evidence)
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)
     return {

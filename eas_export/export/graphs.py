@@ -10,6 +10,7 @@ from ..graph import GraphSpec
 from ..plan import SkipPlan
 from .decode_graph import (
     FoldedDecodeGraph,
+    PlainDecodeGraph,
     UnfoldedDecodeGraph,
     folded_decode_reads,
     folded_decode_spec,
@@ -48,17 +49,22 @@ DECODER: Mapping[str, Mapping[str, Graph]] = {
     "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }
 
-# One pass, whose adapters see no prompt: they are folded once and for all
-CROSS_ENCODER: Mapping[str, Mapping[str, Graph]] = {
-    "offline": {"encode": Graph(encode_module, encode_spec, encode_reads)},
-}
+# none: there are no adapters
+WITHOUT_ADAPTERS = {"none": _PROMPT | {"decode": Graph(PlainDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)}}
 
-GRAPHS = {"decoder": DECODER, "cross-encoder": CROSS_ENCODER}
+# A cross-encoder's. offline: its adapters see no prompt and are folded once for all
+CROSS_ENCODER = {"offline": {"encode": Graph(encode_module, encode_spec, encode_reads)}}
+
+# Kind of network (a config's) -> config -> its fold modes
+GRAPHS: Mapping[str, Callable[[ModelConfig], Mapping[str, Mapping[str, Graph]]]] = {
+    "decoder": lambda config: DECODER if config.kept_adapter else WITHOUT_ADAPTERS,
+    "cross-encoder": lambda config: CROSS_ENCODER,
+}
 
 
 def fold_modes(config: ModelConfig) -> Mapping[str, Mapping[str, Graph]]:
     """Fold mode -> graph's name -> Graph, for this kind of network; the first is the default."""
-    return GRAPHS[config.kind]
+    return GRAPHS[config.kind](config)
 
 
 def graphs_of(config: ModelConfig, fold: str) -> Mapping[str, Graph]:

@@ -62,6 +62,8 @@ def _in_fold(m: Manifest) -> Place | str:
 def _where_routers_are_used(m: Manifest) -> Place | str:
     if m.precision != "fp32":
         return f"1 % of a router weight moves less than what {m.precision} is allowed to round"
+    if m.fold == "none":
+        return "there are no routers"
     return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
 
 
