@@ -92,10 +92,13 @@ class CrossEncoderConfig(Record):
         """The attention that a site's index stands for."""
         group, layer = divmod(site, self.layers)
         last = "attention" if self.image_cross_reading == "published" else "cross_attention"
-        stream, part = (("text", "attention"), ("text", "cross_attention"), ("image", "attention"), ("image", last))[
-            group
-        ]
-        return Attention(stream, part, layer)
+        groups = (("text", "attention"), ("text", "cross_attention"), ("image", "attention"), ("image", last))
+        return Attention(*groups[group], layer)
+
+    def every_attention(self) -> tuple[Attention, ...]:
+        """Of the cross-modal layers, whether a site stands for it or not."""
+        parts = ("attention", "cross_attention")
+        return tuple(Attention(s, part, i) for s in ("text", "image") for part in parts for i in range(self.layers))
 
     def attentions(self, sites: Iterable[int]) -> frozenset[Attention]:
         """The distinct attentions that these indices stand for."""

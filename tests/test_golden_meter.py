@@ -3,6 +3,8 @@
 from collections import Counter
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from conftest import FP32, max_error
 from meter_cases import LIMITS, METER_CASES, MeterCase, exported, graph_inputs, opened, run_form, run_onnx
@@ -35,6 +37,8 @@ def test_the_graph_equals_the_published_code(name, opset):
 @pytest.mark.parametrize("name", ["vqa_skip10", "nlvr2_skip10", "irtr_skip10"])
 def test_the_graph_holds_no_adapter_but_those_of_skipped_attentions(name):
     checkpoint, plan, model = exported(name, 24)
+    assert dict(model.opset_imports) == {"": 24} and not model.functions
+    onnx.checker.check_model(ir.to_proto(model))
     config = checkpoint.config
     skipped = config.attentions(plan.skipped)
     assert len(skipped) == MeterCase(name).meta["n_distinct_modules"]

@@ -37,15 +37,12 @@ def useless_in_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan) -> list
     """How the names begin of what the plan makes useless: a skipped attention with the adapter before it, and the replacement of
     a kept one."""
     skipped, gone = config.attentions(plan.skipped), []
-    for site in range(config.sites):
-        attention = config.attention(site)
-        place = f"{attention.stream}_layers.{attention.layer}."
-        names = ("{}.", "{}_adapter.") if attention in skipped else ("skipped_{}_adapter.",)
-        gone += [place + name.format(attention.part) for name in names]
-    if (
-        config.image_cross_reading == "published"
-    ):  # no site stands for the image stream's cross-attentions: they are kept
-        gone += [f"image_layers.{i}.skipped_cross_attention_adapter." for i in range(config.layers)]
+    for attention in config.every_attention():
+        place = f"{attention.stream}_layers.{attention.layer}"
+        if attention in skipped:
+            gone += [f"{place}.{attention.part}.", f"{place}.{attention.part}_adapter."]
+        else:
+            gone.append(f"{place}.skipped_{attention.part}_adapter.")
     return gone
 
 
@@ -55,8 +52,8 @@ def folded_parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) ->
 
 
 def unfolded_parameters(checkpoint: Checkpoint, plan: SkipPlan) -> Tensors:
-    """The same for the network as it was trained, whose adapters stand where they were."""
-    return _parameters(checkpoint, _keep)
+    """The same for the network as it was trained, whose adapters stand where they were, in float32."""
+    return {name: tensor.map(Tensor.float) for name, tensor in _parameters(checkpoint, _keep).items()}
 
 
 def _parameters(checkpoint: Checkpoint, join: Callable[[Tensors, Tensors, tuple[str, ...]], Tensors]) -> Tensors:
