@@ -23,6 +23,7 @@ TARGETS = (
         "checkpoint",
         "params.json",
         "checkpoint folder",
+        "lightning",
         "manifest",
         "weights",
         "report",
