@@ -10,6 +10,7 @@ from ..registry import lookup
 
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",
+    "meter": ".families.meter:METER",
 }
 
 

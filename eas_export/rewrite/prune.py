@@ -10,6 +10,7 @@ from ..registry import lookup
 # Kind of network (a config's) -> (config, plan) -> how the names begin of the tensors that go
 USELESS = {
     "decoder": ".rewrite.prune:useless_in_decoder",
+    "cross-encoder": ".rewrite.cross_encoder:useless_in_cross_encoder",
 }
 
 
