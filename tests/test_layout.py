@@ -35,7 +35,7 @@ ROWS = [
     ["families"],
     ["export"],
     ["assembly", "preflight", "backends"],
-    ["conversation"],
+    ["conversation", "pairs"],
     ["generate", "answer"],
     ["inputs"],
     ["text"],
