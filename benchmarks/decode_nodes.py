@@ -15,7 +15,7 @@ from floor import FLOOR
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.graphs import DECODER
 from eas_export.export.memory import request_memory
 from eas_export.families import detect
 from eas_export.family import Sources
@@ -34,7 +34,7 @@ def main() -> None:
         folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
         checkpoint = detect(folder).load(Sources(folder))
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
-    graphs = {mode: (graphs["decode"], mode) for mode, graphs in FOLD_MODES.items()} | {"floor": (FLOOR, "lowrank")}
+    graphs = {mode: (graphs["decode"], mode) for mode, graphs in DECODER.items()} | {"floor": (FLOOR, "lowrank")}
     nodes = {}
     for name, (graph, fold) in graphs.items():
         limits = BuildOptions(precision=given.precision, fold=fold).limits
@@ -44,7 +44,7 @@ def main() -> None:
         f"decode_nodes_{given.shape}_{given.precision}",
         {
             "shape": given.shape,
-            "layers": plan.layers,
+            "layers": plan.sites,
             "skipped": len(plan.skipped),
             "nodes": nodes,
             "weights_beyond_floor": nodes["weights"] - nodes["floor"],
@@ -53,7 +53,7 @@ def main() -> None:
                 mode: memory.model_dump() for mode, memory in request_memory(checkpoint.config, plan, precision).items()
             },
         },
-        bars={"weights_beyond_floor": 0, "lowrank_beyond_floor": 3 * plan.layers + 17},
+        bars={"weights_beyond_floor": 0, "lowrank_beyond_floor": 3 * plan.sites + 17},
     )
 
 

@@ -27,7 +27,7 @@ from eas_export.backends.runtime import Runtime
 from eas_export.bundle import Bundle
 from eas_export.conversation import Conversation, Prompts, decode_inputs, empty_caches
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.graphs import DECODER
 from eas_export.export.weights import attach_weights
 from eas_export.pipeline import build
 from eas_export.precision import PRECISIONS
@@ -62,8 +62,8 @@ def open_all(bundle: Bundle) -> tuple[Runtime, Runtime, Runtime]:
     limits = m.limits.model_copy(
         update={"max_batch": max(BATCHES)}
     )  # low-rank graphs take any batch, whatever they are built for
-    decodes = {"lowrank": FOLD_MODES["lowrank"]["decode"], "floor": FLOOR}
-    specs = {n: FOLD_MODES[m.fold][n].spec(m.config, m.plan, precision, limits) for n in m.graphs}
+    decodes = {"lowrank": DECODER["lowrank"]["decode"], "floor": FLOOR}
+    specs = {n: DECODER[m.fold][n].spec(m.config, m.plan, precision, limits) for n in m.graphs}
     for name, graph in decodes.items():
         spec, model = export_graph(graph, m.config, m.plan, precision, limits)
         ir.save(attach_weights(model, bundle.store), bundle.graph_file(name))

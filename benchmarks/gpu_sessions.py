@@ -20,7 +20,7 @@ from eas_export.backends.pytorch import PyTorchSession, open_network
 from eas_export.backends.runtime import Runtime, Tensors
 from eas_export.bundle import Bundle
 from eas_export.errors import UserError
-from eas_export.export.graphs import FOLD_MODES, Graph
+from eas_export.export.graphs import DECODER, Graph
 from eas_export.graph import GraphSpec
 from eas_export.precision import PRECISIONS
 
@@ -73,7 +73,7 @@ def with_graphs(runtime: Runtime, graphs: Mapping[str, Graph], precision: str, k
 
 
 # what a PyTorch mode runs; the floor is the decode step without adapters, no model that anybody would run
-PYTORCH_GRAPHS = {**FOLD_MODES, "floor": {"decode": FLOOR}, "unskipped": FOLD_MODES["lowrank"]}
+PYTORCH_GRAPHS = {**DECODER, "floor": {"decode": FLOOR}, "unskipped": DECODER["lowrank"]}
 
 
 class OrtSession:

@@ -14,7 +14,7 @@ from common import peak_memory_bytes, write_result
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.graphs import DECODER
 from eas_export.families import detect
 from eas_export.family import Sources
 from eas_export.plan import choose_plan
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
-    parser.add_argument("--fold", choices=FOLD_MODES, default="weights")
+    parser.add_argument("--fold", choices=DECODER, default="weights")
     given = parser.parse_args()
     options = BuildOptions(precision=given.precision, fold=given.fold)
     with tempfile.TemporaryDirectory() as scratch:
@@ -35,7 +35,7 @@ def main() -> None:
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
     graphs = {}
     start = time.monotonic()
-    for name, graph in FOLD_MODES[given.fold].items():
+    for name, graph in DECODER[given.fold].items():
         begin = time.monotonic()
         _, model = export_graph(graph, checkpoint.config, plan, PRECISIONS[given.precision], options.limits)
         graphs[name] = {"seconds": round(time.monotonic() - begin, 1), "nodes": sum(1 for _ in model.graph)}

@@ -14,7 +14,7 @@ from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.lazy import LazyTensor
 from .errors import UserError
 from .export.export_graph import export_graph
-from .export.graphs import FOLD_MODES
+from .export.graphs import graphs_of
 from .export.memory import DeviceMemory, device_memory
 from .export.weights import attach_weights
 from .graph import GraphSpec
@@ -52,7 +52,7 @@ class Blueprint:
     def graphs(self) -> dict[str, GraphSpec]:
         """The specs of the fold mode's graphs."""
         config, limits = self.checkpoint.config, self.options.limits
-        modes = FOLD_MODES[self.options.fold].items()
+        modes = graphs_of(self.checkpoint.config, self.options.fold).items()
         return {name: graph.spec(config, self.plan, self.precision, limits) for name, graph in modes}
 
     @property
@@ -172,8 +172,8 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
     """Trace, clean and save one graph of the fold mode."""
     options = blueprint.options
     with progress.stage(f"exporting {name}"):
-        graph = FOLD_MODES[options.fold][name]
         config = blueprint.checkpoint.config
+        graph = graphs_of(config, options.fold)[name]
         _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits, options.opset)
         ir.save(attach_weights(model, store), path)
 

@@ -32,7 +32,7 @@ from .recipe import BuildOptions, EngineWeights, FoldName, PrecisionName
 from .store import Store
 from .tokenizer import TOKENIZER_FILE
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -117,8 +117,8 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
-        if self.plan.layers != self.config.layers or not set(self.plan.skipped) <= set(range(self.config.layers)):
-            raise ValueError("the plan does not fit the config's layers")
+        if self.plan.sites != self.config.sites or not set(self.plan.skipped) <= set(range(self.config.sites)):
+            raise ValueError("the plan does not fit the config")
         if any(name != spec.name for name, spec in self.graphs.items()):
             raise ValueError("a graph's name is not its key")
         missing = {WEIGHTS, *([TASK] if self.base else []), *(f"{name}.onnx" for name in self.graphs)} - set(self.files)

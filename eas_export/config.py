@@ -1,6 +1,6 @@
 """What a model is and how large its inputs may be, as data. No torch here."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -27,11 +27,12 @@ class AdapterConfig(Record):
     temperature: float = Field(gt=0, allow_inf_nan=False)
 
 
-class VisionConfig(Record):
-    """A CLIP ViT whose class token is read after every `feature_every` blocks.
+class VitConfig(Record):
+    """CLIP's ViT.
 
     image_size, patch_size  pixels
-    width                   channels of the tower
+    width                   channels
+    blocks                  those that run: what is read behind an earlier one needs no later ones
     """
 
     image_size: Size
@@ -39,34 +40,63 @@ class VisionConfig(Record):
     width: Size
     blocks: int = Field(gt=0, le=1000)
     heads: Size
-    feature_every: Size
-    projector_width: Size
-    adapter: AdapterConfig
-
-    @property
-    def tokens(self) -> int:
-        """Feature vectors that one image gives."""
-        return self.blocks // self.feature_every
+    ffn_dim: Size
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    norm_eps: float = Field(default=1e-5, gt=0, le=1)
 
     @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 
 
+class ImageConfig(Record):
+    """How an image becomes pixels: made square, resized (bicubic), scaled to 0..1, (value - mean) / std.
+
+    square  squash: the sides are scaled apart; pad: the shorter side is filled up with the mean colour; crop: the longer side is cut
+    """
+
+    square: Literal["squash", "pad", "crop"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class VisionConfig(VitConfig):
+    """A ViT and a projector of two linear layers, whose outputs stand among a decoder's tokens.
+
+    features  class: the class token after every `feature_every` blocks; patches: all others behind the last block
+    adapter   before every attention; None without
+    """
+
+    features: Literal["class", "patches"]
+    feature_every: Size
+    projector_width: Size
+    projector_activation: Literal["silu", "gelu"]
+    image: ImageConfig
+    adapter: AdapterConfig | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Feature vectors that one image gives."""
+        return self.patches if self.features == "patches" else self.blocks // self.feature_every
+
+
 class ModelConfig(Record):
     """A decoder with a vision tower.
 
+    kv_heads        of keys and values; queries have `heads`, as many times more
     modality_token  the prompt starts with a token that says whether there is an image: it has a table of two of
                     its own, no other token attends to it, its keys and values are not cached, and the
                     router's mean leaves it out (LaVIN)
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
 
+    kind: Literal["decoder"] = "decoder"
     family: str
     vocab_size: Size
     dim: Size
     layers: int = Field(gt=0, le=1000)
     heads: Size
+    kv_heads: Size
     ffn_dim: Size
     norm_eps: float = Field(gt=0, le=1)
     rope_theta: float = Field(ge=1, le=1e12)
@@ -77,15 +107,28 @@ class ModelConfig(Record):
     vision: VisionConfig
 
     def structure(self) -> dict:
-        """What graphs depend on: without the numbers that are folded into the weights."""
+        """What graphs depend on: without the numbers that are folded into the weights, and without pixels."""
         in_weights = {"scale": True, "temperature": True}
         return self.model_dump(
-            exclude={"kept_adapter": in_weights, "skipped_adapter": in_weights, "vision": {"adapter": in_weights}}
+            exclude={
+                "kept_adapter": in_weights,
+                "skipped_adapter": in_weights,
+                "vision": {"adapter": in_weights, "image": True},
+            }
         )
+
+    @property
+    def sites(self) -> int:
+        """Attentions that can be skipped."""
+        return self.layers
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    @property
+    def kv_dim(self) -> int:
+        return self.kv_heads * self.head_dim
 
     @property
     def prefix(self) -> int:
@@ -97,11 +140,13 @@ class Limits(Record):
     """The largest inputs a bundle takes.
 
     max_batch   rows
+    max_images  images of one prompt
     max_prompt  tokens of one prompt
     max_tokens  tokens of one prompt and its answer together: the cache's slots, and the length of RoPE's tables
     """
 
     max_batch: PositiveInt = 1
+    max_images: PositiveInt = 1
     max_prompt: PositiveInt = 1024
     max_tokens: PositiveInt = Field(default=2048, le=1 << 17)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint.checkpoint import Checkpoint
 from .config import ModelConfig
@@ -21,38 +21,57 @@ class Sources:
     """Where the user's files are and what they say beyond the files.
 
     ckpt               a folder in the family's published layout, or its main file
-    weights, vision    the other files, where `ckpt` is a single file
-    router_temperature, adapter_scale  override what the files say, or say what they do not
+    weights, vision    the other files, where `ckpt` does not hold them
+    base_weights       the original model, for attentions that fine-tuning has lost
+    router_temperature, adapter_scale, text_heads, image_cross_reading  see recipe.BuildOptions
     """
 
     ckpt: Path
     weights: Path | None = None
     vision: Path | None = None
+    base_weights: Path | None = None
     router_temperature: float | None = None
     adapter_scale: float | None = None
+    text_heads: int | None = None
+    image_cross_reading: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a decoder's prompts were made when it was trained.
+
+    place_images  (config, token ids of one prompt as ints, number of its images) -> the ids with room for the features, and the
+                  position of each image feature among them, features in order; raises UserError where images and ids do not fit
+    format        a question in the format that the family was trained with, as text
+    encode        (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
+    pixels        (config, image in RGB) -> [3, H, W] float32, as the vision tower was trained with
+    placeholder   the id below 0 that stands for an image among token ids; None where images stand in place of tokens
+    """
+
+    place_images: Callable[[ModelConfig, list[int], int], tuple[list[int], list[int]]]
+    format: Callable[[Question], str]
+    encode: Callable[[ModelConfig, Tokenizer, str, int], list[int]]
+    pixels: Callable[[ModelConfig, "Image"], Tensor]
+    placeholder: int | None = None
 
 
 @dataclass(frozen=True)
 class Family:
     """What the toolkit needs to know of a model family.
 
+    name         as in FAMILIES
+    layout       what its checkpoints look like, for messages
     detect       whether a path looks like one of its checkpoints (cheap, reads no tensors)
     load         Sources -> Checkpoint; raises UserError
-    vision       builds the vision tower: pixel_values [N, 3, H, W] -> image_features [N, tokens, dim]
-    find_images  (config, token ids of one prompt as ints, number of its images) -> the position of each image feature in
-                 the prompt, features in order; raises UserError where they do not fit
-    format       a question in the format that the family was trained with, as text
-    encode       (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
-    pixels       (config, image in RGB) -> [3, H, W] float32, as the vision tower was trained with
+    takes        the fields of Sources that `load` reads beside ckpt
+    prompts      how prompts are made; None where the model reads arrays only
     shortcuts    what its published code does instead of the exact thing, by names in parity/forms.py
     """
 
     name: str
+    layout: str
     detect: Callable[[Path], bool]
     load: Callable[[Sources], Checkpoint]
-    vision: Callable[[ModelConfig], nn.Module]
-    find_images: Callable[[ModelConfig, list[int], int], list[int]]
-    format: Callable[[Question], str]
-    encode: Callable[[ModelConfig, Tokenizer, str, int], list[int]]
-    pixels: Callable[[ModelConfig, "Image"], Tensor]
-    shortcuts: tuple[str, ...]
+    takes: tuple[str, ...]
+    prompts: PromptFormat | None = None
+    shortcuts: tuple[str, ...] = ()

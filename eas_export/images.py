@@ -1,6 +1,7 @@
 """Image files to pixels."""
 
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import ImageConfig
 from .errors import UserError
 from .files import require_file
 
@@ -40,9 +42,43 @@ def read_image(path: Path) -> "Image":
     raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
 
 
-def squeezed(image: "Image", size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The whole image, resized to a square (bicubic, no crop), as (value / 255 - mean) / std: [3, size, size] float32"""
+def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
+    """An image in RGB as a ViT reads it: [3, size, size] float32"""
+    values = np.asarray(RESIZED[config.square](image, size, config), np.float32) / 255  # [size, size, 3]
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
+
+
+def _squash(image: "Image", size: int, config: ImageConfig) -> "Image":
     from PIL import Image
 
-    values = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255  # [size, size, 3]
-    return torch.from_numpy((values - np.array(mean, np.float32)) / np.array(std, np.float32)).permute(2, 0, 1)
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """On a square of the mean colour, in its middle (LLaVA's expand2square)."""
+    from PIL import Image
+
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in config.mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return _squash(square, size, config)
+
+
+def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """The shorter side resized, the longer one's middle (transformers' CLIPImageProcessor)."""
+    from PIL import Image
+
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
+
+
+# How an image becomes a square of `size` (ImageConfig.square)
+RESIZED: Mapping[str, Callable[["Image", int, ImageConfig], "Image"]] = {
+    "squash": _squash,
+    "pad": _pad,
+    "crop": _crop,
+}

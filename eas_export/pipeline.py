@@ -14,8 +14,9 @@ from .checkpoint.checkpoint import Checkpoint
 from .destination import check_destination
 from .digests import remembered_sha256
 from .errors import UserError
+from .export.graphs import fold_modes
 from .export.memory import DeviceMemory
-from .families import detect, get_family
+from .families import load_checkpoint
 from .family import Sources
 from .identity import Identity, hash_sources, identify
 from .parity import Request as ParityRequest
@@ -60,6 +61,7 @@ def build(
     recipe: Path | str | None = None,
     weights: Path | str | None = None,
     vision: Path | str | None = None,
+    base_weights: Path | str | None = None,
     base: Path | str | None = None,
     force: bool = False,
     verify: bool = True,
@@ -69,7 +71,7 @@ def build(
 ) -> BuildResult:
     """Take an EAS checkpoint to a bundle at `out`.
 
-    ckpt, weights, vision  see family.Sources
+    ckpt, weights, vision, base_weights  see family.Sources
     recipe                 a YAML file; `options` are recipe.BuildOptions' keys and win over it
     base                   a bundle over the same base model: what is equal in its weights is shared, not written again
     force                  replace what is at `out`
@@ -85,12 +87,14 @@ def build(
     out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts = request.options
-    sources = Sources(Path(ckpt), _path(weights), _path(vision), opts.router_temperature, opts.adapter_scale)
+    sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
 
-    checkpoint = detect(sources.ckpt).load(sources)
+    checkpoint = load_checkpoint(sources)
+    opts = opts.settled(list(fold_modes(checkpoint.config)))
+    request = replace(request, options=opts)
     if checkpoint.tokenizer:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
-    plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, request.given_skip, request.recipe_skip)
+    plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
@@ -124,6 +128,7 @@ def verify(
     *,
     weights: Path | str | None = None,
     vision: Path | str | None = None,
+    base_weights: Path | str | None = None,
     backend: Sequence[str] | str | None = None,
     require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
@@ -133,7 +138,7 @@ def verify(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given.
 
-    ckpt, weights, vision  see family.Sources; a scale and a temperature that the build was given are given again
+    ckpt, weights, vision, base_weights  see family.Sources; a scale and a temperature that the build was given are given again
     backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
     require, inputs, steps  see parity.Request
     negative_controls      plant known faults in copies too, and see that each is found (parity/negative_controls.py)
@@ -144,13 +149,14 @@ def verify(
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
     if ckpt is not None:
-        scales = (m.options.router_temperature, m.options.adapter_scale)
-        checkpoint = get_family(m.config.family).load(Sources(Path(ckpt), _path(weights), _path(vision), *scales))
+        paths = (Path(ckpt), _path(weights), _path(vision), _path(base_weights))
+        checkpoint = load_checkpoint(Sources(*paths, **m.options.settings), m.config.family)
         _require_same_model(m, checkpoint)
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
-    elif weights is not None or vision is not None:
-        raise UserError("--weights and --vision belong to a checkpoint", where="verify", fix="pass --ckpt too")
+    elif any(path is not None for path in (weights, vision, base_weights)):
+        what = "--weights, --vision and --base-weights belong to a checkpoint"
+        raise UserError(what, where="verify", fix="pass --ckpt too")
     if negative_controls and checkpoint is None:
         what = "a wrong weight is only wrong beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")

@@ -11,20 +11,20 @@ GIVEN = "--skip"  # the origin of an explicit choice
 
 
 class SkipPlan(Record):
-    """The layers whose attention is skipped, in ascending order.
+    """The attentions that are skipped, in ascending order.
 
-    layers   how many layers the model has
+    sites    how many attentions the model has that could be; a decoder's are its layers
     skipped  indices into them
     origin   who decided ("--skip", "recipe lavin-7b.yaml", "args.skip_list of checkpoint-19.pth")
     """
 
-    layers: int = Field(gt=0, le=1000)
+    sites: int = Field(gt=0, le=1000)
     skipped: tuple[int, ...]
     origin: str
 
     @property
     def kept(self) -> tuple[int, ...]:
-        return tuple(i for i in range(self.layers) if i not in self.skipped)
+        return tuple(i for i in range(self.sites) if i not in self.skipped)
 
 
 class SkipEvidence(Record):
@@ -60,21 +60,21 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
     return tuple(sorted(indices))
 
 
-def make_plan(layers: int, text: str, origin: str) -> SkipPlan:
-    """The plan that `text` describes for a model of `layers` layers. Raises UserError for indices it does not have."""
+def make_plan(sites: int, text: str, origin: str) -> SkipPlan:
+    """The plan that `text` describes for a model with so many attentions. Raises UserError for indices it does not have."""
     skipped = parse_skip(text, origin)
     for index in skipped:
-        if index >= layers:
+        if index >= sites:
             raise UserError(
-                f"skip index {index} is out of range: the model has layers 0-{layers - 1}",
+                f"skip index {index} is out of range: the model has attentions 0-{sites - 1}",
                 where=origin,
-                fix=f"give indices from 0 to {layers - 1}",
+                fix=f"give indices from 0 to {sites - 1}",
             )
-    return SkipPlan(layers=layers, skipped=skipped, origin=origin)
+    return SkipPlan(sites=sites, skipped=skipped, origin=origin)
 
 
 def choose_plan(
-    layers: int, evidence: SkipEvidence, given: str | None = None, recipe: tuple[str, str] | None = None
+    sites: int, evidence: SkipEvidence, given: str | None = None, recipe: tuple[str, str] | None = None
 ) -> SkipPlan:
     """Decide which attentions are skipped.
 
@@ -82,19 +82,19 @@ def choose_plan(
     recipe  (name, text): a published list, used where the checkpoint records none; it never overrides a record
     """
     if given is not None:
-        return make_plan(layers, given, GIVEN)
+        return make_plan(sites, given, GIVEN)
     recorded = _recorded(evidence)
     if recipe is not None:
-        plan = make_plan(layers, recipe[1], f"recipe {recipe[0]}")
-        if recorded is not None and make_plan(layers, recorded, evidence.origin).skipped != plan.skipped:
+        plan = make_plan(sites, recipe[1], f"recipe {recipe[0]}")
+        if recorded is not None and make_plan(sites, recorded, evidence.origin).skipped != plan.skipped:
             raise UserError(
                 f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}",
                 where=evidence.origin,
                 fix=f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint",
             )
-        return plan if recorded is None else make_plan(layers, recorded, evidence.origin)
+        return plan if recorded is None else make_plan(sites, recorded, evidence.origin)
     if recorded is not None:
-        return make_plan(layers, recorded, evidence.origin)
+        return make_plan(sites, recorded, evidence.origin)
     said = "nothing" if evidence.text is None else repr(evidence.text)
     raise UserError(
         f"the checkpoint does not say which attentions are skipped (it says {said})",
@@ -106,7 +106,7 @@ def choose_plan(
 def disagreement(plan: SkipPlan, evidence: SkipEvidence) -> tuple[str, ...]:
     """A note where an explicit choice is not what the checkpoint records; a dry word, for it may be meant."""
     recorded = _recorded(evidence)
-    if recorded is None or make_plan(plan.layers, recorded, evidence.origin).skipped == plan.skipped:
+    if recorded is None or make_plan(plan.sites, recorded, evidence.origin).skipped == plan.skipped:
         return ()
     return (f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}",)
 

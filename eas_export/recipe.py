@@ -1,5 +1,6 @@
 """Build options: from the command line, from a recipe, or both. A recipe is a YAML file with the same keys; the command line wins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,14 @@ from .files import require_file
 from .validation import refusal
 
 PrecisionName = Literal["fp32", "fp16", "bf16"]
-FoldName = Literal["weights", "lowrank"]
+FoldName = Literal["weights", "lowrank", "offline"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 EngineWeights = Literal["bound", "embedded"]
 Opset = Literal[24, 21]
 LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
 DEFAULT_OPSET = 24  # what graphs are traced in
-DEFAULT_MAX_BATCH = {"weights": 1, "lowrank": 8}
+DEFAULT_MAX_BATCH = 8  # where adapters are not folded prompt by prompt
+SETTINGS = ("router_temperature", "adapter_scale", "text_heads", "image_cross_reading")  # what checkpoints may not say
 
 
 class BuildOptions(Record):
@@ -26,8 +28,11 @@ class BuildOptions(Record):
 
     skip    text of --skip ("20-31,5", "none"); None: what the checkpoint says
     router_temperature, adapter_scale  None: what the checkpoint says
-    fold    weights: one prompt at a time, adapters folded into the weights; lowrank: any batch, adapters beside shared weights
-    max_batch, max_prompt, max_tokens  see config.Limits; max_batch None: 1 for weights, 8 for lowrank
+    text_heads           of METER's text encoder, where the checkpoint cannot tell
+    image_cross_reading  what METER's sites 18-23 are: as published image self-attentions once more, or image cross-attentions (paper)
+    fold    weights: one prompt at a time, adapters folded into the weights; lowrank: any batch, adapters beside shared weights;
+            offline: folded once for all prompts. None: the first that there is for the kind of network
+    max_batch, max_images, max_prompt, max_tokens  see config.Limits; max_batch None: 1 for weights, else 8
     backend  what the bundle is for, one or several: TensorRT's engines are built into it
     compute_capability  of the GPUs that TensorRT-RTX's engines are for: "86,120" or "8.6,12.0"; None: see backends/tensorrt_rtx.py
     engine_weights      bound: inputs of the engines, which share one copy on the device; embedded: a copy in each engine
@@ -37,9 +42,12 @@ class BuildOptions(Record):
     skip: str | None = None
     router_temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     adapter_scale: float | None = Field(default=None, allow_inf_nan=False)
+    text_heads: int | None = Field(default=None, gt=0, le=1 << 10)
+    image_cross_reading: Literal["published", "paper"] | None = None
     precision: PrecisionName = "fp32"
-    fold: FoldName = "weights"
+    fold: FoldName | None = None
     max_batch: int | None = Field(default=None, gt=0, le=1 << 16)
+    max_images: int = Field(default=1, gt=0, le=1 << 10)
     max_prompt: int = Field(default=1024, gt=0)
     max_tokens: int = Field(default=2048, gt=1, le=1 << 17)
     backend: tuple[BackendName, ...] = ("onnxruntime",)
@@ -72,9 +80,29 @@ class BuildOptions(Record):
         return ",".join(map(str, listed)) if plain else value
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What is said of the checkpoint beside its files, for family.Sources."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    def settled(self, fold_modes: Sequence[str]) -> "BuildOptions":
+        """The options with a fold mode. Raises UserError for one that is not among the network's, and for batches that it cannot take."""
+        if self.fold is not None and self.fold not in fold_modes:
+            what = f"this kind of network does not fold that way: {self.fold}"
+            raise UserError(what, where="--fold", fix=f"leave it out, or choose {' or '.join(fold_modes)}")
+        options = self.model_copy(update={"fold": self.fold or fold_modes[0]})
+        if options.fold == "weights" and options.limits.max_batch > 1:
+            raise UserError(
+                f"fold mode weights serves one prompt at a time, max_batch is {options.max_batch}",
+                where="--max-batch",
+                fix="leave it at 1, or build with --fold lowrank",
+            )
+        return options
+
+    @property
     def limits(self) -> Limits:
         return Limits(
-            max_batch=self.max_batch or DEFAULT_MAX_BATCH[self.fold],
+            max_batch=self.max_batch or (1 if self.fold == "weights" else DEFAULT_MAX_BATCH),
+            max_images=self.max_images,
             max_prompt=self.max_prompt,
             max_tokens=self.max_tokens,
         )
@@ -94,12 +122,6 @@ def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
     written = _read(recipe) if recipe else {}
     chosen = {key: value for key, value in given.items() if value is not None}
     options = _validate({**written, **chosen}, f"{recipe}" if recipe else "options")
-    if options.fold == "weights" and (options.max_batch or 1) > 1:
-        raise UserError(
-            f"fold mode weights serves one prompt at a time, max_batch is {options.max_batch}",
-            where="--max-batch",
-            fix="leave it at 1, or build with --fold lowrank",
-        )
     from_recipe = recipe is not None and "skip" not in chosen and options.skip is not None
     recipe_skip = (recipe.name, options.skip) if from_recipe else None
     return Request(options, options.skip if "skip" in chosen else None, recipe_skip)

@@ -58,7 +58,7 @@ class GoldenCase:
 
     @property
     def plan(self) -> SkipPlan:
-        return choose_plan(self.checkpoint.config.layers, self.checkpoint.evidence, self.skip)
+        return choose_plan(self.checkpoint.config.sites, self.checkpoint.evidence, self.skip)
 
     def arrays(self, run: str) -> dict[str, np.ndarray]:
         """A run's inputs in the form of `eas-export run --inputs`."""

@@ -393,7 +393,7 @@ class Fuzzer:
         return _written(folder / "image", damaged_bytes(rng, data, rng.choice(self._images)))
 
     def _read_image(self, path: Path) -> None:
-        self.family.pixels(self.config, read_image(path))
+        self.family.prompts.pixels(self.config, read_image(path))
 
     def _write_tokenizer(self, rng: Random, folder: Path) -> Path:
         """Bytes changed in place mostly: protobuf's own structure seldom lives through more."""

@@ -42,7 +42,7 @@ def test_folded_weights_equal_the_published_code(lavin_case, bundle_of, backend,
     if run == "img1":  # the goldens hold the exact fold's bias and its product with a ramp for this run
         dim = lavin_case.checkpoint.config.dim
         ramp = torch.linspace(-1, 1, dim)
-        for layer in range(lavin_case.plan.layers):
+        for layer in range(lavin_case.plan.sites):
             parts = [name for name in got.folded if name.startswith(f"folded.layers.{layer}.")]
             bias = torch.cat([got.folded[name] for name in parts if name.endswith(".bias")])
             probe = torch.cat([got.folded[name] @ ramp for name in parts if name.endswith(".weight")])

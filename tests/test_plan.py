@@ -46,7 +46,7 @@ def test_what_is_written_is_read(layers):
 
 
 def test_index_out_of_range_names_it():
-    with pytest.raises(UserError, match=r"skip index 32 is out of range: the model has layers 0-31 \(--skip\)"):
+    with pytest.raises(UserError, match=r"skip index 32 is out of range: the model has attentions 0-31 \(--skip\)"):
         make_plan(32, "31,32", "--skip")
 
 

@@ -22,7 +22,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_the_command_line_wins(tmp_path):
     request = resolve(write(tmp_path, "precision: fp16\nmax_prompt: 64\nskip: 1-2\n"), {"max_prompt": 32, "fold": None})
-    assert (request.options.precision, request.options.max_prompt, request.options.fold) == ("fp16", 32, "weights")
+    assert (request.options.precision, request.options.max_prompt, request.options.fold) == ("fp16", 32, None)
     assert (request.given_skip, request.recipe_skip) == (None, ("r.yaml", "1-2"))
     assert resolve(write(tmp_path, "skip: 5"), {}).options.skip == "5"
     assert resolve(write(tmp_path, "skip: [5, 6]"), {}).options.skip == "5,6"
@@ -51,7 +51,6 @@ def test_the_command_line_has_the_recipes_keys():
         ("fold: lowrank\nmax_batch: 100000", "max_batch is 100000"),
         ("m: &m {x: 1}\nn: {<<: [*m, *m]}", "it has aliases"),
         ("#" * 70_000, "it is longer than 65536 bytes"),
-        ("max_batch: 2", "one prompt at a time, max_batch is 2.*lowrank"),
         ("router_temperature: .nan", "router_temperature"),
         ("adapter_scale: .inf", "adapter_scale"),
         ("- a\n- b", "key: value"),
@@ -75,6 +74,16 @@ def test_bad_recipes_are_refused(tmp_path, text, said):
         resolve(write(tmp_path, text), {})
     with pytest.raises(UserError, match="no such file"):
         resolve(tmp_path / "absent.yaml", {})
+
+
+def test_the_fold_mode_is_one_of_the_networks():
+    modes = ("weights", "lowrank")
+    assert BuildOptions().settled(modes).fold == "weights" and BuildOptions().settled(("offline",)).fold == "offline"
+    assert BuildOptions(fold="lowrank").settled(modes).limits.max_batch == 8
+    with pytest.raises(UserError, match="does not fold that way: offline .*choose weights or lowrank"):
+        BuildOptions(fold="offline").settled(modes)
+    with pytest.raises(UserError, match="one prompt at a time, max_batch is 2.*lowrank"):
+        BuildOptions(max_batch=2).settled(modes)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

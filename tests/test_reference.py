@@ -81,7 +81,7 @@ def test_network_equals_reference_on_random_models(tmp_path, title, fold):
             assert max_error(got.state["pooled"][0], want["pooled"][list(plan.skipped)]) < 1e-5 * max(
                 1.0, float(got.state["pooled"].abs().max())
             )
-        for layer in range(plan.layers if fold == "weights" else 0):
+        for layer in range(plan.sites if fold == "weights" else 0):
             weight, bias = reference.fold(layer, want["router"][layer], want["pooled"][layer] if plan.skipped else None)
             parts = [name for name in got.folded if name.startswith(f"folded.layers.{layer}.")]
             assert max_error(torch.cat([got.folded[n] for n in parts if n.endswith("weight")]), weight) < FP32

@@ -4,8 +4,7 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import UserError
-from ..export.graphs import FOLD_MODES
-from ..families import get_family
+from ..export.graphs import graphs_of
 from ..model.network import build_network, parameter_shapes
 from ..precision import PRECISIONS
 from . import BACKENDS, get_backend
@@ -35,11 +34,13 @@ def weights_in_memory(bundle: Bundle) -> dict[str, int]:
 def require_own_graphs_and_weights(bundle: Bundle) -> None:
     """Raise UserError where the manifest's graphs, or the store's tensors, are not those of the manifest's config."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
-    specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in FOLD_MODES[m.fold].items()}
+    specs = {
+        name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in graphs_of(m.config, m.fold).items()
+    }
     if specs != m.graphs:
         raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")
     with torch.device("meta"):
-        network = build_network(m.config, m.plan, precision, m.limits, get_family(m.config.family).vision)
+        network = build_network(m.config, m.plan, precision, m.limits)
     needed = {
         name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
     }

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from ..bundle import Bundle
 from ..config import Limits, ModelConfig
-from ..export.graphs import FOLD_MODES
-from ..families import get_family
+from ..export.graphs import graphs_of
 from ..graph import GraphSpec
 from ..health import Health
 from ..model.network import build_network, load_parameters, parameter_shapes
@@ -46,9 +45,9 @@ def open_network(
 ) -> Runtime:
     """A runtime on the device over the network with these parameters (store name -> reader); more than the network's may be there."""
     with torch.device("meta"):
-        network = build_network(config, plan, precision, limits, get_family(config.family).vision)
+        network = build_network(config, plan, precision, limits)
     load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
-    graphs = FOLD_MODES[fold].items()
+    graphs = graphs_of(config, fold).items()
     sessions = {name: PyTorchSession(g.module(network), g.spec(config, plan, precision, limits)) for name, g in graphs}
     return Runtime("pytorch", config, plan, limits, sessions, device)
 

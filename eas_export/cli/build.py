@@ -7,6 +7,7 @@ import click
 
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
+from .sources import path_options, setting_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
     "--ckpt",
     type=PATH,
     required=True,
-    help="A folder with weights/<name>/, clip/*.pth (or .pt) and checkpoint-*.pth, or the adapter file.",
+    help="A checkpoint in its published layout: LaVIN's folder or adapter file, LLaVA's folder, METER's .ckpt.",
 )
-@click.option(
-    "--weights", type=PATH, help="The LLaMA folder (params.json, consolidated.*.pth), where --ckpt is a file."
-)
-@click.option("--vision", type=PATH, help="The CLIP file, where --ckpt is a file.")
+@path_options
 @click.option(
     "--base",
     type=PATH,
@@ -38,8 +36,7 @@ if TYPE_CHECKING:
     metavar="LAYERS",
     help="Layers whose attention is skipped: 20-31,5 or none. Default: what the checkpoint says.",
 )
-@click.option("--router-temperature", type=float, metavar="T", help="Override or supply the router's temperature.")
-@click.option("--adapter-scale", type=float, metavar="S", help="Override or supply the adapters' scale.")
+@setting_options
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16"]),
@@ -47,10 +44,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--fold",
-    type=click.Choice(["weights", "lowrank"]),
-    help="Fold the adapters per prompt, or keep them low-rank.  [default: weights]",
+    type=click.Choice(["weights", "lowrank", "offline"]),
+    help="Fold the adapters per prompt, keep them low-rank, or (METER) fold them once.  [default: weights; METER: offline]",
 )
-@click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, 8 for lowrank]")
+@click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, else 8]")
+@click.option("--max-images", type=int, help="Images of one prompt.  [default: 1]")
 @click.option("--max-prompt", type=int, help="Tokens of one prompt.  [default: 1024]")
 @click.option("--max-tokens", type=int, help="Tokens of a prompt and its answer.  [default: 2048]")
 @click.option(
@@ -116,7 +114,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     console = stdout_console()
     skipped = ", ".join(map(str, result.plan.skipped)) or "none"
     console.print(
-        f"skipped attentions: {skipped}  ({len(result.plan.skipped)} of {result.plan.layers}, from {result.plan.origin})"
+        f"skipped attentions: {skipped}  ({len(result.plan.skipped)} of {result.plan.sites}, from {result.plan.origin})"
     )
     for note in result.notes:
         console.print(f"note: {note}")

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..plan import SkipPlan
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
+from .sources import path_options, setting_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=PATH)
-@click.option("--weights", type=PATH, help="The LLaMA folder, where PATH is an adapter file.")
-@click.option("--vision", type=PATH, help="The CLIP file, where PATH is an adapter file.")
+@path_options
 @click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
-@click.option("--router-temperature", type=float, metavar="T", help="Supply what the checkpoint does not say.")
-@click.option("--adapter-scale", type=float, metavar="S", help="Supply what the checkpoint does not say.")
+@setting_options
 @click.option("--check", is_flag=True, help="Of a bundle, read every byte and compare its sha256 with the manifest's.")
 @json_option
 def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources: Any) -> None:
@@ -83,7 +82,7 @@ def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
     rows = [
         [
             "layers",
-            f"{config.layers} of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
+            f"{config.layers} of width {config.dim}, {config.heads} heads ({config.kv_heads} of keys and values), feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
         ],
         [
             "attention skipped",
@@ -92,7 +91,7 @@ def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
         ["attention kept", f"{len(plan.kept)}: {', '.join(map(str, plan.kept)) or 'none'}"],
         [
             "adapter ranks",
-            f"kept {config.kept_adapter.rank}, skipped {config.skipped_adapter.rank}, vision {vision.adapter.rank}",
+            f"kept {config.kept_adapter.rank}, skipped {config.skipped_adapter.rank}, vision {vision.adapter.rank if vision.adapter else 'none'}",
         ],
         ["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"],
         [
@@ -201,20 +200,20 @@ def _bundle_facts(path: Path) -> dict:
 
 def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     from ..export.memory import request_memory
-    from ..families import detect
+    from ..families import load_checkpoint
     from ..family import Sources
     from ..plan import choose_plan, make_plan
     from ..precision import PRECISIONS
     from ..rewrite.accounting import account
 
-    checkpoint = detect(path).load(Sources(path, **sources))
+    checkpoint = load_checkpoint(Sources(path, **sources))
     notes = list(checkpoint.notes)
     try:
-        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence, skip)
+        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, skip)
     except UserError as error:
         if skip is not None:
             raise
-        plan = make_plan(checkpoint.config.layers, "none", "no skip list found")
+        plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)

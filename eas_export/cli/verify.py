@@ -8,6 +8,7 @@ import click
 from ..errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
+from .sources import path_options
 
 
 @click.command()
@@ -15,8 +16,7 @@ from .progress import make_progress
 @click.option(
     "--ckpt", type=PATH, help="The checkpoint to compare with. Without it the verdict is self-consistent at best."
 )
-@click.option("--weights", type=PATH, help="The LLaMA folder, where --ckpt is a file.")
-@click.option("--vision", type=PATH, help="The CLIP file, where --ckpt is a file.")
+@path_options
 @click.option(
     "--backend",
     multiple=True,

@@ -8,23 +8,23 @@ from ..precision import Precision
 
 
 def dims_of(config: ModelConfig, limits: Limits) -> dict[str, Dim]:
-    """B rows, S prompt tokens, T cache slots, M image feature vectors, N images."""
-    images = limits.max_batch
+    """B rows, S prompt tokens, T cache slots, M image feature vectors, N images of all rows."""
+    images = limits.max_batch * limits.max_images
     tokens = config.vision.tokens
     return {
         "B": Dim(min=1, opt=limits.max_batch, max=limits.max_batch, limit="max-batch"),
         "S": Dim(min=1, opt=max(1, limits.max_prompt // 2), max=limits.max_prompt, limit="max-prompt"),
         "T": Dim(min=1, opt=limits.max_tokens, max=limits.max_tokens, limit="max-tokens"),
-        "N": Dim(min=1, opt=images, max=images, limit="max-batch"),
-        "M": Dim(min=1, opt=images * tokens, max=images * tokens, limit="max-batch"),
+        "N": Dim(min=1, opt=images, max=images, limit="max-images"),
+        "M": Dim(min=1, opt=images * tokens, max=images * tokens, limit="max-images"),
     }
 
 
 def cache_specs(
     config: ModelConfig, plan: SkipPlan, precision: Precision, batch: int | str, prefix: str
 ) -> tuple[TensorSpec, ...]:
-    """Key and value caches of the kept layers, [B, heads, T, head_dim], under "<prefix>.<layer>.key" and ".value"."""
-    shape = (batch, config.heads, "T", config.head_dim)
+    """Key and value caches of the kept layers, [B, kv_heads, T, head_dim], under "<prefix>.<layer>.key" and ".value"."""
+    shape = (batch, config.kv_heads, "T", config.head_dim)
     return tuple(
         TensorSpec(name=f"{prefix}.{i}.{part}", dtype=precision.dtype, shape=shape)
         for i in plan.kept
@@ -46,17 +46,18 @@ def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> t
 
 def folded_parameters(plan: SkipPlan) -> frozenset[str]:
     """The parameters that a prompt's folded weights take the place of, by their names in the store."""
-    blocks = {i: SkippedBlock if i in plan.skipped else KeptBlock for i in range(plan.layers)}
+    blocks = {i: SkippedBlock if i in plan.skipped else KeptBlock for i in range(plan.sites)}
     return frozenset(f"layers.{i}.{part}.weight" for i, block in blocks.items() for part in block.folds)
 
 
 def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
     """One prompt's folded weights and biases: q, k, v of kept layers, gate and up of skipped ones."""
-    widths = {"attention": config.dim, "ffn": config.ffn_dim}
+    widths = dict(zip(KeptBlock.folds, (config.dim, config.kv_dim, config.kv_dim)))
+    widths |= dict.fromkeys(SkippedBlock.folds, config.ffn_dim)
     specs = []
     for i in range(config.layers):
         for part in (SkippedBlock if i in plan.skipped else KeptBlock).folds:
-            name, width = f"folded.layers.{i}.{part}", widths[part.split(".")[0]]
+            name, width = f"folded.layers.{i}.{part}", widths[part]
             specs.append(TensorSpec(name=f"{name}.weight", dtype=precision.dtype, shape=(width, config.dim)))
             specs.append(TensorSpec(name=f"{name}.bias", dtype=precision.dtype, shape=(width,)))
     return tuple(specs)

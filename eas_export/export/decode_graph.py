@@ -90,9 +90,10 @@ def decode_block(
     if isinstance(block, SkippedBlock):
         return block.finish(x, *projected)
     slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
-    q, k, v = (part.unflatten(-1, (decoder.config.heads, 1, -1)) for part in projected)  # [B, H, 1, head_dim]
+    head_dim = decoder.config.head_dim
+    q, k, v = (part.unflatten(-1, (-1, 1, head_dim)) for part in projected)  # [B, heads or kv_heads, 1, head_dim]
     q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
-    keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, H, T, head_dim]
+    keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, kv_heads, T, head_dim]
     values = ops.scatter_cache(inputs[f"past_key_values.{layer}.value"], v, slots)
     outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = keys, values
     return block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))

@@ -3,7 +3,6 @@
 import onnx_ir as ir
 
 from ..config import Limits, ModelConfig
-from ..families import get_family
 from ..graph import GraphSpec
 from ..model.network import build_network
 from ..plan import SkipPlan
@@ -25,6 +24,5 @@ def export_graph(
     """The graph's spec and its model, traced on a skeleton, cleaned and written down in the opset; initializers have names and
     shapes, but no values."""
     spec = graph.spec(config, plan, precision, limits)
-    vision = get_family(config.family).vision
-    model = trace(lambda: graph.module(build_network(config, plan, precision, limits, vision)), spec)
+    model = trace(lambda: graph.module(build_network(config, plan, precision, limits)), spec)
     return spec, lower(clean(model), opset)

@@ -1,10 +1,11 @@
-"""Which graphs a bundle has, by fold mode. A graph is a module, and a spec of its inputs and outputs."""
+"""Which graphs a bundle has, by kind of network and fold mode. A graph is a module, and a spec of its inputs and outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from ..config import ModelConfig
 from ..graph import GraphSpec
 from ..plan import SkipPlan
 from .decode_graph import (
@@ -35,9 +36,9 @@ _PROMPT = {
     "prefill": Graph(PrefillGraph, prefill_spec, prefill_reads),
 }
 
-# weights: one prompt at a time, its adapters folded into the weights (the paper)
+# The decoder's. weights: one prompt at a time, its adapters folded into the weights (the paper)
 # lowrank: any batch, the adapters stay beside shared weights, frozen at each prompt's state; also the reference's form
-FOLD_MODES: Mapping[str, Mapping[str, Graph]] = {
+DECODER: Mapping[str, Mapping[str, Graph]] = {
     "weights": _PROMPT
     | {
         "fold": Graph(FoldGraph, fold_spec, fold_reads),
@@ -45,3 +46,15 @@ FOLD_MODES: Mapping[str, Mapping[str, Graph]] = {
     },
     "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }
+
+GRAPHS = {"decoder": DECODER}
+
+
+def fold_modes(config: ModelConfig) -> Mapping[str, Mapping[str, Graph]]:
+    """Fold mode -> graph's name -> Graph, for this kind of network; the first is the default."""
+    return GRAPHS[config.kind]
+
+
+def graphs_of(config: ModelConfig, fold: str) -> Mapping[str, Graph]:
+    """The graphs of one fold mode."""
+    return fold_modes(config)[fold]

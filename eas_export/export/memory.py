@@ -8,7 +8,7 @@ from ..graph import TensorSpec
 from ..plan import SkipPlan
 from ..precision import DTYPES, Precision
 from .common import cache_specs, fold_state_specs
-from .graphs import FOLD_MODES
+from .graphs import fold_modes, graphs_of
 
 
 class RequestMemory(Record):
@@ -32,7 +32,7 @@ def request_memory(config: ModelConfig, plan: SkipPlan, precision: Precision) ->
     state = fold_state_specs(config, plan, 1)
     caches = cache_specs(config, plan, precision, 1, "past_key_values")
     result = {}
-    for mode, graphs in FOLD_MODES.items():
+    for mode, graphs in fold_modes(config).items():
         folded = graphs["fold"].spec(config, plan, precision, Limits()).outputs if "fold" in graphs else ()
         result[mode] = RequestMemory(
             kv_bytes_per_token=_nbytes(caches),
@@ -64,7 +64,7 @@ def device_memory(
     request = request_memory(config, plan, precision)[fold]
     of_graphs = [
         sum(nbytes for name, nbytes in parameters.items() if graph.reads(plan, name))
-        for graph in FOLD_MODES[fold].values()
+        for graph in graphs_of(config, fold).values()
     ]
     return DeviceMemory(
         bound=sum(parameters.values()),

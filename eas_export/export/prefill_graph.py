@@ -1,7 +1,7 @@
 """prefill: a prompt and empty caches -> the last token's logits, filled caches and the fold state
 
 Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features)
-         · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, heads, T, head_dim]
+         · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
@@ -103,8 +103,8 @@ class Reading:
             tokens = Tokens(n, block.adapter(n, v, per_token(bias, self.length)), router, bias)
             return block.finish(x, *project(layer, block, tokens)), router, pooled
         projected = project(layer, block, Tokens(n, block.adapter(n, v), router, None))
-        prefix, heads = self.decoder.config.prefix, self.decoder.config.heads
-        q, k, values = (_heads(part, self.batch, self.length, heads) for part in projected)
+        prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
+        q, k, values = (_heads(part, self.batch, self.length, head_dim) for part in projected)
         q, k = self.decoder.rotate(q, self.position_ids), self.decoder.rotate(k, self.position_ids)
         attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
         keep(layer, k[:, :, prefix:], values[:, :, prefix:])
@@ -177,13 +177,13 @@ def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
     return inside.float() / (ends - start).float()[:, None]
 
 
-def _heads(x: Tensor, batch: int, length: int, heads: int) -> Tensor:
-    """[B*L, dim] -> [B, H, L, head_dim]"""
-    return x.view(batch, length, heads, -1).transpose(1, 2)
+def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
+    """[B*L, dim or kv_dim] -> [B, heads or kv_heads, L, head_dim]"""
+    return x.view(batch, length, -1, head_dim).transpose(1, 2)
 
 
 def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
     """Causal attention over the prompt. The modality token attends to itself alone and no token attends to it, so its
-    output is its own v and the rest is attention without it. q, k, v [B, H, L, head_dim] -> the same"""
+    output is its own v and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim] -> q's shape"""
     attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True)
-    return torch.cat([v[:, :, :prefix], attended], 2) if prefix else attended
+    return torch.cat([ops.repeat_heads(v[:, :, :prefix], q.shape[1]), attended], 2) if prefix else attended

@@ -1,13 +1,16 @@
 """WHO: the model families. To add one, write its file with a Family in it and add its row here."""
 
+from dataclasses import fields
 from pathlib import Path
 
+from ..checkpoint.checkpoint import Checkpoint
 from ..errors import UserError
-from ..family import Family
+from ..family import Family, Sources
 from ..registry import lookup
 
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",
+    "llava": ".families.llava:LLAVA",
 }
 
 
@@ -23,9 +26,16 @@ def detect(path: Path) -> Family:
         family = get_family(name)
         if family.detect(path):
             return family
-    raise UserError(
-        "it looks like no checkpoint of a known family",
-        where=path,
-        fix=f"give a {' or '.join(FAMILIES)} checkpoint; LaVIN-EAS: a folder with weights/, clip/ and checkpoint-*.pth, "
-        "or the checkpoint-*.pth with --weights and --vision",
-    )
+    layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
+    raise UserError("it looks like no checkpoint of a known family", where=path, fix=f"give one of these: {layouts}")
+
+
+def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
+    """The checkpoint of the family called `name`, by default of whichever it looks like. Raises UserError for an option that the family
+    does not take, and as Family.load does."""
+    family = get_family(name) if name else detect(sources.ckpt)
+    for field in fields(sources):
+        if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
+            option = f"--{field.name.replace('_', '-')}"
+            raise UserError(f"a {family.name} checkpoint has no use for it", where=option, fix="leave it out")
+    return family.load(sources)

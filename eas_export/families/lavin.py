@@ -22,11 +22,10 @@ from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy import LazyTensor
 from ..checkpoint.openai_clip import CLIP_KEYS
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
-from ..config import AdapterConfig, ModelConfig, VisionConfig
+from ..config import AdapterConfig, ImageConfig, ModelConfig, VisionConfig
 from ..errors import UserError
-from ..family import Family, Sources
-from ..images import squeezed
-from ..model.vision import AdapterVisionTower
+from ..family import Family, PromptFormat, Sources
+from ..images import to_pixels
 from ..plan import SkipEvidence
 from ..question import Question
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
@@ -112,10 +111,10 @@ def load(sources: Sources) -> Checkpoint:
     )
 
 
-def find_images(config: ModelConfig, token_ids: list[int], images: int) -> list[int]:
+def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
     """The image takes the place of the first n_prompt zeros of the prompt, which must stand together."""
     if images == 0:
-        return []
+        return token_ids, []
     if images > 1:
         raise UserError(
             f"a prompt has {images} images", where="image_row", fix="LaVIN takes one image per prompt at most"
@@ -128,7 +127,7 @@ def find_images(config: ModelConfig, token_ids: list[int], images: int) -> list[
             where="input_ids",
             fix=f"write {wanted} zeros where the image belongs: 'Image: ' + zeros + prompt",
         )
-    return zeros
+    return token_ids, zeros
 
 
 def format_question(question: Question) -> str:
@@ -146,18 +145,16 @@ def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) ->
 
 
 def pixels(config: ModelConfig, image: "Image") -> Tensor:
-    return squeezed(image, config.vision.image_size, IMAGENET_MEAN, IMAGENET_STD)
+    return to_pixels(image, config.vision.image_size, config.vision.image)
 
 
 LAVIN = Family(
     name="lavin",
+    layout="a folder with weights/, clip/ and checkpoint-*.pth, or the checkpoint-*.pth with --weights and --vision",
     detect=detect,
     load=load,
-    vision=lambda config: AdapterVisionTower(config.vision, config.dim),
-    find_images=find_images,
-    format=format_question,
-    encode=encode,
-    pixels=pixels,
+    takes=("weights", "vision", "router_temperature", "adapter_scale"),
+    prompts=PromptFormat(place_images, format_question, encode, pixels),
     shortcuts=("published fold", "published dynamic decode"),
 )
 
@@ -241,6 +238,7 @@ def _config(
         dim=params.dim,
         layers=params.n_layers,
         heads=params.n_heads,
+        kv_heads=params.n_heads,
         ffn_dim=params.ffn_dim,
         norm_eps=params.norm_eps,
         rope_theta=params.rope_theta,
@@ -254,8 +252,12 @@ def _config(
             width=sizes["width"],
             blocks=blocks,
             heads=sizes["width"] // HEAD_WIDTH,
+            ffn_dim=4 * sizes["width"],
+            features="class",
             feature_every=FEATURE_EVERY,
             projector_width=sizes["projector"],
+            projector_activation="silu",
+            image=ImageConfig(square="squash", mean=IMAGENET_MEAN, std=IMAGENET_STD),
             adapter=adapter("visual"),
         ),
     )

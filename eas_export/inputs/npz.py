@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config import ModelConfig
 from ..conversation import Prompts
@@ -54,27 +55,40 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     lengths = _integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
     ids = _integers(arrays, "input_ids", where, (rows, length), None, None)
     ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # whatever pads a row is not read
-    if ids.min() < 0 or ids.max() >= config.vocab_size:
-        bad = ids[(ids < 0) | (ids >= config.vocab_size)][0]
+    wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != family.prompts.placeholder)
+    if wrong.any():
+        bad = ids[wrong][0]
         raise UserError(
             f"token id {bad} is out of range 0..{config.vocab_size - 1}",
             where=f"{where}: input_ids",
             fix="use the model's own tokenizer",
         )
     pixels, image_rows = _images(arrays, rows, config, where)
-    index = np.full((rows, length), -1)
-    for row in np.unique(image_rows):  # the others are text
+    placed = []
+    for row, length in enumerate(lengths):
         mine = np.flatnonzero(image_rows == row)
-        features = [image * config.vision.tokens + k for image in mine for k in range(config.vision.tokens)]
         try:
-            index[row, family.find_images(config, ids[row, : lengths[row]].tolist(), len(mine))] = features
+            own, positions = family.prompts.place_images(config, ids[row, :length].tolist(), len(mine))
         except UserError as error:
             raise UserError(error.what, where=f"{where}: {error.where}, row {row}", fix=error.fix) from None
+        index = torch.full((len(own),), -1)
+        features = torch.from_numpy(mine)[:, None] * config.vision.tokens + torch.arange(config.vision.tokens)
+        index[positions] = features.flatten()
+        placed.append((torch.tensor(own), index))
     forced = None
     if "forced_tokens" in arrays:
         steps = len(arrays["forced_tokens"])
         forced = torch.from_numpy(_integers(arrays, "forced_tokens", where, (steps, rows), 0, config.vocab_size - 1))
-    return Inputs(Prompts(*map(torch.from_numpy, (ids, lengths, index)), pixels), forced)
+    whole, indices = zip(*placed)
+    return Inputs(
+        Prompts(
+            pad_sequence(whole, batch_first=True),
+            torch.tensor([len(own) for own in whole]),
+            pad_sequence(indices, batch_first=True, padding_value=-1),
+            pixels,
+        ),
+        forced,
+    )
 
 
 def write_outputs(path: Path, logits: Tensor, tokens: Tensor) -> None:

@@ -57,7 +57,7 @@ def read_questions(path: Path) -> list[Question]:
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
     """One question as a batch of one row. Raises UserError for an image that cannot be read, or does not fit the model."""
     try:
-        images = [] if question.image is None else [family.pixels(config, read_image(Path(question.image)))]
+        images = [] if question.image is None else [family.prompts.pixels(config, read_image(Path(question.image)))]
     except UserError as error:
         raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
     ids = encode_question(question, config, family, tokenizer)
@@ -69,15 +69,16 @@ def make_prompt(question: Question, config: ModelConfig, family: Family, tokeniz
 
 def encode_question(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> list[int]:
     """The question's token ids, image placeholders included."""
-    text = question.prompt if question.prompt is not None else family.format(question)
-    return family.encode(config, tokenizer, text, int(question.image is not None))
+    text = question.prompt if question.prompt is not None else family.prompts.format(question)
+    return family.prompts.encode(config, tokenizer, text, int(question.image is not None))
 
 
 def require_short(
     question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
 ) -> None:
     """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
-    length = len(encode_question(question, config, family, tokenizer))
+    ids = encode_question(question, config, family, tokenizer)
+    length = len(family.prompts.place_images(config, ids, int(question.image is not None))[0])
     if length > limits.max_prompt:
         fix = f"build with --max-prompt {length}, or ask shorter"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)

@@ -33,12 +33,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.q = nn.Linear(config.dim, config.dim, bias=False)
-        self.k = nn.Linear(config.dim, config.dim, bias=False)
-        self.v = nn.Linear(config.dim, config.dim, bias=False)
+        self.k = nn.Linear(config.dim, config.kv_dim, bias=False)
+        self.v = nn.Linear(config.dim, config.kv_dim, bias=False)
         self.o = nn.Linear(config.dim, config.dim, bias=False)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y [n, dim] -> q, k, v [n, dim]"""
+        """y [n, dim] -> q [n, dim], k, v [n, kv_dim]"""
         return self.q(y), self.k(y), self.v(y)
 
 
@@ -75,7 +75,7 @@ class KeptBlock(nn.Module):
         self.ffn = FeedForward(config)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y [n, dim], the adapter's output -> q, k, v [n, dim]"""
+        """y [n, dim], the adapter's output -> q [n, dim], k, v [n, kv_dim]"""
         return self.attention.project(y)
 
     def finish(self, x: Tensor, heads: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
             self.modality = nn.Embedding(2, config.dim)  # without image, with image
         if plan.kept:
             self.rope = RotaryTables(positions, config.head_dim)
-        blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.layers))
+        blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.sites))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)

@@ -1,4 +1,4 @@
-"""The whole network of a family and plan: decoder and vision tower, as a skeleton or with weights."""
+"""The whole network of a config and plan, as a skeleton or with weights."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,27 +10,19 @@ from ..config import Limits, ModelConfig
 from ..errors import InternalError
 from ..plan import SkipPlan
 from ..precision import Precision
-from .decoder import Decoder
+from ..registry import lookup
+
+# Kind of network (a config's) -> (config, plan, limits) -> its module
+NETWORKS = {
+    "decoder": ".model.decoder_network:DecoderNetwork",
+}
 
 
-class Network(nn.Module):
-    """decoder and vision: the parameters' names are the store's, without the first word "decoder."."""
-
-    def __init__(self, decoder: Decoder, vision: nn.Module):
-        super().__init__()
-        self.decoder, self.vision = decoder, vision
-
-
-def build_network(
-    config: ModelConfig,
-    plan: SkipPlan,
-    precision: Precision,
-    limits: Limits,
-    vision: Callable[[ModelConfig], nn.Module],
-) -> Network:
+def build_network(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
     """The network in the precision's dtype, without weights. Call it under a meta device or a fake mode and nothing is allocated."""
+    make = lookup(NETWORKS, config.kind, "kind of network", "config")
     with _default_dtype(getattr(torch, precision.dtype)):
-        network = Network(Decoder(config, plan, limits.max_tokens + config.prefix), vision(config))
+        network = make(config, plan, limits)
     return network.eval().requires_grad_(False)
 
 

@@ -51,9 +51,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleave
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Softmax attention over new keys and values. q, k, v [B, H, L, head_dim] -> [B, H, L, head_dim]"""
+    """Softmax attention over new keys and values. q [B, H, L, head_dim]; k, v with as many heads or, each for a group of queries',
+    with fewer -> [B, H, L, head_dim]"""
     if torch.compiler.is_exporting():
         return _node("Attention", 24, [q, k, v], {"is_causal": int(causal)}, q)
+    k, v = (repeat_heads(part, q.shape[1]) for part in (k, v))
     heads = max(1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2]))  # whose scores are in memory together
     parts = zip(*(tensor.split(heads, 1) for tensor in (q, k, v)))
     return torch.cat([_attend(*part, causal) for part in parts], 1)
@@ -70,10 +72,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) -> Tensor:
     """One new token's attention over the first `lengths` slots of a cache.
 
-    q [B, H, 1, head_dim]; k_cache, v_cache [B, H, T, head_dim]; lengths [B] int64 -> [B, H, 1, head_dim]
+    q [B, H, 1, head_dim]; k_cache, v_cache [B, kv_heads, T, head_dim]; lengths [B] int64 -> [B, H, 1, head_dim]
     """
     if torch.compiler.is_exporting():
         return _node("Attention", 24, [q, k_cache, v_cache, None, None, None, lengths], {"is_causal": 0}, q)
+    k_cache, v_cache = (repeat_heads(part, q.shape[1]) for part in (k_cache, v_cache))
     scores = _scores(q, k_cache)  # [B, H, 1, T]
     free = torch.arange(k_cache.shape[2], device=q.device) >= lengths[:, None]  # [B, T]
     scores = scores.masked_fill(free[:, None, None, :], float("-inf"))
@@ -91,6 +94,11 @@ def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
     written = slots[:, None] + torch.arange(update.shape[2], device=cache.device)  # [B, L]
     cache[rows, :, written] = update.transpose(1, 2)  # no slot is read back: a GPU's step never waits for the host
     return cache
+
+
+def repeat_heads(x: Tensor, heads: int) -> Tensor:
+    """Every head for its group of queries' heads: [B, kv_heads, L, head_dim] -> [B, heads, L, head_dim]"""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def _in_fold(m: Manifest) -> Place | str:
 def _where_routers_are_used(m: Manifest) -> Place | str:
     if m.precision != "fp32":
         return f"1 % of a router weight moves less than what {m.precision} is allowed to round"
-    return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.layers)))
+    return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
 
 
 def _in_prompt(m: Manifest) -> Place | str:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Limits, ModelConfig
-from ..families import get_family
 from ..machine import give_back_memory
 from ..model.network import build_network, load_parameters, parameter_shapes
 from ..plan import SkipPlan
@@ -24,7 +23,7 @@ class StreamedNetwork:
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
         with torch.device("meta"):
-            network = build_network(config, plan, PRECISIONS["fp32"], limits, get_family(config.family).vision)
+            network = build_network(config, plan, PRECISIONS["fp32"], limits)
         self._parameters = parameters
         self.decoder, self.vision = network.decoder, network.vision
         self.layers = list(network.decoder.layers)  # without their weights

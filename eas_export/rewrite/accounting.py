@@ -28,5 +28,5 @@ def _account(tensors: Mapping[str, LazyTensor], config: ModelConfig, attentions:
     for name, tensor in tensors.items():
         parameters[next(part for part, mark in PARTS.items() if mark in name)] += tensor.numel
     total, size = sum(parameters.values()), DTYPES[dtype].size
-    kv = 2 * attentions * config.dim * size  # keys and values
+    kv = 2 * attentions * config.kv_dim * size  # keys and values
     return Account(parameters=parameters, total_parameters=total, total_bytes=total * size, kv_bytes_per_token=kv)

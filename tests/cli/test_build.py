@@ -207,7 +207,7 @@ SPOILED = {
     "unsupported adapter type": (spoil_args(adapter_type="mlp"), "adapter_type is 'mlp'"),
     "skip list out of range": (
         spoil_args(skip_list="[0, 6]"),
-        "skip index 6 is out of range: the model has layers 0-5",
+        "skip index 6 is out of range: the model has attentions 0-5",
     ),
     "no skip list": (spoil_args(skip_list="[]"), "does not say which attentions are skipped"),
     "skip list of objects": (spoil_args(skip_list=[torch.ones(2), 10**5000]), "the part 'LazyTensor'"),

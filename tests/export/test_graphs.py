@@ -138,7 +138,7 @@ def test_lowrank_decoding_costs_three_nodes_per_layer(lavin_case, bundle_of):
     m = bundle.manifest
     _, model = export_graph(FLOOR, m.config, m.plan, PRECISIONS[m.precision], m.limits)
     floor, lowrank = Counter(n.op_type for n in model.graph), Counter(n.op_type for n in nodes(bundle, "decode"))
-    layers = m.plan.layers
+    layers = m.plan.sites
     assert lowrank["Gemm"] - floor["Gemm"] == 2 * layers
     assert lowrank.total() - floor.total() <= 3 * layers + 15
     folded = Counter(n.op_type for n in nodes(bundle_of(lavin_case), "decode"))

@@ -6,16 +6,16 @@ import onnx
 import pytest
 from conftest import golden_case
 
-from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.graphs import DECODER
 from eas_export.export.memory import device_memory
 from eas_export.precision import PRECISIONS
 
 
-@pytest.mark.parametrize("fold", FOLD_MODES)
+@pytest.mark.parametrize("fold", DECODER)
 def test_graphs_read_what_their_rows_say(lavin_case, bundle_of, fold):
     bundle = bundle_of(lavin_case, "fp16", fold) if fold == "lowrank" else bundle_of(lavin_case, "fp16")
     entries, plan = bundle.store.entries, bundle.manifest.plan
-    for name, graph in FOLD_MODES[fold].items():
+    for name, graph in DECODER[fold].items():
         model = onnx.load(bundle.graph_file(name), load_external_data=False).graph
         held = {i.name for i in model.initializer if i.external_data}
         assert held == {parameter for parameter in entries if graph.reads(plan, parameter)}, name

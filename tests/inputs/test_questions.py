@@ -8,9 +8,10 @@ from conftest import DEMO
 from PIL import Image
 from sentencepiece import SentencePieceTrainer
 
+from eas_export.config import ImageConfig
 from eas_export.errors import UserError
 from eas_export.families import get_family
-from eas_export.images import read_image, squeezed
+from eas_export.images import read_image, to_pixels
 from eas_export.inputs.questions import encode_question, make_prompt, read_questions
 from eas_export.question import Question
 from eas_export.tokenizer import TextStream, Tokenizer
@@ -32,8 +33,8 @@ def picture(tmp_path):
 def test_the_published_prompt_of_scienceqa():
     question = Question(question="Which is larger?", context="Look up.", options=("the sun", "the moon"))
     want = "Question: Which is larger?\nContext: Look up.\nOptions: (A) the sun (B) the moon\nResponse:"
-    assert FAMILY.format(question) == want
-    assert "\nContext: N/A\nOptions: \n" in FAMILY.format(Question(question="Why?"))
+    assert FAMILY.prompts.format(question) == want
+    assert "\nContext: N/A\nOptions: \n" in FAMILY.prompts.format(Question(question="Why?"))
 
 
 def test_the_image_prefix_is_encoded_on_its_own(picture):
@@ -61,11 +62,13 @@ def test_tokens_are_sentencepieces_own():
 
 def test_pixels_are_the_whole_image_normalised(picture):
     """Bicubic, no crop, ImageNet's mean and deviation."""
-    got = FAMILY.pixels(CONFIG, read_image(picture))
+    got = FAMILY.prompts.pixels(CONFIG, read_image(picture))
     resized = np.asarray(Image.open(picture).resize((28, 28), Image.BICUBIC), float) / 255
     want = (resized - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     assert np.abs(got.numpy() - want.transpose(2, 0, 1)).max() < 1e-6
-    one = squeezed(Image.new("RGB", (10, 99), (255, 0, 51)), 4, (0, 0, 0), (1, 1, 1))
+    one = to_pixels(
+        Image.new("RGB", (10, 99), (255, 0, 51)), 4, ImageConfig(square="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    )
     assert one.shape == (3, 4, 4) and np.allclose(one.amax((1, 2)), [1, 0, 0.2]) and one.dtype.is_floating_point
 
 

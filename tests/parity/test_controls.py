@@ -16,14 +16,14 @@ from eas_export.bundle import MANIFEST, TASK, WEIGHTS, EngineRecord, FileRecord,
 from eas_export.conversation import decode_inputs, empty_caches, encode_images
 from eas_export.digests import sha256_of
 from eas_export.errors import InternalError
-from eas_export.export.graphs import FOLD_MODES
+from eas_export.export.graphs import DECODER
 from eas_export.model import ops
 from eas_export.parity.controls import CONTROLS, Place, plant
 from eas_export.parity.samples import sample_prompts
 from eas_export.rewrite.fold import mix, pooled_shift, shifted_bias
 from eas_export.store import Store
 
-BUNDLES = [(name, "fp32", fold, 24) for name in LAVIN_CASES for fold in FOLD_MODES] + [
+BUNDLES = [(name, "fp32", fold, 24) for name in LAVIN_CASES for fold in DECODER] + [
     ("half_13B", "fp16", "weights", 24),
     ("first", "fp16", "lowrank", 21),
     ("half_13B", "bf16", "weights", 24),
@@ -95,7 +95,7 @@ def expected(name: str, m) -> dict[str, set[str]]:
     caches = {f"present.{i}.{part}" for i in plan.kept if i > layer for part in ("key", "value")}
     first = "ffn.gate" if layer in plan.skipped else "attention.q"
     folded = {f"folded.layers.{layer}.{first}.{kind}" for kind in ("weight", "bias")}
-    state = {f"router.{i}" for i in range(layer + 1, plan.layers)}
+    state = {f"router.{i}" for i in range(layer + 1, plan.sites)}
     state |= {f"pooled.{row}" for row, i in enumerate(plan.skipped) if i > layer}
     own = {f"present.{layer}.key", f"present.{layer}.value"} if layer in plan.kept else set()
     if name == "published bias":
@@ -242,7 +242,7 @@ def reasons(manifest) -> dict[str, str]:
 
 def test_what_does_not_apply_says_why(bundle_of, tmp_path):
     for name in LAVIN_CASES:
-        for fold in FOLD_MODES:
+        for fold in DECODER:
             bundle = bundle_of(golden_case(name), fold=fold)
             said = reasons(bundle.manifest)
             assert said.keys() == CONTROLS.keys()

@@ -26,9 +26,7 @@ def test_every_golden_case_passes_and_every_fault_that_applies_is_found(bundle_o
     if fold == "lowrank":
         names.append("1 to 4 in one batch")
     assert all(list(step.cases) == names for step in report.steps)
-    assert [block.layer for block in report.blocks] == list(range(case.plan.layers)) and all(
-        b.ok for b in report.blocks
-    )
+    assert [block.layer for block in report.blocks] == list(range(case.plan.sites)) and all(b.ok for b in report.blocks)
     assert [control.name for control in report.controls] == list(CONTROLS)
     for control in report.controls:
         place = CONTROLS[control.name].place(bundle.manifest)
