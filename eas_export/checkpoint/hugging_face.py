@@ -77,7 +77,7 @@ def _shards(index: Path) -> dict[Path, set[str]]:
         shards.setdefault(index.parent / name, set()).add(key)
     if not shards:
         raise UserError("its weight_map is empty", where=index, fix="copy it again")
-    return shards
+    return dict(sorted(shards.items()))
 
 
 def stays_inside(name: str) -> bool:
