@@ -21,34 +21,40 @@ Tensors = dict[str, LazyTensor]
 PREPROCESSOR_FILE = "preprocessor_config.json"
 BICUBIC = 3  # Pillow's number
 HEAD_WIDTH = 64  # of every CLIP ViT that was published
-_BLOCK = "vision_model.encoder.layers.{i}"
+PREFIX = "vision_model."  # of every key, unless transformers 5 wrote the file
+BLOCK = re.compile(r"(?:vision_model\.)?encoder\.layers\.(\d{1,4})\.")
 
-HF_CLIP_KEYS: KeyTable = {
-    "vision_model.embeddings.class_embedding": Key("vision.class_embedding", ("width",)),
-    "vision_model.embeddings.position_embedding.weight": Key("vision.position_embedding", ("positions", "width")),
-    "vision_model.embeddings.patch_embedding.weight": Key("vision.patch.weight", ("width", 3, "patch", "patch")),
-    "vision_model.pre_layrnorm.weight": Key("vision.norm.weight", ("width",)),  # transformers' own spelling
-    "vision_model.pre_layrnorm.bias": Key("vision.norm.bias", ("width",)),
-    **{
-        f"{_BLOCK}.self_attn.{part}_proj.{kind}": Key(f"vision.blocks.{{i}}.{part}.{kind}", shape)
-        for part in ("q", "k", "v", "out")
-        for kind, shape in {"weight": ("width", "width"), "bias": ("width",)}.items()
-    },
-    f"{_BLOCK}.layer_norm1.weight": Key("vision.blocks.{i}.norm1.weight", ("width",)),
-    f"{_BLOCK}.layer_norm1.bias": Key("vision.blocks.{i}.norm1.bias", ("width",)),
-    f"{_BLOCK}.layer_norm2.weight": Key("vision.blocks.{i}.norm2.weight", ("width",)),
-    f"{_BLOCK}.layer_norm2.bias": Key("vision.blocks.{i}.norm2.bias", ("width",)),
-    f"{_BLOCK}.mlp.fc1.weight": Key("vision.blocks.{i}.fc1.weight", ("mlp", "width")),
-    f"{_BLOCK}.mlp.fc1.bias": Key("vision.blocks.{i}.fc1.bias", ("mlp",)),
-    f"{_BLOCK}.mlp.fc2.weight": Key("vision.blocks.{i}.fc2.weight", ("width", "mlp")),
-    f"{_BLOCK}.mlp.fc2.bias": Key("vision.blocks.{i}.fc2.bias", ("width",)),
-    "vision_model.embeddings.position_ids": None,  # 0, 1, 2, ...
-    "vision_model.post_layernorm.*": None,  # the patch tokens are read before it
-    "visual_projection.*": None,
-    "text_model.*": None,
-    "text_projection.*": None,
-    "logit_scale": None,
-}
+
+def clip_keys(prefix: str) -> KeyTable:
+    """The rows of a CLIPVisionModel, q, k and v each on its own."""
+    block = f"{prefix}encoder.layers.{{i}}"
+    layers = {
+        f"{block}.self_attn.q_proj": ("q", "width", "width"),
+        f"{block}.self_attn.k_proj": ("k", "width", "width"),
+        f"{block}.self_attn.v_proj": ("v", "width", "width"),
+        f"{block}.self_attn.out_proj": ("out", "width", "width"),
+        f"{block}.layer_norm1": ("norm1", "width"),
+        f"{block}.layer_norm2": ("norm2", "width"),
+        f"{block}.mlp.fc1": ("fc1", "mlp", "width"),
+        f"{block}.mlp.fc2": ("fc2", "width", "mlp"),
+    }
+    table: dict[str, Key | None] = {
+        f"{prefix}embeddings.class_embedding": Key("vision.class_embedding", ("width",)),
+        f"{prefix}embeddings.position_embedding.weight": Key("vision.position_embedding", ("positions", "width")),
+        f"{prefix}embeddings.patch_embedding.weight": Key("vision.patch.weight", ("width", 3, "patch", "patch")),
+        f"{prefix}pre_layrnorm.weight": Key("vision.norm.weight", ("width",)),  # transformers' own spelling
+        f"{prefix}pre_layrnorm.bias": Key("vision.norm.bias", ("width",)),
+        f"{prefix}embeddings.position_ids": None,  # 0, 1, 2, ...
+        f"{prefix}post_layernorm.*": None,  # the patch tokens are read before it
+        "visual_projection.*": None,
+        "text_model.*": None,
+        "text_projection.*": None,
+        "logit_scale": None,
+    }
+    for published, (ours, *shape) in layers.items():
+        table[f"{published}.weight"] = Key(f"vision.blocks.{{i}}.{ours}.weight", tuple(shape))
+        table[f"{published}.bias"] = Key(f"vision.blocks.{{i}}.{ours}.bias", (shape[0],))
+    return table
 
 
 class ClipVisionConfig(HfRecord):
@@ -124,7 +130,7 @@ def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...
 def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: str) -> Tensors:
     """A CLIPVisionModel's tensors under our names: the first `blocks` blocks, each with q, k and v as one layer. Raises UserError as
     keys.rename does."""
-    numbered = {key: re.match(r"vision_model\.encoder\.layers\.(\d{1,4})\.", key) for key in tensors}
+    numbered = {key: BLOCK.match(key) for key in tensors}
     used = {key: tensor for key, tensor in tensors.items() if not (m := numbered[key]) or int(m[1]) < blocks}
     sizes = {
         "width": config.hidden_size,
@@ -132,7 +138,8 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
         "positions": (config.image_size // config.patch_size) ** 2 + 1,
         "mlp": config.intermediate_size,
     }
-    renamed = rename(used, HF_CLIP_KEYS, sizes, blocks, file)
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in used) else ""
+    renamed = rename(used, clip_keys(prefix), sizes, blocks, file)
     for i in range(blocks):
         for kind in ("weight", "bias"):
             parts = [renamed.pop(f"vision.blocks.{i}.{part}.{kind}") for part in "qkv"]
@@ -145,7 +152,7 @@ def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
     width, _, patch, _ = require(tensors, "vision_model.embeddings.patch_embedding.weight", 4, file)
     positions = require(tensors, "vision_model.embeddings.position_embedding.weight", 2, file)[0]
     mlp = require(tensors, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, file)[0]
-    numbers = [int(m[1]) for key in tensors if (m := re.match(r"vision_model\.encoder\.layers\.(\d{1,4})\.", key))]
+    numbers = [int(m[1]) for key in tensors if (m := BLOCK.match(key))]
     side = round((positions - 1) ** 0.5)
     if width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
         raise UserError(

@@ -46,6 +46,7 @@ class LlamaConfig(HfRecord):
     rms_norm_eps: float = Field(default=1e-6, gt=0, le=1)
     rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
     rope_scaling: Any = None
+    head_dim: int | None = None
     hidden_act: str = "silu"
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -55,12 +56,24 @@ class LlamaConfig(HfRecord):
     def kv_heads(self) -> int:
         return self.num_key_value_heads or self.num_attention_heads
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_transformers_5(cls, values: Any) -> Any:
+        """It writes theta and scaling as one table, rope_parameters."""
+        rope = values.get("rope_parameters") if isinstance(values, dict) else None
+        if not isinstance(rope, dict):
+            return values
+        scaling = rope if rope.get("rope_type", "default") != "default" else None
+        return values | {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": scaling}
+
     @model_validator(mode="after")
     def _is_plain_llama(self) -> "LlamaConfig":
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads of even size"
             )
+        if self.head_dim not in (None, self.hidden_size // self.num_attention_heads):
+            raise ValueError(f"head_dim {self.head_dim} is not hidden_size / num_attention_heads")
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"

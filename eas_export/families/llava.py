@@ -222,7 +222,11 @@ def _from_base(base: Path, layers: _Layers, sizes: dict[str, int]) -> tuple[Tens
     lacking = sorted(set(range(layers.count)) - layers.attention)
     untrained = sorted(set(range(layers.count)) - layers.kept)
     published, files = read_folder(base)
-    wanted = {key: t for key, t in published.items() if (m := PART.match(key)) and int(m[1]) in lacking}
+    wanted = {
+        key: tensor
+        for key, tensor in published.items()
+        if (m := PART.match(key)) and m[2].startswith("self_attn") and int(m[1]) in lacking
+    }
     tensors = rename(wanted, attention_keys("lacking"), sizes, layers.count, str(base), {"lacking": lacking})
     tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
     note = f"attentions of layers {_list(lacking)} are {base}'s; their adapters were never trained and change nothing"
