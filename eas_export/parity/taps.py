@@ -12,6 +12,7 @@ from torch import Tensor
 from ..backends.backend import Backend
 from ..backends.runtime import Runtime, Tensors
 from ..bundle import Bundle
+from ..config import ModelConfig
 from ..errors import NoRoom
 from ..graph import TensorSpec
 from ..precision import DTYPES, PRECISIONS
@@ -19,7 +20,6 @@ from ..scratch import scratch_folder
 from .stages import OUT, find_boundaries, find_stages
 
 Place = tuple[int, str]  # layer and stage; layer -1 is what the first block is given
-WIDE = ("gate", "up")  # stages as wide as the FFN; all others are as wide as the model
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def run_tapped(
     m = bundle.manifest
     dtype, sizes = PRECISIONS[m.precision].dtype, runtime.sessions[graph].spec.measure(inputs)
     rows = sizes.get("B", 1) * (sizes["S"] + m.config.prefix if "S" in sizes else 1)
-    widths = {place: m.config.ffn_dim if place[1] in WIDE else m.config.dim for place in taps}
-    specs = {p: TensorSpec(name=_name(p), dtype=dtype, shape=(rows, width)) for p, width in widths.items()}
+    specs = {p: TensorSpec(name=_name(p), dtype=dtype, shape=(rows, _width(m.config, p[1]))) for p in taps}
     plain = m.graphs[graph].pin(sizes)
     spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs.values())})
     model = _with_outputs(_load(bundle, graph), {_name(p): value for p, value in taps.items()}, DTYPES[dtype].onnx)
@@ -71,6 +70,11 @@ def run_tapped(
             raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
         outputs = backend.open_tapped(tapped).run(graph, inputs)
     return outputs, {place: outputs.pop(tensor.name).float() for place, tensor in specs.items()}
+
+
+def _width(config: ModelConfig, stage: str) -> int:
+    own = dict.fromkeys(("gate", "up"), config.ffn_dim) | dict.fromkeys(("k", "v"), config.kv_dim)
+    return own.get(stage, config.dim)
 
 
 def _load(bundle: Bundle, graph: str) -> ModelProto:
