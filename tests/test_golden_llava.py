@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import RUN_HERE, llava_golden_case, max_error
+from engine_stand_in import open_stand_in
 from test_golden import check_against_golden, check_folded_weights
 
 from eas_export.backends.opening import open_runtime
@@ -30,6 +31,14 @@ def test_folded_weights_equal_the_published_code(llava_case, bundle_of, backend,
 def test_lowrank_equals_the_published_code(llava_case, bundle_of, backend, run):
     inputs = llava_case.prompts(run)
     runtime = open_runtime(bundle_of(llava_case, fold="lowrank"), backend)
+    check_against_golden(llava_case, run, generate(runtime, inputs.prompts, forced=inputs.forced_tokens))
+
+
+@pytest.mark.parametrize("fold, run", [("weights", "img1"), ("lowrank", "b3")])
+def test_rewritten_graphs_equal_the_published_code(llava_case, bundle_of, fold, run):
+    """As TensorRT is given them."""
+    inputs = llava_case.prompts(run)
+    runtime = open_stand_in(bundle_of(llava_case, fold=fold)).runtime
     check_against_golden(llava_case, run, generate(runtime, inputs.prompts, forced=inputs.forced_tokens))
 
 
