@@ -20,12 +20,14 @@ class Costs:
     """What a kind of network costs.
 
     parts   part -> what marks a tensor's name as belonging to it; the first that fits counts
+    trained  part -> its numbers when the model was trained, where fine-tuning may have removed some
     folded  part whose tensors are in others after the build, empty for none
     kv      numbers of one row's caches per token, before and after
     flops   of one pass over one row, before and after; 0 where a pass has no fixed size
     """
 
     parts: Mapping[str, str]
+    trained: Mapping[str, int]
     folded: str
     kv: tuple[int, int]
     flops: tuple[int, int]
@@ -35,14 +37,16 @@ def account(checkpoint: Checkpoint, plan: SkipPlan, dtype: str) -> Accounts:
     """Before and after pruning by this plan and folding what folds without a prompt, every parameter and the caches counted in `dtype`."""
     costs = COSTS[checkpoint.config.kind](checkpoint.config, plan)
     before, after = (_parameters(each.tensors, costs.parts) for each in (checkpoint, prune(checkpoint, plan)))
+    before |= {part: max(number, before[part]) for part, number in costs.trained.items()}
     after |= {costs.folded: 0} if costs.folded else {}
     return Accounts(before=_account(before, costs, 0, dtype), after=_account(after, costs, 1, dtype))
 
 
 def _decoder(config: ModelConfig, plan: SkipPlan) -> Costs:
     marks = {"vision": "vision.", "attention": ".attention.", "feed-forward": ".ffn.", "adapters": "_adapter."}
+    trained = {"attention": config.layers * 2 * config.dim * (config.dim + config.kv_dim)}  # q and o, k and v
     layer = 2 * config.kv_dim  # keys and values
-    return Costs(marks | {"other": ""}, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
+    return Costs(marks | {"other": ""}, trained, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
 
 
 def _cross_encoder(config: CrossEncoderConfig, plan: SkipPlan) -> Costs:
@@ -55,7 +59,7 @@ def _cross_encoder(config: CrossEncoderConfig, plan: SkipPlan) -> Costs:
         "feed-forward": ".ffn.",
     }
     before, after = (flops(config, (), adapters=True), flops(config, plan.skipped, adapters=False))
-    return Costs(marks | {"other": ""}, "adapters that fold", (0, 0), (sum(before.values()), sum(after.values())))
+    return Costs(marks | {"other": ""}, {}, "adapters that fold", (0, 0), (sum(before.values()), sum(after.values())))
 
 
 # Kind of network (a config's) -> (config, plan) -> its costs
