@@ -177,8 +177,8 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
     draw = None if skeleton else random
     for shard in range(shape.shards):
         sizes = {name: _shard_shape(name, size, shape.shards) for name, size in llama_shapes(shape).items()}
-        _write(weights / f"consolidated.{shard:02d}.pth", sizes, torch.float16, draw)
-    _write(out / "clip" / "ViT.pth", clip_shapes(shape), torch.float16, draw)
+        write_torch(weights / f"consolidated.{shard:02d}.pth", sizes, torch.float16, draw)
+    write_torch(out / "clip" / "ViT.pth", clip_shapes(shape), torch.float16, draw)
     write_adapters(out / "checkpoint-19.pth", shape, draw)
     return out
 
@@ -186,10 +186,10 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
 def write_adapters(path: Path, shape: Shape, random: torch.Generator | None) -> None:
     """What training leaves: the adapters beside optimizer, epoch and arguments."""
     around = {"optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
-    _write(path, adapter_shapes(shape), torch.float32, random, lambda tensors: {"model": tensors} | around)
+    write_torch(path, adapter_shapes(shape), torch.float32, random, lambda tensors: {"model": tensors} | around)
 
 
-def _write(
+def write_torch(
     path: Path,
     sizes: dict[str, tuple[int, ...]],
     dtype: torch.dtype,

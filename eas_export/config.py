@@ -1,5 +1,6 @@
 """What a model is and how large its inputs may be, as data. No torch here."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -128,6 +129,10 @@ class ModelConfig(Record):
     def sites(self) -> int:
         """Attentions that can be skipped."""
         return self.layers
+
+    def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
+        """What a user should know of how these sites are read: they are what they say."""
+        return ()
 
     @property
     def head_dim(self) -> int:

@@ -104,18 +104,17 @@ class CrossEncoderConfig(Record):
         """The distinct attentions that these indices stand for."""
         return frozenset(map(self.attention, sites))
 
-
-def notes_on_sites(config: CrossEncoderConfig, skipped: Iterable[int]) -> tuple[str, ...]:
-    """What a user should know of these indices: how the last group was read, and which of them name an attention twice."""
-    skipped, first = sorted(skipped), 3 * config.layers
-    last = [site for site in skipped if site >= first]
-    if not last:
-        return ()
-    if config.image_cross_reading == "paper":
-        return (
-            f"indices {last} were read as the image stream's cross-attentions; the published code reads them as self",
-        )
-    again = [site for site in last if site - config.layers in skipped]
-    note = f"indices {last} were read as the image stream's self-attentions {[site - config.layers for site in last]}, as published"
-    twice = f"; {again} name what {[site - config.layers for site in again]} name already" if again else ""
-    return (note + twice,)
+    def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
+        """What a user should know of these indices: how the last group was read, and which of them name an attention twice."""
+        skipped = sorted(skipped)
+        last = [site for site in skipped if site >= 3 * self.layers]
+        if not last:
+            return ()
+        if self.image_cross_reading == "paper":
+            note = f"indices {last} were read as the image stream's cross-attentions; the published code reads them as self"
+            return (note,)
+        before = [site - self.layers for site in last]
+        note = f"indices {last} were read as the image stream's self-attentions {before}, as published"
+        again = [site for site in last if site - self.layers in skipped]
+        twice = f"; {again} name what {[site - self.layers for site in again]} name already" if again else ""
+        return (note + twice,)

@@ -44,15 +44,41 @@ def read_image(path: Path) -> "Image":
 
 def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
     """An image in RGB as a ViT reads it: [3, size, size] float32"""
-    from PIL import Image
-
-    square = SQUARED[config.square](image, config)
-    values = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255  # [size, size, 3]
+    values = np.asarray(RESIZED[config.square](image, size, config), np.float32) / 255  # [size, size, 3]
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
 
 
-# How an image becomes square (ImageConfig.square) before it is resized
-SQUARED: Mapping[str, Callable[["Image", ImageConfig], "Image"]] = {
-    "squash": lambda image, config: image,  # resizing does it
+def _squash(image: "Image", size: int, config: ImageConfig) -> "Image":
+    from PIL import Image
+
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """On a square of the mean colour, in its middle (LLaVA's expand2square)."""
+    from PIL import Image
+
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in config.mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return _squash(square, size, config)
+
+
+def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """The shorter side resized, the longer one's middle (transformers' CLIPImageProcessor)."""
+    from PIL import Image
+
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
+
+
+# How an image becomes a square of `size` (ImageConfig.square)
+RESIZED: Mapping[str, Callable[["Image", int, ImageConfig], "Image"]] = {
+    "squash": _squash,
+    "pad": _pad,
+    "crop": _crop,
 }

@@ -97,7 +97,7 @@ def build(
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
-    notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
+    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *disagreement(plan, checkpoint.evidence))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     lender = _open_base(Path(base), out, opts) if base else None
@@ -170,7 +170,7 @@ def verify(
     sound = report.verdict == Verdict.SAME and ran
     reason = f"not planted: the bundle itself is not the same on {DEFAULT_BACKEND}"
     return report.model_copy(
-        update={"controls": run_controls(opened, request, progress) if sound else not_planted(reason)}
+        update={"controls": run_controls(opened, request, progress) if sound else not_planted(opened, reason)}
     )
 
 

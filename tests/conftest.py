@@ -28,6 +28,7 @@ from eas_export.plan import SkipPlan, choose_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 LAVIN_CASES = ("all", "first", "half_13B", "noskip")
+LLAVA_CASES = ("a", "half")
 RUN_HERE = tuple(name for name in BACKENDS if get_backend(name).compiler is None)  # graphs as they are, without engines
 FP32 = 1e-4  # largest absolute error allowed against the published code, float32
 
@@ -60,10 +61,17 @@ class GoldenCase:
     def plan(self) -> SkipPlan:
         return choose_plan(self.checkpoint.config.sites, self.checkpoint.evidence, self.skip)
 
+    def run_inputs(self, run: str) -> dict[str, np.ndarray]:
+        """What the published code was given, by its names."""
+        return {key.removeprefix(f"{run}/"): value for key, value in self.inputs.items() if key.startswith(f"{run}/")}
+
+    def image_rows(self, run: str) -> np.ndarray:
+        """The rows that have an image."""
+        return np.flatnonzero(self.run_inputs(run)["indicators"])
+
     def arrays(self, run: str) -> dict[str, np.ndarray]:
         """A run's inputs in the form of `eas-export run --inputs`."""
-        part = {key.removeprefix(f"{run}/"): value for key, value in self.inputs.items() if key.startswith(f"{run}/")}
-        rows = np.flatnonzero(part["indicators"])
+        part, rows = self.run_inputs(run), self.image_rows(run)
         arrays = {
             "input_ids": part["token_ids"],
             "prompt_lengths": part["lengths"],
@@ -73,6 +81,23 @@ class GoldenCase:
 
     def prompts(self, run: str) -> Inputs:
         return make_inputs(self.arrays(run), self.checkpoint.config, detect(self.folder), run)
+
+
+@dataclass(frozen=True)
+class LlavaCase(GoldenCase):
+    """Its inputs have other names; rows are padded, and one without an image has one all the same, which nobody looks at."""
+
+    def image_rows(self, run: str) -> np.ndarray:
+        return np.flatnonzero((self.run_inputs(run)["input_ids"] == -200).any(1))
+
+    def arrays(self, run: str) -> dict[str, np.ndarray]:
+        part, rows = self.run_inputs(run), self.image_rows(run)
+        arrays = {
+            "input_ids": part["input_ids"],
+            "prompt_lengths": part["attention_mask"].sum(1),
+            "forced_tokens": part["forced_tokens"],
+        }
+        return arrays | ({"pixel_values": part["images"][rows], "image_row": rows} if len(rows) else {})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,11 +113,20 @@ def lavin_case(request) -> GoldenCase:
     return golden_case(request.param)
 
 
+@pytest.fixture(scope="session", params=LLAVA_CASES)
+def llava_case(request) -> LlavaCase:
+    return llava_golden_case(request.param)
+
+
 DEMO = GoldenCase("demo", CHECKPOINT)  # has a tokenizer, and no golden numbers
 
 
 def golden_case(name: str) -> GoldenCase:
     return GoldenCase(name, GOLDEN / "lavin" / name)
+
+
+def llava_golden_case(name: str) -> LlavaCase:
+    return LlavaCase(f"llava-{name}", GOLDEN / "llava" / name)
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,21 @@ def check_against_golden(case: GoldenCase, run: str, got: Generation) -> None:
         assert max_error(got.state["pooled"].transpose(0, 1), golden[f"{run}/v3/pooled"][skipped]) < STATE
     else:
         assert "pooled" not in got.state
-    with_image = np.flatnonzero(case.inputs[f"{run}/indicators"])
+    with_image = case.image_rows(run)
     if len(with_image):
         want = golden[f"{run}/image_embeds"][with_image].reshape(got.image_features.shape)
         assert max_error(got.image_features, want) < FP32
+
+
+def check_folded_weights(case: GoldenCase, got: Generation) -> None:
+    """Against the goldens' exact fold of img1: its bias and its product with a ramp."""
+    ramp = torch.linspace(-1, 1, case.checkpoint.config.dim)
+    for layer in range(case.plan.sites):
+        parts = [name for name in got.folded if name.startswith(f"folded.layers.{layer}.")]
+        bias = torch.cat([got.folded[name] for name in parts if name.endswith(".bias")])
+        probe = torch.cat([got.folded[name] @ ramp for name in parts if name.endswith(".weight")])
+        assert max_error(bias, case.golden[f"img1/v3fold/L{layer}/bias"]) < FP32
+        assert max_error(probe, case.golden[f"img1/v3fold/L{layer}/probe"]) < FP32
 
 
 @pytest.mark.parametrize("backend", RUN_HERE)
@@ -39,15 +50,8 @@ def test_folded_weights_equal_the_published_code(lavin_case, bundle_of, backend,
     inputs = lavin_case.prompts(run)
     got = generate(open_runtime(bundle_of(lavin_case), backend), inputs.prompts, forced=inputs.forced_tokens)
     check_against_golden(lavin_case, run, got)
-    if run == "img1":  # the goldens hold the exact fold's bias and its product with a ramp for this run
-        dim = lavin_case.checkpoint.config.dim
-        ramp = torch.linspace(-1, 1, dim)
-        for layer in range(lavin_case.plan.sites):
-            parts = [name for name in got.folded if name.startswith(f"folded.layers.{layer}.")]
-            bias = torch.cat([got.folded[name] for name in parts if name.endswith(".bias")])
-            probe = torch.cat([got.folded[name] @ ramp for name in parts if name.endswith(".weight")])
-            assert max_error(bias, lavin_case.golden[f"img1/v3fold/L{layer}/bias"]) < FP32
-            assert max_error(probe, lavin_case.golden[f"img1/v3fold/L{layer}/probe"]) < FP32
+    if run == "img1":
+        check_folded_weights(lavin_case, got)
 
 
 @pytest.mark.parametrize("backend", RUN_HERE)

@@ -13,12 +13,15 @@ def _matrix(weight: Tensor) -> Tensor:
     return weight.squeeze(-1)
 
 
-def adapter_keys(published: str, ours: str, dim: str, rank: str, inner: str) -> dict[str, Key]:
+def adapter_keys(
+    published: str, ours: str, dim: str, rank: str, inner: str, router_bias: bool = True
+) -> dict[str, Key]:
     """The rows of one adapter in a key table.
 
     published, ours  the adapter's name there and here
     dim, rank        names of sizes; "<rank>_per_group" must be one too
     inner            "A" before a kept attention, "AC" in place of a skipped one
+    router_bias      whether its router has one
     """
     keys: dict[str, Key] = {}
     for letter in inner:
@@ -30,7 +33,8 @@ def adapter_keys(published: str, ours: str, dim: str, rank: str, inner: str) -> 
         )
         keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (dim,))
     keys[f"{published}.expert_weights.weight"] = Key(f"{ours}.E", (2, dim))
-    keys[f"{published}.expert_weights.bias"] = Key(f"{ours}.e", (2,))
+    if router_bias:
+        keys[f"{published}.expert_weights.bias"] = Key(f"{ours}.e", (2,))
     return keys
 
 

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,21 +29,33 @@ class Key:
     convert: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-# Published pattern -> Key, or None for a key that is dropped on purpose ("*" matches anything)
+# Published pattern -> Key, or None for a key that is dropped on purpose ("*" matches anything). "{i}" stands for a block's number, any
+# other word in braces for one of a group of blocks; our names have "{i}"
 KeyTable = Mapping[str, Key | None]
 
 
 def rename(
-    tensors: Mapping[str, LazyTensor], table: KeyTable, sizes: Sizes, blocks: int, file: str
+    tensors: Mapping[str, LazyTensor],
+    table: KeyTable,
+    sizes: Sizes,
+    blocks: int,
+    file: str,
+    groups: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, LazyTensor]:
-    """The tensors under our names. Raises UserError naming the key, the file and the expected shape when one is missing,
-    unknown or of another shape."""
-    wanted = {
-        p.replace("{i}", str(i)): (key, i)
-        for p, key in table.items()
-        if key
-        for i in range(blocks if "{i}" in p else 1)
-    }
+    """The tensors under our names.
+
+    blocks  how many blocks there are: a row with "{i}" is wanted in each
+    groups  a name -> some of the blocks: a row with "{name}" in place of "{i}" is wanted in those
+
+    Raises UserError naming the key, the file and the expected shape when one is missing, unknown or of another shape.
+    """
+    members = {"i": range(blocks)} | dict(groups or {})
+    wanted = {}
+    for pattern, key in table.items():
+        if key and (place := re.search(r"{(\w+)}", pattern)):
+            wanted |= {pattern.replace(place[0], str(i)): (key, i) for i in members[place[1]]}
+        elif key:
+            wanted[pattern] = (key, 0)
     dropped = [pattern for pattern, key in table.items() if key is None]
     for key in tensors:
         if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):

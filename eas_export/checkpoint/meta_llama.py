@@ -1,13 +1,12 @@
 """Meta's LLaMA checkpoints: a folder with params.json and consolidated.NN.pth, one file or model-parallel shards."""
 
-import json
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ..config import Record
 from ..errors import UserError
-from ..files import require_file
+from .json_file import read_json
 from .keys import Key, KeyTable, merge_shards
 from .lazy import LazyTensor
 from .torch_zip import read_torch_zip, state_dict_of
@@ -79,14 +78,7 @@ def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
 
 
 def read_params(path: Path) -> LlamaParams:
-    try:
-        params = LlamaParams.model_validate(json.loads(require_file(path).read_text("utf-8")))
-    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
-        reason = error.errors()[0] if isinstance(error, ValidationError) else None
-        said = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else str(error)
-        raise UserError(
-            f"it is not the params.json of a LLaMA model ({said})", where=path, fix="copy it from the original weights"
-        ) from None
+    params = read_json(path, LlamaParams, "the params.json of a LLaMA model", "copy it from the original weights")
     if params.n_kv_heads not in (None, params.n_heads):
         raise UserError(
             f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}",

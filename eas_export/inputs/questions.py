@@ -77,7 +77,8 @@ def require_short(
     question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
 ) -> None:
     """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
-    length = len(encode_question(question, config, family, tokenizer))
+    ids = encode_question(question, config, family, tokenizer)
+    length = len(family.prompts.place_images(config, ids, int(question.image is not None))[0])
     if length > limits.max_prompt:
         fix = f"build with --max-prompt {length}, or ask shorter"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)

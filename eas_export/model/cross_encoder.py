@@ -110,13 +110,21 @@ class CrossEncoder(nn.Module):
 
     def encode_text(self, text_ids: Tensor, mask: Tensor) -> Tensor:
         """text_ids [M, L] int64, mask [M, 1, 1, L] -> [M, L, dim]"""
-        x = self.text_transform(self.text(text_ids, mask)).unflatten(0, (-1, self.config.text_length))
+        return self.enter_text(self.text(text_ids, mask))
+
+    def enter_text(self, x: Tensor) -> Tensor:
+        """What the text encoder gave as the text stream reads it: [M*L, width] -> [M, L, dim]"""
+        x = self.text_transform(x).unflatten(0, (-1, self.config.text_length))
         first = self.classifier_token.expand(x.shape[0], 1, -1)
         return torch.cat([first, x[:, 1:]], 1) + self.types[0]
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [images*N, 3, H, W]; where an answer looks at two, all first ones and then all second ones -> [images*N, P, dim]"""
-        y = self.image_transform(self.vision(pixel_values))
+        return self.enter_images(self.vision(pixel_values))
+
+    def enter_images(self, y: Tensor) -> Tensor:
+        """What the image encoder gave as the image stream reads it: [images*N*P, width] -> [images*N, P, dim]"""
+        y = self.image_transform(y)
         y = y.unflatten(0, (self.config.images, -1)) + self.types[1:, None]  # [images, N*P, dim]
         return y.flatten(0, 1).unflatten(0, (-1, self.config.image_tokens))
 
@@ -125,8 +133,13 @@ class CrossEncoder(nn.Module):
         x, y = text.flatten(0, 1), image.flatten(0, 1)
         for text_layer, image_layer in zip(self.text_layers, self.image_layers):
             x, y = text_layer(x, y, mask, None), image_layer(y, x, None, mask)
-        firsts = x.unflatten(0, text.shape[:2])[:, 0], y.unflatten(0, image.shape[:2])[:, 0]  # [B, dim] each
-        return torch.cat([torch.tanh(self.text_pooler(firsts[0])), torch.tanh(self.image_pooler(firsts[1]))], -1)
+        return self.pool(x, y)
+
+    def pool(self, x: Tensor, y: Tensor) -> Tensor:
+        """Each stream's first token: x [B*L, dim], y [B*P, dim] -> cls_feats [B, 2 dim]"""
+        tokens = self.config.text_length, self.config.image_tokens
+        first, first_of_image = (z.unflatten(0, (-1, n))[:, 0] for z, n in zip((x, y), tokens))  # [B, dim] each
+        return torch.cat([torch.tanh(self.text_pooler(first)), torch.tanh(self.image_pooler(first_of_image))], -1)
 
 
 def folded_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan, limits: Limits) -> CrossEncoder:

@@ -37,10 +37,14 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.layers = nn.ModuleList(TextLayer(config, tokens) for _ in range(config.layers))
 
-    def forward(self, text_ids: Tensor, mask: Tensor) -> Tensor:
+    def embed(self, text_ids: Tensor) -> Tensor:
+        """[B, L] int64 -> [B*L, width] before the first layer"""
         real = (text_ids != PADDING).long()
         places = real.cumsum(1) * real + PADDING  # [B, L]: real tokens count from 2
-        x = self.norm(self.words(text_ids) + self.positions(places) + self.first_type).flatten(0, 1)  # [B*L, width]
+        return self.norm(self.words(text_ids) + self.positions(places) + self.first_type).flatten(0, 1)
+
+    def forward(self, text_ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed(text_ids)
         for layer in self.layers:
             x = layer(x, mask)
         return x

@@ -7,7 +7,7 @@ import torch
 from meter_cases import MeterCase
 from synthetic_meter import MeterShape, meter_shapes
 
-from eas_export.cross_encoder_config import Attention, notes_on_sites
+from eas_export.cross_encoder_config import Attention
 from eas_export.errors import UserError
 from eas_export.families import detect, get_family, load_checkpoint
 from eas_export.families.meter import METER
@@ -192,8 +192,8 @@ def test_sites_are_attentions_and_what_is_said_of_them():
     assert published.attention(12) == published.attention(18) == Attention("image", "attention", 0)
     assert paper.attention(23) == Attention("image", "cross_attention", 5)
     assert len(published.attentions(range(24))) == 18 and len(paper.attentions(range(24))) == 24
-    assert notes_on_sites(published, [0, 17]) == notes_on_sites(paper, [0, 17]) == ()
-    (note,) = notes_on_sites(published, [12, 18, 23])
+    assert published.notes([0, 17]) == paper.notes([0, 17]) == ()
+    (note,) = published.notes([12, 18, 23])
     assert note.endswith("self-attentions [12, 17], as published; [18] name what [12] name already")
-    assert "read as the image stream's cross-attentions" in notes_on_sites(paper, [18])[0]
+    assert "read as the image stream's cross-attentions" in paper.notes([18])[0]
     assert published.structure() != paper.structure()

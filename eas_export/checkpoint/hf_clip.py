@@ -1,0 +1,170 @@
+"""CLIP's vision tower as Hugging Face has it (CLIPVisionModel): a folder of its own, or the keys inside a LLaVA checkpoint.
+
+What comes after the block whose output is read, and CLIP's text half, are left out. q, k and v become one layer.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from ..errors import UserError
+from .hugging_face import CONFIG_FILE, HfRecord, find_weights, read_folder
+from .json_file import read_json
+from .keys import Key, KeyTable, rename, require
+from .lazy import LazyTensor, combine
+
+Tensors = dict[str, LazyTensor]
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+BICUBIC = 3  # Pillow's number
+HEAD_WIDTH = 64  # of every CLIP ViT that was published
+PREFIX = "vision_model."  # of every key, unless transformers 5 wrote the file
+BLOCK = re.compile(r"(?:vision_model\.)?encoder\.layers\.(\d{1,4})\.")
+
+
+def clip_keys(prefix: str) -> KeyTable:
+    """The rows of a CLIPVisionModel, q, k and v each on its own."""
+    block = f"{prefix}encoder.layers.{{i}}"
+    layers = {
+        f"{block}.self_attn.q_proj": ("q", "width", "width"),
+        f"{block}.self_attn.k_proj": ("k", "width", "width"),
+        f"{block}.self_attn.v_proj": ("v", "width", "width"),
+        f"{block}.self_attn.out_proj": ("out", "width", "width"),
+        f"{block}.layer_norm1": ("norm1", "width"),
+        f"{block}.layer_norm2": ("norm2", "width"),
+        f"{block}.mlp.fc1": ("fc1", "mlp", "width"),
+        f"{block}.mlp.fc2": ("fc2", "width", "mlp"),
+    }
+    table: dict[str, Key | None] = {
+        f"{prefix}embeddings.class_embedding": Key("vision.class_embedding", ("width",)),
+        f"{prefix}embeddings.position_embedding.weight": Key("vision.position_embedding", ("positions", "width")),
+        f"{prefix}embeddings.patch_embedding.weight": Key("vision.patch.weight", ("width", 3, "patch", "patch")),
+        f"{prefix}pre_layrnorm.weight": Key("vision.norm.weight", ("width",)),  # transformers' own spelling
+        f"{prefix}pre_layrnorm.bias": Key("vision.norm.bias", ("width",)),
+        f"{prefix}embeddings.position_ids": None,  # 0, 1, 2, ...
+        f"{prefix}post_layernorm.*": None,  # the patch tokens are read before it
+        "visual_projection.*": None,
+        "text_model.*": None,
+        "text_projection.*": None,
+        "logit_scale": None,
+    }
+    for published, (ours, *shape) in layers.items():
+        table[f"{published}.weight"] = Key(f"vision.blocks.{{i}}.{ours}.weight", tuple(shape))
+        table[f"{published}.bias"] = Key(f"vision.blocks.{{i}}.{ours}.bias", (shape[0],))
+    return table
+
+
+class ClipVisionConfig(HfRecord):
+    """The vision half of CLIP; defaults are transformers'."""
+
+    hidden_size: int = Field(default=768, gt=0, le=1 << 20)
+    intermediate_size: int = Field(default=3072, gt=0, le=1 << 24)
+    num_hidden_layers: int = Field(default=12, gt=0, le=1000)
+    num_attention_heads: int = Field(default=12, gt=0, le=1 << 16)
+    num_channels: Literal[3] = 3
+    image_size: int = Field(default=224, gt=0, le=1 << 16)
+    patch_size: int = Field(default=32, gt=0, le=1 << 16)
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: float = Field(default=1e-5, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vision_half(cls, values: Any) -> Any:
+        """A whole CLIP's config holds it as vision_config."""
+        return values.get("vision_config", values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ClipVisionConfig":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+
+class Preprocessing(HfRecord):
+    """CLIPImageProcessor's settings; defaults are CLIP's."""
+
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    resample: Literal[3] = BICUBIC
+    do_resize: Literal[True] = True
+    do_center_crop: Literal[True] = True
+    do_rescale: Literal[True] = True
+    do_normalize: Literal[True] = True
+    size: Any = None
+    crop_size: Any = None
+
+    def require_size(self, pixels: int, where: Path) -> None:
+        """Raises UserError unless images are resized and cropped to what the tower takes."""
+        for name, size in (("size", self.size), ("crop_size", self.crop_size)):
+            sides = set(size.values()) if isinstance(size, dict) else {size}
+            if sides != {pixels} and size is not None:
+                what = f"{name} is {size}, the tower takes {pixels} x {pixels} pixels"
+                raise UserError(what, where=where, fix="give the preprocessor_config.json of this tower")
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """What preprocessor_config.json says; CLIP's own where there is none. Raises UserError for settings that are not supported."""
+    path = folder / PREPROCESSOR_FILE
+    if not path.is_file():
+        return Preprocessing()
+    return read_json(path, Preprocessing, "CLIP's preprocessing", "give the preprocessor_config.json of the tower")
+
+
+def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...]]:
+    """What a CLIPVisionModel's config.json says, its tensors (none where the folder has no weights) and the files that were opened."""
+    config = read_json(
+        folder / CONFIG_FILE,
+        ClipVisionConfig,
+        "the config.json of CLIP's vision tower",
+        "copy it from the published tower",
+    )
+    tensors, files = read_folder(folder) if find_weights(folder) else ({}, ())
+    return config, tensors, (folder / CONFIG_FILE, *files)
+
+
+def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: str) -> Tensors:
+    """A CLIPVisionModel's tensors under our names: the first `blocks` blocks, each with q, k and v as one layer. Raises UserError as
+    keys.rename does."""
+    numbered = {key: BLOCK.match(key) for key in tensors}
+    used = {key: tensor for key, tensor in tensors.items() if not (m := numbered[key]) or int(m[1]) < blocks}
+    sizes = {
+        "width": config.hidden_size,
+        "patch": config.patch_size,
+        "positions": (config.image_size // config.patch_size) ** 2 + 1,
+        "mlp": config.intermediate_size,
+    }
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in used) else ""
+    renamed = rename(used, clip_keys(prefix), sizes, blocks, file)
+    for i in range(blocks):
+        for kind in ("weight", "bias"):
+            parts = [renamed.pop(f"vision.blocks.{i}.{part}.{kind}") for part in "qkv"]
+            renamed[f"vision.blocks.{i}.qkv.{kind}"] = combine(parts, lambda *qkv: torch.cat(qkv))
+    return renamed
+
+
+def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
+    """The config of a tower that comes without one: a CLIP ViT as published. Raises UserError where the shapes are none of one."""
+    width, _, patch, _ = require(tensors, "vision_model.embeddings.patch_embedding.weight", 4, file)
+    positions = require(tensors, "vision_model.embeddings.position_embedding.weight", 2, file)[0]
+    mlp = require(tensors, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, file)[0]
+    numbers = [int(m[1]) for key in tensors if (m := BLOCK.match(key))]
+    side = round((positions - 1) ** 0.5)
+    if width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
+        raise UserError(
+            f"a tower of width {width} and {positions} positions is no published CLIP ViT, and it has no config.json",
+            where=file,
+            fix="pass --vision DIR, the tower's folder with its config.json",
+        )
+    return ClipVisionConfig(
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=1 + max(numbers),
+        num_attention_heads=width // HEAD_WIDTH,
+        image_size=side * patch,
+        patch_size=patch,
+    )

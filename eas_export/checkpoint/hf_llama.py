@@ -1,0 +1,87 @@
+"""LLaMA as Hugging Face has it (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from .hugging_face import HfRecord
+from .keys import Key, KeyTable
+
+
+def attention_keys(group: str) -> KeyTable:
+    """The rows of the attentions of a group of blocks (see keys.rename)."""
+    block = f"model.layers.{{{group}}}.self_attn"
+    return {
+        f"{block}.q_proj.weight": Key("layers.{i}.attention.q.weight", ("dim", "dim")),
+        f"{block}.k_proj.weight": Key("layers.{i}.attention.k.weight", ("kv", "dim")),
+        f"{block}.v_proj.weight": Key("layers.{i}.attention.v.weight", ("kv", "dim")),
+        f"{block}.o_proj.weight": Key("layers.{i}.attention.o.weight", ("dim", "dim")),
+    }
+
+
+HEAD_KEY = "lm_head.weight"
+EMBED_KEY = "model.embed_tokens.weight"
+
+LLAMA_KEYS: KeyTable = {  # without the attentions and, where it is tied to the embedding, the head
+    EMBED_KEY: Key("embed.weight", ("vocab", "dim")),
+    "model.norm.weight": Key("norm.weight", ("dim",)),
+    "model.layers.{i}.mlp.gate_proj.weight": Key("layers.{i}.ffn.gate.weight", ("ffn", "dim")),
+    "model.layers.{i}.mlp.up_proj.weight": Key("layers.{i}.ffn.up.weight", ("ffn", "dim")),
+    "model.layers.{i}.mlp.down_proj.weight": Key("layers.{i}.ffn.down.weight", ("dim", "ffn")),
+    "model.layers.{i}.input_layernorm.weight": Key("layers.{i}.norm.weight", ("dim",)),
+    "model.layers.{i}.post_attention_layernorm.weight": Key("layers.{i}.ffn_norm.weight", ("dim",)),
+    "model.layers.*.self_attn.rotary_emb.inv_freq": None,  # rounded; computed from theta instead
+}
+
+
+class LlamaConfig(HfRecord):
+    """The architecture in config.json; defaults are transformers'."""
+
+    hidden_size: int = Field(gt=0, le=1 << 20)
+    intermediate_size: int = Field(gt=0, le=1 << 24)
+    num_attention_heads: int = Field(gt=0, le=1 << 16)
+    num_key_value_heads: int | None = Field(default=None, gt=0, le=1 << 16)
+    num_hidden_layers: int = Field(gt=0, le=1000)
+    vocab_size: int = Field(gt=0, le=1 << 24)
+    rms_norm_eps: float = Field(default=1e-6, gt=0, le=1)
+    rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
+    rope_scaling: Any = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = False
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_transformers_5(cls, values: Any) -> Any:
+        """It writes theta and scaling as one table, rope_parameters."""
+        rope = values.get("rope_parameters") if isinstance(values, dict) else None
+        if not isinstance(rope, dict):
+            return values
+        scaling = rope if rope.get("rope_type", "default") != "default" else None
+        return values | {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": scaling}
+
+    @model_validator(mode="after")
+    def _is_plain_llama(self) -> "LlamaConfig":
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads of even size"
+            )
+        if self.head_dim not in (None, self.hidden_size // self.num_attention_heads):
+            raise ValueError(f"head_dim {self.head_dim} is not hidden_size / num_attention_heads")
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
+            )
+        if self.rope_scaling is not None:
+            raise ValueError(f"rope_scaling is {self.rope_scaling!r}: only plain RoPE (null) is supported")
+        if self.hidden_act != "silu":
+            raise ValueError(f"hidden_act is {self.hidden_act!r}: only silu is supported")
+        if self.attention_bias or self.mlp_bias:
+            raise ValueError("its projections have biases, which no LLaVA-EAS model has")
+        return self

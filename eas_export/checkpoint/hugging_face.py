@@ -1,0 +1,96 @@
+"""Hugging Face folders: config.json beside weights as safetensors or torch files, in one file or in shards with an index.
+
+Formats (transformers' save_pretrained): model.safetensors | model.safetensors.index.json and its shards | pytorch_model.bin |
+pytorch_model.bin.index.json and its shards. An index is {"metadata": ..., "weight_map": {key: file in the folder}}.
+"""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from pydantic import BaseModel, ConfigDict
+
+from ..errors import UserError
+from .json_file import read_json
+from .lazy import LazyTensor
+from .safetensors_file import read_safetensors
+from .torch_zip import read_torch_zip, state_dict_of
+
+CONFIG_FILE = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
+NO_WEIGHTS = f"there is no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
+
+Tensors = dict[str, LazyTensor]
+
+
+class HfRecord(BaseModel):
+    """The keys that are read of a Hugging Face JSON file; there are many more, which nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Index(HfRecord):
+    weight_map: dict[str, str]
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The file of the folder's weights, or the index of their shards; None where there is neither."""
+    names = [name for weights in WEIGHTS for name in (weights, f"{weights}.index.json")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
+    """The folder's tensors by their published names, and every file that was opened for them. Raises UserError where a file or a
+    key is missing or damaged, and where the index and the shards disagree."""
+    found = find_weights(folder)
+    if found is None:
+        raise UserError(NO_WEIGHTS, where=folder, fix="give the folder that save_pretrained wrote, with all its files")
+    if found.name in WEIGHTS:
+        return _read(found), (found,)
+    shards = _shards(found)
+    tensors: Tensors = {}
+    for path, keys in shards.items():
+        held = _read(path)
+        if lost := sorted(keys - set(held)):
+            what = f"it lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+            raise UserError(f"{what}, which {found.name} says it holds", where=path, fix="copy all shards again")
+        if unknown := sorted(set(held) - keys):
+            raise UserError(
+                f"it holds {unknown[0]}, which {found.name} does not name there",
+                where=path,
+                fix="copy the index and the shards of one model",
+            )
+        tensors |= held
+    return tensors, (found, *shards)
+
+
+def _shards(index: Path) -> dict[Path, set[str]]:
+    """Each shard and its keys. Raises UserError for a shard outside the folder."""
+    weight_map = read_json(index, Index, "an index of shards", "copy it again").weight_map
+    shards: dict[Path, set[str]] = {}
+    for key, name in weight_map.items():
+        if not stays_inside(name):
+            raise UserError(
+                f"weight_map[{key!r}] is {name!r}, which is no file of the folder",
+                where=index,
+                fix="do not trust this file, or write the shards' plain names",
+            )
+        shards.setdefault(index.parent / name, set()).add(key)
+    if not shards:
+        raise UserError("its weight_map is empty", where=index, fix="copy it again")
+    return dict(sorted(shards.items()))
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path that a file names lies below the file's folder, by its letters alone."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _read(path: Path) -> Tensors:
+    read: Callable[[], Tensors] = {
+        ".safetensors": lambda: read_safetensors(path),
+        ".bin": lambda: state_dict_of(read_torch_zip(path), path),
+    }.get(path.suffix)
+    if read is None:
+        raise UserError("its name ends in neither .safetensors nor .bin", where=path, fix="give the published shards")
+    return read()

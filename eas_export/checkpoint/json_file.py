@@ -1,0 +1,34 @@
+"""Small JSON files beside weights (params.json, config.json, an index), as records that check the few keys that are read."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UserError
+from ..files import require_file
+
+LONGEST = 1 << 26  # bytes; the index of a large model takes a megabyte
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_json(path: Path, record: type[R], kind: str, fix: str) -> R:
+    """The file as a `record`. Raises UserError that calls the file `kind` and says what is wrong with it."""
+    try:
+        with open(require_file(path), "rb") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST} bytes")
+        return record.model_validate(json.loads(text.decode("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        raise UserError(f"it is not {kind} ({_reason(error)})", where=path, fix=fix) from None
+
+
+def _reason(error: Exception) -> Any:
+    if not isinstance(error, ValidationError):
+        return error
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said

@@ -1,0 +1,180 @@
+"""Hugging Face folders: weights in one file or in shards, as safetensors or torch files, and what is wrong with damaged ones."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GOLDEN
+from safetensors.torch import save_file
+
+from eas_export.checkpoint.hf_clip import read_preprocessing, read_tower
+from eas_export.checkpoint.hugging_face import read_folder
+from eas_export.checkpoint.safetensors_file import read_safetensors
+from eas_export.errors import UserError
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "c": torch.empty(0)}
+
+
+def write_shards(folder: Path, suffix: str) -> Path:
+    folder.mkdir()
+    weight_map = {}
+    for number, keys in enumerate((("a",), ("b", "c")), start=1):
+        name = f"model-0000{number}-of-00002{suffix}"
+        save = save_file if suffix == ".safetensors" else torch.save
+        save({key: TENSORS[key] for key in keys}, folder / name)
+        weight_map |= dict.fromkeys(keys, name)
+    index = "model.safetensors.index.json" if suffix == ".safetensors" else "pytorch_model.bin.index.json"
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin", ".safetensors", ".bin"])
+def test_every_form_is_read(tmp_path, form):
+    folder = tmp_path / "model"
+    if form.startswith("."):
+        write_shards(folder, form)
+    else:
+        folder.mkdir()
+        (save_file if form.endswith("safetensors") else torch.save)(TENSORS, folder / form)
+    tensors, files = read_folder(folder)
+    assert len(files) == (3 if form.startswith(".") else 1)
+    assert set(tensors) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert (tensors[name].shape, tensors[name].dtype) == (tuple(tensor.shape), tensor.dtype)
+        assert torch.equal(tensors[name].read(), tensor)
+
+
+def test_safetensors_stay_in_the_file(tmp_path):
+    """A tensor of 256 MB takes no memory until it is read, and then no copy."""
+    save_file({"large": torch.zeros(1 << 26)}, tmp_path / "x.safetensors")
+
+    def anonymous() -> int:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["RssAnon"].split()[0])
+
+    before = anonymous()
+    tensor = read_safetensors(tmp_path / "x.safetensors")["large"].read()
+    assert float(tensor.sum()) == 0
+    assert anonymous() - before < 100_000  # kilobytes
+
+
+def header(**tensors: dict) -> bytes:
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "empty"),
+        (b"abc", "not a whole safetensors"),
+        (struct.pack("<Q", 1 << 60) + b"{}", "not a whole safetensors"),
+        (header(x={"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}) + bytes(8), "not a whole safetensors"),
+        (header(x={"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}) + bytes(8), "not a whole safetensors"),
+        (header(x={"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}) + bytes(4), "tensor x is F8_E4M3"),
+    ],
+)
+def test_damaged_safetensors_are_refused(tmp_path, data, said):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=said) as refused:
+        read_safetensors(path)
+    assert refused.value.where == str(path)
+
+
+def edited(folder: Path, **changes: str | None) -> Path:
+    (index,) = folder.glob("*.index.json")
+    weight_map = json.loads(index.read_text())["weight_map"] | changes
+    index.write_text(json.dumps({"weight_map": {key: name for key, name in weight_map.items() if name is not None}}))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_an_index_and_its_shards_must_agree(tmp_path, suffix):
+    first = f"model-00001-of-00002{suffix}"
+    with pytest.raises(UserError, match=f"lacks d, which .*index.json says .*{first}"):
+        read_folder(edited(write_shards(tmp_path / "lost", suffix), d=first))
+    with pytest.raises(UserError, match=r"holds b, which .*index.json does not name"):
+        read_folder(edited(write_shards(tmp_path / "unnamed", suffix), b=None))
+    gone = write_shards(tmp_path / "gone", suffix)
+    (gone / first).unlink()
+    with pytest.raises(UserError, match=f"no such file .*{first}"):
+        read_folder(gone)
+
+
+@pytest.mark.parametrize("name", ["../x.bin", "/etc/passwd", "a/../../x.bin", "x\0.bin", ""])
+def test_no_shard_lies_outside_the_folder(tmp_path, name):
+    with pytest.raises(UserError, match=r"weight_map\['a'\] is .*no file of the folder"):
+        read_folder(edited(write_shards(tmp_path / "model", ".bin"), a=name))
+
+
+def test_a_folder_of_links_is_read(tmp_path):
+    """Hugging Face's cache is one."""
+    real = write_shards(tmp_path / "blobs", ".bin")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in real.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert set(read_folder(snapshot)[0]) == set(TENSORS)
+
+
+def test_other_faults_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no model.safetensors, pytorch_model.bin or index"):
+        read_folder(tmp_path)
+    folder = write_shards(tmp_path / "model", ".bin")
+    (index,) = folder.glob("*.index.json")
+    for text, said in (("{", "Expecting"), ("{}", "weight_map: Field required"), ('{"weight_map": {}}', "empty")):
+        index.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_folder(folder)
+    index.write_text('{"weight_map": {"a": "weights.npz"}}')
+    (folder / "weights.npz").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"neither .safetensors nor .bin"):
+        read_folder(folder)
+
+
+def tower(tmp_path: Path, file: str, **changes: object) -> Path:
+    folder = shutil.copytree(GOLDEN / "llava" / "a" / "vision_tower", tmp_path / "tower", dirs_exist_ok=True)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"num_attention_heads": 5}, "does not divide into 5 heads"),
+        ({"image_size": 15}, "image_size 15 is not a multiple of patch_size 7"),
+        ({"num_channels": 1}, "num_channels"),
+        ({"vision_config": 3}, "config.json of CLIP"),
+    ],
+)
+def test_towers_that_are_no_clip_are_refused(tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        read_tower(tower(tmp_path, "config.json", **changes))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"resample": 2}, "resample"),
+        ({"do_center_crop": False}, "do_center_crop"),
+        ({"size": {"shortest_edge": 28}}, r"size is {'shortest_edge': 28}, the tower takes 14 x 14"),
+        ({"crop_size": 7}, "crop_size is 7, the tower takes 14 x 14"),
+    ],
+)
+def test_other_preprocessing_is_refused(tmp_path, changes, said):
+    folder = tower(tmp_path, "preprocessor_config.json", **changes)
+    with pytest.raises(UserError, match=said):
+        read_preprocessing(folder).require_size(14, folder)
+
+
+def test_a_whole_clips_config_holds_the_towers(tmp_path):
+    folder = tower(tmp_path, "config.json")
+    own = read_tower(folder)[0]
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": own.model_dump()}))
+    assert read_tower(folder)[0] == own

@@ -1,0 +1,271 @@
+"""LLaVA-EAS checkpoints: what is refused, one line each with the place and the remedy; other skip lists; prompts and pixels."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEMO, GOLDEN
+from PIL import Image
+from reference.llava import read_folder
+from synthetic_llava import LlavaShape, write_llava
+
+from eas_export.config import ImageConfig, Limits
+from eas_export.errors import UserError
+from eas_export.families import detect, get_family, load_checkpoint
+from eas_export.families.llava_prompt import IMAGE, SYSTEM
+from eas_export.family import Sources
+from eas_export.images import to_pixels
+from eas_export.inputs.npz import make_inputs
+from eas_export.inputs.questions import encode_question, make_prompt, require_short
+from eas_export.plan import choose_plan, make_plan
+from eas_export.question import Question
+from eas_export.rewrite.prune import prune
+from eas_export.tokenizer import Tokenizer
+
+PROMPTS = get_family("llava").prompts
+SHAPE = LlavaShape(skip=(0, 2))
+Change = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    return write_llava(tmp_path_factory.mktemp("llava") / "ckpt", SHAPE)
+
+
+@pytest.fixture
+def folder(written, tmp_path) -> Path:
+    return shutil.copytree(written, tmp_path / "ckpt")
+
+
+def config(**changes: object) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        said = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({key: value for key, value in said.items() if value != "absent"}))
+
+    return change
+
+
+def tensors(**changes: torch.Tensor | None) -> Change:
+    """Tensors added, replaced or, where None, removed; "__" for "." """
+
+    def change(folder: Path) -> None:
+        held = {k: t.clone() for k, t in read_folder(folder).items()} | {
+            k.replace("__", "."): t for k, t in changes.items()
+        }
+        torch.save({key: tensor for key, tensor in held.items() if tensor is not None}, folder / "pytorch_model.bin")
+
+    return change
+
+
+def without_tower(folder: Path) -> None:
+    shutil.rmtree(folder / "vision_tower")
+
+
+def elsewhere(folder: Path) -> None:
+    (folder / "vision_tower").rename(folder.parent / "tower")
+    config(mm_vision_tower="../tower")(folder)
+
+
+REFUSED = {
+    "rope scaling": (config(rope_scaling={"type": "linear", "factor": 2.0}), r"rope_scaling is .*only plain RoPE"),
+    "rope scaling of transformers 5": (config(rope_parameters={"rope_type": "llama3"}), "rope_scaling is .*llama3"),
+    "another activation": (config(hidden_act="gelu"), "hidden_act is 'gelu': only silu"),
+    "biases": (config(attention_bias=True), "projections have biases"),
+    "another head width": (config(head_dim=128), "head_dim 128"),
+    "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3 does not divide"),
+    "odd heads": (config(num_attention_heads=64), "heads of even size"),
+    "no size": (config(hidden_size="absent"), "hidden_size: Field required"),
+    "transformers' own layout": (config(text_config={}), "it has a text_config"),
+    "linear projector": (config(mm_projector_type="absent"), "mm_projector_type is 'linear': only mlp2x_gelu"),
+    "class token as feature": (config(mm_vision_select_feature="cls_patch"), "mm_vision_select_feature is 'cls_patch'"),
+    "tokens around images": (config(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
+    "any resolution": (
+        config(image_aspect_ratio="anyres"),
+        "image_aspect_ratio is 'anyres': only pad or square or none",
+    ),
+    "layer that the tower has not": (
+        config(mm_vision_select_layer=-5),
+        "mm_vision_select_layer is -5, the tower has 3",
+    ),
+    "before the first block": (config(mm_vision_select_layer=0), "mm_vision_select_layer is 0"),
+    "another vocabulary": (config(vocab_size=97), "vocab_size is 97, model.embed_tokens.weight has 96 rows"),
+    "tied by mistake": (tensors(lm_head__weight=None), r"missing key lm_head.weight, expected with shape \[96, 64\]"),
+    "unknown key": (tensors(model__layers__1__mlp__bias=torch.ones(1)), "unknown key model.layers.1.mlp.bias of shape"),
+    "a layer too many": (config(num_hidden_layers=3), "unknown key model.layers.3"),
+    "a layer too few": (config(num_hidden_layers=5), "layer 4 has no replaced_adapter, and no self_attn either"),
+    "no adapter": (
+        tensors(
+            **{
+                f"model__layers__1__adapter_attn__{n}": None
+                for n in ("expert_weights__weight", *(f"conv_{c}__{k}" for c in "ABD" for k in ("weight", "bias")))
+            }
+        ),
+        "layer 1 has no adapter_attn",
+    ),
+    "half an attention": (
+        tensors(model__layers__1__self_attn__k_proj__weight=None),
+        "missing key .*layers.1.self_attn.k_proj",
+    ),
+    "half an adapter": (tensors(model__layers__2__replaced_adapter__conv_C__bias=None), "missing key .*conv_C.bias"),
+    "a shape": (tensors(model__norm__weight=torch.ones(3)), r"model.norm.weight has shape \[3\], expected \[64\]"),
+    "odd rank": (
+        tensors(model__layers__1__adapter_attn__conv_A__weight=torch.ones(5, 64, 1)),
+        "has rank 5, which 2 groups",
+    ),
+    "no tower": (without_tower, "its vision tower is 'vision_tower'.*download vision_tower and pass --vision DIR"),
+    "a tower elsewhere": (elsewhere, r"its vision tower is '../tower', which is no folder here"),
+    "a tower without weights": (
+        lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),
+        "tower's folder has no weights",
+    ),
+    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "there is no model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("title", REFUSED)
+def test_what_is_refused(folder, title, refused, tmp_path):
+    change, said = REFUSED[title]
+    change(folder)
+    with pytest.raises(UserError, match=said) as error:
+        load_checkpoint(Sources(folder))
+    assert str(folder) in error.value.where and error.value.fix
+    refused("build", "--ckpt", folder, "--out", tmp_path / "out.bundle", "--dry-run")
+
+
+def test_a_tower_elsewhere_can_be_named(folder):
+    elsewhere(folder)
+    moved = load_checkpoint(Sources(folder, vision=folder.parent / "tower"))
+    assert moved.config.vision.blocks == SHAPE.clip_blocks - 1
+    assert moved.files[-1].parent == folder.parent / "tower"
+
+
+def test_options_of_other_families_are_refused(folder):
+    with pytest.raises(UserError, match=r"llava checkpoint has no use for it \(--weights"):
+        load_checkpoint(Sources(folder, weights=folder))
+
+
+def test_what_looks_like_one(folder, tmp_path):
+    assert detect(folder).name == "llava"
+    for text in ("{", "[]", '{"model_type": "llama"}'):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(UserError, match="no checkpoint of a known family"):
+            detect(folder)
+
+
+def test_skip_lists_come_from_the_keys(folder, tmp_path):
+    assert load_checkpoint(Sources(folder)).evidence.text == "[0, 2]"
+    assert load_checkpoint(Sources(write_llava(tmp_path / "none", LlavaShape()))).evidence.text == "none"
+    search = load_checkpoint(Sources(write_llava(tmp_path / "search", LlavaShape(search=True))))
+    with pytest.raises(UserError, match=r"does not say .*layers 0, 1, 2, 3 hold self_attn and replaced_adapter"):
+        choose_plan(4, search.evidence)
+    prune(search, choose_plan(4, search.evidence, given="1-3"))
+
+
+def test_another_list_needs_what_fine_tuning_removed(folder):
+    checkpoint = load_checkpoint(Sources(folder))
+    said = r"lacks layers.0.attention.\*, layers.0.kept_adapter.\*, layers.2.* --base-weights DIR"
+    with pytest.raises(UserError, match=said):
+        prune(checkpoint, make_plan(4, "none", "--skip"))
+    with pytest.raises(UserError, match=r"lacks layers.1.skipped_adapter.\*.*trained with, \[0, 2\]"):
+        prune(checkpoint, make_plan(4, "0-2", "--skip"))
+
+
+def test_the_original_model_has_the_attentions_that_fine_tuning_removed(folder, tmp_path):
+    base = write_llava(tmp_path / "base", LlavaShape(), seed=5)
+    checkpoint = load_checkpoint(Sources(folder, base_weights=base))
+    assert checkpoint.notes == (
+        f"attentions of layers 0, 2 are {base}'s; their adapters were never trained and change nothing",
+    )
+    assert base / "pytorch_model.bin" in checkpoint.files
+    plan = make_plan(4, "none", "--skip")
+    kept, theirs = prune(checkpoint, plan).tensors, read_folder(base)
+    for i in (0, 2):
+        assert torch.equal(
+            kept[f"layers.{i}.attention.q.weight"].read(), theirs[f"model.layers.{i}.self_attn.q_proj.weight"]
+        )
+        assert not any(t.read().any() for name, t in kept.items() if name.startswith(f"layers.{i}.kept_adapter."))
+    wrong = write_llava(tmp_path / "wrong", LlavaShape(kv_heads=2))
+    with pytest.raises(UserError, match=r"k_proj.weight has shape \[32, 64\], expected \[64, 64\] .*wrong"):
+        load_checkpoint(Sources(folder, base_weights=wrong))
+    same = load_checkpoint(Sources(folder, base_weights=folder.parent / "base"))
+    assert same.evidence.text == "[0, 2]"
+
+
+def test_scale_and_temperature_are_the_published_ones_unless_given(folder):
+    published = load_checkpoint(Sources(folder)).config.kept_adapter
+    assert (published.scale, published.temperature) == (1.0, 10.0)
+    given = load_checkpoint(Sources(folder, adapter_scale=0.5, router_temperature=1.0)).config.skipped_adapter
+    assert (given.scale, given.temperature) == (0.5, 1.0)
+
+
+CONFIG = load_checkpoint(Sources(GOLDEN / "llava" / "a")).config
+TOKENIZER = Tokenizer(DEMO.checkpoint.tokenizer, 1 << 20)
+
+
+def test_the_published_prompt_of_scienceqa():
+    question = Question(question="Which?", context="Look up.", options=("the sun", "the moon"), image="a.png")
+    assert PROMPTS.format(question) == (
+        f"{SYSTEM} USER: <image>\nContext: Look up.\nWhich?\nA. the sun\nB. the moon\n"
+        "Answer with the option's letter from the given choices directly. ASSISTANT:"
+    )
+    assert PROMPTS.format(Question(question="Why?")) == f"{SYSTEM} USER: Why? ASSISTANT:"
+
+
+def test_text_between_images_is_encoded_on_its_own():
+    encode = lambda text, images: PROMPTS.encode(CONFIG, TOKENIZER, text, images)
+    a, b, c = (TOKENIZER.encode(text) for text in ("one ", " two ", " three"))
+    assert encode("one <image> two <image> three", 2) == [TOKENIZER.bos, *a, IMAGE, *b, IMAGE, *c]
+    assert encode("three", 1) == [TOKENIZER.bos, IMAGE, *TOKENIZER.encode("\nthree")]
+    assert encode("three", 0) == [TOKENIZER.bos, *TOKENIZER.encode("three")]
+    with pytest.raises(UserError, match=r"the text has 1 places for an image .*there are 0 images"):
+        encode("<image>", 0)
+
+
+def test_images_take_as_many_tokens_as_they_have_features():
+    ids, positions = PROMPTS.place_images(CONFIG, [1, IMAGE, 5, IMAGE, IMAGE, 6], 3)
+    assert ids == [1, 0, 0, 0, 0, 5, *[0] * 8, 6]
+    assert positions == [1, 2, 3, 4, *range(6, 14)]
+    with pytest.raises(UserError, match=r"a prompt with 1 images has 2 places for them \(-200\)"):
+        PROMPTS.place_images(CONFIG, [IMAGE, IMAGE], 1)
+
+
+def test_a_row_without_its_image_is_refused():
+    arrays = {"input_ids": np.array([[1, 5, 6], [1, IMAGE, 6]])}
+    with pytest.raises(UserError, match=r"a prompt with 0 images has 1 places.*input_ids, row 1"):
+        make_inputs(arrays, CONFIG, get_family("llava"), "x.npz")
+    with pytest.raises(UserError, match="token id -201 is out of range"):
+        make_inputs({"input_ids": np.array([[1, -201]])}, CONFIG, get_family("llava"), "x.npz")
+
+
+def test_a_prompts_length_counts_the_images_features(tmp_path):
+    Image.new("RGB", (9, 5)).save(tmp_path / "a.png")
+    question, family = Question(prompt="Hi", image=str(tmp_path / "a.png")), get_family("llava")
+    wide = CONFIG.model_copy(update={"vocab_size": TOKENIZER.size})
+    length = len(encode_question(question, wide, family, TOKENIZER)) - 1 + wide.vision.tokens
+    assert make_prompt(question, wide, family, TOKENIZER, "here").prompt_lengths.tolist() == [length]
+    require_short(question, wide, family, TOKENIZER, Limits(max_prompt=length), "here")
+    with pytest.raises(UserError, match=f"{length} prompt tokens, the bundle takes {length - 1}"):
+        require_short(question, wide, family, TOKENIZER, Limits(max_prompt=length - 1), "here")
+
+
+@pytest.mark.parametrize("square", ["pad", "crop"])
+@pytest.mark.parametrize("size", [(40, 23), (17, 33), (14, 14), (101, 100)])
+def test_pixels_are_transformers(square, size):
+    """CLIPImageProcessor's; "pad" after LLaVA's own padding."""
+    from transformers import CLIPImageProcessorPil
+
+    mean, std = CONFIG.vision.image.mean, CONFIG.vision.image.std
+    values = np.random.default_rng(sum(size)).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = padded = Image.fromarray(values)
+    if square == "pad":
+        padded = Image.new("RGB", (max(size),) * 2, tuple(int(x * 255) for x in mean))
+        padded.paste(image, (0, (size[0] - size[1]) // 2) if size[0] > size[1] else ((size[1] - size[0]) // 2, 0))
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 14}, crop_size=14, image_mean=mean, image_std=std)
+    want = processor(padded, return_tensors="np")["pixel_values"][0]
+    got = to_pixels(image, 14, ImageConfig(square=square, mean=mean, std=std))
+    assert np.abs(got.numpy() - want).max() < 1e-5

@@ -1,0 +1,59 @@
+"""The ledger on LLaVA-EAS models: every fault that applies is found where it was planted, with grouped keys and values too."""
+
+import shutil
+
+import pytest
+from conftest import DEMO, llava_golden_case
+from PIL import Image
+from synthetic_llava import LlavaShape, write_llava
+
+from eas_export.parity.controls import CONTROLS, Place
+from eas_export.parity.report import Verdict
+from eas_export.pipeline import build, verify
+from eas_export.question import Question
+from eas_export.text import open_model
+from eas_export.tokenizer import Tokenizer
+
+
+def check_every_fault_is_found(bundle, folder) -> None:
+    report = verify(bundle, folder, negative_controls=True)
+    assert report.verdict == Verdict.SAME
+    assert report.controls
+    for control in report.controls:
+        place = CONTROLS[control.name].place(bundle.manifest)
+        if isinstance(place, Place):
+            assert (control.found.graph, control.found.layer) == (place.graph, place.layer), control.name
+            assert control.found.stage in CONTROLS[control.name].stages
+
+
+@pytest.mark.parametrize("fold", ["weights", "lowrank"])
+def test_the_goldens(llava_case, bundle_of, fold):
+    check_every_fault_is_found(bundle_of(llava_case, fold=fold), llava_case.folder)
+
+
+@pytest.mark.parametrize("fold", ["weights", "lowrank"])
+def test_grouped_keys_and_values(tmp_path, fold):
+    folder = write_llava(tmp_path / "ckpt", LlavaShape(kv_heads=2, skip=(0, 2)))
+    check_every_fault_is_found(build(folder, tmp_path / "out", verify=False, fold=fold).bundle, folder)
+
+
+def test_the_published_fold_is_told_apart(bundle_of):
+    case = llava_golden_case("a")
+    (form,) = {shortcut.name for shortcut in verify(bundle_of(case), case.folder).shortcuts}
+    assert form == "published fold"
+
+
+def test_text_and_an_image_go_in_and_text_comes_out(tmp_path):
+    tokenizer = DEMO.checkpoint.tokenizer
+    shape = LlavaShape(skip=(1,), vocab=Tokenizer(tokenizer, 1 << 20).size)
+    folder = write_llava(tmp_path / "ckpt", shape)
+    shutil.copy(tokenizer, folder / "tokenizer.model")
+    Image.new("RGB", (40, 30), (200, 10, 30)).save(tmp_path / "a.png")
+    questions = [
+        Question(question="What?", options=("a cat", "a dog"), image=str(tmp_path / "a.png")),
+        Question(prompt="Two <image>\nof it", image=str(tmp_path / "a.png")),
+        Question(prompt="Hello"),
+    ]
+    model = open_model(build(folder, tmp_path / "out", verify=False, max_prompt=1000).bundle)
+    replies = list(model.replies(questions, max_new_tokens=4))
+    assert all(1 <= len(reply.tokens) <= 4 for reply in replies)
