@@ -1,5 +1,6 @@
 """Texts and images that a cross-encoder looks at together, and its answers to them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,12 +62,15 @@ def join_pairs(batches: list[Pairs]) -> Pairs:
     )
 
 
-def encode(runtime: Runtime, pairs: Pairs) -> Tensors:
+def encode(runtime: Runtime, pairs: Pairs, done: Callable[[int], None] = lambda count: None) -> Tensors:
     """Every output of the encode graph for all pairs, as many at once as the runtime takes, on the CPU: logits [B, answers] or
-    scores [B], and cls_feats [B, width], all float32."""
+    scores [B], and cls_feats [B, width], all float32. `done` is told of each batch."""
     spec, size = runtime.sessions["encode"].spec, runtime.limits.max_batch
     parts = [pairs.part(first, first + size) for first in range(0, len(pairs), size)]
-    results = [runtime.run("encode", graph_inputs(runtime, part)) for part in parts]
+    results = []
+    for part in parts:
+        results.append(runtime.run("encode", graph_inputs(runtime, part)))
+        done(len(part))
     return {tensor.name: torch.cat([result[tensor.name].cpu() for result in results]) for tensor in spec.outputs}
 
 

@@ -222,7 +222,8 @@ def _bundle_facts(path: Path) -> dict:
 
     bundle = open_bundle(path)
     m = bundle.manifest
-    limits = m.limits.model_dump()
+    used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
+    limits = {name: value for name, value in m.limits.model_dump().items() if name.replace("_", "-") in used}
     return {
         "kind": "bundle",
         "config": m.config,
