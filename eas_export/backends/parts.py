@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, NodeProto
 
-BLOCK = re.compile(
-    r"^(.*?(?:layers|blocks)\.\d+|[^.]+)\."
-)  # the parameter "layers.3.ffn.up.weight" is of block "layers.3"
+# the parameter "layers.3.ffn.up.weight" is of block "layers.3", "types" of block "types"
+BLOCK = re.compile(r"^(.*?(?:layers|blocks)\.\d+|[^.]+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
