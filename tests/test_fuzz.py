@@ -23,6 +23,7 @@ TARGETS = (
         "checkpoint",
         "params.json",
         "checkpoint folder",
+        "Hugging Face folder",
         "manifest",
         "weights",
         "report",
