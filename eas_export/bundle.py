@@ -22,7 +22,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from .accounts import Accounts
-from .config import Limits, ModelConfig, Record
+from .any_config import AnyConfig
+from .config import Limits, Record
 from .digests import sha256_of
 from .errors import UserError
 from .files import require_file
@@ -101,7 +102,7 @@ class Manifest(Record):
 
     schema_version: int
     key: str
-    config: ModelConfig
+    config: AnyConfig
     plan: SkipPlan
     precision: PrecisionName
     fold: FoldName

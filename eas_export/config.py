@@ -1,5 +1,6 @@
 """What a model is and how large its inputs may be, as data. No torch here."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -87,6 +88,7 @@ class ModelConfig(Record):
     modality_token  the prompt starts with a token that says whether there is an image: it has a table of two of
                     its own, no other token attends to it, its keys and values are not cached, and the
                     router's mean leaves it out (LaVIN)
+    kept_adapter, skipped_adapter  before a layer's attention, and where an attention was; None: left out everywhere
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
 
@@ -102,9 +104,15 @@ class ModelConfig(Record):
     rope_theta: float = Field(ge=1, le=1e12)
     rope_interleaved: bool
     modality_token: bool
-    kept_adapter: AdapterConfig
-    skipped_adapter: AdapterConfig
+    kept_adapter: AdapterConfig | None
+    skipped_adapter: AdapterConfig | None
     vision: VisionConfig
+
+    @model_validator(mode="after")
+    def _adapters_go_together(self) -> "ModelConfig":
+        if (self.kept_adapter is None) != (self.skipped_adapter is None):
+            raise ValueError("either both kinds of layers have adapters, or none")
+        return self
 
     def structure(self) -> dict:
         """What graphs depend on: without the numbers that are folded into the weights, and without pixels."""
@@ -121,6 +129,10 @@ class ModelConfig(Record):
     def sites(self) -> int:
         """Attentions that can be skipped."""
         return self.layers
+
+    def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
+        """What a user should know of how these sites are read: they are what they say."""
+        return ()
 
     @property
     def head_dim(self) -> int:

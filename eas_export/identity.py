@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .any_config import AnyConfig
 from .bundle import WEIGHTS, Bundle, SourceRecord, Target
 from .checkpoint.checkpoint import Checkpoint
-from .config import Limits, ModelConfig
+from .config import Limits
 from .digests import remembered_sha256
 from .graph import GraphSpec
 from .plan import SkipPlan
@@ -78,13 +79,13 @@ def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceReco
     return sources
 
 
-def weight_numbers(config: ModelConfig, plan: SkipPlan, precision_name: str, limits: Limits) -> list:
+def weight_numbers(config: AnyConfig, plan: SkipPlan, precision_name: str, limits: Limits) -> list:
     """What decides the store's tensors beside the checkpoint's: RoPE's tables are as long as max_tokens."""
     return [precision_name, limits.max_tokens, config.model_dump(mode="json"), list(plan.skipped)]
 
 
 def graph_key(
-    spec: GraphSpec, config: ModelConfig, plan: SkipPlan, options: BuildOptions, store: Store, toolchain: dict[str, str]
+    spec: GraphSpec, config: AnyConfig, plan: SkipPlan, options: BuildOptions, store: Store, toolchain: dict[str, str]
 ) -> str:
     """What decides a graph's file: what it computes and where its weights lie, not what they are."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]

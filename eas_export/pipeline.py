@@ -30,6 +30,7 @@ from .preflight import Need, build_needs, require_room
 from .progress import Progress
 from .recipe import BuildOptions, Request, resolve
 from .rewrite.accounting import account
+from .rewrite.drop import drop_adapters
 from .rewrite.prune import prune
 from .tokenizer import Tokenizer
 from .workplace import hold, workplace
@@ -89,14 +90,14 @@ def build(
     opts = request.options
     sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
 
-    checkpoint = load_checkpoint(sources)
+    checkpoint = _load(sources, opts)
     opts = opts.settled(list(fold_modes(checkpoint.config)))
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
-    notes = (*checkpoint.notes, *disagreement(plan, checkpoint.evidence))
+    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *disagreement(plan, checkpoint.evidence))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     lender = _open_base(Path(base), out, opts) if base else None
@@ -150,7 +151,7 @@ def verify(
     checkpoint, reference = None, "the bundle's own weights"
     if ckpt is not None:
         paths = (Path(ckpt), _path(weights), _path(vision), _path(base_weights))
-        checkpoint = load_checkpoint(Sources(*paths, **m.options.settings), m.config.family)
+        checkpoint = _load(Sources(*paths, **m.options.settings), m.options, m.config.family)
         _require_same_model(m, checkpoint)
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
@@ -169,8 +170,14 @@ def verify(
     sound = report.verdict == Verdict.SAME and ran
     reason = f"not planted: the bundle itself is not the same on {DEFAULT_BACKEND}"
     return report.model_copy(
-        update={"controls": run_controls(opened, request, progress) if sound else not_planted(reason)}
+        update={"controls": run_controls(opened, request, progress) if sound else not_planted(opened, reason)}
     )
+
+
+def _load(sources: Sources, options: BuildOptions, family: str | None = None) -> Checkpoint:
+    """The checkpoint as the options want it."""
+    checkpoint = load_checkpoint(sources, family)
+    return drop_adapters(checkpoint) if options.adapters == "drop" else checkpoint
 
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:

@@ -104,11 +104,23 @@ def choose_plan(
 
 
 def disagreement(plan: SkipPlan, evidence: SkipEvidence) -> tuple[str, ...]:
-    """A note where an explicit choice is not what the checkpoint records; a dry word, for it may be meant."""
+    """Notes where an explicit choice is not what the checkpoint records: it may be meant, but then adapters are used that were never
+    trained."""
     recorded = _recorded(evidence)
-    if recorded is None or make_plan(plan.sites, recorded, evidence.origin).skipped == plan.skipped:
-        return ()
-    return (f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}",)
+    trained = set(plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped)
+    kept, skipped = trained.difference(plan.skipped), set(plan.skipped) - trained
+    notes = []
+    if kept or skipped:
+        notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
+    if kept:
+        notes.append(f"adapters before kept attentions were never trained, for these were skipped: {_listed(kept)}")
+    if skipped:
+        notes.append(f"adapters of skipped attentions were never trained, for these were kept: {_listed(skipped)}")
+    return tuple(notes)
+
+
+def _listed(sites: set[int]) -> str:
+    return ", ".join(map(str, sorted(sites)))
 
 
 def _recorded(evidence: SkipEvidence) -> str | None:

@@ -1,12 +1,16 @@
 """What each step needs of disk, memory and time, against what is there: asked before any work."""
 
+import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
+from .any_config import AnyConfig
 from .assembly import Blueprint
 from .bundle import Bundle, find_bundle
 from .checkpoint.lazy import LazyTensor
 from .config import ModelConfig, Record
+from .cross_encoder_config import CrossEncoderConfig
 from .errors import UserError
 from .export.memory import request_memory
 from .identity import weight_numbers
@@ -26,6 +30,7 @@ BUILDER_COPIES = (
 ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
 READ, WRITE, PER_BLOCK = 0.55e9, 0.25e9, 0.9  # bytes/s, bytes/s, seconds
+BLOCK = re.compile(r"\w*\.?\w*(layers|blocks)\.\d+")
 PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
 BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
 VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
@@ -62,7 +67,7 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
     own = {n: t for n, t in parameters.items() if n not in stored or stored[n].shape != t.shape}
     written = max(0, sum(_nbytes(t) for t in own.values()) - unfinished_bytes(out))
     largest = max(t.numel for t in parameters.values())
-    blocks = 2 * config.layers + config.vision.blocks
+    by_block = _by_block(parameters)
     needs = (
         Need(step="reading the checkpoint's identity", memory_bytes=PROCESS, seconds=read / READ),
         Need(
@@ -75,15 +80,14 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
             step="exporting graphs",
             disk_bytes=GRAPH_FILES,
             memory_bytes=PROCESS + GRAPHS,
-            seconds=PER_BLOCK * blocks,
+            seconds=PER_BLOCK * len(blueprint.graphs) / 2 * len(by_block),
         ),
     )
     if blueprint.targets:
         needs = (*needs, _engines_need(blueprint))
     if not verify:
         return needs
-    blocks = _by_block(parameters)
-    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, blocks, BUILD_PASSES, 1))
+    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, by_block, BUILD_PASSES, 1))
 
 
 def _engines_need(blueprint: Blueprint) -> Need:
@@ -91,12 +95,12 @@ def _engines_need(blueprint: Blueprint) -> Need:
     targets, device = blueprint.targets, blueprint.device_memory
     embedded = sum(target.weights == "embedded" for target in targets)
     engines = len(targets) * len(blueprint.graphs)
-    config = blueprint.checkpoint.config
+    blocks = len(_by_block(blueprint.parameters))
     return Need(
         step="building engines",
         disk_bytes=engines * ENGINE_FILE + embedded * device.embedded,
         memory_bytes=PROCESS + BUILDER + (round(BUILDER_COPIES * device.largest) if embedded else 0),
-        seconds=len(targets) * ENGINE_PER_BLOCK * (2 * config.layers + config.vision.blocks)
+        seconds=len(targets) * ENGINE_PER_BLOCK * len(blueprint.graphs) / 2 * blocks
         + embedded * device.embedded / WRITE,
     )
 
@@ -109,7 +113,7 @@ def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:
 
 
 def _verify_need(
-    config: ModelConfig,
+    config: AnyConfig,
     plan: SkipPlan,
     precision_name: str,
     fold: str,
@@ -117,26 +121,40 @@ def _verify_need(
     passes: int,
     longest: int,
 ) -> Need:
-    """The ledger's step: one block of the reference in float32 beside embeddings and head, or the vision tower, and one block widened.
+    """The ledger's step.
 
     blocks   block -> the number of its parameters, "" for what is in none
-    passes   of prompts through the whole model
+    passes   of samples through the whole model
     longest  tokens of a prompt, whose attention scores are in memory
     """
     precision = PRECISIONS[precision_name]
-    decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
-    tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
     total = sum(blocks.values()) * DTYPES[precision.dtype].size
-    folded = request_memory(config, plan, precision)[fold].folded_weights_bytes
+    request = request_memory(config, plan, precision).get(fold)
     return Need(
         step="comparing with PyTorch",
-        disk_bytes=folded,
+        disk_bytes=request.folded_weights_bytes if request else 0,
         kept=False,
-        memory_bytes=PROCESS
-        + max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
-        + 8 * config.heads * longest**2,
+        memory_bytes=PROCESS + REFERENCE_MEMORY[config.kind](config, blocks, longest),
         seconds=total / READ + passes * total / PASS,
     )
+
+
+def _streamed(config: ModelConfig, blocks: Mapping[str, int], longest: int) -> int:
+    """One block in float32 beside embeddings and head, or the vision tower, and one block widened."""
+    decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
+    tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
+    return (
+        max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower) + 8 * config.heads * longest**2
+    )  # and copies while read
+
+
+def _whole(config: CrossEncoderConfig, blocks: Mapping[str, int], longest: int) -> int:
+    """Two networks in float32: the reference, and the one that is compared with it."""
+    return 2 * 4 * sum(blocks.values())
+
+
+# Kind of network (a config's) -> (config, blocks, longest prompt) -> what its reference holds, in bytes
+REFERENCE_MEMORY = {"decoder": _streamed, "cross-encoder": _whole}
 
 
 def require_room(needs: Sequence[Need], folder: Path, instead: str) -> None:
@@ -164,18 +182,13 @@ def _same_disk(path: Path, out: Path) -> bool:
 
 
 def _by_block(tensors: Mapping) -> dict[str, int]:
-    """Block ("layers.3", "vision.blocks.0", "" for what is in none) -> parameters, from anything with shapes."""
+    """Block ("layers.3", "vision.blocks.0", "vision" for the rest of a tower, "" for what is in none) -> parameters, from anything with
+    shapes."""
     counts: dict[str, int] = {}
     for name, tensor in tensors.items():
-        parts = name.split(".")
-        depth = (
-            2 if parts[0] == "layers" else 3 if parts[:2] == ["vision", "blocks"] else 1 if parts[0] == "vision" else 0
-        )
-        block = ".".join(parts[:depth])
-        count = 1
-        for size in tensor.shape:
-            count *= size
-        counts[block] = counts.get(block, 0) + count
+        match = BLOCK.match(name)
+        block = match[0] if match else "vision" if name.startswith("vision.") else ""
+        counts[block] = counts.get(block, 0) + prod(tensor.shape)
     return counts
 
 

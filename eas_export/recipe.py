@@ -13,7 +13,7 @@ from .files import require_file
 from .validation import refusal
 
 PrecisionName = Literal["fp32", "fp16", "bf16"]
-FoldName = Literal["weights", "lowrank", "offline"]
+FoldName = Literal["weights", "lowrank", "offline", "none"]
 BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 EngineWeights = Literal["bound", "embedded"]
 Opset = Literal[24, 21]
@@ -31,7 +31,8 @@ class BuildOptions(Record):
     text_heads           of METER's text encoder, where the checkpoint cannot tell
     image_cross_reading  what METER's sites 18-23 are: as published image self-attentions once more, or image cross-attentions (paper)
     fold    weights: one prompt at a time, adapters folded into the weights; lowrank: any batch, adapters beside shared weights;
-            offline: folded once for all prompts. None: the first that there is for the kind of network
+            offline: folded once for all prompts; none: where there are no adapters. None: the first that there is for the kind of network
+    adapters  drop: leave them out, to measure time against
     max_batch, max_images, max_prompt, max_tokens  see config.Limits; max_batch None: 1 for weights, else 8
     backend  what the bundle is for, one or several: TensorRT's engines are built into it
     compute_capability  of the GPUs that TensorRT-RTX's engines are for: "86,120" or "8.6,12.0"; None: see backends/tensorrt_rtx.py
@@ -46,6 +47,7 @@ class BuildOptions(Record):
     image_cross_reading: Literal["published", "paper"] | None = None
     precision: PrecisionName = "fp32"
     fold: FoldName | None = None
+    adapters: Literal["keep", "drop"] = "keep"
     max_batch: int | None = Field(default=None, gt=0, le=1 << 16)
     max_images: int = Field(default=1, gt=0, le=1 << 10)
     max_prompt: int = Field(default=1024, gt=0)

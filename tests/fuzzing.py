@@ -16,7 +16,8 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 
@@ -35,6 +36,7 @@ from mutations import (
 )
 from PIL import Image
 from synthetic_llava import LlavaShape, write_llava
+from synthetic_meter import MeterShape, write_meter
 
 import eas_export
 from eas_export.backends.opening import require_own_graphs_and_weights
@@ -61,6 +63,12 @@ from eas_export.store import Store
 from eas_export.tokenizer import Tokenizer
 
 MAX_GROWTH_BYTES = 1 << 30
+METER_SHAPE = MeterShape(
+    **dict(
+        dim=16, heads=2, layers=1, ffn=16, rank=2, skipped_rank=2, vocab=20, positions=12, text_layers=1, text_ffn=16
+    ),
+    **dict(vit_width=64, vit_blocks=1, patch=8, image=16, text_length=5, answers=3),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class Fuzzer:
             "params.json": Target(self._write_params, self._read_checkpoint, 4),
             "checkpoint folder": Target(self._write_folder, self._read_checkpoint, 4),
             "Hugging Face folder": Target(self._write_hugging_face, _read_hugging_face, 12),
+            "lightning": Target(self._write_lightning, _read_lightning, 6),
             "manifest": Target(self._write_manifest, _read_bundle, 10),
             "weights": Target(self._write_weights, _read_store, 10),
             "report": Target(self._write_report, _read_report, 5),
@@ -196,6 +205,28 @@ class Fuzzer:
         return _with_links(
             CHECKPOINT, folder, {name: self._zips[name].damaged(rng, rng.choice(list(self._zips.values())))}
         )
+
+    @cached_property
+    def _lightning_zips(self) -> list[TorchZip]:
+        """A small checkpoint of METER's, with what training leaves in one, in two protocols."""
+        whole = write_meter(self.scratch / "meter", METER_SHAPE)
+        _read_lightning(whole)  # a module imported late would be code that is run
+        saved = torch.load(whole, weights_only=True)
+        saved |= {
+            "callbacks": {Random: {"state": Random(1)}},
+            "lr_schedulers": [partial(int, base=2)],
+            "zip": [Fraction(1)],
+        }
+        zips = []
+        for protocol in (2, 4):
+            packed = io.BytesIO()
+            torch.save(saved, packed, pickle_protocol=protocol)
+            zips.append(TorchZip(packed.getvalue()))
+        return zips
+
+    def _write_lightning(self, rng: Random, folder: Path) -> Path:
+        damaged = rng.choice(self._lightning_zips).damaged(rng, rng.choice(self._lightning_zips))
+        return _written(folder / "last.ckpt", damaged)
 
     def _write_params(self, rng: Random, folder: Path) -> Path:
         name = self.checkpoint.files[1].relative_to(CHECKPOINT)
@@ -533,6 +564,17 @@ def _read_torch_zip(path: Path) -> None:
     named = state_dict_of(saved.get("model", saved) if isinstance(saved, dict) else saved, path)
     for tensor in named.values():
         tensor.map(lambda t: t.float()).read()
+
+
+def _read_lightning(path: Path) -> None:
+    """As `build` does before it writes; what it says of skips, or some."""
+    checkpoint = load_checkpoint(Sources(path, text_heads=4))
+    said = None if checkpoint.evidence.text else "0,3"
+    plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, said)
+    limits = resolve(None, {}).options.limits
+    parameters = network_parameters(prune(checkpoint, plan), plan, PRECISIONS["fp32"], limits)
+    for name in list(parameters)[:: max(1, len(parameters) // 8)]:
+        parameters[name].read()
 
 
 def _read_bundle(path: Path) -> None:

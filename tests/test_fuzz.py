@@ -24,6 +24,7 @@ TARGETS = (
         "params.json",
         "checkpoint folder",
         "Hugging Face folder",
+        "lightning",
         "manifest",
         "weights",
         "report",

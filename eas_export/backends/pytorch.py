@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..any_config import AnyConfig
 from ..bundle import Bundle
-from ..config import Limits, ModelConfig
+from ..config import Limits
 from ..export.graphs import graphs_of
 from ..graph import GraphSpec
 from ..health import Health
@@ -35,7 +36,7 @@ class PyTorchSession:
 
 
 def open_network(
-    config: ModelConfig,
+    config: AnyConfig,
     plan: SkipPlan,
     precision: Precision,
     limits: Limits,

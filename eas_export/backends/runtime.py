@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..config import Limits, ModelConfig
+from ..any_config import AnyConfig
+from ..config import Limits
 from ..errors import NoRoom
 from ..graph import GraphSpec
 from ..plan import SkipPlan
@@ -66,7 +67,7 @@ class Runtime:
     """
 
     backend: str
-    config: ModelConfig
+    config: AnyConfig
     plan: SkipPlan
     limits: Limits
     sessions: Mapping[str, Session]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ModelConfig
+from ..any_config import AnyConfig
 from ..digests import FilePrint, file_print
 from ..errors import UserError
 from ..plan import SkipEvidence
@@ -28,7 +28,7 @@ class Checkpoint:
     prints     what tells each file as it was when it was opened
     """
 
-    config: ModelConfig
+    config: AnyConfig
     tensors: dict[str, LazyTensor]
     evidence: SkipEvidence
     files: tuple[Path, ...]

@@ -4,7 +4,7 @@ Format: a zip with stored (uncompressed) members <name>/data.pkl and <name>/data
 persistent ids ("storage", type, key, device, elements) and rebuilds tensors from (storage, offset, size, stride, ...).
 
 Nothing from the file is imported or called: names in the pickle are looked up in a table of stand-ins, and a name that is not
-there is an error. Tensors stay in the mapped file until they are read.
+there is an error, or an object that does nothing where the caller says so. Tensors stay in the mapped file until they are read.
 """
 
 import io
@@ -37,8 +37,10 @@ HASHED = {  # opcode -> what it takes for keys of all that lies on the stack
 }
 
 
-def read_torch_zip(path: Path) -> Any:
+def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
     """The object saved in `path`: plain data, LazyTensors, and PlainObjects (argparse.Namespace, TorchScript modules).
+
+    unknown  what any other class or function becomes, in formats that carry the training program's own; None: an error
 
     Raises UserError for files that are truncated, damaged, of another format, or that ask for any other class or function.
     """
@@ -81,7 +83,7 @@ def read_torch_zip(path: Path) -> Any:
         ) from None
     storages = _Storages(path, prefix, members)
     try:
-        return _Reader(data, storages).load()
+        return _Reader(data, storages, unknown).load()
     except UserError:
         raise
     except Exception as error:  # any byte of the pickle may be wrong, and so anything may be raised
@@ -141,22 +143,22 @@ def _hashing_plain_keys(opcode: bytes) -> Callable[["_Reader"], None]:
 class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a hostile index cannot make it allocate
     """An unpickler that finds stand-ins only."""
 
-    def __init__(self, data: bytes, storages: _Storages):
+    def __init__(self, data: bytes, storages: _Storages, unknown: type[PlainObject] | None):
         super().__init__(io.BytesIO(data), encoding="utf-8")
-        self.storages = storages
+        self.storages, self.unknown = storages, unknown
         self.stand_ins = make_stand_ins(self._tensor)
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):  # a TorchScript module: its attributes are all we want
             return self.stand_ins.setdefault((module, name), plain_class("Module"))
-        try:
-            return self.stand_ins[module, name]
-        except KeyError:
+        found = self.stand_ins.get((module, name), self.unknown)
+        if found is None:
             raise UserError(
                 f"it asks for {module}.{name}, which was not run",
                 where=self.storages.path,
                 fix="give a checkpoint of tensors and plain data; do not trust this file otherwise",
-            ) from None
+            )
+        return found
 
     dispatch = pickle._Unpickler.dispatch | {opcode[0]: _hashing_plain_keys(opcode) for opcode in HASHED}
 

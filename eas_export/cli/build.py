@@ -44,8 +44,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--fold",
-    type=click.Choice(["weights", "lowrank", "offline"]),
+    type=click.Choice(["weights", "lowrank", "offline", "none"]),
     help="Fold the adapters per prompt, keep them low-rank, or (METER) fold them once.  [default: weights; METER: offline]",
+)
+@click.option(
+    "--adapters",
+    type=click.Choice(["keep", "drop"]),
+    help="drop: leave them out, to measure time against.  [default: keep]",
 )
 @click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, else 8]")
 @click.option("--max-images", type=int, help="Images of one prompt.  [default: 1]")

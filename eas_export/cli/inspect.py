@@ -7,7 +7,9 @@ import click
 from rich.table import Table
 
 from ..accounts import Accounts
-from ..config import ModelConfig
+from ..any_config import AnyConfig
+from ..config import AdapterConfig, ModelConfig
+from ..cross_encoder_config import CrossEncoderConfig
 from ..errors import UserError
 from ..plan import SkipPlan
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
@@ -57,7 +59,8 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     console.print(f"{path}: {facts['kind']}, {config.family}")
     console.print(model_table(config, plan))
     console.print(accounts_table(facts["accounts"]))
-    console.print(memory_table(facts["requests"]))
+    if facts["requests"]:
+        console.print(memory_table(facts["requests"]))
     if facts.get("files"):
         rows = [[name, size(number)] for name, number in facts["files"].items()]
         console.print(table("files", ["file", "size"], rows, numbers=1))
@@ -77,7 +80,16 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
         console.print(f"note: {note}")
 
 
-def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
+def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
+    skipped, kept = (", ".join(map(str, sites)) or "none" for sites in (plan.skipped, plan.kept))
+    rows = [
+        ["attention skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
+        ["attention kept", f"{len(plan.kept)}: {kept}"],
+    ]
+    return table("model", ["", ""], MODEL_ROWS[config.kind](config) + rows)
+
+
+def _decoder_rows(config: ModelConfig) -> list[list[str]]:
     vision = config.vision
     rows = [
         [
@@ -85,21 +97,57 @@ def model_table(config: ModelConfig, plan: SkipPlan) -> Table:
             f"{config.layers} of width {config.dim}, {config.heads} heads ({config.kv_heads} of keys and values), feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
         ],
         [
-            "attention skipped",
-            f"{len(plan.skipped)}: {', '.join(map(str, plan.skipped)) or 'none'}  (from {plan.origin})",
-        ],
-        ["attention kept", f"{len(plan.kept)}: {', '.join(map(str, plan.kept)) or 'none'}"],
-        [
             "adapter ranks",
-            f"kept {config.kept_adapter.rank}, skipped {config.skipped_adapter.rank}, vision {vision.adapter.rank if vision.adapter else 'none'}",
+            f"kept {_rank(config.kept_adapter)}, skipped {_rank(config.skipped_adapter)}, vision {_rank(vision.adapter)}",
         ],
-        ["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"],
+        *(
+            [["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"]]
+            if config.kept_adapter
+            else []
+        ),
         [
             "vision",
             f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image",
         ],
     ]
-    return table("model", ["", ""], rows)
+    return rows
+
+
+def _cross_encoder_rows(config: CrossEncoderConfig) -> list[list[str]]:
+    text, image = config.text, config.image
+    streams = f"{config.layers} layers each of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}"
+    return [
+        [
+            "task",
+            f"{config.task}, answers chosen among {config.answers}"
+            if config.answers > 1
+            else f"{config.task}, a score",
+        ],
+        ["text and image stream", streams],
+        [
+            "text encoder",
+            f"{text.layers} layers of width {text.width}, {text.heads} heads, vocabulary {text.vocab_size}, {config.text_length} tokens",
+        ],
+        [
+            "image encoder",
+            f"{image.blocks} blocks of width {image.width}, {image.image_size} pixels, {config.image_tokens} tokens",
+        ],
+        ["adapter ranks", f"those that fold {config.adapter_rank}, of skipped attentions {config.skipped_rank}"],
+        ["sites 18-23 of 24" if config.sites == 24 else "last group of sites", READINGS[config.image_cross_reading]],
+    ]
+
+
+READINGS = {
+    "published": "the image stream's self-attentions again, as published",
+    "paper": "the image stream's cross-attentions, as in the paper",
+}
+
+# Kind of network (a config's) -> config -> the rows that describe it
+MODEL_ROWS = {"decoder": _decoder_rows, "cross-encoder": _cross_encoder_rows}
+
+
+def _rank(adapter: AdapterConfig | None) -> str:
+    return "none" if adapter is None else str(adapter.rank)
 
 
 def accounts_table(accounts: Accounts) -> Table:
@@ -109,8 +157,11 @@ def accounts_table(accounts: Accounts) -> Table:
     rows += [
         ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
         ["their size in this precision", size(before.total_bytes), size(after.total_bytes)],
-        ["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)],
     ]
+    if before.kv_bytes_per_token:
+        rows.append(["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)])
+    if before.flops:
+        rows.append(["GFLOPs of one pass", f"{before.flops / 1e9:.2f}", f"{after.flops / 1e9:.2f}"])
     return table("parameters", ["", "before pruning", "after"], rows, numbers=2)
 
 
@@ -171,7 +222,8 @@ def _bundle_facts(path: Path) -> dict:
 
     bundle = open_bundle(path)
     m = bundle.manifest
-    limits = m.limits.model_dump()
+    used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
+    limits = {name: value for name, value in m.limits.model_dump().items() if name.replace("_", "-") in used}
     return {
         "kind": "bundle",
         "config": m.config,
@@ -202,7 +254,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     from ..export.memory import request_memory
     from ..families import load_checkpoint
     from ..family import Sources
-    from ..plan import choose_plan, make_plan
+    from ..plan import choose_plan, disagreement, make_plan
     from ..precision import PRECISIONS
     from ..rewrite.accounting import account
 
@@ -215,6 +267,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
             raise
         plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
+    notes += (*checkpoint.config.notes(plan.skipped), *disagreement(plan, checkpoint.evidence))
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)
     return {

@@ -90,7 +90,7 @@ def _by_step_and_case(blocks: tuple[BlockLine, ...]) -> list[list[BlockLine]]:
 def _controls(report: ParityReport) -> Table:
     rows = []
     for control in report.controls:
-        planted = control.why_not or f"layer {control.layer}, {control.graph}"
+        planted = control.why_not or f"{words.block(control.part, control.layer)}, {control.graph}"
         found = words.NO_NUMBER if control.why_not else words.located(control.found)
         said = (
             Text("does not apply", style="yellow")
@@ -105,7 +105,7 @@ def _around_the_first_bad(blocks: list[BlockLine]) -> Table:
     first = next(i for i, block in enumerate(blocks) if not block.ok)
     rows = [
         [
-            str(block.layer),
+            words.block(block.part, block.layer),
             block.kind,
             _same(block.ok),
             words.cosine(block.cosine),

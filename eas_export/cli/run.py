@@ -10,6 +10,7 @@ import click
 from ..errors import UserError
 from .output import PATH, json_option, print_json, stdout_console, table
 from .progress import make_progress
+from .run_pairs import run_pairs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..sampling import Sampling
     from ..text import Reply, TextModel
+
+
+TALKS = ("decoder",)  # kinds of networks (a config's) that go token by token
 
 
 @click.command()
@@ -64,6 +68,10 @@ def run(
     A row ends at the model's end token (eos), after --max-new-tokens (length), or when the bundle is full (limit).
     A lowrank bundle takes as many questions at once as it was built for (--max-batch).
 
+    A cross-encoder (METER) takes --inputs X.npz with text_ids [M, L] and pixel_values [N, 3, H, W] (NLVR2: pixel_values_1 too),
+    and text_masks [M, L], by default 0 where the id is 1. Texts are padded to the length of training. For retrieval one image goes
+    with N texts, or one text with N images. It gives logits [B, answers] or scores [B], and cls_feats [B, width].
+
     \b
     --inputs X.jsonl, an object per line: {"prompt": ..} or {"question": .., "context": .., "options": [..]},
       and "image": a path relative to the file
@@ -84,8 +92,15 @@ def run(
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
+    if opened.manifest.config.kind not in TALKS and (questions is not None or sampling.temperature > 0):
+        what = "it reads arrays and says no words" if questions is not None else "it draws no tokens"
+        raise UserError(what, where=bundle, fix="pass --inputs X.npz with text_ids, text_masks and pixel_values alone")
     if questions is None:
-        record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, make_progress(as_json))
+        progress = make_progress(as_json)
+        if opened.manifest.config.kind in TALKS:
+            record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, progress)
+        else:
+            record, shown = run_pairs(opened, inputs, outputs, backend, progress)
         if not as_json:
             stdout_console().print(shown)
     else:

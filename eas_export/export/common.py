@@ -38,7 +38,10 @@ def cache_aliases(plan: SkipPlan) -> dict[str, str]:
 
 
 def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> tuple[TensorSpec, ...]:
-    """A prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled [B, skipped, rank]."""
+    """A prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled [B, skipped, rank]; nothing
+    without adapters."""
+    if config.skipped_adapter is None:
+        return ()
     router = TensorSpec(name="router", dtype="float32", shape=(batch, config.layers, 2))
     pooled = TensorSpec(name="pooled", dtype="float32", shape=(batch, len(plan.skipped), config.skipped_adapter.rank))
     return (router, pooled) if plan.skipped else (router,)

@@ -2,10 +2,10 @@
 
 Inputs   input_ids [B, 1] · position_ids [B, 1] · cache_lengths [B] (the slot to write) · past_key_values.N.key/value
          and the prompt's adapters, either folded (`--fold weights`, B = 1: what the fold graph gives) or as the fold state itself
-         (the unfolded form, any B)
+         (the unfolded form, any B); nothing where they are left out
 Outputs  logits [B, vocab] float32 · present.N.key/value
 
-Both forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
+All forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +55,21 @@ class UnfoldedDecodeGraph(nn.Module):
         decoder: Decoder = self.network.decoder
         spreads, biases = spread_routers(decoder, inputs["router"]), shifted_biases(decoder, inputs.get("pooled"))
         return decode_step(decoder, inputs, through_adapters(spreads, biases))
+
+
+class PlainDecodeGraph(nn.Module):
+    """Decoding without adapters."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return decode_step(self.network.decoder, inputs, without_adapters)
+
+
+def without_adapters(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+    return block.project(n)
 
 
 def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: Mapping[int, Tensor]) -> Project:

@@ -2,7 +2,8 @@
 
 import onnx_ir as ir
 
-from ..config import Limits, ModelConfig
+from ..any_config import AnyConfig
+from ..config import Limits
 from ..graph import GraphSpec
 from ..model.network import build_network
 from ..plan import SkipPlan
@@ -15,7 +16,7 @@ from .trace import trace
 
 def export_graph(
     graph: Graph,
-    config: ModelConfig,
+    config: AnyConfig,
     plan: SkipPlan,
     precision: Precision,
     limits: Limits,

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..config import ModelConfig
+from ..any_config import AnyConfig
 from ..graph import GraphSpec
 from ..plan import SkipPlan
 from .decode_graph import (
     FoldedDecodeGraph,
+    PlainDecodeGraph,
     UnfoldedDecodeGraph,
     folded_decode_reads,
     folded_decode_spec,
     unfolded_decode_reads,
     unfolded_decode_spec,
 )
+from .encode_graph import encode_module, encode_reads, encode_spec
 from .fold_graph import FoldGraph, fold_reads, fold_spec
 from .prefill_graph import PrefillGraph, prefill_reads, prefill_spec
 from .vision_graph import VisionGraph, vision_reads, vision_spec
@@ -47,14 +49,24 @@ DECODER: Mapping[str, Mapping[str, Graph]] = {
     "lowrank": _PROMPT | {"decode": Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)},
 }
 
-GRAPHS = {"decoder": DECODER}
+# none: there are no adapters
+WITHOUT_ADAPTERS = {"none": _PROMPT | {"decode": Graph(PlainDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)}}
+
+# offline: one pass, whose adapters see no prompt and are folded once and for all
+CROSS_ENCODER = {"offline": {"encode": Graph(encode_module, encode_spec, encode_reads)}}
+
+# Kind of network (a config's) -> config -> its fold modes
+GRAPHS: Mapping[str, Callable[[AnyConfig], Mapping[str, Mapping[str, Graph]]]] = {
+    "decoder": lambda config: DECODER if config.kept_adapter else WITHOUT_ADAPTERS,
+    "cross-encoder": lambda config: CROSS_ENCODER,
+}
 
 
-def fold_modes(config: ModelConfig) -> Mapping[str, Mapping[str, Graph]]:
+def fold_modes(config: AnyConfig) -> Mapping[str, Mapping[str, Graph]]:
     """Fold mode -> graph's name -> Graph, for this kind of network; the first is the default."""
-    return GRAPHS[config.kind]
+    return GRAPHS[config.kind](config)
 
 
-def graphs_of(config: ModelConfig, fold: str) -> Mapping[str, Graph]:
+def graphs_of(config: AnyConfig, fold: str) -> Mapping[str, Graph]:
     """The graphs of one fold mode."""
     return fold_modes(config)[fold]

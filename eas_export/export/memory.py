@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from math import prod
 
-from ..config import Limits, ModelConfig, Record
+from ..any_config import AnyConfig
+from ..config import Limits, Record
 from ..graph import TensorSpec
 from ..plan import SkipPlan
 from ..precision import DTYPES, Precision
 from .common import cache_specs, fold_state_specs
 from .graphs import fold_modes, graphs_of
+
+KEEPS_STATE = ("decoder",)  # kinds of networks (a config's) that go token by token
 
 
 class RequestMemory(Record):
@@ -27,8 +30,10 @@ class RequestMemory(Record):
     folded_weights_bytes: int
 
 
-def request_memory(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
-    """Fold mode -> what a request needs in it."""
+def request_memory(config: AnyConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
+    """Fold mode -> what a request needs in it; nothing where nothing is kept from pass to pass."""
+    if config.kind not in KEEPS_STATE:
+        return {}
     state = fold_state_specs(config, plan, 1)
     caches = cache_specs(config, plan, precision, 1, "past_key_values")
     result = {}
@@ -58,10 +63,10 @@ class DeviceMemory(Record):
 
 
 def device_memory(
-    config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits, fold: str, parameters: Mapping[str, int]
+    config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits, fold: str, parameters: Mapping[str, int]
 ) -> DeviceMemory:
     """parameters: name in the store -> bytes"""
-    request = request_memory(config, plan, precision)[fold]
+    request = request_memory(config, plan, precision).get(fold)
     of_graphs = [
         sum(nbytes for name, nbytes in parameters.items() if graph.reads(plan, name))
         for graph in graphs_of(config, fold).values()
@@ -70,7 +75,9 @@ def device_memory(
         bound=sum(parameters.values()),
         embedded=sum(of_graphs),
         largest=max(of_graphs),
-        requests=limits.max_batch * limits.max_tokens * request.kv_bytes_per_token + request.folded_weights_bytes,
+        requests=limits.max_batch * limits.max_tokens * request.kv_bytes_per_token + request.folded_weights_bytes
+        if request
+        else 0,
     )
 
 

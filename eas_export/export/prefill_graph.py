@@ -5,7 +5,7 @@ Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 =
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ..config import Limits, ModelConfig
 from ..graph import GraphSpec, TensorSpec
 from ..model import ops
-from ..model.adapter import mean_over, per_token
-from ..model.decoder import Decoder, KeptBlock, SkippedBlock
+from ..model.decoder import Decoder, KeptBlock, Prompt, SkippedBlock, State, Tokens
 from ..plan import SkipPlan
 from ..precision import Precision
 from .common import cache_aliases, cache_specs, dims_of, fold_state_specs
@@ -39,29 +38,17 @@ class PrefillGraph(nn.Module):
                 outputs[f"present.{layer}.{part}"] = ops.scatter_cache(cache, update, first_slot)
 
         x, reading = start_reading(decoder, inputs)
-        routers, pools = [], []
+        states = []
         for i, block in enumerate(decoder.layers):
-            x, router, pooled = reading.block(i, block, x, keep)
-            routers.append(router)
-            pools += [] if pooled is None else [pooled]
-        rows = torch.arange(reading.batch, device=x.device)
-        last = rows * reading.length + decoder.config.prefix + lengths - 1  # [B]
-        return {"logits": decoder.logits(x.index_select(0, last))} | join_state(routers, pools) | outputs
+            x, tokens = reading.block(i, block, x, keep)
+            states.append(tokens.state)
+        rows = torch.arange(reading.prompt.batch, device=x.device)
+        last = rows * reading.prompt.length + decoder.config.prefix + lengths - 1  # [B]
+        return {"logits": decoder.logits(x.index_select(0, last))} | join_state(states) | outputs
 
 
 # (layer, block, tokens) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up, each [B*L, out]
-Project = Callable[[int, KeptBlock | SkippedBlock, "Tokens"], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A block's input on its way through the adapter: n [B*L, dim], normalised; y [B*L, dim], the adapter's output; router [B, 2];
-    bias [B, width] of the adapter's down, None for its own."""
-
-    n: Tensor
-    y: Tensor
-    router: Tensor
-    bias: Tensor | None
+Project = Callable[[int, KeptBlock | SkippedBlock, Tokens], tuple[Tensor, ...]]
 
 
 def project(layer: int, block: KeptBlock | SkippedBlock, tokens: Tokens) -> tuple[Tensor, ...]:
@@ -73,16 +60,11 @@ class Reading:
     """Prompts on their way through the blocks: what every block has to know of them.
 
     position_ids  [B, L]; L = prefix + S
-    router_mean   [B, L] weights of the router's mean: without the modality token
-    pooled_mean   [B, L] weights of the pooled feature's mean: with it
     """
 
     decoder: Decoder
-    batch: int
-    length: int
+    prompt: Prompt
     position_ids: Tensor
-    router_mean: Tensor
-    pooled_mean: Tensor
 
     def block(
         self,
@@ -91,24 +73,19 @@ class Reading:
         x: Tensor,
         keep: Callable[[int, Tensor, Tensor], None],
         project: Project = project,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [B*L, dim] -> the same behind the block, router [B, 2] and, in a skipped block, pooled [B, rank]."""
-        n = block.norm(x)
-        rows = n.unflatten(0, (self.batch, self.length))  # [B, L, dim]
-        router = block.router(mean_over(rows, self.router_mean))  # [B, 2]
-        v = per_token(block.adapter.spread(router), self.length)  # [B*L, width]
+    ) -> tuple[Tensor, Tokens]:
+        """x [B*L, dim] -> the same behind the block, and the block's input on its way through the adapter."""
+        tokens = block.adapt(block.norm(x), self.prompt)
+        projected = project(layer, block, tokens)
         if isinstance(block, SkippedBlock):
-            pooled = block.pool(mean_over(rows, self.pooled_mean))  # [B, rank]
-            bias = block.adapter.shifted_bias(pooled)  # [B, width]
-            tokens = Tokens(n, block.adapter(n, v, per_token(bias, self.length)), router, bias)
-            return block.finish(x, *project(layer, block, tokens)), router, pooled
-        projected = project(layer, block, Tokens(n, block.adapter(n, v), router, None))
+            return block.finish(x, *projected), tokens
+        batch, length = self.prompt.batch, self.prompt.length
         prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
-        q, k, values = (_heads(part, self.batch, self.length, head_dim) for part in projected)
+        q, k, values = (_heads(part, batch, length, head_dim) for part in projected)
         q, k = self.decoder.rotate(q, self.position_ids), self.decoder.rotate(k, self.position_ids)
         attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
         keep(layer, k[:, :, prefix:], values[:, :, prefix:])
-        return block.finish(x, attended.transpose(1, 2).reshape(x.shape)), router, None
+        return block.finish(x, attended.transpose(1, 2).reshape(x.shape)), tokens
 
 
 def start_reading(
@@ -127,12 +104,15 @@ def start_reading(
         position_ids = positions[None, :].expand(batch, length)
     router_mean = _mean_weights(positions, prefix, lengths + prefix)
     pooled_mean = _mean_weights(positions, 0, lengths + prefix)
-    return x.flatten(0, 1), Reading(decoder, batch, length, position_ids, router_mean, pooled_mean)
+    return x.flatten(0, 1), Reading(decoder, Prompt(batch, length, router_mean, pooled_mean), position_ids)
 
 
-def join_state(routers: list[Tensor], pools: list[Tensor]) -> dict[str, Tensor]:
-    """The fold state from every block's router [B, 2] and every skipped block's pooled [B, rank]."""
-    return {"router": torch.stack(routers, 1)} | ({"pooled": torch.stack(pools, 1)} if pools else {})
+def join_state(states: Sequence[State]) -> dict[str, Tensor]:
+    """The fold state of all blocks: router [B, layers, 2] and, where blocks are skipped, pooled [B, skipped, rank]; nothing
+    without adapters."""
+    routers = [state.router for state in states if state.router is not None]
+    pools = [state.pooled for state in states if state.pooled is not None]
+    return {name: torch.stack(parts, 1) for name, parts in (("router", routers), ("pooled", pools)) if parts}
 
 
 def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -11,6 +11,7 @@ from ..registry import lookup
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",
     "llava": ".families.llava:LLAVA",
+    "meter": ".families.meter:METER",
 }
 
 

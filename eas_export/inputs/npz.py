@@ -37,7 +37,7 @@ class Inputs:
 
 def read_inputs(path: Path, config: ModelConfig, family: Family) -> Inputs:
     """Read an npz file. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit the model."""
-    return make_inputs(_read_npz(path), config, family, str(path))
+    return make_inputs(read_arrays(path), config, family, str(path))
 
 
 def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Family, where: str) -> Inputs:
@@ -52,8 +52,8 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     if "input_ids" not in arrays or 0 in arrays["input_ids"].shape:
         raise UserError("it has no input_ids", where=where, fix="store the token ids as input_ids [B, S]")
     rows, length = arrays["input_ids"].shape
-    lengths = _integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
-    ids = _integers(arrays, "input_ids", where, (rows, length), None, None)
+    lengths = integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
+    ids = integers(arrays, "input_ids", where, (rows, length), None, None)
     ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # whatever pads a row is not read
     wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != family.prompts.placeholder)
     if wrong.any():
@@ -78,7 +78,7 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     forced = None
     if "forced_tokens" in arrays:
         steps = len(arrays["forced_tokens"])
-        forced = torch.from_numpy(_integers(arrays, "forced_tokens", where, (steps, rows), 0, config.vocab_size - 1))
+        forced = torch.from_numpy(integers(arrays, "forced_tokens", where, (steps, rows), 0, config.vocab_size - 1))
     whole, indices = zip(*placed)
     return Inputs(
         Prompts(
@@ -97,7 +97,7 @@ def write_outputs(path: Path, logits: Tensor, tokens: Tensor) -> None:
         np.savez(file, logits=logits.numpy(), tokens=tokens.numpy())
 
 
-def _read_npz(path: Path) -> dict[str, NDArray]:
+def read_arrays(path: Path) -> dict[str, NDArray]:
     """Every array of the file. numpy parses headers as literals and, without allow_pickle, runs nothing."""
     try:
         with zipfile.ZipFile(require_file(path)) as archive:
@@ -124,9 +124,10 @@ def _require_sensible(path: Path, holds: int) -> None:
         )
 
 
-def _integers(
+def integers(
     arrays: Mapping, name: str, where: str, shape: tuple, low: int | None, high: int | None, default=None
 ) -> NDArray[np.int64]:
+    """The array of this name, of integers of this shape between low and high. Raises UserError for any other."""
     array = arrays.get(name, default)
     if array is None or array.dtype.kind not in "iu" or array.shape != shape:
         said = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
@@ -148,14 +149,20 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
         raise UserError(
             "image_row without pixel_values", where=where, fix="store the images as pixel_values, or leave both out"
         )
-    pixels = arrays["pixel_values"]
+    pixels = read_pixels(arrays, "pixel_values", size, where)
+    image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
+    return (pixels if len(pixels) else None), image_rows
+
+
+def read_pixels(arrays: Mapping, name: str, size: int, where: str) -> Tensor:
+    """Images [N, 3, size, size] float32. Raises UserError for any other shape or kind, and for numbers that are none."""
+    pixels = arrays[name]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
         raise UserError(
-            f"pixel_values is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]",
+            f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]",
             where=where,
             fix=f"resize and normalise the images to {size} x {size}",
         )
     if not np.isfinite(pixels).all():
-        raise UserError("pixel_values holds NaN or infinity", where=where, fix="correct the values")
-    image_rows = _integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
-    return (torch.from_numpy(pixels.astype(np.float32)) if len(pixels) else None), image_rows
+        raise UserError(f"{name} holds NaN or infinity", where=where, fix="correct the values")
+    return torch.from_numpy(pixels.astype(np.float32))

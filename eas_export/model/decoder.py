@@ -3,9 +3,11 @@
     kept     x - norm - n - adapter - y - q,k,v - RoPE - attention - o - (+x) - x1 - ffn_norm - FFN - (+x1) - out
     skipped  x - norm - n - adapter - y ------------------------------------------------------- FFN - (+x)  - out
 
-The blocks work on tokens [n, dim] and say nothing of where a prompt's state comes from: the prefill computes it, decoding is
-given it (or weights into which it was folded).
+The blocks work on tokens [n, dim]. A prompt's state is made where its tokens are adapted (`adapt`, in the prefill); decoding is given it
+(or weights into which it was folded). Blocks without adapters are those of the floor that is measured against.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,48 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..plan import SkipPlan
 from . import ops
-from .adapter import Adapter, Pool, Router
+from .adapter import Adapter, Pool, Router, mean_over, per_token
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What adapters need to know of the prompts that they read: L positions each.
+
+    router_mean  [B, L] weights of the router's mean: without the modality token
+    pooled_mean  [B, L] weights of the pooled feature's mean: with it
+    """
+
+    batch: int
+    length: int
+    router_mean: Tensor
+    pooled_mean: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What an adapter keeps of its prompts: router [B, 2], None without an adapter; pooled [B, rank], None in a kept block."""
+
+    router: Tensor | None
+    pooled: Tensor | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A block's input on its way through the adapter: n [B*L, dim], normalised; y [B*L, dim], the adapter's output.
+
+    router, pooled  see State
+    bias            of a skipped block's adapter's down, with what the pooled feature adds to it, [B, width]
+    """
+
+    n: Tensor
+    y: Tensor
+    router: Tensor | None = None
+    pooled: Tensor | None = None
+    bias: Tensor | None = None
+
+    @property
+    def state(self) -> "State":
+        return State(self.router, self.pooled)
 
 
 class RMSNorm(nn.Module):
@@ -61,18 +104,20 @@ class FeedForward(nn.Module):
 
 
 class KeptBlock(nn.Module):
-    """n = norm(x); y = adapter(n); x1 = x + o(attention(q, k, v of y)); out = x1 + FFN(ffn_norm(x1))"""
+    """n = norm(x); y = n; x1 = x + o(attention(q, k, v of y)); out = x1 + FFN(ffn_norm(x1))"""
 
     folds = ("attention.q", "attention.k", "attention.v")  # the linear layers that read the adapter's output
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.router = Router(config.dim)
-        self.adapter = Adapter(config.dim, config.kept_adapter)
         self.attention = Attention(config)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn = FeedForward(config)
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        """n [B*L, dim]"""
+        return Tokens(n, n)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y [n, dim], the adapter's output -> q [n, dim], k, v [n, kv_dim]"""
@@ -84,8 +129,23 @@ class KeptBlock(nn.Module):
         return x1 + self.ffn.finish(*self.ffn.project(self.ffn_norm(x1)))
 
 
+class AdaptedKeptBlock(KeptBlock):
+    """y = adapter(n)"""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.router = Router(config.dim)
+        self.adapter = Adapter(config.dim, config.kept_adapter)
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
+        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        v = per_token(self.adapter.spread(router), prompt.length)  # [B*L, width]
+        return Tokens(n, self.adapter(n, v), router)
+
+
 class SkippedBlock(nn.Module):
-    """n = norm(x); y = adapter(n, p); out = x + FFN(y): one norm, no attention, no cache.
+    """n = norm(x); y = n; out = x + FFN(y): one norm, no attention, no cache.
 
     The ffn norm's weight, which multiplies y, lives in gate and up.
     """
@@ -95,10 +155,11 @@ class SkippedBlock(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.router = Router(config.dim)
-        self.pool = Pool(config.dim, config.skipped_adapter.rank)
-        self.adapter = Adapter(config.dim, config.skipped_adapter)
         self.ffn = FeedForward(config)
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        """n [B*L, dim]"""
+        return Tokens(n, n)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """y [n, dim], the adapter's output -> gate, up [n, ffn_dim]"""
@@ -107,6 +168,24 @@ class SkippedBlock(nn.Module):
     def finish(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         """x [n, dim]; gate, up [n, ffn_dim] -> [n, dim]"""
         return x + self.ffn.finish(gate, up)
+
+
+class AdaptedSkippedBlock(SkippedBlock):
+    """y = adapter(n, p)"""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.router = Router(config.dim)
+        self.pool = Pool(config.dim, config.skipped_adapter.rank)
+        self.adapter = Adapter(config.dim, config.skipped_adapter)
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
+        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        v = per_token(self.adapter.spread(router), prompt.length)  # [B*L, width]
+        pooled = self.pool(mean_over(rows, prompt.pooled_mean))  # [B, rank]
+        bias = self.adapter.shifted_bias(pooled)  # [B, width]
+        return Tokens(n, self.adapter(n, v, per_token(bias, prompt.length)), router, pooled, bias)
 
 
 class RotaryTables(nn.Module):
@@ -127,7 +206,9 @@ class Decoder(nn.Module):
             self.modality = nn.Embedding(2, config.dim)  # without image, with image
         if plan.kept:
             self.rope = RotaryTables(positions, config.head_dim)
-        blocks = (SkippedBlock(config) if i in plan.skipped else KeptBlock(config) for i in range(plan.sites))
+        plain, adapted = (KeptBlock, SkippedBlock), (AdaptedKeptBlock, AdaptedSkippedBlock)
+        kept, skipped = plain if config.kept_adapter is None else adapted
+        blocks = (skipped(config) if i in plan.skipped else kept(config) for i in range(plan.sites))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)

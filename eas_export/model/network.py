@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..config import Limits, ModelConfig
+from ..any_config import AnyConfig
+from ..config import Limits
 from ..errors import InternalError
 from ..plan import SkipPlan
 from ..precision import Precision
@@ -15,10 +16,11 @@ from ..registry import lookup
 # Kind of network (a config's) -> (config, plan, limits) -> its module
 NETWORKS = {
     "decoder": ".model.decoder_network:DecoderNetwork",
+    "cross-encoder": ".model.cross_encoder:folded_cross_encoder",
 }
 
 
-def build_network(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
+def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
     """The network in the precision's dtype, without weights. Call it under a meta device or a fake mode and nothing is allocated."""
     make = lookup(NETWORKS, config.kind, "kind of network", "config")
     with _default_dtype(getattr(torch, precision.dtype)):

@@ -50,19 +50,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleave
     return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
     """Softmax attention over new keys and values. q [B, H, L, head_dim]; k, v with as many heads or, each for a group of queries',
-    with fewer -> [B, H, L, head_dim]"""
+    with fewer -> [B, H, L, head_dim]
+
+    mask [B, 1, 1, keys] of q's dtype is added to the scores; None for none
+    """
     if torch.compiler.is_exporting():
-        return _node("Attention", 24, [q, k, v], {"is_causal": int(causal)}, q)
+        # ONNX Runtime 1.32 repeats a mask for rows and heads, not for queries
+        inputs = [q, k, v] if mask is None else [q, k, v, mask.expand(-1, -1, q.shape[2], -1)]
+        return _node("Attention", 24, inputs, {"is_causal": int(causal)}, q)
     k, v = (repeat_heads(part, q.shape[1]) for part in (k, v))
     heads = max(1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2]))  # whose scores are in memory together
     parts = zip(*(tensor.split(heads, 1) for tensor in (q, k, v)))
-    return torch.cat([_attend(*part, causal) for part in parts], 1)
+    return torch.cat([_attend(*part, causal, mask) for part in parts], 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    scores = _scores(q, k)  # [B, H, L, L]
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> Tensor:
+    scores = _scores(q, k)  # [B, H, L, keys]
+    if mask is not None:
+        scores = scores + mask
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))

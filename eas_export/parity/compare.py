@@ -10,12 +10,18 @@ from ..bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
 from ..preflight import bundle_needs, require_room
 from ..progress import Progress
+from ..registry import lookup
 from ..scratch import scratch_folder
-from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
-from .samples import read_samples
+from .staged_ledger import StagedLedger, open_for_verifying
 
 DEFAULT_BACKEND = "onnxruntime"
+
+# Kind of network (a config's) -> its ledger
+LEDGERS = {
+    "decoder": ".parity.ledger:Ledger",
+    "cross-encoder": ".parity.cross.ledger:CrossLedger",
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,12 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
 
     require_room(bundle_needs(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
-    samples = read_samples(bundle, request.inputs, request.steps, request.thorough)
+    ledger_of: type[StagedLedger] = lookup(LEDGERS, m.config.kind, "kind of network", "manifest")
+    samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
     require_own_graphs_and_weights(bundle)
     opened = {name: open_for_verifying(bundle, name) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
-    ledger = Ledger(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
+    ledger = ledger_of(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
     steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
     report = report.model_copy(update={"steps": tuple(steps)})
     tapped = {name: (rows[name], runtime) for name, runtime in runtimes.items() if rows[name].open_tapped}

@@ -13,16 +13,18 @@ from ..errors import InternalError
 from ..model.decoder import KeptBlock, SkippedBlock
 from . import faults
 from .bundle_copy import BundleCopy
+from .words import block
 
 FOLDS = tuple(f"fold of {part}.{kind}" for part in KeptBlock.folds + SkippedBlock.folds for kind in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fault is planted; of a weight that several graphs read, the one that runs first."""
+    """Where a fault is planted; of a weight that several graphs read, the one that runs first. part, layer: see report.BlockLine"""
 
     graph: str
     layer: int
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,14 @@ class Control:
 
     what    it is, in words
     place   where it goes in such a bundle, or why it does not apply
-    edit    (copy, graph, layer) plants it
+    edit    (copy, place) plants it
     stages  by which of the layer's stages verification may locate it
     """
 
     name: str
     what: str
     place: Callable[[Manifest], Place | str]
-    edit: Callable[[BundleCopy, str, int], None]
+    edit: Callable[[BundleCopy, Place], None]
     stages: tuple[str, ...]
 
 
@@ -49,8 +51,10 @@ def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
     if isinstance(place, str):
         raise InternalError(f"{control.name} does not apply: {place}")
     copy = BundleCopy(bundle, folder)
-    control.edit(copy, place.graph, place.layer)
-    return copy.finish(control.name, f"a fault was planted in layer {place.layer} to see it found: {control.what}")
+    control.edit(copy, place)
+    return copy.finish(
+        control.name, f"a fault was planted in {block(place.part, place.layer)} to see it found: {control.what}"
+    )
 
 
 def _in_fold(m: Manifest) -> Place | str:
@@ -62,6 +66,8 @@ def _in_fold(m: Manifest) -> Place | str:
 def _where_routers_are_used(m: Manifest) -> Place | str:
     if m.precision != "fp32":
         return f"1 % of a router weight moves less than what {m.precision} is allowed to round"
+    if m.fold == "none":
+        return "there are no routers"
     return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
 
 
@@ -86,35 +92,35 @@ CONTROLS = {
             "published bias",
             "a folded bias is computed from the weight that was just folded, as the published code does, instead of from the original",
             _in_fold,
-            faults.bias_from_folded_weight,
+            lambda copy, place: faults.bias_from_folded_weight(copy, place.graph, place.layer),
             ("fold of ffn.gate.bias", "fold of attention.q.bias"),
         ),
         Control(
             "router weights off by 1 %",
             "a layer's frozen router weights are 1 % too large where they are used",
             _where_routers_are_used,
-            faults.scaled_router,
+            lambda copy, place: faults.scaled_router(copy, place.graph, place.layer),
             (*FOLDS, "adapter"),
         ),
         Control(
             "transposed weight",
             "a linear layer's weight is stored transposed",
             _in_prompt,
-            faults.transposed_weight,
+            lambda copy, place: faults.transposed_weight(copy, place.graph, place.layer),
             ("q", "gate"),
         ),
         Control(
             "position off by one",
             "a layer's query and key of a new token are rotated to the position after its own",
             _in_kept_decode,
-            faults.later_position,
+            lambda copy, place: faults.later_position(copy, place.graph, place.layer),
             ("key cache",),
         ),
         Control(
             "stale cache slot",
             "a layer's new key is written one slot too early, and its own slot holds what was there before",
             _in_kept_decode,
-            faults.earlier_slot,
+            lambda copy, place: faults.earlier_slot(copy, place.graph, place.layer),
             ("key cache",),
         ),
     )

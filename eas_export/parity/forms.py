@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..export.fold_graph import fold_factors
-from ..export.prefill_graph import Tokens
-from ..model.decoder import KeptBlock, SkippedBlock
+from ..model.decoder import KeptBlock, SkippedBlock, Tokens
 from ..rewrite.fold import fold_linear
 
 Block = KeptBlock | SkippedBlock

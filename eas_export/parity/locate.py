@@ -18,18 +18,9 @@ from ..precision import Precision
 from .metrics import largest_difference, spread
 from .reference import Reference
 from .replay import Replay, Stages
+from .staged_ledger import Fault
 from .stages import ORDER, OUT
 from .taps import boundary_taps, run_tapped, stage_taps
-
-
-@dataclass(frozen=True)
-class Fault:
-    """graph, layer, stage, error: see report.Divergence"""
-
-    graph: str
-    layer: int | None
-    stage: str
-    error: float | None
 
 
 @dataclass(frozen=True)

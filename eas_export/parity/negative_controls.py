@@ -1,17 +1,24 @@
 """Does verification find what is wrong? Known faults, each planted in a copy of the bundle, which is then verified as the bundle is."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..bundle import Bundle
 from ..errors import NoRoom
 from ..progress import Progress
+from ..registry import lookup
 from ..scratch import scratch_folder
 from .compare import DEFAULT_BACKEND, Request, compare_bundle
-from .controls import CONTROLS, Control, plant
+from .controls import Control, plant
 from .report import ControlReport
 
+# Kind of network (a config's) -> its controls by name
+CONTROLS = {
+    "decoder": ".parity.controls:CONTROLS",
+    "cross-encoder": ".parity.cross.controls:CONTROLS",
+}
 STEPS = 8  # fed after the controls' own prompts
 
 
@@ -21,12 +28,18 @@ def run_controls(bundle: Bundle, request: Request, progress: Progress) -> tuple[
     request  the bundle's own; with a checkpoint, for a wrong weight is only wrong beside the right one
     """
     short = replace(request, backends=(DEFAULT_BACKEND,), require=(), inputs=None, steps=STEPS, thorough=False)
-    return tuple(_run(control, bundle, short, progress) for control in CONTROLS.values())
+    return tuple(_run(control, bundle, short, progress) for control in controls_of(bundle).values())
 
 
-def not_planted(reason: str) -> tuple[ControlReport, ...]:
+def not_planted(bundle: Bundle, reason: str) -> tuple[ControlReport, ...]:
     """Every control, with the reason why none was tried."""
-    return tuple(ControlReport(name=control.name, what=control.what, why_not=reason) for control in CONTROLS.values())
+    controls = controls_of(bundle).values()
+    return tuple(ControlReport(name=control.name, what=control.what, why_not=reason) for control in controls)
+
+
+def controls_of(bundle: Bundle) -> Mapping[str, Control]:
+    """The bundle's kind of network's, by name."""
+    return lookup(CONTROLS, bundle.manifest.config.kind, "kind of network", "manifest")
 
 
 def _run(control: Control, bundle: Bundle, request: Request, progress: Progress) -> ControlReport:
@@ -42,7 +55,6 @@ def _run(control: Control, bundle: Bundle, request: Request, progress: Progress)
                 what = f"a copy cannot be written there ({error.strerror})"
                 raise NoRoom(what, where=folder, fix="make room, or leave --negative-controls out") from error
         found = compare_bundle(copy, request, progress).first_divergence
-    located = (
-        found is not None and (found.graph, found.layer) == (place.graph, place.layer) and found.stage in control.stages
-    )
-    return report.model_copy(update={"graph": place.graph, "layer": place.layer, "found": found, "ok": located})
+    here = vars(place)
+    located = found is not None and all(getattr(found, name) == here[name] for name in here)
+    return report.model_copy(update={**here, "found": found, "ok": located and found.stage in control.stages})

@@ -103,9 +103,9 @@ def _plots(report: ParityReport) -> str:
 
 
 def _blocks_figure(report: ParityReport) -> str:
-    layers = sorted({block.layer for block in report.blocks})
+    blocks = list(dict.fromkeys((block.part, block.layer) for block in report.blocks))
     cases = list(dict.fromkeys(block.case for block in report.blocks))
-    if not layers:
+    if not blocks:
         return ""
     series = []
     for case in cases:
@@ -113,11 +113,11 @@ def _blocks_figure(report: ParityReport) -> str:
             lines = [block for block in report.blocks if (block.step, block.case) == (step.name, case)]
             points = tuple(
                 Point(
-                    x=layers.index(line.layer),
+                    x=blocks.index((line.part, line.layer)),
                     y=line.relative,
                     allowed=line.tolerance,
                     ok=line.ok,
-                    said=f"layer {line.layer} ({line.kind}) on {step.name}: {_number(line.relative)}",
+                    said=f"{words.block(line.part, line.layer)} ({line.kind}) on {step.name}: {_number(line.relative)}",
                     hollow=line.kind == "skipped",
                 )
                 for line in lines
@@ -125,7 +125,8 @@ def _blocks_figure(report: ParityReport) -> str:
             if points:
                 series.append(Series(step.name if len(cases) == 1 else f"{step.name}, {case}", style, points))
     title = f"Error after each block, prompt {words.joined(cases)}"
-    plot = log_plot(title, "layer", Y_LABEL, [str(layer) for layer in layers], series)
+    shown = [words.sentence(f"{part[:1]}{layer}") for part, layer in blocks]  # T0: layer 0 of the text stream
+    plot = log_plot(title, "layer", Y_LABEL, shown, series)
     return _figure(title, plot, legend(series, "attention kept", "attention skipped"))
 
 

@@ -102,17 +102,17 @@ class Reference:
         is_fed = F.pad(behind & (slots < fed_until[:, None]), (prefix, 0))  # [B, L]
         with self.network.surroundings():
             x, reading = start_reading(decoder, inputs, positions)
-            routers, pools = [], []
+            shape = (reading.prompt.batch, reading.prompt.length)
+            states = []
             for layer, block in enumerate(decoder.layers):
-                x, router, pooled = reading.block(
+                x, tokens = reading.block(
                     layer, block, x, lambda *_: None, lambda i, block, tokens: form(i, block, tokens, is_fed)
                 )
-                routers.append(router)
-                pools += [] if pooled is None else [pooled]
-                for row, rows in enumerate(x.unflatten(0, (reading.batch, reading.length))):
+                states.append(tokens.state)
+                for row, rows in enumerate(x.unflatten(0, shape)):
                     see(row, layer, rows[: prefix + int(lengths[row])])
                 on_layer(1)
-            x, state = x.unflatten(0, (reading.batch, reading.length)), join_state(routers, pools)
+            x, state = x.unflatten(0, shape), join_state(states)
             results, feature = [], 0
             for row, (prompt, fed) in enumerate(zip(prompts, forced)):
                 last = prefix + int(lengths[row]) - 1

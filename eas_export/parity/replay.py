@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backends.runtime import Tensors
-from ..export.decode_graph import decode_block, through_adapters
+from ..export.decode_graph import decode_block, through_adapters, without_adapters
 from ..export.prefill_graph import start_reading
 from ..model.decoder import SkippedBlock
 from .reference import Reference
@@ -40,8 +40,8 @@ class Replay:
                     caches.update({"key cache": key, "value cache": value})
 
                 with network.loaded(f"layers.{layer}", network.layers[layer]) as block, watched(block) as stages:
-                    out, router, pooled = reading.block(layer, block, x, keep)
-                state = {"router": router} | ({} if pooled is None else {"pooled": pooled})
+                    out, tokens = reading.block(layer, block, x, keep)
+                state = {name: value for name, value in vars(tokens.state).items() if value is not None}
                 yield layer, stages | state | caches | {OUT: out}
 
     @torch.no_grad()
@@ -53,11 +53,13 @@ class Replay:
             for layer, x in self.given.items():
                 caches: Tensors = {}
                 with network.loaded(f"layers.{layer}", network.layers[layer]) as block, watched(block) as stages:
-                    spread = block.adapter.spread(inputs["router"][:, layer])
-                    biases = {}
-                    if isinstance(block, SkippedBlock):
-                        biases = {layer: block.adapter.shifted_bias(inputs["pooled"][:, skipped.index(layer)])}
-                    project = through_adapters({layer: spread}, biases)
+                    project = without_adapters
+                    if "router" in inputs:
+                        spread = block.adapter.spread(inputs["router"][:, layer])
+                        biases = {}
+                        if isinstance(block, SkippedBlock):
+                            biases = {layer: block.adapter.shifted_bias(inputs["pooled"][:, skipped.index(layer)])}
+                        project = through_adapters({layer: spread}, biases)
                     out = decode_block(network.decoder, layer, block, x, inputs, project, caches)
                 named = {f"{name.rpartition('.')[2]} cache": cache for name, cache in caches.items()}
                 yield layer, stages | named | {OUT: out}

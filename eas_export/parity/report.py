@@ -67,12 +67,14 @@ class StepReport(Record):
 class BlockLine(Record):
     """The output of one block at the prefill of one prompt, on one backend, against the reference's.
 
-    kind      kept or skipped: whether the block has its attention
+    part      of the network, where it has several rows of blocks ("text stream"); empty where it has one
+    kind      kept or skipped: whether the block has its attention, or all of them
     relative  largest error in units of the reference's standard deviation at this place; tolerance in the same
     """
 
     step: str
     case: str
+    part: str = ""
     layer: int
     kind: str
     error: Measured
@@ -98,8 +100,8 @@ class Shortcut(Record):
 class Divergence(Record):
     """Where a step first leaves the reference.
 
-    graph  vision, prefill, fold or decode; None where no part alone is at fault: errors added up, or the backend does not show its parts
-    layer  the block; None where it is in none
+    graph  vision, prefill, fold, decode or encode; None where no part alone is at fault: errors added up, or the backend does not show its parts
+    part, layer  the block, see BlockLine; None where it is in none
     stage  in EAS terms: "norm", "router", "pooled", "adapter", "q", "key cache", "attention", "gate", "down", "fold of ffn.gate.bias" ...
     error  in units of the reference's standard deviation: the stage's own, the reference being given the very inputs that the stage had;
            without a graph, the output's against the reference
@@ -110,6 +112,7 @@ class Divergence(Record):
     step: str
     case: str
     graph: str | None
+    part: str = ""
     layer: int | None
     stage: str
     error: Measured
@@ -119,7 +122,7 @@ class ControlReport(Record):
     """A known fault, planted in a copy of the bundle to see it found.
 
     why_not  why it does not apply to such a bundle; empty where it does
-    graph, layer  where it was planted
+    graph, part, layer  where it was planted
     found    where verification of the copy located a difference; None where it found none
     ok       whether that is the planted layer, and one of the stages that the fault shows in; True for what does not apply
     """
@@ -128,6 +131,7 @@ class ControlReport(Record):
     what: str
     why_not: str = ""
     graph: str | None = None
+    part: str = ""
     layer: int | None = None
     found: Divergence | None = None
     ok: bool = True

@@ -56,7 +56,7 @@ def controls(report: ParityReport) -> str:
     rows = []
     for each in report.controls:
         said = badge("does not apply", None) if each.why_not else badge("found" if each.ok else "MISSED", each.ok)
-        planted = each.why_not or f"layer {each.layer}, {each.graph}"
+        planted = each.why_not or f"{words.block(each.part, each.layer)}, {each.graph}"
         found = words.NO_NUMBER if each.why_not else words.located(each.found)
         rows.append([_head(each.name), f"<td>{said}</td>", _cell(each.what), _cell(planted), _cell(found)])
     said = "Each was planted in a copy of the bundle, and the copy verified as the bundle was."
@@ -131,7 +131,7 @@ def _blocks_details(report: ParityReport) -> str:
         [
             _head(block.step),
             _cell(block.case),
-            _number(str(block.layer)),
+            _cell(words.block(block.part, block.layer)),
             _cell(block.kind),
             f"<td>{_same(block.ok)}</td>",
             _number(words.number(block.error)),

@@ -34,13 +34,13 @@ class TappedBundle(Bundle):
 
 def boundary_taps(bundle: Bundle, graph: str) -> dict[Place, str]:
     """Every block's output, and what the first one is given -> the value in the graph."""
-    found = find_boundaries(_load(bundle, graph), bundle.manifest.config.layers)
+    found = find_boundaries(load_graph(bundle, graph), bundle.manifest.config.layers)
     return {(layer, OUT): value for layer, value in found.items()}
 
 
 def stage_taps(bundle: Bundle, graph: str, layer: int) -> dict[Place, str]:
     """One layer's stages -> the value in the graph."""
-    return {(layer, stage): value for stage, value in find_stages(_load(bundle, graph), layer).items()}
+    return {(layer, stage): value for stage, value in find_stages(load_graph(bundle, graph), layer).items()}
 
 
 def run_tapped(
@@ -54,12 +54,28 @@ def run_tapped(
     Raises UserError where the graph does not run, NoRoom where the debug graph cannot be written.
     """
     m = bundle.manifest
-    dtype, sizes = PRECISIONS[m.precision].dtype, runtime.sessions[graph].spec.measure(inputs)
+    sizes = runtime.sessions[graph].spec.measure(inputs)
     rows = sizes.get("B", 1) * (sizes["S"] + m.config.prefix if "S" in sizes else 1)
-    specs = {p: TensorSpec(name=_name(p), dtype=dtype, shape=(rows, _width(m.config, p[1]))) for p in taps}
-    plain = m.graphs[graph].pin(sizes)
-    spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs.values())})
-    model = _with_outputs(_load(bundle, graph), {_name(p): value for p, value in taps.items()}, DTYPES[dtype].onnx)
+    named = {_name(place): (value, (rows, _width(m.config, place[1]))) for place, value in taps.items()}
+    outputs = run_with_outputs(bundle, backend, runtime, graph, inputs, named)
+    return outputs, {place: outputs.pop(_name(place)).float() for place in taps}
+
+
+def run_with_outputs(
+    bundle: Bundle,
+    backend: Backend,
+    runtime: Runtime,
+    graph: str,
+    inputs: Tensors,
+    values: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> Tensors:
+    """Run a graph of the bundle that gives more: output -> the value in the graph and its shape. Arguments and errors as for `run_tapped`."""
+    m = bundle.manifest
+    dtype = PRECISIONS[m.precision].dtype
+    specs = [TensorSpec(name=name, dtype=dtype, shape=shape) for name, (_, shape) in values.items()]
+    plain = m.graphs[graph].pin(runtime.sessions[graph].spec.measure(inputs))
+    spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs)})
+    model = _with_outputs(load_graph(bundle, graph), {n: value for n, (value, _) in values.items()}, DTYPES[dtype].onnx)
     scratch = scratch_folder(bundle.path)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".taps-") as folder:
         tapped = TappedBundle(bundle.path, m.model_copy(update={"graphs": {graph: spec}}), Path(folder))
@@ -68,17 +84,19 @@ def run_tapped(
         except OSError as error:
             what = f"a debug graph cannot be written there ({error.strerror})"
             raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
-        outputs = backend.open_tapped(tapped).run(graph, inputs)
-    return outputs, {place: outputs.pop(tensor.name).float() for place, tensor in specs.items()}
+        return backend.open_tapped(tapped).run(graph, inputs)
+
+
+def load_graph(bundle: Bundle, graph: str) -> ModelProto:
+    """A graph of the bundle without its weights."""
+    return onnx.load(bundle.graph_file(graph), load_external_data=False)
 
 
 def _width(config: ModelConfig, stage: str) -> int:
-    own = dict.fromkeys(("gate", "up"), config.ffn_dim) | dict.fromkeys(("k", "v"), config.kv_dim)
-    return own.get(stage, config.dim)
-
-
-def _load(bundle: Bundle, graph: str) -> ModelProto:
-    return onnx.load(bundle.graph_file(graph), load_external_data=False)
+    """Of what a stage gives for one token."""
+    if stage in ("k", "v"):
+        return config.kv_dim
+    return config.ffn_dim if stage in ("gate", "up") else config.dim
 
 
 def _with_outputs(model: ModelProto, taps: Mapping[str, str], dtype: int) -> ModelProto:

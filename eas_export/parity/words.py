@@ -46,7 +46,7 @@ def joined(names: list[str]) -> str:
 
 def place(divergence: Divergence) -> str:
     """layer 7, stage down of the prefill graph, on onnxruntime, prompt image"""
-    layer = f"layer {divergence.layer}, " if divergence.layer is not None else ""
+    layer = f"{block(divergence.part, divergence.layer)}, " if divergence.layer is not None else ""
     graph = f" of the {divergence.graph} graph" if divergence.graph else ""
     step = f", on {divergence.step}" if divergence.step else ""
     case = f", prompt {divergence.case}" if divergence.case else ""
@@ -58,7 +58,12 @@ def located(found: Divergence | None) -> str:
     """layer 7, down"""
     if found is None:
         return "nowhere"
-    return found.stage if found.layer is None else f"layer {found.layer}, {found.stage}"
+    return found.stage if found.layer is None else f"{block(found.part, found.layer)}, {found.stage}"
+
+
+def block(part: str, layer: int) -> str:
+    """layer 7; of a network with several rows of blocks: text stream layer 2"""
+    return f"{part} layer {layer}".strip()
 
 
 def own_error(divergence: Divergence) -> str:

@@ -12,6 +12,7 @@ from ..registry import lookup
 # Kind of network (a config's) -> (checkpoint, plan, limits) -> parameters
 PARAMETERS = {
     "decoder": ".rewrite.decoder_constants:decoder_parameters",
+    "cross-encoder": ".rewrite.cross_encoder:folded_parameters",
 }
 
 

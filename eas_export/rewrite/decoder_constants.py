@@ -34,6 +34,8 @@ def decoder_parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -
 
 def _kept(here: Tensors, config: ModelConfig) -> Tensors:
     plain = {name: t for name, t in here.items() if not name.startswith("kept_adapter.")}
+    if config.kept_adapter is None:
+        return plain
     return plain | _adapter(here, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
 
 
@@ -43,8 +45,10 @@ def _skipped(here: Tensors, config: ModelConfig) -> Tensors:
         f"ffn.{part}.weight": combine([here[f"ffn.{part}.weight"], gain], lambda w, g: w.float() * g.float())
         for part in ("gate", "up")
     }
-    pool = {"pool.weight": here["skipped_adapter.A"], "pool.bias": here["skipped_adapter.a"]}
     rest = {name: here[name] for name in ("norm.weight", "ffn.down.weight")}
+    if config.skipped_adapter is None:
+        return rest | premultiplied
+    pool = {"pool.weight": here["skipped_adapter.A"], "pool.bias": here["skipped_adapter.a"]}
     return (
         rest
         | premultiplied

@@ -11,6 +11,7 @@ from ..registry import lookup
 # Kind of network (a config's) -> (config, plan) -> how the names begin of the tensors that go
 USELESS = {
     "decoder": ".rewrite.prune:useless_in_decoder",
+    "cross-encoder": ".rewrite.cross_encoder:useless_in_cross_encoder",
 }
 
 
@@ -43,5 +44,7 @@ def _require_complete(checkpoint: Checkpoint, plan: SkipPlan, needed: list[str])
 
 def useless_in_decoder(config: ModelConfig, plan: SkipPlan) -> list[str]:
     """q, k, v, o and the kept-layer adapter of skipped layers, and the skipped-layer adapter of kept ones."""
+    if config.kept_adapter is None:
+        return [f"layers.{i}.attention." for i in plan.skipped]
     gone = [f"layers.{i}.{part}." for i in plan.skipped for part in ("attention", "kept_adapter")]
     return gone + [f"layers.{i}.skipped_adapter." for i in plan.kept]

@@ -1,0 +1,41 @@
+"""eas-export run on a cross-encoder: pairs of texts and images in, answers or scores out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .output import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..bundle import Bundle
+    from ..progress import Progress
+
+
+def run_pairs(
+    bundle: "Bundle", inputs: Path, outputs: Path | None, backend: str, progress: "Progress"
+) -> tuple[dict, "Table"]:
+    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
+    from ..backends.opening import open_runtime
+    from ..inputs.pairs import read_pairs, write_answers
+    from ..pairs import encode
+
+    pairs = read_pairs(inputs, bundle.manifest.config)
+    with progress.stage("loading"):
+        runtime = open_runtime(bundle, backend)
+    with progress.stage("running", len(pairs), "pairs") as done:
+        found = encode(runtime, pairs, done)
+    if outputs:
+        write_answers(outputs, found)
+    record = {"outputs": str(outputs) if outputs else None, "backend": backend}
+    if "scores" in found:
+        scores = found["scores"].tolist()
+        best_first = sorted(range(len(scores)), key=lambda row: -scores[row])
+        lines = [[str(row), f"{scores[row]:.4f}"] for row in best_first]
+        shown = table(f"{backend}, {len(scores)} pairs, best first", ["pair", "score"], lines, numbers=1)
+        return record | {"scores": scores}, shown
+    shares = found["logits"].softmax(-1)
+    answers = shares.argmax(-1).tolist()
+    lines = [[str(row), str(answer), f"{shares[row, answer]:.3f}"] for row, answer in enumerate(answers)]
+    shown = table(f"{backend}, {len(answers)} questions", ["row", "answer", "probability"], lines, numbers=1)
+    return record | {"answers": answers}, shown

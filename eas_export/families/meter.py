@@ -1,0 +1,345 @@
+"""METER-EAS: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
+
+Format, from the published training code: {state_dict, hyper_parameters.config, ...}. Every attention is in the file, those that
+were skipped too. Files of the search hold the scores of the attentions (nas_gate) and how many were skipped (skip_num); others
+do not say what was skipped. No file holds the number of RoBERTa's heads.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.eas_adapter import GROUPS, block_diagonal
+from ..checkpoint.keys import Key, KeyTable, rename, require
+from ..checkpoint.lazy import LazyTensor
+from ..checkpoint.lightning import read_lightning
+from ..checkpoint.openai_clip import CLIP_KEYS
+from ..config import VitConfig
+from ..cross_encoder_config import CrossEncoderConfig, TextConfig
+from ..errors import UserError
+from ..family import Family, Sources
+from ..plan import SkipEvidence
+
+CLIP_HEAD_WIDTH = 64
+ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width
+FIRST_PLACE = 2  # the position of a text's first token, as RoBERTa counts
+TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
+
+Tensors = Mapping[str, LazyTensor]
+
+
+def _linear(published: str, ours: str, out: str, into: str) -> KeyTable:
+    return {f"{published}.weight": Key(f"{ours}.weight", (out, into)), f"{published}.bias": Key(f"{ours}.bias", (out,))}
+
+
+def _norm(published: str, ours: str, width: str) -> KeyTable:
+    return {f"{published}.{part}": Key(f"{ours}.{part}", (width,)) for part in ("weight", "bias")}
+
+
+def _attention(published: str, ours: str, width: str) -> KeyTable:
+    """BERT's names of one attention and of the norm behind it."""
+    names = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
+    table = _norm(f"{published}.output.LayerNorm", f"{ours}_norm", width)
+    for theirs, letter in names.items():
+        table |= _linear(f"{published}.{theirs}", f"{ours}.{letter}", width, width)
+    return table
+
+
+def _feed_forward(published: str, ours: str, width: str, inner: str) -> KeyTable:
+    return {
+        **_linear(f"{published}.intermediate.dense", f"{ours}ffn.fc1", inner, width),
+        **_linear(f"{published}.output.dense", f"{ours}ffn.fc2", width, inner),
+        **_norm(f"{published}.output.LayerNorm", f"{ours}ffn_norm", width),
+    }
+
+
+def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
+    """One adapter without a router: conv_B, and conv_C or conv_A and conv_C."""
+    table: dict[str, Key | None] = {
+        f"{published}.conv_B.weight": Key(f"{ours}.B", ("dim", f"{rank}_per_group", 1), convert=block_diagonal),
+        f"{published}.conv_B.bias": Key(f"{ours}.b", ("dim",)),
+        f"{published}.conv_D.*": None,  # the router's second way, trained and never called
+        f"{published}.expert_weights.*": None,
+    }
+    for letter in inner:
+        matrix = Key(f"{ours}.{letter}", (rank, "dim", 1), convert=lambda weight: weight.squeeze(-1))
+        table |= {
+            f"{published}.conv_{letter}.weight": matrix,
+            f"{published}.conv_{letter}.bias": Key(f"{ours}.{letter.lower()}", (rank,)),
+        }
+    return {pattern.replace("{i}", "*") if key is None else pattern: key for pattern, key in table.items()}
+
+
+def _cross_modal(stream: str) -> KeyTable:
+    there, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
+    return {
+        **_attention(f"{there}.attention", f"{ours}attention", "dim"),
+        **_attention(f"{there}.crossattention", f"{ours}cross_attention", "dim"),
+        **_feed_forward(there, ours, "dim", "ffn"),
+        **_adapter(f"{there}.attention.adapter", f"{ours}attention_adapter", "before", "C"),
+        **_adapter(f"{there}.crossattention.adapter", f"{ours}cross_attention_adapter", "before", "C"),
+        **_adapter(f"{there}.intermediate.adapter", f"{ours}ffn_adapter", "before", "C"),
+        **_adapter(f"{there}.adapter_self_attn", f"{ours}skipped_attention_adapter", "skipped", "AC"),
+        **_adapter(f"{there}.adapter_cross_attn", f"{ours}skipped_cross_attention_adapter", "skipped", "AC"),
+        **_linear(f"cross_modal_{stream}_pooler.dense", f"{stream}_pooler", "dim", "dim"),
+    }
+
+
+def _classifier(published: str, into: str) -> KeyTable:
+    return {
+        **_linear(f"{published}.0", "head.fc1", "2*dim", into),
+        **_norm(f"{published}.1", "head.norm", "2*dim"),
+        **_linear(f"{published}.3", "head.fc2", "answers", "2*dim"),
+    }
+
+
+_TEXT, _LAYER = "text_transformer", "text_transformer.encoder.layer.{i}"
+
+TEXT_KEYS: KeyTable = {
+    f"{_TEXT}.embeddings.word_embeddings.weight": Key("text.words.weight", ("vocab", "text_width")),
+    f"{_TEXT}.embeddings.position_embeddings.weight": Key("text.positions.weight", ("text_positions", "text_width")),
+    f"{_TEXT}.embeddings.token_type_embeddings.weight": Key(
+        "text.first_type", ("text_types", "text_width"), convert=lambda table: table[0]
+    ),
+    **_norm(f"{_TEXT}.embeddings.LayerNorm", "text.norm", "text_width"),
+    **_attention(f"{_LAYER}.attention", "text.layers.{i}.attention", "text_width"),
+    **_feed_forward(_LAYER, "text.layers.{i}.", "text_width", "text_ffn"),
+    f"{_TEXT}.embeddings.position_ids": None,
+    f"{_TEXT}.pooler.*": None,
+}
+
+VISION_KEYS: KeyTable = {
+    **{f"vit_model.{pattern}": key for pattern, key in CLIP_KEYS.items() if pattern != "visual.ln_post.*"},
+    **_norm("vit_model.visual.ln_post", "vision.last_norm", "width"),
+}
+
+CROSS_KEYS: KeyTable = {
+    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0]),
+    "token_type_embeddings.weight": Key("types", ("types", "dim")),
+    **_linear("cross_modal_text_transform", "text_transform", "dim", "text_width"),
+    **_linear("cross_modal_image_transform", "image_transform", "dim", "width"),
+    **_cross_modal("text"),
+    **_cross_modal("image"),
+    "itm_score.*": None,  # heads of pre-training
+    "mlm_score.*": None,
+    "nas_gate": None,  # read for the skip list
+    "skip_num": None,
+}
+
+HEAD_KEYS: Mapping[str, KeyTable] = {
+    "vqa": _classifier("vqa_classifier", "2*dim"),
+    "nlvr2": _classifier("nlvr2_classifier", "4*dim"),
+    "retrieval": _linear("rank_output", "head", "answers", "2*dim"),
+}
+
+
+def detect(path: Path) -> bool:
+    return bool(list(path.glob("*.ckpt"))) if path.is_dir() else path.suffix == ".ckpt"
+
+
+def load(sources: Sources) -> Checkpoint:
+    """Read the file's headers. Raises UserError for what is missing, unknown, mis-shaped or does not fit together."""
+    file = _one_file(sources.ckpt)
+    published, parameters = read_lightning(file)
+    settings = parameters.get("config")
+    task = _task(published, file)
+    sizes, counts = _sizes(published, task, file)
+    config = _config(task, sizes, counts, settings if isinstance(settings, dict) else {}, sources, file)
+    tensors: dict[str, LazyTensor] = {}
+    rooms = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
+    for room, table in rooms.items():
+        here = {key: tensor for key, tensor in published.items() if _room(key) == room}
+        tensors |= rename(here, table, sizes, counts[room], str(file))
+    return Checkpoint(config=config, tensors=tensors, evidence=_evidence(published, config, file), files=(file,))
+
+
+METER = Family(
+    name="meter",
+    layout="a Lightning checkpoint *.ckpt, or a folder with one",
+    detect=detect,
+    load=load,
+    takes=("text_heads", "image_cross_reading"),
+)
+
+
+def _one_file(path: Path) -> Path:
+    found = sorted(path.glob("*.ckpt")) if path.is_dir() else [path]
+    if len(found) != 1:
+        raise UserError(
+            f"there are {len(found)} files *.ckpt ({', '.join(file.name for file in found[:4])})",
+            where=path,
+            fix="name the one you mean: --ckpt FILE",
+        )
+    return found[0]
+
+
+def _room(key: str) -> str:
+    return {"text_transformer": "text", "vit_model": "vit"}.get(key.split(".")[0], "cross")
+
+
+def _task(published: Tensors, file: Path) -> str:
+    tasks = [task for key, task in TASKS.items() if key in published]
+    if len(tasks) != 1:
+        raise UserError(
+            f"it holds {'the heads of ' + ' and '.join(tasks) if tasks else 'no head of a task'}",
+            where=file,
+            fix=f"give a checkpoint that was fine-tuned for one task: it has one of {', '.join(TASKS)}",
+        )
+    return tasks[0]
+
+
+def _count(published: Tensors, start: str) -> int:
+    """How many blocks there are whose keys begin so."""
+    numbers = [int(m[1]) for key in published if (m := re.match(re.escape(start) + r"\.(\d{1,4})\.", key))]
+    return 1 + max(numbers, default=-1)
+
+
+def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """The sizes that the key tables name, and the number of each room's blocks. Raises UserError where they fit no METER model."""
+
+    def shape(key: str, rank: int) -> tuple[int, ...]:
+        return require(published, key, rank, str(file))
+
+    layer = "cross_modal_text_layers.0"
+    vocab, text_width = shape(f"{_TEXT}.embeddings.word_embeddings.weight", 2)
+    width, _, patch, _ = shape("vit_model.visual.conv1.weight", 4)
+    ranks = {
+        "before": shape(f"{layer}.attention.adapter.conv_C.weight", 3)[0],
+        "skipped": shape(f"{layer}.adapter_self_attn.conv_C.weight", 3)[0],
+    }
+    counts = {
+        "text": _count(published, "text_transformer.encoder.layer"),
+        "vit": _count(published, "vit_model.visual.transformer.resblocks"),
+        "cross": _count(published, "cross_modal_text_layers"),
+    }
+    positions = shape("vit_model.visual.positional_embedding", 2)[0]
+    for name, rank in ranks.items():
+        if rank % GROUPS:
+            raise UserError(
+                f"the '{name}' adapters have rank {rank}, which {GROUPS} groups do not divide",
+                where=file,
+                fix="check the file",
+            )
+    if 0 in counts.values() or round((positions - 1) ** 0.5) ** 2 != positions - 1 or width % CLIP_HEAD_WIDTH:
+        raise UserError(
+            f"{counts['text']} text layers, {counts['cross']} cross-modal layers and a tower of {counts['vit']} blocks, width "
+            f"{width} and {positions} positions are no METER model",
+            where=file,
+            fix="check that the file is whole: layers of each kind, a width in 64s, a square of patches and one class token",
+        )
+    sizes = {
+        "vocab": vocab,
+        "text_width": text_width,
+        "text_positions": shape(f"{_TEXT}.embeddings.position_embeddings.weight", 2)[0],
+        "text_types": shape(f"{_TEXT}.embeddings.token_type_embeddings.weight", 2)[0],
+        "text_ffn": shape(_LAYER.format(i=0) + ".intermediate.dense.weight", 2)[0],
+        "width": width,
+        "patch": patch,
+        "positions": positions,
+        "dim": shape("cross_modal_text_transform.weight", 2)[0],
+        "ffn": shape(f"{layer}.intermediate.dense.weight", 2)[0],
+        "types": 3 if task == "nlvr2" else 2,  # text, image, and NLVR2's second image
+        "answers": shape(next(key for key, each in TASKS.items() if each == task), 2)[0],
+    }
+    return sizes | ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}, counts
+
+
+def _config(
+    task: str, sizes: dict[str, int], counts: dict[str, int], settings: dict[str, Any], sources: Sources, file: Path
+) -> CrossEncoderConfig:
+    width, longest = sizes["text_width"], sizes["text_positions"] - FIRST_PLACE
+    length = _setting(settings, "max_text_len", file)
+    if length > longest:
+        raise UserError(
+            f"max_text_len is {length}, and RoBERTa's table has room for {longest} tokens",
+            where=f"{file}: hyper_parameters.config",
+            fix="check that the file is whole",
+        )
+    return CrossEncoderConfig(
+        family=METER.name,
+        task=task,
+        dim=sizes["dim"],
+        heads=_dividing(_setting(settings, "num_heads", file), sizes["dim"], "num_heads", file),
+        ffn_dim=sizes["ffn"],
+        layers=counts["cross"],
+        text=TextConfig(
+            vocab_size=sizes["vocab"],
+            positions=sizes["text_positions"],
+            token_types=sizes["text_types"],
+            width=width,
+            layers=counts["text"],
+            heads=_dividing(_text_heads(width, sources, file), width, "--text-heads", file),
+            ffn_dim=sizes["text_ffn"],
+        ),
+        image=VitConfig(
+            image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
+            patch_size=sizes["patch"],
+            width=sizes["width"],
+            blocks=counts["vit"],
+            heads=sizes["width"] // CLIP_HEAD_WIDTH,
+            ffn_dim=4 * sizes["width"],
+        ),
+        text_length=length,
+        adapter_rank=sizes["before"],
+        skipped_rank=sizes["skipped"],
+        answers=sizes["answers"],
+        image_cross_reading=sources.image_cross_reading or "published",
+    )
+
+
+def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
+    value = settings.get(name)
+    if type(value) is not int or not 0 < value <= 1 << 16:
+        raise UserError(
+            f"hyper_parameters.config says no {name}" if value is None else f"{name} is no number of a model's size",
+            where=file,
+            fix="give the checkpoint as fine-tuning wrote it, with its hyper_parameters",
+        )
+    return value
+
+
+def _text_heads(width: int, sources: Sources, file: Path) -> int:
+    heads = sources.text_heads or ROBERTA_HEADS.get(width)
+    if heads is None:
+        raise UserError(
+            f"it does not say how many heads its text encoder of width {width} has",
+            where=file,
+            fix="pass --text-heads N (RoBERTa base: 12, large: 16)",
+        )
+    return heads
+
+
+def _dividing(heads: int, width: int, name: str, file: Path) -> int:
+    if width % heads:
+        raise UserError(
+            f"{name} is {heads}, which does not divide the width {width}",
+            where=file,
+            fix="check it against the training",
+        )
+    return heads
+
+
+def _evidence(published: Tensors, config: CrossEncoderConfig, file: Path) -> SkipEvidence:
+    """Files of the search: as many attentions as skip_num says, from the top of nas_gate."""
+    if "nas_gate" not in published or "skip_num" not in published:
+        return SkipEvidence(text=None, origin=f"state_dict of {file.name}")
+    gate, number = published["nas_gate"], published["skip_num"]
+    if gate.shape != (config.sites,) or number.numel != 1:
+        raise UserError(
+            f"nas_gate has shape {list(gate.shape)} and skip_num {list(number.shape)}, expected [{config.sites}] and [1]",
+            where=file,
+            fix="check that the file belongs to this model",
+        )
+    scores, count = gate.read().float(), float(number.read().float())
+    if not torch.isfinite(scores).all() or not 0 <= count <= config.sites:
+        raise UserError(
+            f"nas_gate is {scores.tolist()} and skip_num {count}",
+            where=file,
+            fix=f"give a file with finite scores and 0 to {config.sites} skips, or remove both and pass --skip",
+        )
+    top = scores.sort(descending=True, stable=True).indices[: round(count)].sort().values.tolist()
+    return SkipEvidence(text=",".join(map(str, top)) or "none", origin=f"nas_gate and skip_num of {file.name}")

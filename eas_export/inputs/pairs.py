@@ -1,0 +1,81 @@
+"""The npz files that a cross-encoder's `run` and `verify` take and give.
+
+In   text_ids [M, L] · text_masks [M, L] (default: 0 where the id is 1) · pixel_values [N, 3, H, W], and pixel_values_1 where an answer
+     looks at two images; M and N are the same or, for retrieval, one of them is 1: that one goes with each of the others
+Out  logits [B, answers] or scores [B] float32 · cls_feats [B, width] float32
+
+L is at most what the model was trained with, and filled up to it: padding counts in the means of skipped attentions.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from ..cross_encoder_config import CrossEncoderConfig
+from ..errors import UserError
+from ..export.encode_graph import PIXELS
+from ..files import written_whole
+from ..model.text_encoder import PADDING
+from ..pairs import Pairs
+from .npz import integers, read_arrays, read_pixels
+
+
+def read_pairs(path: Path, config: CrossEncoderConfig) -> Pairs:
+    """Read an npz file. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit the model."""
+    return make_pairs(read_arrays(path), config, str(path))
+
+
+def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where: str) -> Pairs:
+    """The arrays of such a file, checked, as Pairs."""
+    pixels = PIXELS[: config.images]
+    _require_names(arrays, {"text_ids": 2, "text_masks": 2, **dict.fromkeys(pixels, 4)}, where)
+    texts, length = arrays["text_ids"].shape
+    if length > config.text_length:
+        raise UserError(
+            f"texts have {length} tokens, and the model was trained with {config.text_length}",
+            where=f"{where}: text_ids",
+            fix="cut them, as training did",
+        )
+    ids = integers(arrays, "text_ids", where, (texts, length), 0, config.text.vocab_size - 1)
+    masks = integers(arrays, "text_masks", where, (texts, length), 0, 1, default=(ids != PADDING).astype(np.int64))
+    if not masks.any(1).all():
+        empty = int(np.flatnonzero(~masks.any(1))[0])
+        raise UserError(f"text {empty} has no token", where=f"{where}: text_masks", fix="give each text one at least")
+    images = [read_pixels(arrays, name, config.image.image_size, where) for name in pixels]
+    counts = {name: len(each) for name, each in zip(pixels, images)}
+    pairs = max(texts, *counts.values())
+    one_for_all = (1, pairs) if config.task == "retrieval" else (pairs,)
+    if 0 in counts.values() or len(set(counts.values())) > 1 or {texts, *counts.values()} - set(one_for_all):
+        said = ", ".join(f"{number} of {name}" for name, number in {"text_ids": texts, **counts}.items())
+        may = "as many texts as images, or one of either" if config.task == "retrieval" else "as many texts as images"
+        raise UserError(f"there are {said}", where=where, fix=f"give {may}")
+    fill = config.text_length - length
+    return Pairs(
+        F.pad(torch.from_numpy(ids), (0, fill), value=PADDING),
+        F.pad(torch.from_numpy(masks), (0, fill)),
+        tuple(images),
+        torch.arange(pairs) % texts,
+        torch.arange(pairs) % len(images[0]),
+    )
+
+
+def write_answers(path: Path, outputs: Mapping[str, torch.Tensor]) -> None:
+    """Write the outputs as npz, whole or not at all."""
+    with written_whole(path) as file:
+        np.savez(file, **{name: value.numpy() for name, value in outputs.items()})
+
+
+def _require_names(arrays: Mapping[str, NDArray], known: Mapping[str, int], where: str) -> None:
+    for name, array in arrays.items():
+        if name not in known:
+            raise UserError(f"unknown array {name!r}", where=where, fix=f"there are: {', '.join(known)}")
+        if array.ndim != known[name]:
+            what = f"{name} has shape {list(array.shape)}, expected {known[name]} axes"
+            raise UserError(what, where=where, fix="see run --help")
+    for name in known:
+        if name != "text_masks" and (name not in arrays or 0 in arrays[name].shape):
+            raise UserError(f"it has no {name}", where=where, fix="see run --help")

@@ -1,0 +1,84 @@
+"""Texts and images that a cross-encoder looks at together, and its answers to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backends.runtime import Runtime, Tensors
+from .cross_encoder_config import CrossEncoderConfig
+from .export.encode_graph import PIXELS
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """B pairs of a text and an image, or of a text and two images.
+
+    text_ids     [M, L] int64, L as the model was trained with; padding is id 1
+    text_masks   [M, L] int64, 0 for padding
+    pixels       [N, 3, H, W] float32, once for each image that a text looks at
+    text_index   [B] int64: each pair's text
+    image_index  [B] int64: each pair's image
+    """
+
+    text_ids: Tensor
+    text_masks: Tensor
+    pixels: tuple[Tensor, ...]
+    text_index: Tensor
+    image_index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.text_index)
+
+    def part(self, first: int, end: int) -> "Pairs":
+        """Some of the pairs, with the texts and images that are in them."""
+        texts, text_index = self.text_index[first:end].unique(return_inverse=True)
+        images, image_index = self.image_index[first:end].unique(return_inverse=True)
+        pixels = tuple(each[images] for each in self.pixels)
+        return Pairs(self.text_ids[texts], self.text_masks[texts], pixels, text_index, image_index)
+
+    def inputs(self, config: CrossEncoderConfig, dtype: torch.dtype) -> Tensors:
+        """The encode graph's. dtype: of pixels"""
+        pixels = [each.to(dtype) for each in self.pixels]
+        if config.task == "retrieval":
+            indices = {"text_index": self.text_index, "image_index": self.image_index}
+            return self._texts(slice(None)) | {PIXELS[0]: pixels[0]} | indices
+        return self._texts(self.text_index) | {n: each[self.image_index] for n, each in zip(PIXELS, pixels)}
+
+    def _texts(self, which: Tensor | slice) -> Tensors:
+        return {"text_ids": self.text_ids[which], "text_masks": self.text_masks[which]}
+
+
+def join_pairs(batches: list[Pairs]) -> Pairs:
+    """Several batches as one."""
+    texts, images = ([0, *(len(each) for each in part)] for part in _texts_and_images(batches))
+    return Pairs(
+        torch.cat([batch.text_ids for batch in batches]),
+        torch.cat([batch.text_masks for batch in batches]),
+        tuple(torch.cat(each) for each in zip(*(batch.pixels for batch in batches))),
+        torch.cat([b.text_index + sum(texts[: i + 1]) for i, b in enumerate(batches)]),
+        torch.cat([b.image_index + sum(images[: i + 1]) for i, b in enumerate(batches)]),
+    )
+
+
+def encode(runtime: Runtime, pairs: Pairs, done: Callable[[int], None] = lambda count: None) -> Tensors:
+    """Every output of the encode graph for all pairs, as many at once as the runtime takes, on the CPU: logits [B, answers] or
+    scores [B], and cls_feats [B, width], all float32. `done` is told of each batch."""
+    spec, size = runtime.sessions["encode"].spec, runtime.limits.max_batch
+    parts = [pairs.part(first, first + size) for first in range(0, len(pairs), size)]
+    results = []
+    for part in parts:
+        results.append(runtime.run("encode", graph_inputs(runtime, part)))
+        done(len(part))
+    return {tensor.name: torch.cat([result[tensor.name].cpu() for result in results]) for tensor in spec.outputs}
+
+
+def graph_inputs(runtime: Runtime, pairs: Pairs) -> Tensors:
+    """The encode graph's inputs, in the dtype in which the runtime takes pixels."""
+    (dtype,) = (t.dtype for t in runtime.sessions["encode"].spec.inputs if t.name == PIXELS[0])
+    return pairs.inputs(runtime.config, getattr(torch, dtype))
+
+
+def _texts_and_images(batches: list[Pairs]) -> tuple[list[Tensor], list[Tensor]]:
+    return [batch.text_ids for batch in batches], [batch.pixels[0] for batch in batches]

@@ -1,0 +1,199 @@
+"""METER's checkpoints: what is read from the file, what must be given, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from meter_cases import MeterCase
+from synthetic_meter import MeterShape, meter_shapes
+
+from eas_export.cross_encoder_config import Attention
+from eas_export.errors import UserError
+from eas_export.families import detect, get_family, load_checkpoint
+from eas_export.families.meter import METER
+from eas_export.family import Sources
+from eas_export.plan import choose_plan, make_plan
+from eas_export.rewrite.prune import prune
+
+CASE = MeterCase("vqa_skip10")
+
+
+def changed(tmp_path: Path, change) -> Path:
+    """A golden case's file after `change(state dict, hyper_parameters.config)`."""
+    saved = torch.load(CASE.file, weights_only=True)
+    change(saved["state_dict"], saved["hyper_parameters"]["config"])
+    torch.save(saved, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def load(file: Path, **options):
+    return load_checkpoint(Sources(file, **({"text_heads": 4} | options)))
+
+
+def test_what_a_file_says(tmp_path):
+    config = load(CASE.file).config
+    sizes = CASE.meta["sizes"]
+    assert (config.family, config.kind, config.task) == ("meter", "cross-encoder", "vqa")
+    assert (config.dim, config.heads, config.layers, config.sites) == (sizes["hidden"], sizes["heads"], 6, 24)
+    assert (config.adapter_rank, config.skipped_rank) == (sizes["ffn_adapter_dim"], sizes["attn_adapter_dim"])
+    assert (config.text_length, config.answers) == (sizes["text_len"], 31)
+    assert (config.image.image_size, config.image.blocks, config.image.heads) == (32, sizes["vit_blocks"], 1)
+    assert (config.text.layers, config.text.vocab_size) == (sizes["text_layers"], sizes["vocab"])
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    assert detect(CASE.file.parent) is get_family("meter")  # a folder with one file
+
+
+@pytest.mark.parametrize("task, answers", [("vqa", 3129), ("nlvr2", 2), ("retrieval", 1)])
+def test_the_published_sizes_need_no_option(monkeypatch, task, answers):
+    """Of RoBERTa base; nothing is read."""
+    from eas_export.checkpoint.lazy import LazyTensor
+    from eas_export.families import meter
+
+    def unread():
+        raise AssertionError("a tensor was read")
+
+    shapes = meter_shapes(MeterShape(task=task, answers=answers))
+    tensors = {key: LazyTensor(size, torch.float32, key, unread) for key, size in shapes.items()}
+    settings = {"config": {"num_heads": 12, "max_text_len": 50}}
+    monkeypatch.setattr(meter, "read_lightning", lambda file: (tensors, settings))
+    config = METER.load(Sources(CASE.file)).config
+    assert (config.text.heads, config.answers, config.task, config.image_tokens) == (12, answers, task, 577)
+
+
+def test_every_tensor_of_the_network_is_there_and_no_other():
+    checkpoint = load(CASE.file)
+    plan = make_plan(24, ",".join(map(str, CASE.skip)), "--skip")
+    pruned = prune(checkpoint, plan)
+    for each in checkpoint.config.attentions(plan.skipped):
+        place = f"{each.stream}_layers.{each.layer}."
+        assert not [name for name in pruned.tensors if name.startswith(f"{place}{each.part}.")]
+        assert [name for name in pruned.tensors if name.startswith(f"{place}skipped_{each.part}_adapter.")]
+    kept = [name for name in pruned.tensors if ".q.weight" in name and not name.startswith("text.")]
+    assert len(kept) == 24 - 9
+    assert not [name for name in checkpoint.tensors if "conv_" in name or name.endswith((".D", ".d", ".E", ".e"))]
+
+
+def test_files_of_the_search_say_what_is_skipped(tmp_path):
+    gate = torch.randn(24, generator=torch.Generator().manual_seed(1))
+
+    def search(number):
+        return lambda state, config: state.update(nas_gate=gate, skip_num=torch.tensor([number]))
+
+    evidence = load(changed(tmp_path, search(9.7))).evidence
+    assert choose_plan(24, evidence).skipped == tuple(sorted(gate.topk(10).indices.tolist()))
+    assert "nas_gate and skip_num of last.ckpt" in evidence.origin
+    assert choose_plan(24, load(changed(tmp_path, search(0.0))).evidence).skipped == ()
+    assert len(choose_plan(24, load(changed(tmp_path, search(24.0))).evidence).skipped) == 24
+
+
+def test_other_files_say_nothing(tmp_path):
+    assert (
+        load(changed(tmp_path, put("nas_gate", torch.ones(24)))).evidence.text is None
+    )  # half of what a search leaves
+    evidence = load(CASE.file).evidence
+    with pytest.raises(UserError, match="does not say which attentions are skipped"):
+        choose_plan(24, evidence)
+    assert choose_plan(24, evidence, given="0,23").skipped == (0, 23)
+
+
+def drop(key):
+    return lambda state, config: state.pop(key)
+
+
+def put(key, value):
+    return lambda state, config: state.update({key: value})
+
+
+def say(name, value):
+    return lambda state, config: config.update({name: value})
+
+
+def rename_head(state, config):
+    for key in [key for key in state if key.startswith("vqa_classifier")]:
+        state.pop(key)
+
+
+def odd_rank(state, config):
+    for key in [key for key in state if "adapter_self_attn.conv_C" in key]:
+        state[key] = state[key][:11]
+
+
+CROSS = "cross_modal_image_layers.2."
+
+
+REFUSED = [
+    (
+        drop(CROSS + "crossattention.self.key.bias"),
+        r"missing key cross_modal_image_layers\.2\.crossattention\.self\.key\.bias",
+    ),
+    (drop(CROSS + "adapter_cross_attn.conv_A.weight"), r"missing key .*adapter_cross_attn\.conv_A\.weight"),
+    (drop("vit_model.visual.ln_post.weight"), r"missing key vit_model\.visual\.ln_post\.weight"),
+    (drop("token4classifier"), "missing key token4classifier"),
+    (drop("text_transformer.embeddings.word_embeddings.weight"), "missing key text_transformer"),
+    (
+        put("cross_modal_text_layers.0.attention.adapter.conv_E.weight", torch.ones(2)),
+        "unknown key cross_modal_text_layers",
+    ),
+    (put("text_transformer.lm_head.weight", torch.ones(2)), r"unknown key text_transformer\.lm_head"),
+    (put("vit_model.extra", torch.ones(2)), r"unknown key vit_model\.extra"),
+    (put("snli_classifier.0.weight", torch.ones(2)), "unknown key snli_classifier"),
+    (put("cross_modal_text_layers.6.output.dense.bias", torch.ones(48)), r"missing key cross_modal_text_layers\.6"),
+    (put(CROSS + "intermediate.dense.weight", torch.ones(90, 48)), r"has shape \[90, 48\], expected \[96, 48\]"),
+    (put("token_type_embeddings.weight", torch.ones(3, 48)), r"has shape \[3, 48\], expected \[2, 48\]"),
+    (put("vit_model.visual.positional_embedding", torch.ones(18, 64)), "18 positions are no METER model"),
+    (put("rank_output.weight", torch.ones(1, 96)), "the heads of vqa and retrieval"),
+    (rename_head, "no head of a task"),
+    (odd_rank, "rank 11, which 2 groups do not divide"),
+    (say("max_text_len", 23), "max_text_len is 23, and RoBERTa's table has room for 22"),
+    (say("max_text_len", None), "says no max_text_len"),
+    (say("max_text_len", "10"), "max_text_len is no number"),
+    (say("num_heads", 5), "num_heads is 5, which does not divide the width 48"),
+]
+
+
+@pytest.mark.parametrize("change, said", REFUSED, ids=[said for _, said in REFUSED])
+def test_what_does_not_fit_is_refused(tmp_path, change, said):
+    file = changed(tmp_path, change)
+    with pytest.raises(UserError, match=said) as caught:
+        load(file)
+    assert "last.ckpt" in caught.value.where and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "gate, number", [(torch.ones(12), 3.0), (torch.full((24,), float("nan")), 3.0), (torch.ones(24), 25.0)]
+)
+def test_a_gate_that_does_not_fit_is_refused(tmp_path, gate, number):
+    change = lambda state, config: state.update(nas_gate=gate, skip_num=torch.tensor([number]))
+    with pytest.raises(UserError, match="nas_gate"):
+        load(changed(tmp_path, change))
+
+
+def test_heads_that_no_file_tells_must_be_given():
+    with pytest.raises(UserError, match=r"how many heads its text encoder of width 48 has .*--text-heads N"):
+        load(CASE.file, text_heads=None)
+    with pytest.raises(UserError, match="--text-heads is 7, which does not divide the width 48"):
+        load(CASE.file, text_heads=7)
+
+
+def test_a_folder_has_one_checkpoint(tmp_path):
+    for name in ("epoch=1.ckpt", "last.ckpt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"there are 2 files \*\.ckpt \(epoch=1\.ckpt, last\.ckpt\)"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint of a known family"):
+        detect(CASE.file.parent / "golden.npz")
+
+
+def test_sites_are_attentions_and_what_is_said_of_them():
+    published = load(CASE.file).config
+    paper = load(CASE.file, image_cross_reading="paper").config
+    assert published.attention(4) == Attention("text", "attention", 4)
+    assert published.attention(11) == Attention("text", "cross_attention", 5)
+    assert published.attention(12) == published.attention(18) == Attention("image", "attention", 0)
+    assert paper.attention(23) == Attention("image", "cross_attention", 5)
+    assert len(published.attentions(range(24))) == 18 and len(paper.attentions(range(24))) == 24
+    assert published.notes([0, 17]) == paper.notes([0, 17]) == ()
+    (note,) = published.notes([12, 18, 23])
+    assert note.endswith("self-attentions [12, 17], as published; [18] name what [12] name already")
+    assert "read as the image stream's cross-attentions" in paper.notes([18])[0]
+    assert published.structure() != paper.structure()

@@ -1,0 +1,119 @@
+"""METER's golden cases: what the published code gave, and ways to run the encode graph on a case."""
+
+import json
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+
+from eas_export.config import Limits
+from eas_export.export.export_graph import export_graph
+from eas_export.export.graphs import graphs_of
+from eas_export.families import load_checkpoint
+from eas_export.family import Sources
+from eas_export.model.cross_encoder import unfolded_cross_encoder
+from eas_export.model.network import build_network, load_parameters
+from eas_export.plan import make_plan
+from eas_export.precision import PRECISIONS
+from eas_export.rewrite.constants import network_parameters
+from eas_export.rewrite.cross_encoder import unfolded_parameters
+from eas_export.rewrite.prune import prune
+
+GOLDEN = Path(__file__).parent / "golden" / "meter"
+METER_CASES = ("vqa_skip10", "vqa_small_ln", "nlvr2_skip10", "irtr_skip10")
+
+
+@dataclass(frozen=True)
+class MeterCase:
+    """One Lightning checkpoint of the published format with what the published code gave on it."""
+
+    name: str
+
+    @property
+    def file(self) -> Path:
+        return GOLDEN / self.name / "last.ckpt"
+
+    @cached_property
+    def meta(self) -> dict:
+        return json.loads((GOLDEN / self.name / "meta.json").read_text())
+
+    @cached_property
+    def inputs(self) -> dict[str, np.ndarray]:
+        return dict(np.load(GOLDEN / self.name / "inputs.npz"))
+
+    @cached_property
+    def golden(self) -> dict[str, np.ndarray]:
+        return dict(np.load(GOLDEN / self.name / "golden.npz"))
+
+    @property
+    def skip(self) -> list[int]:
+        return self.meta["skip_list"]
+
+    @property
+    def text_heads(self) -> int:
+        return self.meta["sizes"]["text_heads"]
+
+    def images(self, row: int) -> list[np.ndarray]:
+        """The image of a row, or both of NLVR2's; retrieval has one image for all its texts."""
+        if "pixels" not in self.inputs:
+            return [self.inputs["pixels_0"][row], self.inputs["pixels_1"][row]]
+        return [self.inputs["pixels"][row % len(self.inputs["pixels"])]]
+
+
+LIMITS = Limits(max_batch=4)
+Arrays = dict[str, np.ndarray]
+
+
+def opened(file: Path, skip: list[int], text_heads: int, reading: str = "published"):
+    """The pruned checkpoint, its plan and its graph."""
+    checkpoint = load_checkpoint(Sources(file, text_heads=text_heads, image_cross_reading=reading))
+    plan = make_plan(checkpoint.config.sites, ",".join(map(str, skip)) or "none", "--skip")
+    return prune(checkpoint, plan), plan, graphs_of(checkpoint.config, "offline")["encode"]
+
+
+def graph_inputs(case: MeterCase) -> Arrays:
+    """A case's inputs by the encode graph's names."""
+    names = {"pixels": "pixel_values", "pixels_0": "pixel_values", "pixels_1": "pixel_values_1"}
+    inputs = {names.get(name, name): value for name, value in case.inputs.items()}
+    if case.meta["task"] == "irtr":
+        rows = len(inputs["text_ids"])
+        inputs |= {"text_index": np.arange(rows), "image_index": np.zeros(rows, np.int64)}
+    return inputs
+
+
+@torch.no_grad()
+def run_form(form: str, checkpoint, plan, graph, inputs: Arrays) -> Arrays:
+    """What a form of the network gives: "folded" or "unfolded" in PyTorch, or the exported graph on "onnxruntime"."""
+    config, precision = checkpoint.config, PRECISIONS["fp32"]
+    parameters = network_parameters(checkpoint, plan, precision, LIMITS)
+    if form == "onnxruntime":
+        return run_onnx(export_graph(graph, config, plan, precision, LIMITS)[1], parameters, inputs)
+    with torch.device("meta"):
+        if form == "unfolded":
+            network, parameters = unfolded_cross_encoder(config, plan).eval(), unfolded_parameters(checkpoint, plan)
+        else:
+            network = build_network(config, plan, precision, LIMITS)
+    load_parameters(network, {name: tensor.read for name, tensor in parameters.items()})
+    got = graph.module(network)({name: torch.from_numpy(value) for name, value in inputs.items()})
+    return {name: value.numpy() for name, value in got.items()}
+
+
+def run_onnx(model: ir.Model, parameters: dict, inputs: Arrays) -> Arrays:
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None:
+            value.const_value = ir.tensor(parameters[name].read().numpy())
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs)))
+
+
+@cache
+def exported(name: str, opset: int):
+    """A golden case's checkpoint, plan and exported model."""
+    case = MeterCase(name)
+    checkpoint, plan, graph = opened(case.file, case.skip, case.text_heads)
+    return checkpoint, plan, export_graph(graph, checkpoint.config, plan, PRECISIONS["fp32"], LIMITS, opset)[1]

@@ -1,0 +1,95 @@
+"""METER equal to the published code: the folded network, the unfolded one, and the exported graph on ONNX Runtime."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from conftest import FP32, max_error
+from meter_cases import LIMITS, METER_CASES, MeterCase, exported, graph_inputs, opened, run_form, run_onnx
+
+from eas_export.precision import PRECISIONS
+from eas_export.rewrite.constants import network_parameters
+
+
+def check(case: MeterCase, got: dict[str, np.ndarray]) -> None:
+    assert set(got) == {"cls_feats", "scores" if case.meta["task"] == "irtr" else "logits"}
+    for each, value in got.items():
+        assert value.shape == case.golden[each].shape and value.dtype == np.float32
+        assert max_error(value, case.golden[each]) < FP32, each
+
+
+@pytest.mark.parametrize("form", ["folded", "unfolded"])
+@pytest.mark.parametrize("name", METER_CASES)
+def test_the_network_equals_the_published_code(name, form):
+    case = MeterCase(name)
+    check(case, run_form(form, *opened(case.file, case.skip, case.text_heads), graph_inputs(case)))
+
+
+@pytest.mark.parametrize("name, opset", [*((name, 24) for name in METER_CASES), ("vqa_small_ln", 21)])
+def test_the_graph_equals_the_published_code(name, opset):
+    case, (checkpoint, plan, model) = MeterCase(name), exported(name, opset)
+    parameters = network_parameters(checkpoint, plan, PRECISIONS["fp32"], LIMITS)
+    check(case, run_onnx(model, parameters, graph_inputs(case)))
+
+
+@pytest.mark.parametrize("name", ["vqa_skip10", "nlvr2_skip10", "irtr_skip10"])
+def test_the_graph_holds_no_adapter_but_those_of_skipped_attentions(name):
+    checkpoint, plan, model = exported(name, 24)
+    assert dict(model.opset_imports) == {"": 24} and not model.functions
+    onnx.checker.check_model(ir.to_proto(model))
+    config = checkpoint.config
+    skipped = config.attentions(plan.skipped)
+    assert len(skipped) == MeterCase(name).meta["n_distinct_modules"]
+    names = set(model.graph.initializers)
+    assert not [each for each in names if "adapter" in each]
+    places = {f"{each.stream}_layers.{each.layer}.{each.part}." for each in skipped}
+    low_rank = {each for each in names if ".pool." in each or ".down." in each or ".up." in each}
+    assert low_rank == {
+        place + each for place in places for each in ("down.weight", "pool.weight", "pool.bias", "up.weight", "up.bias")
+    }
+    assert not [
+        each for each in names if each.endswith(("q.weight", "o.weight")) and each.rsplit(".", 2)[0] + "." in places
+    ]
+    counts = Counter(node.op_type for node in model.graph)
+    kept = 4 * config.layers - len(skipped)
+    assert counts["Attention"] == config.text.layers + config.image.blocks + kept
+    encoders = 6 * config.text.layers + 4 * config.image.blocks + 2  # q k v o fc1 fc2; qkv out fc1 fc2; transforms
+    heads = 2 + (1 if config.task == "retrieval" else 2)  # poolers, head
+    assert counts["Gemm"] == encoders + heads + 2 * 2 * config.layers + 4 * kept + 3 * len(skipped)
+    assert "MatMul" not in counts
+
+
+@pytest.mark.parametrize("form", ["folded", "unfolded"])
+def test_the_two_readings_are_two_functions(form):
+    """As the published code reads indices 18 to 23, and as the paper does."""
+    case = MeterCase("vqa_skip10")
+    got = {
+        reading: run_form(form, *opened(case.file, case.skip, case.text_heads, reading), graph_inputs(case))["logits"]
+        for reading in ("published", "paper")
+    }
+    assert max_error(got["published"], case.golden["logits"]) < FP32 < 100 * FP32 < max_error(*got.values())
+
+
+def test_a_text_and_an_image_are_encoded_once_for_all_their_pairs():
+    """Any pairs of them score as each does alone."""
+    case, (checkpoint, plan, model) = MeterCase("irtr_skip10"), exported("irtr_skip10", 24)
+    parameters = network_parameters(checkpoint, plan, PRECISIONS["fp32"], LIMITS)
+    image = case.inputs["pixels"]
+    inputs = graph_inputs(case) | {
+        "pixel_values": np.concatenate([-image, image]),
+        "text_index": np.array([2, 0, 1, 2]),
+        "image_index": np.array([1, 1, 0, 0]),
+    }
+    got = run_onnx(model, parameters, inputs)["scores"]
+    assert max_error(got[:2], case.golden["scores"][[2, 0]]) < FP32
+    for row in (2, 3):
+        alone = {
+            "text_ids": inputs["text_ids"][inputs["text_index"][[row]]],
+            "text_masks": inputs["text_masks"][inputs["text_index"][[row]]],
+            "pixel_values": -image,
+            "text_index": np.array([0]),
+            "image_index": np.array([0]),
+        }
+        assert max_error(run_onnx(model, parameters, alone)["scores"], got[[row]]) < FP32
