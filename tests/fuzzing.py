@@ -414,7 +414,7 @@ class Fuzzer:
 
     def _read_questions(self, path: Path) -> None:
         for question in read_questions(path):
-            assert question.image is None or Path(question.image).parent.resolve().is_relative_to(path.parent)
+            assert all(Path(name).parent.resolve().is_relative_to(path.parent) for name in question.image)
             encode_question(question, self.config, self.family, self.tokenizer)
 
     @cached_property
