@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
-from conftest import copy_of
+from conftest import GOLDEN, copy_of
 from meter_cases import MeterCase
 from parity.test_divergence import scaled
 
@@ -13,12 +14,13 @@ from eas_export.parity.cross.controls import CONTROLS
 from eas_export.parity.cross.network import blocks_of
 
 VQA, NLVR2, RETRIEVAL = (MeterCase(name) for name in ("vqa_skip10", "nlvr2_skip10", "irtr_skip10"))
+OLDER = MeterCase("vqa_small_ln")  # opset 21: attention is written out
 STEPS = ["pytorch, folded", "pytorch, the bundle's weights", "onnxruntime"]
 
 
 @pytest.mark.parametrize(
     "case, precision",
-    [(VQA, "fp32"), (NLVR2, "fp32"), (RETRIEVAL, "fp32"), (VQA, "fp16")],
+    [(VQA, "fp32"), (NLVR2, "fp32"), (RETRIEVAL, "fp32"), (VQA, "fp16"), (OLDER, "fp32")],
     ids=lambda each: getattr(each, "name", each),
 )
 def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of, tmp_path, case, precision):
@@ -27,6 +29,8 @@ def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of,
     report = eas_export.verify(bundle, case.file, negative_controls=True)
     assert report.exit_code == 0, (report.first_divergence, report.controls)
     assert report.verdict == "same as the checkpoint"
+    operators = {node.op_type for node in onnx.load(bundle.graph_file("encode"), load_external_data=False).graph.node}
+    assert ("Attention" in operators) == (case is not OLDER)
     assert [step.name for step in report.steps] == STEPS and all(step.ran for step in report.steps)
     cases = ["full text", "padded text", "shortest text", "1 to 2 in one batch"]  # a batch of two, and one left over
     assert all(list(step.cases) == cases for step in report.steps)
@@ -152,3 +156,10 @@ def test_the_baseline_without_skipping_passes(meter_bundle_of):
     assert not [name for name in bundle.store.entries if ".pool." in name or ".up." in name]
     reasons = {control.name: control.why_not for control in report.controls if control.why_not}
     assert reasons == {"pooled feature counted twice": "no self-attention of the text stream is skipped"}
+
+
+def test_another_checkpoint_is_wrong_use(meter_bundle_of, tmp_path, refused):
+    path = meter_bundle_of(VQA).path
+    assert "its text_length is 9, the bundle's 10" in refused("verify", path, "--ckpt", OLDER.file)
+    assert "its task is nlvr2, the bundle's vqa" in refused("verify", path, "--ckpt", NLVR2.file)
+    assert "there is no file *.ckpt in it" in refused("verify", path, "--ckpt", GOLDEN / "lavin" / "first")
