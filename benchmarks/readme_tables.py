@@ -171,6 +171,21 @@ def verify_table() -> str:
     return "\n".join([*rows, "", _provenance(r)])
 
 
+def meter_table() -> str:
+    r = load("meter_flops")
+    rows = [
+        "| published list | indices | attentions | METER, GFLOPs | less, adapters in place | less, exported |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, each in r["lists"].items():
+        if name.endswith("published"):
+            saved = each["published_code_of_METER"]["gflops"], each["saved_of_METER"]["gflops"]
+            title = name.removesuffix(", 18-23 as published").replace("vqa", "VQA").replace("nlvr2", "NLVR2")
+            counts = f"{each['indices']} | {each['attentions']} | {each['gflops']['METER']}"
+            rows.append(f"| {title} | {counts} | {saved[0]} | {saved[1]} |")
+    return "\n".join([*rows, "", f"{r['unit'].split(';')[0]}. {_provenance(r)}"])
+
+
 def _own_layers(result: dict) -> str:
     decode = result["graphs"]["decode"]
     return f"{decode['attentions_fused']} of {decode['attentions']}, {decode['caches_in_place']}"
@@ -193,6 +208,7 @@ TABLES = {
     "fuzz": fuzz_table,
     "engines": engines_table,
     "verify": verify_table,
+    "meter": meter_table,
 }
 
 

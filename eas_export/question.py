@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from .config import Record
 
+MOST_IMAGES = 100  # of one question
 MOST_ANSWERS = 10  # that people gave to one question, as VQA's files have them
 
 
@@ -14,7 +15,7 @@ class Question(Record):
     """Either `prompt`, which the model reads as it is, or `question`, which is put into the family's own format.
 
     context, options  go with `question`: what is known, and the answers to choose from
-    image             a file; in a JSON-lines file a path below that file's folder
+    image             a file, or several in the order in which the text has them; in a JSON-lines file paths below that file's folder
     answer            the label, which only verification reads. With options the right one: its letter, its text or its index, kept
                       as the index from 0. Without options what people answered: one text or up to ten
     """
@@ -23,13 +24,18 @@ class Question(Record):
     question: str | None = None
     context: str | None = None
     options: tuple[str, ...] = Field(default=(), max_length=26)  # (A) to (Z)
-    image: str | None = None
+    image: tuple[str, ...] = Field(default=(), max_length=MOST_IMAGES)
     answer: int | tuple[str, ...] | None = None
 
     @field_validator("options", mode="before")
     @classmethod
     def _none_is_empty(cls, options: object) -> object:
         return () if options is None else options
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, image: object) -> object:
+        return () if image is None else (image,) if isinstance(image, str) else image
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -58,14 +64,14 @@ class Question(Record):
 
 
 class FileQuestion(Question):
-    """A question whose image path was read from a file."""
+    """A question whose images' paths were read from a file."""
 
     @field_validator("image")
     @classmethod
-    def _stays_in_the_folder(cls, image: str | None) -> str | None:
-        if image is not None:
-            path = PurePosixPath(image)
-            if path.is_absolute() or ".." in path.parts or "\0" in image or not path.parts:
+    def _stays_in_the_folder(cls, image: tuple[str, ...]) -> tuple[str, ...]:
+        for name in image:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
                 raise ValueError("an image is a path inside the file's folder")
         return image
 

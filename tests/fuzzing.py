@@ -35,6 +35,7 @@ from mutations import (
     zeros_deflated,
 )
 from PIL import Image
+from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 
 import eas_export
@@ -108,6 +109,7 @@ class Fuzzer:
             "checkpoint": Target(self._write_checkpoint, self._read_checkpoint, 8),
             "params.json": Target(self._write_params, self._read_checkpoint, 4),
             "checkpoint folder": Target(self._write_folder, self._read_checkpoint, 4),
+            "Hugging Face folder": Target(self._write_hugging_face, _read_hugging_face, 12),
             "lightning": Target(self._write_lightning, _read_lightning, 6),
             "manifest": Target(self._write_manifest, _read_bundle, 10),
             "weights": Target(self._write_weights, _read_store, 10),
@@ -229,6 +231,24 @@ class Fuzzer:
     def _write_params(self, rng: Random, folder: Path) -> Path:
         name = self.checkpoint.files[1].relative_to(CHECKPOINT)
         return _with_links(CHECKPOINT, folder, {name: damaged_json(rng, self.checkpoint.files[1].read_text())})
+
+    @cached_property
+    def _llava(self) -> list[Path]:
+        """One folder in each form of its weights, each read once: what is imported late is not held against a case."""
+        forms = ("safetensors", "shards", "shards of bin")
+        shapes = {form: LlavaShape(layers=3, skip=(1,), form=form) for form in forms}
+        folders = [write_llava(self.scratch / f"llava {form}", shape) for form, shape in shapes.items()]
+        for folder in folders:
+            _read_hugging_face(folder)
+        return folders
+
+    def _write_hugging_face(self, rng: Random, folder: Path) -> Path:
+        whole = rng.choice(self._llava)
+        file = rng.choice(sorted(path for path in whole.rglob("*") if path.is_file()))
+        data = file.read_bytes()
+        as_json = file.suffix == ".json" and rng.random() < 0.8
+        damaged = damaged_json(rng, data.decode()) if as_json else damaged_bytes(rng, data, data)
+        return _with_links(whole, folder, {file.relative_to(whole): damaged})
 
     def _write_folder(self, rng: Random, folder: Path) -> Path:
         """A checkpoint's folder with a file lost, replaced by something that is no file, or doubled."""
@@ -394,7 +414,7 @@ class Fuzzer:
 
     def _read_questions(self, path: Path) -> None:
         for question in read_questions(path):
-            assert question.image is None or Path(question.image).parent.resolve().is_relative_to(path.parent)
+            assert all(Path(name).parent.resolve().is_relative_to(path.parent) for name in question.image)
             encode_question(question, self.config, self.family, self.tokenizer)
 
     @cached_property
@@ -449,6 +469,12 @@ def _peak_bytes() -> int:
 def _written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def _read_hugging_face(path: Path) -> None:
+    checkpoint = load_checkpoint(Sources(path))
+    for tensor in prune(checkpoint, make_plan(checkpoint.config.sites, "1", "test")).tensors.values():
+        tensor.read()
 
 
 def _with_links(source: Path, folder: Path, changed: dict[Path, bytes]) -> Path:

@@ -23,6 +23,7 @@ TARGETS = (
         "checkpoint",
         "params.json",
         "checkpoint folder",
+        "Hugging Face folder",
         "lightning",
         "manifest",
         "weights",

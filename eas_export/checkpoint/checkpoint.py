@@ -19,6 +19,7 @@ class Checkpoint:
                layers.{i}.norm.weight, .ffn_norm.weight, .attention.{q,k,v,o}.weight, .ffn.{gate,up,down}.weight and the
                adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
                (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).
+               What the files' own skip list makes useless may be missing: then another list is refused (rewrite/prune.py).
                The vision tower's are the family's own, under vision.
     evidence   what the files say about skipped attentions
     files      every file that was opened, in a fixed order

@@ -4,8 +4,9 @@ What comes after the block whose output is read, and CLIP's text half, are left 
 """
 
 import re
+import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -85,11 +86,15 @@ class ClipVisionConfig(HfRecord):
         return self
 
 
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
+
+
 class Preprocessing(HfRecord):
     """CLIPImageProcessor's settings; defaults are CLIP's."""
 
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
     resample: Literal[3] = BICUBIC
     do_resize: Literal[True] = True
     do_center_crop: Literal[True] = True
@@ -101,9 +106,9 @@ class Preprocessing(HfRecord):
     def require_size(self, pixels: int, where: Path) -> None:
         """Raises UserError unless images are resized and cropped to what the tower takes."""
         for name, size in (("size", self.size), ("crop_size", self.crop_size)):
-            sides = set(size.values()) if isinstance(size, dict) else {size}
-            if sides != {pixels} and size is not None:
-                what = f"{name} is {size}, the tower takes {pixels} x {pixels} pixels"
+            sides = list(size.values()) if isinstance(size, dict) else [size]
+            if size is not None and (not sides or any(side != pixels for side in sides)):
+                what = f"{name} is {reprlib.repr(size)}, the tower takes {pixels} x {pixels} pixels"
                 raise UserError(what, where=where, fix="give the preprocessor_config.json of this tower")
 
 

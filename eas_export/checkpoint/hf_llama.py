@@ -1,5 +1,6 @@
 """LLaMA as Hugging Face has it (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
 
+import reprlib
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -79,9 +80,9 @@ class LlamaConfig(HfRecord):
                 f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
             )
         if self.rope_scaling is not None:
-            raise ValueError(f"rope_scaling is {self.rope_scaling!r}: only plain RoPE (null) is supported")
+            raise ValueError(f"rope_scaling is {reprlib.repr(self.rope_scaling)}: only plain RoPE (null) is supported")
         if self.hidden_act != "silu":
-            raise ValueError(f"hidden_act is {self.hidden_act!r}: only silu is supported")
+            raise ValueError(f"hidden_act is {reprlib.repr(self.hidden_act)}: only silu is supported")
         if self.attention_bias or self.mlp_bias:
             raise ValueError("its projections have biases, which no LLaVA-EAS model has")
         return self

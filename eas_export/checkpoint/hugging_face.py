@@ -4,6 +4,7 @@ Formats (transformers' save_pretrained): model.safetensors | model.safetensors.i
 pytorch_model.bin.index.json and its shards. An index is {"metadata": ..., "weight_map": {key: file in the folder}}.
 """
 
+import reprlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -70,7 +71,7 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     for key, name in weight_map.items():
         if not stays_inside(name):
             raise UserError(
-                f"weight_map[{key!r}] is {name!r}, which is no file of the folder",
+                f"weight_map[{reprlib.repr(key)}] is {reprlib.repr(name)}, which is no file of the folder",
                 where=index,
                 fix="do not trust this file, or write the shards' plain names",
             )
@@ -83,7 +84,13 @@ def _shards(index: Path) -> dict[Path, set[str]]:
 def stays_inside(name: str) -> bool:
     """Whether a path that a file names lies below the file's folder, by its letters alone."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    return (
+        0 < len(name) < 256
+        and bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+    )
 
 
 def _read(path: Path) -> Tensors:

@@ -30,7 +30,9 @@ TALKS = ("decoder",)  # kinds of networks (a config's) that go token by token
 @click.option("--question", metavar="TEXT", help="A question, put into the family's own format (LaVIN: ScienceQA's).")
 @click.option("--context", metavar="TEXT", help="What is known, with --question.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose; again for each.")
-@click.option("--image", metavar="FILE", help="An image that belongs to --prompt or --question.")
+@click.option(
+    "--image", metavar="FILE", multiple=True, help="An image that belongs to --prompt or --question; again for each."
+)
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
 @click.option("--outputs", type=PATH, help="Where to write: npz for npz inputs, JSON lines for others.")
 @click.option(
@@ -74,9 +76,9 @@ def run(
 
     \b
     --inputs X.jsonl, an object per line: {"prompt": ..} or {"question": .., "context": .., "options": [..]},
-      and "image": a path relative to the file
+      and "image": a path relative to the file, or a list of them
     --inputs X.npz:
-      input_ids       [B, S] integers, the image's placeholder zeros included, the modality token not
+      input_ids       [B, S] integers; LaVIN: an image's placeholder zeros included, the modality token not; LLaVA: -200 for each image
       prompt_lengths  [B] integers, default S
       pixel_values    [N, 3, H, W] floats, resized and normalised
       image_row       [N] integers, the row each image belongs to; a row without one is a text prompt

@@ -8,7 +8,9 @@ Formats, from the published training code:
 """
 
 import json
+import os
 import re
+import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,15 +159,16 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     """--vision, else the folder that config.json names below the checkpoint's, else what the checkpoint holds itself. A folder with a
     config and no weights goes with the checkpoint's own."""
     named = config.mm_vision_tower
-    beside = sources.ckpt / named if named and stays_inside(named) and (sources.ckpt / named).is_dir() else None
-    folder = sources.vision or beside
+    folder = sources.vision or (sources.ckpt / named if named and stays_inside(named) else None)
+    if folder != sources.vision and not os.path.isdir(folder):  # a name on the hub
+        folder = None
     own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
     where = str(folder or sources.ckpt)
     if folder is None and not own:
         raise UserError(
-            f"its vision tower is {named!r}, which is no folder here, and the checkpoint holds none",
+            f"its vision tower is {reprlib.repr(named)}, which is no folder here, and the checkpoint holds none",
             where=sources.ckpt / CONFIG_FILE,
-            fix=f"download {named or 'the tower'} and pass --vision DIR",
+            fix=f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR",
         )
     clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
     if not tensors and not own:

@@ -1,5 +1,6 @@
 """LLaVA-1.5 as its training code writes it, with EAS adapters: the keys of its config.json and the names of its tensors."""
 
+import reprlib
 from typing import Any, Literal, get_args
 
 from pydantic import model_validator
@@ -59,7 +60,7 @@ class LlavaConfig(LlamaConfig):
         for key, values in supported.items():
             if getattr(self, key) not in values:
                 known = " or ".join("none" if value is None else str(value) for value in values)
-                raise ValueError(f"{key} is {getattr(self, key)!r}: only {known} is supported")
+                raise ValueError(f"{key} is {reprlib.repr(getattr(self, key))}: only {known} is supported")
         return self
 
     @property

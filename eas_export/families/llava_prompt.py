@@ -28,7 +28,7 @@ SYSTEM = (
 
 def format_question(question: Question) -> str:
     """The conversation up to the answer: image, context, question, and options as the published ScienceQA evaluation has them."""
-    lines = [PLACEHOLDER] if question.image is not None else []
+    lines = [PLACEHOLDER] * len(question.image)
     lines += [f"Context: {question.context}"] if question.context else []
     lines.append(question.question)
     lines += [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options)]

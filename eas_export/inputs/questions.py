@@ -1,7 +1,7 @@
 """Questions as Prompts, and JSON-lines files of questions.
 
 One line, one JSON object with the keys of question.Question:
-    {"prompt": "...", "image": "cat.png"}
+    {"prompt": "...", "image": "cat.png"}, {"prompt": "...", "image": ["cat.png", "dog.png"]}
     {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"], "answer": "A"}
 """
 
@@ -37,7 +37,7 @@ def holds_questions(path: Path) -> bool:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Every line of the file that is not blank, checked, its image's path made whole. Raises UserError that names the line."""
+    """Every line of the file that is not blank, checked, its images' paths made whole. Raises UserError that names the line."""
     questions, number = [], 0
     try:
         file = open(require_file(path), "rb")
@@ -57,20 +57,21 @@ def read_questions(path: Path) -> list[Question]:
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
     """One question as a batch of one row. Raises UserError for an image that cannot be read, or does not fit the model."""
     try:
-        images = [] if question.image is None else [family.prompts.pixels(config, read_image(Path(question.image)))]
+        images = [family.prompts.pixels(config, read_image(Path(name))) for name in question.image]
     except UserError as error:
         raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
     ids = encode_question(question, config, family, tokenizer)
     arrays = {"input_ids": np.array([ids])}
     if images:
-        arrays |= {"pixel_values": np.stack([image.numpy() for image in images]), "image_row": np.array([0])}
+        rows = np.zeros(len(images), np.int64)
+        arrays |= {"pixel_values": np.stack([image.numpy() for image in images]), "image_row": rows}
     return make_inputs(arrays, config, family, where).prompts
 
 
 def encode_question(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> list[int]:
     """The question's token ids, image placeholders included."""
     text = question.prompt if question.prompt is not None else family.prompts.format(question)
-    return family.prompts.encode(config, tokenizer, text, int(question.image is not None))
+    return family.prompts.encode(config, tokenizer, text, len(question.image))
 
 
 def require_short(
@@ -78,7 +79,7 @@ def require_short(
 ) -> None:
     """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
     ids = encode_question(question, config, family, tokenizer)
-    length = len(family.prompts.place_images(config, ids, int(question.image is not None))[0])
+    length = len(family.prompts.place_images(config, ids, len(question.image))[0])
     if length > limits.max_prompt:
         fix = f"build with --max-prompt {length}, or ask shorter"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)
@@ -100,11 +101,11 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
         question = FileQuestion.model_validate(value)
     except ValidationError as error:
         raise refusal(error, Question, "key", where) from None
-    if question.image is None:
-        return Question(**question.model_dump())
-    image = path.parent / question.image
-    try:
-        require_file(image)
-    except UserError as error:
-        raise UserError(f"image {reprlib.repr(question.image)}: {error.what}", where=where, fix=error.fix) from None
-    return Question(**question.model_dump() | {"image": str(image)})
+    images = []
+    for name in question.image:
+        images.append(path.parent / name)
+        try:
+            require_file(images[-1])
+        except UserError as error:
+            raise UserError(f"image {reprlib.repr(name)}: {error.what}", where=where, fix=error.fix) from None
+    return Question(**question.model_dump() | {"image": tuple(map(str, images))})

@@ -125,7 +125,8 @@ def _blocks_figure(report: ParityReport) -> str:
             if points:
                 series.append(Series(step.name if len(cases) == 1 else f"{step.name}, {case}", style, points))
     title = f"Error after each block, prompt {words.joined(cases)}"
-    shown = [words.sentence(f"{part[:1]}{layer}") for part, layer in blocks]  # T0: layer 0 of the text stream
+    # "ts0" is layer 0 of the text stream, "0" that of a network with one row of blocks
+    shown = ["".join(word[0] for word in part.split()) + str(layer) for part, layer in blocks]
     plot = log_plot(title, "layer", Y_LABEL, shown, series)
     return _figure(title, plot, legend(series, "attention kept", "attention skipped"))
 

@@ -57,7 +57,7 @@ def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) 
 
 
 def sample_prompts(config: ModelConfig, limits: Limits, steps: int, longest: bool = True) -> Samples:
-    """Prompts with text, with an image, the shortest and, if asked for, the longest that the limits allow, with an image where it fits;
+    """Prompts with text, with an image, with two where prompts may have several, the shortest and, if asked for, the longest that the limits allow, with an image where it fits;
     `steps` tokens or as many as fit behind each. Where a bundle takes batches they are a mixed and ragged one."""
     random = torch.Generator().manual_seed(0)
     steps = min(steps, limits.max_tokens - 1)
@@ -67,6 +67,9 @@ def sample_prompts(config: ModelConfig, limits: Limits, steps: int, longest: boo
     prompts = {"text": _prompt(config, min(17, room), [], random)}
     if image_at:
         prompts["image"] = _prompt(config, min(tokens + 12, room), image_at, random)
+    both = [*range(2, 2 + tokens), *range(3 + tokens, 3 + 2 * tokens)]  # a token between them
+    if limits.max_images > 1 and room > both[-1]:
+        prompts["two images"] = _prompt(config, min(2 * tokens + 12, room), both, random)
     prompts["shortest"] = _prompt(config, 1, [], random)
     if longest:
         prompts["longest"] = _prompt(config, room, image_at, random)
@@ -86,7 +89,7 @@ def _prompt(config: ModelConfig, length: int, image_at: list[int], random: torch
     if image_at:
         index[0, image_at] = torch.arange(len(image_at))
         size = config.vision.image_size
-        pixels = torch.randn(1, 3, size, size, generator=random)
+        pixels = torch.randn(len(image_at) // config.vision.tokens, 3, size, size, generator=random)
     return Prompts(ids, torch.tensor([length]), index, pixels)
 
 

@@ -117,7 +117,7 @@ REFUSED = {
         tensors(model__layers__1__adapter_attn__conv_A__weight=torch.ones(5, 64, 1)),
         "has rank 5, which 2 groups",
     ),
-    "no tower": (without_tower, "its vision tower is 'vision_tower'.*download vision_tower and pass --vision DIR"),
+    "no tower": (without_tower, "its vision tower is 'vision_tower'.*download 'vision_tower' and pass --vision DIR"),
     "a tower elsewhere": (elsewhere, r"its vision tower is '../tower', which is no folder here"),
     "a tower without weights": (
         lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),

@@ -122,7 +122,7 @@ def test_a_file_of_questions(tmp_path, picture):
         b"\xef\xbb\xbf\r\n" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n  \n"
     )  # as Windows writes it
     first, second = read_questions(path)
-    assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == str(picture)
+    assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == (str(picture),)
 
 
 def test_labels(tmp_path, picture):

@@ -43,17 +43,29 @@ def test_the_published_fold_is_told_apart(bundle_of):
     assert form == "published fold"
 
 
-def test_text_and_an_image_go_in_and_text_comes_out(tmp_path):
+def test_text_and_images_go_in_and_text_comes_out(tmp_path, refused):
     tokenizer = DEMO.checkpoint.tokenizer
     shape = LlavaShape(skip=(1,), vocab=Tokenizer(tokenizer, 1 << 20).size)
     folder = write_llava(tmp_path / "ckpt", shape)
     shutil.copy(tokenizer, folder / "tokenizer.model")
-    Image.new("RGB", (40, 30), (200, 10, 30)).save(tmp_path / "a.png")
+    for name, colour in (("a.png", (200, 10, 30)), ("b.png", (0, 90, 255))):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / name)
+    two = [str(tmp_path / name) for name in ("a.png", "b.png")]
     questions = [
         Question(question="What?", options=("a cat", "a dog"), image=str(tmp_path / "a.png")),
         Question(prompt="Two <image>\nof it", image=str(tmp_path / "a.png")),
         Question(prompt="Hello"),
+        Question(prompt="<image> and <image>", image=two),
     ]
-    model = open_model(build(folder, tmp_path / "out", verify=False, max_prompt=1000).bundle)
+    result = build(folder, tmp_path / "out", max_prompt=250, max_tokens=300, max_images=2)
+    assert "two images" in result.report.steps[-1].cases and result.report.ok
+    model = open_model(result.bundle)
     replies = list(model.replies(questions, max_new_tokens=4))
     assert all(1 <= len(reply.tokens) <= 4 for reply in replies)
+
+    def first_logits(*images: str):
+        return model.start([Question(prompt="<image> and <image>", image=images)]).logits
+
+    assert (first_logits(*two) - first_logits(*reversed(two))).abs().max() > 1e-3  # each stands in its own place
+    asked = ("run", result.bundle.path, "--prompt", "<image>", "--image", two[0], "--image", two[1], "--image", two[0])
+    assert "--max-images" in refused(*asked)
