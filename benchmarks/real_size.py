@@ -65,14 +65,15 @@ def main() -> None:
     )
 
 
-def measure(checkpoint: Path, scratch: Path, precision: str, fold: str) -> dict:
+def measure(checkpoint: Path, scratch: Path, precision: str, fold: str, *more: object) -> dict:
+    """more: other options of the build"""
     read = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     forget_cached(checkpoint)
     copy = watch(["cp", "-r", str(checkpoint), str(scratch / "copy")])
     say("copy", copy)
     shutil.rmtree(scratch / "copy")
 
-    bundle, how = scratch / "bundle", ("--precision", precision, "--fold", fold)
+    bundle, how = scratch / "bundle", ("--precision", precision, "--fold", fold, *more)
     build_again = eas_export("build", "--ckpt", checkpoint, "--out", bundle, *how, "--no-verify", "--json")
     forget_cached(checkpoint)
     built = watch(build_again)

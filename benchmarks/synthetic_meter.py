@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from synthetic import write_torch
 
 HEADS = {"vqa": "vqa_classifier", "nlvr2": "nlvr2_classifier", "retrieval": "rank_output"}
 
@@ -100,8 +101,8 @@ def meter_shapes(shape: MeterShape) -> dict[str, tuple[int, ...]]:
     )
 
 
-def write_meter(folder: Path, shape: MeterShape, seed: int = 0) -> Path:
-    """last.ckpt of this shape in the folder."""
+def write_meter(folder: Path, shape: MeterShape, seed: int = 0, skeleton: bool = False) -> Path:
+    """last.ckpt of this shape in the folder. A skeleton has holes for the tensors."""
     random = torch.Generator().manual_seed(seed)
 
     def draw(key: str, size: tuple[int, ...]) -> torch.Tensor:
@@ -116,11 +117,16 @@ def write_meter(folder: Path, shape: MeterShape, seed: int = 0) -> Path:
             values if "embedding" in key or key == "token4classifier" else values / torch.Size(size[1:]).numel() ** 0.5
         )
 
-    weights = OrderedDict((key, draw(key, size)) for key, size in meter_shapes(shape).items())
     settings = {"num_heads": shape.heads, "max_text_len": shape.text_length, "num_top_layer": shape.layers}
+    around = {"epoch": 9, "global_step": 1, "pytorch-lightning_version": "1.3.2"}
+    around |= {"hparams_name": "config", "hyper_parameters": {"config": settings}}
     folder.mkdir(parents=True, exist_ok=True)
-    saved = {"epoch": 9, "global_step": 1, "pytorch-lightning_version": "1.3.2", "state_dict": weights}
-    torch.save(saved | {"hparams_name": "config", "hyper_parameters": {"config": settings}}, folder / "last.ckpt")
+    if skeleton:
+        wrap = lambda tensors: {"state_dict": tensors} | around
+        write_torch(folder / "last.ckpt", meter_shapes(shape), torch.float32, None, wrap)
+    else:
+        weights = OrderedDict((key, draw(key, size)) for key, size in meter_shapes(shape).items())
+        torch.save({"state_dict": weights} | around, folder / "last.ckpt")
     return folder / "last.ckpt"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from meter_cases import MeterCase
 
 from eas_export.backends import BACKENDS, _trt_graphs, get_backend
 from eas_export.bundle import Bundle, open_bundle
@@ -142,6 +143,24 @@ def bundle_of(tmp_path_factory):
                 built[key] = (
                     open_bundle(out) if out.exists() else build(case.folder, out, verify=False, **options).bundle
                 )
+        return built[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def meter_bundle_of(tmp_path_factory):
+    """meter_bundle_of(case, precision, reading, skip) -> Bundle for two pairs at once, built on first use. skip: other than the case's.
+    One of the cases is in the older opset."""
+    built: dict[tuple, Bundle] = {}
+
+    def get(case: MeterCase, precision: str = "fp32", reading: str = "published", skip: str | None = None) -> Bundle:
+        key = ("meter", case.name, precision, reading, skip or "own")
+        if key not in built:
+            options = {"skip": skip or case.skip, "precision": precision, "max_batch": 2, "text_heads": case.text_heads}
+            options |= {"image_cross_reading": reading, "opset": 21 if case.name == "vqa_small_ln" else 24}
+            with made_once(tmp_path_factory, "bundles", *key) as out:
+                built[key] = open_bundle(out) if out.exists() else build(case.file, out, verify=False, **options).bundle
         return built[key]
 
     return get

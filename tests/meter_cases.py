@@ -57,6 +57,17 @@ class MeterCase:
     def text_heads(self) -> int:
         return self.meta["sizes"]["text_heads"]
 
+    @property
+    def head(self) -> str:
+        """The graph's output beside cls_feats."""
+        return "scores" if self.meta["task"] == "irtr" else "logits"
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The case's inputs in the form of `eas-export run --inputs`."""
+        names = {"pixels": "pixel_values", "pixels_0": "pixel_values", "pixels_1": "pixel_values_1"}
+        return {names.get(name, name): value for name, value in self.inputs.items()}
+
     def images(self, row: int) -> list[np.ndarray]:
         """The image of a row, or both of NLVR2's; retrieval has one image for all its texts."""
         if "pixels" not in self.inputs:
@@ -77,8 +88,7 @@ def opened(file: Path, skip: list[int], text_heads: int, reading: str = "publish
 
 def graph_inputs(case: MeterCase) -> Arrays:
     """A case's inputs by the encode graph's names."""
-    names = {"pixels": "pixel_values", "pixels_0": "pixel_values", "pixels_1": "pixel_values_1"}
-    inputs = {names.get(name, name): value for name, value in case.inputs.items()}
+    inputs = dict(case.arrays)
     if case.meta["task"] == "irtr":
         rows = len(inputs["text_ids"])
         inputs |= {"text_index": np.arange(rows), "image_index": np.zeros(rows, np.int64)}

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import RESULTS
 from conftest import DEMO, golden_case
 from synthetic import SHAPES, write_checkpoint
+from synthetic_meter import MeterShape, write_meter
 
 import eas_export.backends.onnxruntime
 import eas_export.preflight
@@ -36,6 +38,21 @@ def test_needs_of_a_7b_are_those_of_a_small_machine(tmp_path, command):
     assert not needs["comparing with PyTorch"]["kept"] and all(need["seconds"] > 0 for need in needs.values())
     code, text, _ = command(*build)
     assert code == 0 and "what each step takes" in text and "4.18 GB for its time" in text
+
+
+def test_needs_of_a_cross_encoder_of_the_published_size(tmp_path, command):
+    """Measured: benchmarks/results/real_size_meter_vqa_fp32.json"""
+    measured = json.loads((RESULTS / "real_size_meter_vqa_fp32.json").read_text())
+    file = write_meter(tmp_path / "data", MeterShape(), skeleton=True)
+    skip = ",".join(map(str, measured["skipped"]))
+    code, text, err = command("build", "--ckpt", file, "--out", tmp_path / "o", "--skip", skip, "--dry-run", "--json")
+    assert code == 0, err
+    needs = {need["step"]: need for need in json.loads(text)["needs"]}
+    assert needs["writing weights"]["disk_bytes"] == pytest.approx(measured["written_bytes"], rel=0.01)
+    assert max(needs[step]["memory_bytes"] for step in ("writing weights", "exporting graphs")) < 0.8e9
+    verify = needs["comparing with PyTorch"]["memory_bytes"]
+    assert measured["verify_memory_bytes"] < verify < 4e9
+    assert json.loads(text)["accounts"]["after"]["total_bytes"] == measured["needed_bytes"]
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])

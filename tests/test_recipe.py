@@ -1,12 +1,16 @@
 """Recipes: the same keys as the command line, which wins; and the shipped ones, dry-run on files of the real models' shapes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from meter_flops import PUBLISHED as METER_LISTS
 from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LLAVA_SHAPES, write_llava
+from synthetic_meter import SHAPES as METER_SHAPES
+from synthetic_meter import write_meter
 
 from eas_export.demo import RECIPE
 from eas_export.errors import UserError
@@ -14,6 +18,8 @@ from eas_export.plan import make_plan
 from eas_export.recipe import BuildOptions, resolve
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+METER_TASKS = {"meter-vqa2": "vqa", "meter-nlvr2": "nlvr2", "meter-flickr30k": "retrieval"}
+DECODER_RECIPES = [path for path in RECIPES if path.stem not in METER_TASKS]
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -90,6 +96,8 @@ def test_the_fold_mode_is_one_of_the_networks():
 
 def write_skeleton(folder: Path, recipe: Path, **changes: object) -> Path:
     """A checkpoint of the recipe's model, with holes for tensors."""
+    if recipe.stem in METER_TASKS:
+        return write_meter(folder, METER_SHAPES[METER_TASKS[recipe.stem]], skeleton=True)
     model = recipe.stem.removesuffix(f"-{recipe.stem.split('-')[-1]}")  # lavin-7b-scienceqa, llava-1.5-7b-slake
     if model == "llava-1.5-7b":
         skip = make_plan(32, resolve(recipe, {}).options.skip, "recipe").skipped
@@ -97,7 +105,7 @@ def write_skeleton(folder: Path, recipe: Path, **changes: object) -> Path:
     return write_checkpoint(folder, replace(SHAPES[model.split("-")[-1].upper()], **changes), skeleton=True)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", DECODER_RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_run_unchanged_on_the_real_shapes(recipe, tmp_path, command):
     """Files as the real ones, but with holes for tensors: every key and shape is checked, and the plan is made."""
     folder = write_skeleton(tmp_path / "data", recipe)
@@ -135,6 +143,35 @@ def test_recipes_know_the_published_skip_lists(stem, tmp_path, command):
     plan = json.loads(out)["plan"]
     assert plan["skipped"] == sorted(PUBLISHED[stem])
     assert plan["origin"] == f"recipe {stem}.yaml"
+
+
+@pytest.mark.parametrize("stem, attentions", [("meter-vqa2", 9), ("meter-nlvr2", 9), ("meter-flickr30k", 7)])
+def test_meters_recipes_run_unchanged_and_know_the_published_lists(stem, attentions, tmp_path, command):
+    """On files as the real ones, which say nothing of skips."""
+    recipe, task = next(path for path in RECIPES if path.stem == stem), METER_TASKS[stem]
+    folder = write_skeleton(tmp_path / "data", recipe)
+    build = ("build", "--ckpt", folder, "--recipe", recipe, "--out", tmp_path / "out.bundle", "--dry-run", "--json")
+    code, out, err = command(*build)
+    assert code == 0, err
+    said = json.loads(out)
+    published = METER_LISTS[task]
+    assert (said["plan"]["skipped"], said["plan"]["origin"]) == (sorted(published["10"]), f"recipe {stem}.yaml")
+    assert (said["options"]["precision"], said["options"]["fold"]) == ("fp16", "offline")
+    assert said["options"]["image_cross_reading"] is None
+    before, after = (said["accounts"][when]["parameters"] for when in ("before", "after"))
+    assert after["attention"] * 24 == before["attention"] * (24 - attentions)
+    assert after["adapters that fold"] == 0 < before["adapters that fold"]
+    assert after["adapters of skipped attentions"] * 24 == before["adapters of skipped attentions"] * attentions
+    assert "as published" in said["notes"][0]
+    text = recipe.read_text()
+    lists = {each.strip(" .,#;") for each in re.findall(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)+", text)}
+    assert {make_plan(24, each, stem).skipped for each in lists} == {tuple(sorted(each)) for each in published.values()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    # the paper's reading of the same list: as many attentions as indices
+    code, out, err = command(*build, "--image-cross-reading", "paper")
+    assert code == 0, err
+    after = json.loads(out)["accounts"]["after"]["parameters"]
+    assert after["attention"] * 24 == before["attention"] * (24 - 10)
 
 
 def test_the_demo_has_a_recipe_too():

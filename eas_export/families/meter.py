@@ -168,6 +168,8 @@ METER = Family(
 
 def _one_file(path: Path) -> Path:
     found = sorted(path.glob("*.ckpt")) if path.is_dir() else [path]
+    if not found:
+        raise UserError("there is no file *.ckpt in it", where=path, fix="name the checkpoint: --ckpt FILE")
     if len(found) != 1:
         raise UserError(
             f"there are {len(found)} files *.ckpt ({', '.join(file.name for file in found[:4])})",

@@ -12,9 +12,8 @@ from .network import PARTS
 from .taps import GRAPH
 
 STREAM = "text_layers"  # the one whose tokens are padded
-COARSE = (
-    "bf16",
-)  # precisions in which a few tokens too many, or half a mean, may be less than what is allowed to round
+COARSE = ("bf16",)  # precisions in which a few tokens too many, or half a mean, may be less than may round
+MASK = 3  # which of Attention's inputs
 
 
 def _middle_layer(m: Manifest) -> Place:
@@ -54,12 +53,13 @@ def _transposed(copy: BundleCopy, place: Place) -> None:
 def _unmasked(copy: BundleCopy, place: Place) -> None:
     """A self-attention without its mask: padding is read."""
     graph, name = copy.graph(place.graph), f"{STREAM}.{place.layer}.attention.o.weight"
-    node = _maker_of(graph, name)
-    while node.op_type not in MASKED:
-        node = node.inputs[0].producer()
-        if node is None:
-            raise InternalError(f"graph {graph.name}: no attention stands before {name}")
-    node.replace_input_with(MASKED[node.op_type], None)
+    attention = _nearest(_maker_of(graph, name), ("Attention", "Softmax"))
+    if attention.op_type == "Attention":
+        attention.replace_input_with(MASK, None)
+        return
+    masked = _nearest(attention, ("Add",))  # written out, as in opset 21: scores + mask
+    ir.convenience.replace_all_uses_with(masked.outputs[0], masked.inputs[0])
+    graph.remove(masked, safe=True)
 
 
 def _pooled_twice(copy: BundleCopy, place: Place) -> None:
@@ -76,7 +76,15 @@ def _maker_of(graph: ir.Graph, weight: str) -> ir.Node:
     return found[0]
 
 
-MASKED = {"Attention": 3}  # operator -> which of its inputs is the mask
+def _nearest(node: ir.Node, kinds: tuple[str, ...]) -> ir.Node:
+    """The nearest of these operators among those that a node's inputs come from."""
+    rank = [node]
+    while rank:
+        rank = [maker for each in rank for value in each.inputs if value is not None and (maker := value.producer())]
+        for maker in rank:
+            if maker.op_type in kinds:
+                return maker
+    raise InternalError(f"no {' or '.join(kinds)} stands before {node.name}")
 
 
 def _row(

@@ -1,0 +1,56 @@
+"""A cross-encoder's graph for TensorRT-RTX: the same function after rewriting, and engines that are built for real."""
+
+import shutil
+from collections import Counter
+
+import pytest
+from conftest import FP32, max_error
+from engine_stand_in import open_stand_in
+from meter_cases import MeterCase
+
+from eas_export.backends import _trt_graphs
+from eas_export.backends.checking import check_graphs
+from eas_export.inputs.pairs import make_pairs
+from eas_export.pairs import encode
+from eas_export.pipeline import build
+from eas_export.progress import Progress
+
+VQA, RETRIEVAL = MeterCase("vqa_skip10"), MeterCase("irtr_skip10")
+
+
+@pytest.fixture(autouse=True)
+def bind_all(monkeypatch):
+    """At the goldens' sizes no weight is large enough by itself."""
+    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+
+
+@pytest.mark.parametrize("case, weights", [(VQA, "embedded"), (RETRIEVAL, "bound")], ids=["vqa", "retrieval"])
+def test_the_rewritten_graph_equals_the_published_code(meter_bundle_of, case, weights):
+    """Scaled queries, weights as inputs; three pairs where two go at once."""
+    stand_in = open_stand_in(meter_bundle_of(case), weights)
+    got = encode(stand_in.runtime, make_pairs(case.arrays, stand_in.runtime.config, case.name))
+    assert set(got) == {case.head, "cls_feats"}
+    for each, value in got.items():
+        assert max_error(value, case.golden[each]) < FP32, each
+    bound = set(stand_in.engines["encode"].inputs) - {
+        tensor.name for tensor in stand_in.runtime.sessions["encode"].spec.inputs
+    }
+    assert bool(bound) == (weights == "bound")
+
+
+@pytest.mark.parametrize("precision, attention", [("fp16", "fused"), ("fp32", "decomposed")])
+def test_an_engine_is_built(meter_bundle_of, tmp_path, precision, attention):
+    """Every attention is a layer, and those over a text are told its mask."""
+    out = shutil.copytree(meter_bundle_of(VQA, precision).path, tmp_path / "o")
+    options = {"skip": VQA.skip, "text_heads": VQA.text_heads, "precision": precision, "max_batch": 2}
+    options |= {"image_cross_reading": "published", "backend": "tensorrt-rtx", "compute_capability": "86"}
+    bundle = build(VQA.file, out, force=True, verify=False, **options).bundle
+    m = bundle.manifest
+    (record,) = m.engines("tensorrt-rtx").values()
+    assert (record.graph, record.attention) == ("encode", attention)
+    check = check_graphs(bundle, "tensorrt-rtx", Progress())["encode"]
+    kept = set(m.config.every_attention()) - m.config.attentions(m.plan.skipped)
+    over_texts = [each for each in kept if (each.stream == "text") == (each.part == "attention")]
+    kinds = Counter(layer.kind for layer in check.layers)
+    assert kinds["ATTENTION_INPUT"] == m.config.text.layers + m.config.image.blocks + len(kept)
+    assert check.masked == m.config.text.layers + len(over_texts) and not check.lost
