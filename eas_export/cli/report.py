@@ -105,7 +105,7 @@ def _around_the_first_bad(blocks: list[BlockLine]) -> Table:
     first = next(i for i, block in enumerate(blocks) if not block.ok)
     rows = [
         [
-            words.block(block.part, block.layer),
+            f"{block.part} {block.layer}".strip(),
             block.kind,
             _same(block.ok),
             words.cosine(block.cosine),

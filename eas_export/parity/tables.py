@@ -131,7 +131,7 @@ def _blocks_details(report: ParityReport) -> str:
         [
             _head(block.step),
             _cell(block.case),
-            _cell(words.block(block.part, block.layer)),
+            _number(f"{block.part} {block.layer}".strip()),
             _cell(block.kind),
             f"<td>{_same(block.ok)}</td>",
             _number(words.number(block.error)),

@@ -133,7 +133,7 @@ def check_refusal(runtime) -> None:
     side = runtime.config.vision.image_size
     assert refusal.value.where == "graph vision"
     assert refusal.value.what == f"pixel_values has the shape [9, 3, {side}, {side}]: N is 9, and 1 to 8 is allowed"
-    assert "--max-batch" in refusal.value.fix
+    assert "--max-images" in refusal.value.fix
 
 
 def test_an_engine_of_another_graph_is_refused(bundle_of):

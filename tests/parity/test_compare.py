@@ -34,7 +34,7 @@ def ledger_with(monkeypatch, bundle, graph, change):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(parity.ledger, "open_sparing_runtime", opened)
+    monkeypatch.setattr(parity.staged_ledger, "open_sparing_runtime", opened)
     return verified(bundle)
 
 
