@@ -1,13 +1,14 @@
 """Write a LLaVA-EAS checkpoint of a chosen shape in the published format, with random weights.
 
-    python benchmarks/synthetic_llava.py --shape 7B --out llava-7B    14 GB
+    python benchmarks/synthetic_llava.py --shape 1B --out llava-1B    3 GB
+    python benchmarks/synthetic_llava.py --shape 7B --out llava-7B    13 GB
 
 The folder holds config.json, pytorch_model-*.bin with their index, and vision_tower/, as training leaves them.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,26 +45,24 @@ class LlavaShape:
     dtype: torch.dtype = torch.float32
 
 
+_REAL = LlavaShape(  # what all of them have: CLIP's ViT-L/14 of 336 pixels, 576 tokens an image
+    vocab=32000,
+    kept_rank=128,
+    skipped_rank=256,
+    clip_width=1024,
+    clip_blocks=24,
+    clip_heads=16,
+    clip_mlp=4096,
+    clip_patch=14,
+    clip_image=336,
+    form="shards of bin",
+    dtype=torch.bfloat16,
+)
 LLAVA_SHAPES = {
-    "7B": LlavaShape(
-        dim=4096,
-        layers=32,
-        heads=32,
-        kv_heads=32,
-        ffn=11008,
-        vocab=32000,
-        skip=(20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31),
-        kept_rank=128,
-        skipped_rank=256,
-        clip_width=1024,
-        clip_blocks=24,
-        clip_heads=16,
-        clip_mlp=4096,
-        clip_patch=14,
-        clip_image=336,
-        form="shards of bin",
-        dtype=torch.bfloat16,
-    ),
+    "1B": replace(
+        _REAL, dim=2048, layers=22, heads=16, kv_heads=4, ffn=5632, skip=(12, 13, 15, 16, 18, 19, 20, 21)
+    ),  # keys and values in groups
+    "7B": replace(_REAL, dim=4096, layers=32, heads=32, kv_heads=32, ffn=11008, skip=tuple(range(20, 32))),
 }
 
 

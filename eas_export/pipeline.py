@@ -97,7 +97,8 @@ def build(
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
-    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *disagreement(plan, checkpoint.evidence))
+    untrained = disagreement(plan, checkpoint.evidence, opts.adapters == "keep")
+    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained)
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     lender = _open_base(Path(base), out, opts) if base else None

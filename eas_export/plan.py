@@ -103,18 +103,18 @@ def choose_plan(
     )
 
 
-def disagreement(plan: SkipPlan, evidence: SkipEvidence) -> tuple[str, ...]:
+def disagreement(plan: SkipPlan, evidence: SkipEvidence, adapters: bool = True) -> tuple[str, ...]:
     """Notes where an explicit choice is not what the checkpoint records: it may be meant, but then adapters are used that were never
-    trained."""
+    trained. adapters: whether any are used at all"""
     recorded = _recorded(evidence)
     trained = set(plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped)
     kept, skipped = trained.difference(plan.skipped), set(plan.skipped) - trained
     notes = []
     if kept or skipped:
         notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
-    if kept:
+    if kept and adapters:
         notes.append(f"adapters before kept attentions were never trained, for these were skipped: {_listed(kept)}")
-    if skipped:
+    if skipped and adapters:
         notes.append(f"adapters of skipped attentions were never trained, for these were kept: {_listed(skipped)}")
     return tuple(notes)
 

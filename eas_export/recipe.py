@@ -89,7 +89,8 @@ class BuildOptions(Record):
     def settled(self, fold_modes: Sequence[str]) -> "BuildOptions":
         """The options with a fold mode. Raises UserError for one that is not among the network's, and for batches that it cannot take."""
         if self.fold is not None and self.fold not in fold_modes:
-            what = f"this kind of network does not fold that way: {self.fold}"
+            kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
+            what = f"{kind} does not fold that way: {self.fold}"
             raise UserError(what, where="--fold", fix=f"leave it out, or choose {' or '.join(fold_modes)}")
         options = self.model_copy(update={"fold": self.fold or fold_modes[0]})
         if options.fold == "weights" and options.limits.max_batch > 1:

@@ -28,7 +28,7 @@ from ..checkpoint.hf_clip import (
     read_tower,
     rename_tower,
 )
-from ..checkpoint.hf_llama import EMBED_KEY, attention_keys
+from ..checkpoint.hf_llama import EMBED_KEY, LlamaConfig, attention_keys
 from ..checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
 from ..checkpoint.json_file import read_json
 from ..checkpoint.keys import rename, require
@@ -68,7 +68,7 @@ class _Layers:
         if both:
             return SkipEvidence(text=None, origin=f"{folder}: layers {_list(both)} hold self_attn and replaced_adapter")
         text = str(sorted(self.skipped)) if self.skipped else "none"
-        return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.name}")
+        return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def load(sources: Sources) -> Checkpoint:
         tensors["head.weight"] = tensors["embed.weight"]
     notes: tuple[str, ...] = ()
     if sources.base_weights:
-        extra, base_files, notes = _from_base(sources.base_weights, layers, sizes)
+        extra, base_files, notes = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files = tensors | extra, (*files, *base_files)
     tokenizer = folder / TOKENIZER_FILE if (folder / TOKENIZER_FILE).is_file() else None
     return Checkpoint(
@@ -219,12 +219,15 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tow
     }
 
 
-def _from_base(base: Path, layers: _Layers, sizes: dict[str, int]) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
+def _from_base(
+    base: Path, config: LlavaConfig, layers: _Layers, sizes: dict[str, int]
+) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
     """The attentions that the checkpoint lacks, from the model it was trained from, the files, and a note. Their adapters were never
     trained: zeros, which change nothing."""
+    published, files = read_folder(base)
+    _require_same_attentions(base, config)
     lacking = sorted(set(range(layers.count)) - layers.attention)
     untrained = sorted(set(range(layers.count)) - layers.kept)
-    published, files = read_folder(base)
     wanted = {
         key: tensor
         for key, tensor in published.items()
@@ -232,8 +235,28 @@ def _from_base(base: Path, layers: _Layers, sizes: dict[str, int]) -> tuple[Tens
     }
     tensors = rename(wanted, attention_keys("lacking"), sizes, layers.count, str(base), {"lacking": lacking})
     tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
-    note = f"attentions of layers {_list(lacking)} are {base}'s; their adapters were never trained and change nothing"
-    return tensors, files, (note,) if lacking else ()
+    name = base.resolve().name
+    note = (
+        f"attentions of layers {_list(lacking)}, where they are kept, are {name}'s; adapters before them change nothing"
+    )
+    return tensors, (base / CONFIG_FILE, *files), (note,) if lacking else ()
+
+
+def _require_same_attentions(base: Path, config: LlavaConfig) -> None:
+    """Raise UserError for a model whose attentions compute something else, though its weights may have the same shapes."""
+    theirs = read_json(
+        base / CONFIG_FILE,
+        LlamaConfig,
+        "the config.json of a LLaMA model",
+        "give the model that EAS's training began with",
+    )
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
+        if getattr(theirs, key) != getattr(config, key):
+            raise UserError(
+                f"its {key} is {getattr(theirs, key)}, the checkpoint's {getattr(config, key)}",
+                where=f"--base-weights {base}",
+                fix="give the model that EAS's training began with",
+            )
 
 
 def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:

@@ -21,6 +21,7 @@ from .forms import Form, unfolded
 from .streamed_network import Readers, StreamedNetwork
 
 MOST_TOKENS = 2048  # that go through the network together
+A_PASS = 256  # tokens: what it costs to read the weights, which take their turn in memory, is about what these cost
 
 
 class Reference:
@@ -44,14 +45,15 @@ class Reference:
         form      in which the adapters meet the forced tokens
         on_block  is given a prompt's number, a layer's, and the layer's output at the prompt's positions [prefix + S, dim]
         """
-        results: list[Generation] = []
+        results: dict[int, Generation] = {}
         for group in groups(prompts, forced):
 
-            def see(row: int, layer: int, x: Tensor, first: int = group.start) -> None:
-                on_block(first + row, layer, x)
+            def see(row: int, layer: int, x: Tensor, group: list[int] = group) -> None:
+                on_block(group[row], layer, x)
 
-            results += self._read(prompts[group], forced[group], on_layer, form, see)
-        return results
+            mine = [prompts[i] for i in group], [forced[i] for i in group]
+            results |= zip(group, self._read(*mine, on_layer, form, see))
+        return [results[i] for i in range(len(prompts))]
 
     @torch.no_grad()
     def fold(self, layer: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,12 +134,15 @@ class Reference:
             return torch.cat([vision(image[None])[0] for image in pixels.float()])
 
 
-def groups(prompts: list[Prompts], forced: list[Tensor]) -> list[slice]:
-    """Which prompts go through the network together."""
+def groups(prompts: list[Prompts], forced: list[Tensor]) -> list[list[int]]:
+    """Which prompts go through the network together, each padded to the longest of its group: the shortest first, until padding would
+    be dearer than to read the weights once more."""
     lengths = [int(prompt.prompt_lengths) + len(fed) for prompt, fed in zip(prompts, forced)]
-    found, first = [], 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or max(lengths[first : end + 1]) * (end + 1 - first) > MOST_TOKENS:
-            found.append(slice(first, end))
-            first = end
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        longer = len(found[-1]) * (lengths[i] - lengths[found[-1][-1]]) if found else 0  # what the others would grow by
+        if found and longer <= A_PASS and lengths[i] * (len(found[-1]) + 1) <= MOST_TOKENS:
+            found[-1].append(i)
+        else:
+            found.append([i])
     return found
