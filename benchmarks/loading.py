@@ -23,7 +23,7 @@ from eas_export.backends import get_backend
 from eas_export.backends.onnxruntime import open_sessions
 from eas_export.backends.runtime import Runtime
 from eas_export.bundle import WEIGHTS, open_bundle
-from eas_export.conversation import Prompts, decode, empty_caches, prefill
+from eas_export.conversation import Prompts, decode_inputs, empty_caches, prefill_inputs
 from eas_export.pipeline import build
 
 
@@ -61,9 +61,10 @@ def open_and_use(path: Path) -> dict:
     prompts = Prompts(ids, torch.tensor([3]), torch.full_like(ids, -1))
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[m.precision]
     caches = empty_caches(runtime, 1, 8)
-    after = prefill(runtime, prompts, torch.zeros(1, m.config.dim, dtype=dtype), caches)
+    features = torch.zeros(1, m.config.dim, dtype=dtype)
+    after = runtime.run("prefill", prefill_inputs(prompts, features) | caches)
     state = {name: after[name] for name in ("router", "pooled")}
-    decode(runtime, torch.tensor([1]), torch.tensor([3]), caches, state)
+    runtime.run("decode", decode_inputs(torch.tensor([1]), torch.tensor([3]), caches, state))
     now = _memory()
     return {
         "weights_bytes": m.files[WEIGHTS].bytes,

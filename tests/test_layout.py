@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,89 @@ def test_no_family_is_named_outside_its_file():
         if room(path) not in ("families", "demo"):
             for node in ast.walk(ast.parse(path.read_text())):
                 assert not (isinstance(node, ast.Constant) and node.value in FAMILIES), path
+
+
+KINDS = ("decoder", "cross-encoder")
+
+
+def decisions(tree: ast.AST) -> list[int]:
+    """The lines that decide by a family, or by a config's kind, other than through a table that has it as its key."""
+    asked = []  # what is compared, and what with
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq | ast.Is) for op in node.ops):
+            asked.append(node)
+        elif isinstance(
+            node, ast.Compare
+        ):  # `in` a table is a look-up, `in` names that are written there is a comparison
+            literal = (ast.Tuple, ast.List, ast.Set, ast.Constant)
+            asked += [node] if any(isinstance(each, literal) for each in node.comparators) else []
+        elif isinstance(node, ast.Match):
+            asked += [node.subject, *(case.pattern for case in node.cases)]
+    return [node.lineno for node in asked if any(map(_names_one, _parts(node)))]
+
+
+def _parts(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and what it is made of, but not what an attribute is one of: a family's other data may be looked at."""
+    yield node
+    if not isinstance(node, ast.Attribute):
+        for child in ast.iter_child_nodes(node):
+            yield from _parts(child)
+
+
+def _names_one(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr == "kind":
+        return ast.unparse(node.value).split(".")[-1] == "config"
+    if isinstance(node, ast.Attribute) and node.attr == "name":
+        return _names_one(node.value)
+    if isinstance(node, ast.Attribute | ast.Name):
+        return (node.attr if isinstance(node, ast.Attribute) else node.id) == "family"
+    return isinstance(node, ast.Constant) and node.value in (*KINDS, *FAMILIES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_is_decided_by_a_familys_name_or_a_kind_but_by_tables(path):
+    if room(path) != "families":
+        assert decisions(ast.parse(path.read_text())) == []
+
+
+def test_kinds_are_those_of_the_configs():
+    from eas_export.export.graphs import GRAPHS
+
+    assert KINDS == tuple(GRAPHS)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "m.config.family == name",
+        "x if config.family != other.family else y",
+        "family is LAVIN",
+        "text.family.name in ('a', 'b')",
+        "checkpoint.config.kind == kind",
+        "kind == 'decoder'",
+        "config.kind in ('decoder', KIND)",
+        "match config.kind:\n case _: pass",
+        "match kind:\n case 'cross-encoder': pass",
+        "match m.config:\n case Config(family=family): pass\n case Config(kind='decoder'): pass",
+    ],
+)
+def test_decisions_are_seen(code):
+    assert decisions(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "TABLE[config.kind](config)",
+        "config.kind in TALKS",
+        "block.kind == 'skipped'",
+        "dtype.kind not in 'iu'",
+        "family.prompts is None",
+        "a.b == c",
+    ],
+)
+def test_look_ups_are_no_decisions(code):
+    assert not decisions(ast.parse(code))
 
 
 def modules_after(code: str) -> set[str]:
