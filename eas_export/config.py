@@ -126,6 +126,11 @@ class ModelConfig(Record):
         )
 
     @property
+    def unused_limits(self) -> tuple[str, ...]:
+        """Fields of Limits that mean nothing to it."""
+        return ()
+
+    @property
     def sites(self) -> int:
         """Attentions that can be skipped."""
         return self.layers

@@ -75,6 +75,11 @@ class CrossEncoderConfig(Record):
         return self.model_dump(exclude={"adapter_rank"})
 
     @property
+    def unused_limits(self) -> tuple[str, ...]:
+        """Fields of Limits that mean nothing to it."""
+        return ("max_prompt", "max_tokens", "max_images")
+
+    @property
     def sites(self) -> int:
         """Indices of attentions that can be skipped."""
         return 4 * self.layers

@@ -91,7 +91,7 @@ def build(
     sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
 
     checkpoint = _load(sources, opts)
-    opts = opts.settled(list(fold_modes(checkpoint.config)))
+    opts = opts.settled(list(fold_modes(checkpoint.config)), checkpoint.config.unused_limits)
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one

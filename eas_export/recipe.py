@@ -86,8 +86,13 @@ class BuildOptions(Record):
         """What is said of the checkpoint beside its files, for family.Sources."""
         return {name: getattr(self, name) for name in SETTINGS}
 
-    def settled(self, fold_modes: Sequence[str]) -> "BuildOptions":
-        """The options with a fold mode. Raises UserError for one that is not among the network's, and for batches that it cannot take."""
+    def settled(self, fold_modes: Sequence[str], unused: Sequence[str] = ()) -> "BuildOptions":
+        """The options with a fold mode. Raises UserError for one that is not among the network's, for batches that it cannot take, and
+        for limits that were given and are unused."""
+        for name in unused:
+            if name in self.model_fields_set:
+                option = f"--{name.replace('_', '-')}"
+                raise UserError("this kind of network has no use for it", where=option, fix="leave it out")
         if self.fold is not None and self.fold not in fold_modes:
             kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
             what = f"{kind} does not fold that way: {self.fold}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import golden_case
+from meter_cases import MeterCase
 
 import eas_export
 from eas_export import UserError
@@ -35,3 +36,9 @@ def test_a_scale_that_the_checkpoint_does_not_say_any_more_is_another_model(bund
         change(adapters(other), lambda c, edit=edit: vars(c["args"]).update(edit))
         with pytest.raises(UserError, match=said):
             eas_export.verify(bundle_of(case), other)
+
+
+def test_a_model_of_arrays_says_no_words(meter_bundle_of):
+    """And asks for no tokenizer, which would not help."""
+    with pytest.raises(UserError, match=r"it reads arrays and says no words .*run --inputs X.npz"):
+        eas_export.open_model(meter_bundle_of(MeterCase("vqa_skip10")))

@@ -94,6 +94,12 @@ def test_the_fold_mode_is_one_of_the_networks():
         BuildOptions(max_batch=2).settled(modes)
 
 
+def test_limits_that_mean_nothing_to_a_network_are_refused_where_they_are_given():
+    assert BuildOptions(max_batch=2).settled(("offline",), ("max_prompt",)).limits.max_prompt == 1024
+    with pytest.raises(UserError, match=r"no use for it \(--max-prompt\): leave it out"):
+        BuildOptions(max_prompt=64).settled(("offline",), ("max_prompt",))
+
+
 def write_skeleton(folder: Path, recipe: Path, **changes: object) -> Path:
     """A checkpoint of the recipe's model, with holes for tensors."""
     if recipe.stem in METER_TASKS:

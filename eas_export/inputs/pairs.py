@@ -49,7 +49,7 @@ def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where:
     counts = {name: len(each) for name, each in zip(pixels, images)}
     pairs = max(texts, *counts.values())
     one_for_all = (1, pairs) if config.task == "retrieval" else (pairs,)
-    if 0 in counts.values() or len(set(counts.values())) > 1 or {texts, *counts.values()} - set(one_for_all):
+    if {texts, *counts.values()} - set(one_for_all):
         said = ", ".join(f"{number} of {name}" for name, number in {"text_ids": texts, **counts}.items())
         may = "as many texts as images, or one of either" if config.task == "retrieval" else "as many texts as images"
         raise UserError(f"there are {said}", where=where, fix=f"give {may}")

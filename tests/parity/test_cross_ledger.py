@@ -85,6 +85,10 @@ def test_a_wrong_weight_is_named_by_its_block_and_stage(meter_bundle_of, tmp_pat
     assert report.exit_code == 1 and report.verdict == "differs"
     assert (found.step, found.graph) == (STEPS[1], "encode")  # the stored weights, not the fold and not the backend
     assert (found.part, found.layer, found.stage) == place
+    if found.layer is not None:  # every block is shown: those before it are the same, and it is not
+        shown = [(block.part, block.layer) for block in report.blocks]
+        before = report.blocks[: shown.index((found.part, found.layer))]
+        assert all(block.ok for block in before) and not report.blocks[len(before)].ok
 
 
 def test_what_the_weights_are_not_is_not_seen_without_a_checkpoint(meter_bundle_of, tmp_path, command):
