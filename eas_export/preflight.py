@@ -32,6 +32,7 @@ ENGINE_PER_BLOCK = 0.25  # seconds
 READ, WRITE, PER_BLOCK = 0.55e9, 0.25e9, 0.9  # bytes/s, bytes/s, seconds
 BLOCK = re.compile(r"\w*\.?\w*(layers|blocks)\.\d+")
 PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
+FLOPS = 70e9  # of matrix products/s, from benchmarks/results/real_size_7B_fp16_weights.json
 BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
 VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
 
@@ -135,7 +136,8 @@ def _verify_need(
         disk_bytes=request.folded_weights_bytes if request else 0,
         kept=False,
         memory_bytes=PROCESS + REFERENCE_MEMORY[config.kind](config, blocks, longest),
-        seconds=total / READ + passes * total / PASS,
+        seconds=total / READ
+        + passes * (total / PASS + 2 * sum(blocks.values()) * IMAGE_TOKENS[config.kind](config) / FLOPS),
     )
 
 
@@ -156,6 +158,10 @@ def _whole(config: CrossEncoderConfig, blocks: Mapping[str, int], longest: int) 
 
 # Kind of network (a config's) -> (config, blocks, longest prompt) -> what its reference holds, in bytes
 REFERENCE_MEMORY = {"decoder": _streamed, "cross-encoder": _whole}
+
+
+# Kind of network (a config's) -> config -> the tokens of an image, which make a pass longer where they are many
+IMAGE_TOKENS = {"decoder": lambda config: config.vision.tokens, "cross-encoder": lambda config: 0}
 
 
 def require_room(needs: Sequence[Need], folder: Path, instead: str) -> None:

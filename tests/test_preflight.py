@@ -9,6 +9,7 @@ import pytest
 from common import RESULTS
 from conftest import DEMO, golden_case
 from synthetic import SHAPES, write_checkpoint
+from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import MeterShape, write_meter
 
 import eas_export.backends.onnxruntime
@@ -105,6 +106,23 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
     assert "widens fp16 weights on a CPU, a copy per graph" in line and "--precision fp32" in line
     open_runtime(mapped, "onnxruntime")  # nothing is widened
     open_sparing_runtime(bundle, "onnxruntime")  # nor is all of it at once
+
+
+def test_llava_at_real_size(tmp_path, command, monkeypatch):
+    """Sizes alone decide: the tensors are holes. An image's 576 tokens go through the model in every pass."""
+    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 1 << 40)
+    monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1 << 40)
+    folder = write_llava(tmp_path / "ckpt", LLAVA_SHAPES["7B"], skeleton=True)
+    code, text, err = command(
+        "build", "--ckpt", folder, "--out", tmp_path / "o", "--precision", "fp16", "--dry-run", "--json"
+    )
+    assert code == 0, err
+    said, needs = json.loads(text), {need["step"]: need for need in json.loads(text)["needs"]}
+    assert said["accounts"]["after"]["kv_bytes_per_token"] == 20 * 2 * 4096 * 2
+    assert 12.6e9 < needs["writing weights"]["disk_bytes"] < 12.8e9
+    assert max(need["memory_bytes"] for need in needs.values()) <= 4e9
+    passes = 6 * 2 * said["accounts"]["after"]["total_parameters"] * 576 / 70e9  # seconds
+    assert 1.1 * passes < needs["comparing with PyTorch"]["seconds"] < 3 * passes
 
 
 def test_the_machine_is_asked(tmp_path):

@@ -167,6 +167,11 @@ def test_skip_lists_come_from_the_keys(folder, tmp_path):
     prune(search, choose_plan(4, search.evidence, given="1-3"))
 
 
+def test_a_folder_is_named_however_it_is_given(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_checkpoint(Sources(Path("."))).evidence.origin == "the layers with replaced_adapter in ckpt"
+
+
 def test_another_list_needs_what_fine_tuning_removed(folder):
     checkpoint = load_checkpoint(Sources(folder))
     said = r"lacks model\.layers\.0\.self_attn\.q_proj\.weight, model\.layers\.0\.adapter_attn.*, model\.layers\.2.* --base-weights DIR"
