@@ -11,6 +11,11 @@ from pathlib import Path
 from common import RESULTS
 
 REAL = ("1B", "7B", "13B")
+OTHERS = {
+    "LLaVA, 1B shape, fp16": "llava-1B_fp16_weights",
+    "METER VQA, fp32": "meter_vqa_fp32",
+    "METER VQA, fp16": "meter_vqa_fp16",
+}
 ENGINES = (("1B", "bound"), ("7B", "bound"), ("1B", "embedded"))
 README = Path(__file__).parent.parent / "README.md"
 
@@ -100,6 +105,25 @@ def real_table() -> str:
         f"{', '.join(chr(96) + r['command'] + chr(96) for r in results)} and {_provenance(opened, *results)}",
     ]
     return "\n".join(rows)
+
+
+def families_table() -> str:
+    results = {title: load(f"real_size_{name}") for title, name in OTHERS.items()}
+    rows = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
+
+    def row(title: str, say: Callable[[dict], str]) -> None:
+        rows.append(f"| {title} | " + " | ".join(map(say, results.values())) + " |")
+
+    row("checkpoint read", lambda r: f"{r['read_bytes'] / 1e9:.2f} GB")
+    row("build: bytes written / read", lambda r: f"{r['written_by_read']:.3f}")
+    row("build: peak memory, time", lambda r: f"{r['build_memory_bytes'] / 1e9:.2f} GB, {r['build_seconds']:.0f} s")
+    row(
+        "verify: peak memory, time",
+        lambda r: f"{r['verify_memory_bytes'] / 1e9:.2f} GB, {r['verify_seconds']:.0f} s",
+    )
+    first, *others = results.values()
+    commands = [f"`{r['command'].split(' --scratch')[0]}`" for r in others]
+    return "\n".join([*rows, "", f"{', '.join(commands)} and {_provenance(first)}"])
 
 
 def interruptions_table() -> str:
@@ -196,7 +220,8 @@ def _provenance(result: dict, *others: dict) -> str:
     machine, versions = result["machine"], result["versions"]
     cpus = dict.fromkeys(each["machine"]["cpu"] for each in (result, *others))
     tools = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"`{result['command']}` on {machine['cores']} cores ({' or '.join(cpus)}), no GPU; {tools}."
+    command = result["command"].split(" --scratch")[0]
+    return f"`{command}` on {machine['cores']} cores ({' or '.join(cpus)}), no GPU; {tools}."
 
 
 TABLES = {
@@ -209,6 +234,7 @@ TABLES = {
     "engines": engines_table,
     "verify": verify_table,
     "meter": meter_table,
+    "families": families_table,
 }
 
 

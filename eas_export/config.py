@@ -135,6 +135,10 @@ class ModelConfig(Record):
         """Attentions that can be skipped."""
         return self.layers
 
+    def attentions(self, sites: Iterable[int]) -> frozenset:
+        """The distinct attentions that these indices stand for."""
+        return frozenset(sites)
+
     def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
         """What a user should know of how these sites are read: they are what they say."""
         return ()

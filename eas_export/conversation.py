@@ -240,7 +240,12 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
             fix="run one prompt at a time, or build with --fold lowrank",
         )
     limits = runtime.limits
-    for name, value, limit in (("max-batch", rows, limits.max_batch), ("max-prompt", length, limits.max_prompt)):
+    images = int((prompts.image_index >= 0).sum(1).max()) // runtime.config.vision.tokens
+    for name, value, limit in (
+        ("max-batch", rows, limits.max_batch),
+        ("max-prompt", length, limits.max_prompt),
+        ("max-images", images, limits.max_images),
+    ):
         if value > limit:
             raise too_many(name, value, limit)
     if forced is not None and forced.numel():
@@ -260,7 +265,12 @@ def _check_ids(runtime: Runtime, ids: Tensor) -> None:
         )
 
 
-_LIMITED = {"max-batch": "prompts", "max-prompt": "prompt tokens", "max-tokens": "tokens of prompt and answer"}
+_LIMITED = {
+    "max-batch": "prompts",
+    "max-images": "images in a prompt",
+    "max-prompt": "prompt tokens",
+    "max-tokens": "tokens of prompt and answer",
+}
 
 
 def too_many(limit_name: str, value: int, limit: int) -> UserError:

@@ -14,6 +14,7 @@ from .errors import UserError
 from .files import require_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # readers that start no other program
+LONGEST_SIDE = 100  # times the shorter one
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow would clip their values to 255
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def read_image(path: Path) -> "Image":
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
-                if image.mode not in DEEP_MODES:
+                sides, deep = image.size, image.mode in DEEP_MODES
+                if not deep and max(sides) <= LONGEST_SIDE * min(sides):
                     return image.convert("RGB")
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
         raise UserError(
@@ -39,7 +41,10 @@ def read_image(path: Path) -> "Image":
             where=path,
             fix=f"give a file of a sensible size in one of {', '.join(FORMATS)}",
         ) from None
-    raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
+    if deep:
+        raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
+    what = f"it has {sides[0]} x {sides[1]} pixels: one side is more than {LONGEST_SIDE} times the other"
+    raise UserError(what, where=path, fix="cut it: as a square it would be nearly empty")
 
 
 def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:

@@ -97,7 +97,7 @@ def build(
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
-    untrained = disagreement(plan, checkpoint.evidence, opts.adapters == "keep")
+    untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, opts.adapters == "keep")
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained)
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
@@ -183,7 +183,7 @@ def _load(sources: Sources, options: BuildOptions, family: str | None = None) ->
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
-    if m.plan.origin != GIVEN and disagreement(m.plan, checkpoint.evidence):
+    if m.plan.origin != GIVEN and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
     for key in ours:
         if theirs[key] != ours[key]:

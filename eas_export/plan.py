@@ -1,6 +1,7 @@
 """Which attentions are gone: the skip plan, its text forms and where it came from."""
 
 import re
+from collections.abc import Callable, Iterable
 
 from pydantic import Field
 
@@ -46,7 +47,7 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
             raise UserError(
                 f"skip list {text!r} has the part {part.strip()!r}",
                 where=where,
-                fix="write layer numbers and ranges like 20-31,5, or none",
+                fix="write numbers of attentions and ranges like 20-31,5, or none",
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
@@ -54,7 +55,7 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
         named = set(range(first, last + 1))
         if named & indices:
             raise UserError(
-                f"skip list names layer {min(named & indices)} twice", where=where, fix="name each layer once"
+                f"skip list names attention {min(named & indices)} twice", where=where, fix="name each once"
             )
         indices |= named
     return tuple(sorted(indices))
@@ -99,16 +100,23 @@ def choose_plan(
     raise UserError(
         f"the checkpoint does not say which attentions are skipped (it says {said})",
         where=evidence.origin,
-        fix="pass --skip 20-31,5 with the layers it was trained with, or --skip none for no skipping",
+        fix=f"pass --skip LIST with the attentions it was trained without (of 0-{sites - 1}, as in 3-5,1), or --skip none",
     )
 
 
-def disagreement(plan: SkipPlan, evidence: SkipEvidence, adapters: bool = True) -> tuple[str, ...]:
+def disagreement(
+    plan: SkipPlan, evidence: SkipEvidence, attentions: Callable[[Iterable[int]], frozenset], adapters: bool = True
+) -> tuple[str, ...]:
     """Notes where an explicit choice is not what the checkpoint records: it may be meant, but then adapters are used that were never
-    trained. adapters: whether any are used at all"""
+    trained.
+
+    attentions  what sites stand for (a config's): two may be one
+    adapters    whether any are used at all
+    """
     recorded = _recorded(evidence)
-    trained = set(plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped)
-    kept, skipped = trained.difference(plan.skipped), set(plan.skipped) - trained
+    trained = plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped
+    kept = [site for site in trained if attentions([site]).isdisjoint(attentions(plan.skipped))]
+    skipped = [site for site in plan.skipped if attentions([site]).isdisjoint(attentions(trained))]
     notes = []
     if kept or skipped:
         notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
@@ -119,7 +127,7 @@ def disagreement(plan: SkipPlan, evidence: SkipEvidence, adapters: bool = True) 
     return tuple(notes)
 
 
-def _listed(sites: set[int]) -> str:
+def _listed(sites: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(sites)))
 
 

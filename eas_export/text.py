@@ -111,6 +111,6 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
         raise UserError(
             f"the bundle has no {TOKENIZER_FILE}: the checkpoint came without one",
             where=bundle.path,
-            fix=f"put {TOKENIZER_FILE} beside the weights' folder and build again, or give token ids: --inputs X.npz",
+            fix=f"put {TOKENIZER_FILE} where the README's layout of the checkpoint has it and build again, or give token ids: --inputs X.npz",
         )
     return Tokenizer(bundle.path / TOKENIZER_FILE, bundle.manifest.config.vocab_size)

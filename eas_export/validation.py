@@ -2,15 +2,16 @@
 
 import difflib
 import reprlib
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from .config import Record
 from .errors import UserError
 
+R = TypeVar("R", bound=BaseModel)
 
-def refusal(error: ValidationError, record: type[Record], kind: str, where: object) -> UserError:
+
+def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: object) -> UserError:
     """The first thing that is wrong with values for `record`; `kind` is what a key is called there ("option", "key")."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
@@ -23,6 +24,14 @@ def refusal(error: ValidationError, record: type[Record], kind: str, where: obje
     return UserError(
         what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
     )
+
+
+def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
+    """`record(**values)` of what a file's shapes and keys say. Raises UserError where a size is none that a model has."""
+    try:
+        return record(**values)
+    except ValidationError as error:
+        raise UserError(refusal(error, record, "size", where).what, where=where, fix=fix) from None
 
 
 def _shown(value: Any) -> str:

@@ -20,7 +20,11 @@ class Checkpoint:
                adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
                (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).
                What the files' own skip list makes useless may be missing: then another list is refused (rewrite/prune.py).
-               The vision tower's are the family's own, under vision.
+               Its tower, under vision.: class_embedding, position_embedding, patch.weight, norm, project1, project2 and, per block,
+               blocks.{i}.{norm1,qkv,out,norm2,fc1,fc2} and, where it has adapters, blocks.{i}.adapter.{A,a,B,b,D,d,E,e}.
+               A cross-encoder: the parameters of model/cross_encoder.py by their names, but for its adapters: per layer of a stream,
+               {text,image}_layers.{i}.{attention,cross_attention,ffn}_adapter.{B,b,C,c} and
+               .skipped_{attention,cross_attention}_adapter.{A,a,B,b,C,c}.
     evidence   what the files say about skipped attentions
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from ..errors import UserError
+from ..validation import validated
 from .hugging_face import CONFIG_FILE, HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
@@ -100,11 +101,16 @@ class Preprocessing(HfRecord):
     do_center_crop: Literal[True] = True
     do_rescale: Literal[True] = True
     do_normalize: Literal[True] = True
+    rescale_factor: float = Field(default=1 / 255, ge=1 / 255.1, le=1 / 254.9)
     size: Any = None
     crop_size: Any = None
 
-    def require_size(self, pixels: int, where: Path) -> None:
-        """Raises UserError unless images are resized and cropped to what the tower takes."""
+    def require_size(self, pixels: int, square: bool, where: Path) -> None:
+        """Raises UserError unless images are resized and cropped to what the tower takes. square: whether they are before that; others
+        have their shortest edge resized."""
+        if not square and isinstance(self.size, dict) and "shortest_edge" not in self.size:
+            what = f"size is {reprlib.repr(self.size)}: images would be squashed"
+            raise UserError(what, where=where, fix='write "shortest_edge", as CLIP was trained')
         for name, size in (("size", self.size), ("crop_size", self.crop_size)):
             sides = list(size.values()) if isinstance(size, dict) else [size]
             if size is not None and (not sides or any(side != pixels for side in sides)):
@@ -165,7 +171,10 @@ def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
             where=file,
             fix="pass --vision DIR, the tower's folder with its config.json",
         )
-    return ClipVisionConfig(
+    return validated(
+        ClipVisionConfig,
+        file,
+        "check that the file is whole and belongs to this model",
         hidden_size=width,
         intermediate_size=mlp,
         num_hidden_layers=1 + max(numbers),

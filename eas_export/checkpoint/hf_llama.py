@@ -65,7 +65,8 @@ class LlamaConfig(HfRecord):
         if not isinstance(rope, dict):
             return values
         scaling = rope if rope.get("rope_type", "default") != "default" else None
-        return values | {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": scaling}
+        theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+        return values | theta | {"rope_scaling": scaling}
 
     @model_validator(mode="after")
     def _is_plain_llama(self) -> "LlamaConfig":

@@ -26,6 +26,8 @@ BUILTINS = ("builtins", "__builtin__")  # pickle's names for one module
 NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 PLAIN = (str, bytes, int, float, type(None))
+LONGEST_TEXT = 4096  # of a path or a device
+MOST_COPIED = 1 << 22  # items that functions of one pickle copy: each may be asked to copy the last one's result
 
 
 def require_plain_key(key: Any) -> None:
@@ -79,14 +81,23 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
     def first(value, *_):
         return value
 
+    copied = 0
+
+    def count(items):
+        nonlocal copied
+        copied += len(items)
+        if copied > MOST_COPIED:
+            raise ValueError(f"more than {MOST_COPIED} items are copied")
+        return items
+
     def as_list(items=(), *_):
-        return list(items)
+        return list(count(items))
 
     def as_text(*parts):
-        return "/".join(str(part) for part in parts if isinstance(part, PLAIN))
+        return "/".join(str(part)[:LONGEST_TEXT] for part in parts if isinstance(part, PLAIN))[:LONGEST_TEXT]
 
     def fill(self, items=()):
-        for key, value in items:
+        for key, value in count(items):
             require_plain_key(key)
             self[key] = value
 

@@ -163,10 +163,13 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
     dispatch = pickle._Unpickler.dispatch | {opcode[0]: _hashing_plain_keys(opcode) for opcode in HASHED}
 
     def load_build(self) -> None:
-        """An object's attributes; a tensor, or one of our classes and functions, is given none."""
-        if not isinstance(self.stack[-2], PlainObject | OrderedDict):
+        """An object's attributes; a state dict keeps none, and a tensor, or one of our classes and functions, is given none."""
+        if isinstance(self.stack[-2], OrderedDict):
+            self.stack.pop()
+        elif isinstance(self.stack[-2], PlainObject):
+            super().load_build()
+        else:
             raise ValueError("attributes for what is no object")
-        super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
     del dispatch[pickle.BYTEARRAY8[0]]  # it takes as much memory as it says before it looks; torch does not write it

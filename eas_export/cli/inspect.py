@@ -81,10 +81,12 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
 
 
 def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
-    skipped, kept = (", ".join(map(str, sites)) or "none" for sites in (plan.skipped, plan.kept))
+    gone = config.attentions(plan.skipped)
+    left = [site for site in plan.kept if gone.isdisjoint(config.attentions([site]))]
+    skipped, kept = (", ".join(map(str, sites)) or "none" for sites in (plan.skipped, left))
     rows = [
         ["attention skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
-        ["attention kept", f"{len(plan.kept)}: {kept}"],
+        ["attention kept", f"{len(left)}: {kept}"],
     ]
     return table("model", ["", ""], MODEL_ROWS[config.kind](config) + rows)
 
@@ -256,9 +258,11 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     from ..family import Sources
     from ..plan import choose_plan, disagreement, make_plan
     from ..precision import PRECISIONS
+    from ..recipe import resolve
     from ..rewrite.accounting import account
 
-    checkpoint = load_checkpoint(Sources(path, **sources))
+    paths = {name: sources.pop(name) for name in ("weights", "vision", "base_weights")}
+    checkpoint = load_checkpoint(Sources(path, **paths, **resolve(None, sources).options.settings))
     notes = list(checkpoint.notes)
     try:
         plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, skip)
@@ -267,7 +271,10 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
             raise
         plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
-    notes += (*checkpoint.config.notes(plan.skipped), *disagreement(plan, checkpoint.evidence))
+    notes += (
+        *checkpoint.config.notes(plan.skipped),
+        *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions),
+    )
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)
     return {

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UserError
-from .output import PATH, json_option, print_json, stdout_console, table
+from ..registry import lookup
+from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
-from .run_pairs import run_pairs
+from .run_tokens import DEFAULT_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..bundle import Bundle
-    from ..progress import Progress
     from ..sampling import Sampling
     from ..text import Reply, TextModel
 
 
-TALKS = ("decoder",)  # kinds of networks (a config's) that go token by token
+# Kind of network (a config's) -> what runs it on an npz file
+ARRAYS = {
+    "decoder": ".cli.run_tokens:run_tokens",
+    "cross-encoder": ".cli.run_pairs:run_pairs",
+}
 
 
 @click.command()
@@ -38,9 +40,7 @@ TALKS = ("decoder",)  # kinds of networks (a config's) that go token by token
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Tokens to generate, unless the inputs force tokens.",
+    help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}]",
 )
 @click.option("--temperature", type=float, help="Draw tokens at this temperature.  [default: 0, the likeliest]")
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens with this much probability.  [default: 1]")
@@ -51,7 +51,7 @@ def run(
     bundle: Path,
     inputs: Path | None,
     outputs: Path | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float | None,
     top_p: float | None,
     seed: int | None,
@@ -94,19 +94,15 @@ def run(
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
-    if opened.manifest.config.kind not in TALKS and (questions is not None or sampling.temperature > 0):
-        what = "it reads arrays and says no words" if questions is not None else "it draws no tokens"
-        raise UserError(what, where=bundle, fix="pass --inputs X.npz with text_ids, text_masks and pixel_values alone")
     if questions is None:
+        run_arrays = lookup(ARRAYS, opened.manifest.config.kind, "kind of network", "manifest")
         progress = make_progress(as_json)
-        if opened.manifest.config.kind in TALKS:
-            record, shown = _run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, progress)
-        else:
-            record, shown = run_pairs(opened, inputs, outputs, backend, progress)
+        record, shown = run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, progress)
         if not as_json:
             stdout_console().print(shown)
     else:
-        record = _run_questions(opened, questions, outputs, max_new_tokens, sampling, backend, as_json)
+        most = max_new_tokens or DEFAULT_NEW_TOKENS
+        record = _run_questions(opened, questions, outputs, most, sampling, backend, as_json)
     if as_json:
         print_json(record)
 
@@ -157,59 +153,6 @@ def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
         raise UserError(f"what is written is a {suffix} file", where=outputs, fix=f"name it with {suffix}")
     if inputs is not None and inputs.resolve() in (target, outputs.resolve()):
         raise UserError("it is the file of inputs", where=outputs, fix="choose another --outputs")
-
-
-def _run_arrays(
-    bundle: "Bundle",
-    inputs: Path,
-    outputs: Path | None,
-    max_new_tokens: int,
-    sampling: "Sampling",
-    backend: str,
-    progress: "Progress",
-) -> tuple[dict, "Table"]:
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    from ..answer import Token, answer
-    from ..backends.opening import open_runtime
-    from ..conversation import Conversation
-    from ..families import get_family
-    from ..generate import generate
-    from ..inputs.npz import read_inputs, write_outputs
-    from ..text import open_tokenizer
-    from ..tokenizer import TOKENIZER_FILE
-
-    config = bundle.manifest.config
-    read = read_inputs(inputs, config, get_family(config.family))
-    eos = open_tokenizer(bundle).eos if TOKENIZER_FILE in bundle.manifest.files else None
-    with progress.stage("loading"):
-        runtime = open_runtime(bundle, backend)
-    with progress.stage("running"):
-        if read.forced_tokens is not None and sampling.temperature > 0:
-            fix = "leave --temperature out, or the array forced_tokens"
-            raise UserError("the file forces tokens, none is drawn", where="--temperature", fix=fix)
-        if read.forced_tokens is not None:
-            forced = generate(runtime, read.prompts, forced=read.forced_tokens)
-            logits, tokens, finish = forced.logits, forced.tokens, None
-        else:
-            conversation = Conversation(runtime, read.prompts, room=max_new_tokens)
-            steps: list[torch.Tensor] = []
-
-            def keep(_: list[Token]) -> None:
-                if outputs:
-                    steps.append(conversation.logits.cpu().clone())
-
-            answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
-            logits, finish = torch.stack(steps) if steps else None, [said.finish for said in answers]
-            tokens = pad_sequence([torch.tensor(said.tokens) for said in answers], padding_value=-1)  # [steps, B]
-    if outputs:
-        write_outputs(outputs, logits, tokens)
-    rows = [[token for token in row if token >= 0] for row in tokens.T.tolist()]
-    ends = finish or ["forced"] * len(rows)
-    lines = [[str(row), end, " ".join(map(str, ids))] for row, (end, ids) in enumerate(zip(ends, rows))]
-    record = {"tokens": rows, "finish": finish, "outputs": str(outputs) if outputs else None, "backend": backend}
-    return record, table(f"{backend}, {len(tokens)} steps", ["row", "end", "tokens"], lines)
 
 
 def _run_questions(

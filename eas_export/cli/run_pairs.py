@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .output import table
 
 if TYPE_CHECKING:
@@ -10,16 +11,27 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
     from ..progress import Progress
+    from ..sampling import Sampling
 
 
 def run_pairs(
-    bundle: "Bundle", inputs: Path, outputs: Path | None, backend: str, progress: "Progress"
+    bundle: "Bundle",
+    inputs: Path,
+    outputs: Path | None,
+    max_new_tokens: int | None,
+    sampling: "Sampling",
+    backend: str,
+    progress: "Progress",
 ) -> tuple[dict, "Table"]:
-    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
+    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of answers in
+    words."""
     from ..backends.opening import open_runtime
     from ..inputs.pairs import read_pairs, write_answers
     from ..pairs import encode
 
+    given = {"--max-new-tokens": max_new_tokens is not None, "--temperature": sampling.temperature > 0}
+    for option in (name for name, is_given in given.items() if is_given):
+        raise UserError("it draws no tokens", where=option, fix="leave it out")
     pairs = read_pairs(inputs, bundle.manifest.config)
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)

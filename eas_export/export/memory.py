@@ -1,17 +1,15 @@
 """What graphs need of memory, in bytes, from their specs and the parameters' shapes: a request's part, and a GPU's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 from ..any_config import AnyConfig
-from ..config import Limits, Record
+from ..config import Limits, ModelConfig, Record
 from ..graph import TensorSpec
 from ..plan import SkipPlan
 from ..precision import DTYPES, Precision
 from .common import cache_specs, fold_state_specs
 from .graphs import fold_modes, graphs_of
-
-KEEPS_STATE = ("decoder",)  # kinds of networks (a config's) that go token by token
 
 
 class RequestMemory(Record):
@@ -32,8 +30,10 @@ class RequestMemory(Record):
 
 def request_memory(config: AnyConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
     """Fold mode -> what a request needs in it; nothing where nothing is kept from pass to pass."""
-    if config.kind not in KEEPS_STATE:
-        return {}
+    return REQUESTS[config.kind](config, plan, precision)
+
+
+def _decoder_requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
     state = fold_state_specs(config, plan, 1)
     caches = cache_specs(config, plan, precision, 1, "past_key_values")
     result = {}
@@ -46,6 +46,13 @@ def request_memory(config: AnyConfig, plan: SkipPlan, precision: Precision) -> d
             folded_weights_bytes=_nbytes(folded),
         )
     return result
+
+
+# Kind of network (a config's) -> (config, plan, precision) -> what a request needs, by fold mode
+REQUESTS: Mapping[str, Callable[..., dict[str, RequestMemory]]] = {
+    "decoder": _decoder_requests,
+    "cross-encoder": lambda config, plan, precision: {},
+}
 
 
 class DeviceMemory(Record):

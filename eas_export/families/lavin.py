@@ -22,13 +22,14 @@ from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy import LazyTensor
 from ..checkpoint.openai_clip import CLIP_KEYS
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
-from ..config import AdapterConfig, ImageConfig, ModelConfig, VisionConfig
+from ..config import ModelConfig
 from ..errors import UserError
 from ..family import Family, PromptFormat, Sources
 from ..images import to_pixels
 from ..plan import SkipEvidence
 from ..question import Question
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
+from ..validation import validated
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,7 +99,7 @@ def load(sources: Sources) -> Checkpoint:
     skip_list = args.get("skip_list")
     tokenizers = (files.tokenizer,) if files.tokenizer else ()
     return Checkpoint(
-        config=_config(params, sizes, blocks, scale, temperature),
+        config=_config(params, sizes, blocks, scale, temperature, files.vision),
         tensors=tensors,
         evidence=SkipEvidence(
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
@@ -227,12 +228,15 @@ def _sizes(
 
 
 def _config(
-    params: meta_llama.LlamaParams, sizes: dict[str, int], blocks: int, scale: float, temperature: float
+    params: meta_llama.LlamaParams, sizes: dict[str, int], blocks: int, scale: float, temperature: float, where: Path
 ) -> ModelConfig:
-    def adapter(name: str) -> AdapterConfig:
-        return AdapterConfig(rank=sizes[name], scale=scale, temperature=temperature)
+    def adapter(name: str) -> dict[str, float]:
+        return {"rank": sizes[name], "scale": scale, "temperature": temperature}
 
-    return ModelConfig(
+    return validated(
+        ModelConfig,
+        where,
+        "check that the files are whole and belong together",
         family="lavin",
         vocab_size=sizes["vocab"],
         dim=params.dim,
@@ -246,7 +250,7 @@ def _config(
         modality_token=True,
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),
-        vision=VisionConfig(
+        vision=dict(
             image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
             patch_size=sizes["patch"],
             width=sizes["width"],
@@ -257,7 +261,7 @@ def _config(
             feature_every=FEATURE_EVERY,
             projector_width=sizes["projector"],
             projector_activation="silu",
-            image=ImageConfig(square="squash", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            image=dict(square="squash", mean=IMAGENET_MEAN, std=IMAGENET_STD),
             adapter=adapter("visual"),
         ),
     )

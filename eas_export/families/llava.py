@@ -33,11 +33,12 @@ from ..checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
 from ..checkpoint.json_file import read_json
 from ..checkpoint.keys import rename, require
 from ..checkpoint.lazy import LazyTensor
-from ..config import AdapterConfig, ImageConfig, ModelConfig, VisionConfig
+from ..config import ModelConfig
 from ..errors import UserError
 from ..family import Family, Sources
 from ..plan import SkipEvidence
 from ..tokenizer import TOKENIZER_FILE
+from ..validation import validated
 from .llava_files import LAYER_KEYS, MODEL_TYPES, OWN_TOWER, TIED_HEAD, UNTIED_HEAD, LlavaConfig
 from .llava_prompt import PROMPTS
 
@@ -175,7 +176,7 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
         raise UserError("the tower's folder has no weights", where=where, fix="copy it with all its files")
     preprocessing = read_preprocessing(folder) if folder else Preprocessing()
     if folder and (folder / PREPROCESSOR_FILE).is_file():
-        preprocessing.require_size(clip.image_size, folder / PREPROCESSOR_FILE)
+        preprocessing.require_size(clip.image_size, config.square == "pad", folder / PREPROCESSOR_FILE)
         files = (*files, folder / PREPROCESSOR_FILE)
     blocks = config.tower_blocks(clip.num_hidden_layers)
     if blocks is None:
@@ -272,7 +273,10 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: 
         published if value is None else value for value, published in zip(given, (SCALE, TEMPERATURE))
     )
     clip = tower.config
-    return ModelConfig(
+    return validated(
+        ModelConfig,
+        sources.ckpt,
+        "check that the files are whole and belong together",
         family="llava",
         vocab_size=config.vocab_size,
         dim=config.hidden_size,
@@ -284,9 +288,9 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: 
         rope_theta=config.rope_theta,
         rope_interleaved=False,
         modality_token=False,
-        kept_adapter=AdapterConfig(rank=sizes["kept"], scale=scale, temperature=temperature),
-        skipped_adapter=AdapterConfig(rank=sizes["skipped"], scale=scale, temperature=temperature),
-        vision=VisionConfig(
+        kept_adapter=dict(rank=sizes["kept"], scale=scale, temperature=temperature),
+        skipped_adapter=dict(rank=sizes["skipped"], scale=scale, temperature=temperature),
+        vision=dict(
             image_size=clip.image_size,
             patch_size=clip.patch_size,
             width=clip.hidden_size,
@@ -299,9 +303,7 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: 
             feature_every=tower.blocks,
             projector_width=config.hidden_size,
             projector_activation="gelu",
-            image=ImageConfig(
-                square=config.square, mean=tower.preprocessing.image_mean, std=tower.preprocessing.image_std
-            ),
+            image=dict(square=config.square, mean=tower.preprocessing.image_mean, std=tower.preprocessing.image_std),
         ),
     )
 

@@ -18,11 +18,11 @@ from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy import LazyTensor
 from ..checkpoint.lightning import read_lightning
 from ..checkpoint.openai_clip import CLIP_KEYS
-from ..config import VitConfig
-from ..cross_encoder_config import CrossEncoderConfig, TextConfig
+from ..cross_encoder_config import CrossEncoderConfig
 from ..errors import UserError
 from ..family import Family, Sources
 from ..plan import SkipEvidence
+from ..validation import validated
 
 CLIP_HEAD_WIDTH = 64
 ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width
@@ -261,14 +261,17 @@ def _config(
             where=f"{file}: hyper_parameters.config",
             fix="check that the file is whole",
         )
-    return CrossEncoderConfig(
+    return validated(
+        CrossEncoderConfig,
+        file,
+        "check that the file is whole and belongs to this model",
         family=METER.name,
         task=task,
         dim=sizes["dim"],
         heads=_dividing(_setting(settings, "num_heads", file), sizes["dim"], "num_heads", file),
         ffn_dim=sizes["ffn"],
         layers=counts["cross"],
-        text=TextConfig(
+        text=dict(
             vocab_size=sizes["vocab"],
             positions=sizes["text_positions"],
             token_types=sizes["text_types"],
@@ -277,7 +280,7 @@ def _config(
             heads=_dividing(_text_heads(width, sources, file), width, "--text-heads", file),
             ffn_dim=sizes["text_ffn"],
         ),
-        image=VitConfig(
+        image=dict(
             image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
             patch_size=sizes["patch"],
             width=sizes["width"],
@@ -305,7 +308,7 @@ def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
 
 
 def _text_heads(width: int, sources: Sources, file: Path) -> int:
-    heads = sources.text_heads or ROBERTA_HEADS.get(width)
+    heads = ROBERTA_HEADS.get(width) if sources.text_heads is None else sources.text_heads
     if heads is None:
         raise UserError(
             f"it does not say how many heads its text encoder of width {width} has",

@@ -26,9 +26,7 @@ def flops(config: CrossEncoderConfig, skipped: Iterable[int], adapters: bool) ->
             kept = config.layers - replaced.count(part)
             counts["attention"] += kept * _attention(n, keys, dim)
             counts["adapters"] += kept * _adapter(n, dim, config.adapter_rank)
-        counts["replacements"] += len(replaced) * (
-            2 * n * dim * config.skipped_rank * 2 + 2 * dim * config.skipped_rank
-        )
+        counts["replacements"] += len(replaced) * _replacement(n, dim, config.skipped_rank)
         counts["feed-forward"] += config.layers * 2 * _linear(n, dim, config.ffn_dim)
         counts["adapters"] += config.layers * _adapter(n, dim, config.adapter_rank)
     if not adapters:

@@ -165,12 +165,14 @@ def test_towers_that_are_no_clip_are_refused(tmp_path, changes, said):
         ({"do_center_crop": False}, "do_center_crop"),
         ({"size": {"shortest_edge": 28}}, r"size is {'shortest_edge': 28}, the tower takes 14 x 14"),
         ({"crop_size": 7}, "crop_size is 7, the tower takes 14 x 14"),
+        ({"size": {"height": 14, "width": 14}}, "images would be squashed"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
     ],
 )
 def test_other_preprocessing_is_refused(tmp_path, changes, said):
     folder = tower(tmp_path, "preprocessor_config.json", **changes)
     with pytest.raises(UserError, match=said):
-        read_preprocessing(folder).require_size(14, folder)
+        read_preprocessing(folder).require_size(14, False, folder)
 
 
 def test_a_whole_clips_config_holds_the_towers(tmp_path):

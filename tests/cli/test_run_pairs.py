@@ -83,9 +83,10 @@ def test_it_reads_arrays_and_says_no_words(meter_bundle_of, tmp_path, refused):
     (tmp_path / "x.jsonl").write_text('{"prompt": "what?"}\n')
     assert "it reads arrays and says no words" in refused("run", path, "--prompt", "what?")
     assert "it reads arrays and says no words" in refused("run", path, "--question", "what?", "--option", "this")
-    assert "pass --inputs X.npz" in refused("run", path, "--inputs", tmp_path / "x.jsonl")
+    assert "--inputs X.npz" in refused("run", path, "--inputs", tmp_path / "x.jsonl")
     arrays = ("run", path, "--inputs", tmp_path / "x.npz")
     assert "it draws no tokens" in refused(*arrays, "--temperature", "0.5")
+    assert "it draws no tokens (--max-new-tokens)" in refused(*arrays, "--max-new-tokens", "5")
     assert "it is the file of inputs" in refused(*arrays, "--outputs", tmp_path / "x.npz")
     assert "what is written is a .npz file" in refused(*arrays, "--outputs", tmp_path / "y.txt")
 

@@ -13,6 +13,7 @@ from PIL import Image
 from reference.llava import read_folder
 from synthetic_llava import LlavaShape, write_llava
 
+from eas_export.checkpoint.hf_llama import LlamaConfig
 from eas_export.config import ImageConfig, Limits
 from eas_export.errors import UserError
 from eas_export.families import detect, get_family, load_checkpoint
@@ -173,10 +174,10 @@ def test_a_folder_is_named_however_it_is_given(folder, monkeypatch):
 
 def test_another_list_needs_what_fine_tuning_removed(folder):
     checkpoint = load_checkpoint(Sources(folder))
-    said = r"lacks layers.0.attention.\*, layers.0.kept_adapter.\*, layers.2.* --base-weights DIR"
+    said = r"lacks model\.layers\.0\.self_attn\.q_proj\.weight, model\.layers\.0\.adapter_attn.*, model\.layers\.2.* --base-weights DIR"
     with pytest.raises(UserError, match=said):
         prune(checkpoint, make_plan(4, "none", "--skip"))
-    with pytest.raises(UserError, match=r"lacks layers.1.skipped_adapter.\*.*trained with, \[0, 2\]"):
+    with pytest.raises(UserError, match=r"lacks model\.layers\.1\.replaced_adapter\..*trained with, \[0, 2\]"):
         prune(checkpoint, make_plan(4, "0-2", "--skip"))
 
 
@@ -271,3 +272,17 @@ def test_pixels_are_transformers(square, size):
     want = processor(padded, return_tensors="np")["pixel_values"][0]
     got = to_pixels(image, 14, ImageConfig(square=square, mean=mean, std=std))
     assert np.abs(got.numpy() - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "default", "rope_theta": 500000.0}])
+def test_theta_is_read_wherever_it_stands(rope):
+    sizes = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_hidden_layers=2, vocab_size=96)
+    config = LlamaConfig.model_validate({**sizes, "rope_theta": 500000.0, "rope_parameters": rope})
+    assert config.rope_theta == 500000.0 and config.rope_scaling is None
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--router-temperature", "0"), ("--router-temperature", "nan"), ("--adapter-scale", "inf")]
+)
+def test_inspect_takes_no_other_settings_than_build(llava_case, refused, option, value):
+    assert option.removeprefix("--").replace("-", "_") in refused("inspect", llava_case.folder, option, value)

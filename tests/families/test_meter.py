@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from meter_cases import MeterCase
+from meter_cases import MeterCase, opened
 from synthetic_meter import MeterShape, meter_shapes
 
 from eas_export.cross_encoder_config import Attention
@@ -12,7 +12,7 @@ from eas_export.errors import UserError
 from eas_export.families import detect, get_family, load_checkpoint
 from eas_export.families.meter import METER
 from eas_export.family import Sources
-from eas_export.plan import choose_plan, make_plan
+from eas_export.plan import SkipEvidence, choose_plan, disagreement, make_plan
 from eas_export.rewrite.prune import prune
 
 CASE = MeterCase("vqa_skip10")
@@ -197,3 +197,20 @@ def test_sites_are_attentions_and_what_is_said_of_them():
     assert note.endswith("self-attentions [12, 17], as published; [18] name what [12] name already")
     assert "read as the image stream's cross-attentions" in paper.notes([18])[0]
     assert published.structure() != paper.structure()
+
+
+def test_two_indices_of_one_attention_are_one():
+    """Read as published, 18 is 12 once more: who skips either has what who skips both was trained with."""
+    config = opened(CASE.file, [12], 4)[0].config
+    both = SkipEvidence(text="12,18", origin="nas_gate")
+    plan = make_plan(config.sites, "12", "--skip")
+    assert disagreement(plan, both, config.attentions) == ()
+    assert disagreement(make_plan(config.sites, "13", "--skip"), both, config.attentions) != ()
+    paper = config.model_copy(update={"image_cross_reading": "paper"})
+    assert "never trained, for these were skipped: 18" in disagreement(plan, both, paper.attentions)[1]
+
+
+def test_too_many_layers_are_no_bug_of_ours(tmp_path, refused):
+    file = changed(tmp_path, lambda state, _: state.update({"cross_modal_text_layers.300.x": torch.zeros(1)}))
+    assert "layers is 301" in refused("inspect", file, "--text-heads", 4)
+    assert "text_heads" in refused("inspect", CASE.file, "--text-heads", -3)

@@ -246,3 +246,10 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(UserError, match="it has 128 tokens, the model 96"):
         Tokenizer(path, 96)
+
+
+@pytest.mark.parametrize("size", [(1, 101), (30000, 1)])
+def test_an_image_that_is_a_line_is_refused(tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match="one side is more than 100 times the other"):
+        read_image(tmp_path / "line.png")

@@ -18,7 +18,8 @@ from eas_export.tokenizer import Tokenizer
 def check_every_fault_is_found(bundle, folder) -> None:
     report = verify(bundle, folder, negative_controls=True)
     assert report.verdict == Verdict.SAME
-    assert report.controls
+    planted = {control.name for control in report.controls if not control.why_not}
+    assert planted >= {"transposed weight", "position off by one", "stale cache slot", "router weights off by 1 %"}
     for control in report.controls:
         place = CONTROLS[control.name].place(bundle.manifest)
         if isinstance(place, Place):

@@ -135,7 +135,7 @@ class CrossLedger(StagedLedger):
         if not self._checkpoint:
             return open_folded(m, self._stored())
         parameters = unfolded_parameters(self._checkpoint, m.plan)
-        return open_unfolded(m, {n: lambda t=t: t.read().float() for n, t in parameters.items()})
+        return open_unfolded(m, {name: tensor.read for name, tensor in parameters.items()})
 
     def _stored(self) -> Readers:
         store = self.bundle.store

@@ -1,0 +1,71 @@
+"""eas-export run on a decoder with token ids and pixels: logits and tokens out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+from .output import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..bundle import Bundle
+    from ..progress import Progress
+    from ..sampling import Sampling
+
+DEFAULT_NEW_TOKENS = 32
+
+
+def run_tokens(
+    bundle: "Bundle",
+    inputs: Path,
+    outputs: Path | None,
+    max_new_tokens: int | None,
+    sampling: "Sampling",
+    backend: str,
+    progress: "Progress",
+) -> tuple[dict, "Table"]:
+    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from ..answer import Token, answer
+    from ..backends.opening import open_runtime
+    from ..conversation import Conversation
+    from ..families import get_family
+    from ..generate import generate
+    from ..inputs.npz import read_inputs, write_outputs
+    from ..text import open_tokenizer
+    from ..tokenizer import TOKENIZER_FILE
+
+    max_new_tokens = max_new_tokens or DEFAULT_NEW_TOKENS
+    config = bundle.manifest.config
+    read = read_inputs(inputs, config, get_family(config.family))
+    eos = open_tokenizer(bundle).eos if TOKENIZER_FILE in bundle.manifest.files else None
+    with progress.stage("loading"):
+        runtime = open_runtime(bundle, backend)
+    with progress.stage("running"):
+        if read.forced_tokens is not None and sampling.temperature > 0:
+            fix = "leave --temperature out, or the array forced_tokens"
+            raise UserError("the file forces tokens, none is drawn", where="--temperature", fix=fix)
+        if read.forced_tokens is not None:
+            forced = generate(runtime, read.prompts, forced=read.forced_tokens)
+            logits, tokens, finish = forced.logits, forced.tokens, None
+        else:
+            conversation = Conversation(runtime, read.prompts, room=max_new_tokens)
+            steps: list[torch.Tensor] = []
+
+            def keep(_: list[Token]) -> None:
+                if outputs:
+                    steps.append(conversation.logits.cpu().clone())
+
+            answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
+            logits, finish = torch.stack(steps) if steps else None, [said.finish for said in answers]
+            tokens = pad_sequence([torch.tensor(said.tokens) for said in answers], padding_value=-1)  # [steps, B]
+    if outputs:
+        write_outputs(outputs, logits, tokens)
+    rows = [[token for token in row if token >= 0] for row in tokens.T.tolist()]
+    ends = finish or ["forced"] * len(rows)
+    lines = [[str(row), end, " ".join(map(str, ids))] for row, (end, ids) in enumerate(zip(ends, rows))]
+    record = {"tokens": rows, "finish": finish, "outputs": str(outputs) if outputs else None, "backend": backend}
+    return record, table(f"{backend}, {len(tokens)} steps", ["row", "end", "tokens"], lines)
