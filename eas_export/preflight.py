@@ -143,12 +143,12 @@ def _verify_need(
 
 def _streamed(config: ModelConfig, blocks: Mapping[str, int], longest: int) -> int:
     """One block in float32 beside embeddings and head, or the vision tower, and one block widened; scores of one layer, and what every
-    block gives on a prompt with an image, on both sides."""
+    block of the reference gives on a prompt with an image."""
     decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
     tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
     weights = max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
     probe = config.vision.tokens + 12  # tokens
-    return weights + 8 * (config.heads * max(longest, probe) ** 2 + config.layers * probe * config.dim)
+    return weights + 8 * config.heads * max(longest, probe) ** 2 + 4 * config.layers * probe * config.dim
 
 
 def _whole(config: CrossEncoderConfig, blocks: Mapping[str, int], longest: int) -> int:

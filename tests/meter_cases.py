@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 
+from eas_export.bundle import Bundle
 from eas_export.config import Limits
 from eas_export.export.export_graph import export_graph
 from eas_export.export.graphs import graphs_of
@@ -121,9 +122,8 @@ def run_onnx(model: ir.Model, parameters: dict, inputs: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, inputs)))
 
 
-@cache
-def exported(name: str, opset: int):
-    """A golden case's checkpoint, plan and exported model."""
-    case = MeterCase(name)
-    checkpoint, plan, graph = opened(case.file, case.skip, case.text_heads)
-    return checkpoint, plan, export_graph(graph, checkpoint.config, plan, PRECISIONS["fp32"], LIMITS, opset)[1]
+def run_bundle(bundle: Bundle, inputs: Arrays) -> Arrays:
+    """A bundle's encode graph as it lies there, without anything of ours."""
+    session = ort.InferenceSession(bundle.graph_file("encode"), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs)))

@@ -7,10 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from conftest import FP32, max_error
-from meter_cases import LIMITS, METER_CASES, MeterCase, exported, graph_inputs, opened, run_form, run_onnx
-
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
+from meter_cases import METER_CASES, MeterCase, graph_inputs, opened, run_bundle, run_form
 
 
 def check(case: MeterCase, got: dict[str, np.ndarray]) -> None:
@@ -27,19 +24,19 @@ def test_the_network_equals_the_published_code(name, form):
     check(case, run_form(form, *opened(case.file, case.skip, case.text_heads), graph_inputs(case)))
 
 
-@pytest.mark.parametrize("name, opset", [*((name, 24) for name in METER_CASES), ("vqa_small_ln", 21)])
-def test_the_graph_equals_the_published_code(name, opset):
-    case, (checkpoint, plan, model) = MeterCase(name), exported(name, opset)
-    parameters = network_parameters(checkpoint, plan, PRECISIONS["fp32"], LIMITS)
-    check(case, run_onnx(model, parameters, graph_inputs(case)))
+@pytest.mark.parametrize("name", METER_CASES)
+def test_the_graph_equals_the_published_code(meter_bundle_of, name):
+    """The file of a bundle on ONNX Runtime; one of the cases is in the older opset."""
+    case = MeterCase(name)
+    check(case, run_bundle(meter_bundle_of(case), graph_inputs(case)))
 
 
 @pytest.mark.parametrize("name", ["vqa_skip10", "nlvr2_skip10", "irtr_skip10"])
-def test_the_graph_holds_no_adapter_but_those_of_skipped_attentions(name):
-    checkpoint, plan, model = exported(name, 24)
+def test_the_graph_holds_no_adapter_but_those_of_skipped_attentions(meter_bundle_of, name):
+    bundle = meter_bundle_of(MeterCase(name))
+    model, config, plan = ir.load(bundle.graph_file("encode")), bundle.manifest.config, bundle.manifest.plan
     assert dict(model.opset_imports) == {"": 24} and not model.functions
-    onnx.checker.check_model(ir.to_proto(model))
-    config = checkpoint.config
+    onnx.checker.check_model(bundle.graph_file("encode"))
     skipped = config.attentions(plan.skipped)
     assert len(skipped) == MeterCase(name).meta["n_distinct_modules"]
     names = set(model.graph.initializers)
@@ -72,17 +69,17 @@ def test_the_two_readings_are_two_functions(form):
     assert max_error(got["published"], case.golden["logits"]) < FP32 < 100 * FP32 < max_error(*got.values())
 
 
-def test_a_text_and_an_image_are_encoded_once_for_all_their_pairs():
+def test_a_text_and_an_image_are_encoded_once_for_all_their_pairs(meter_bundle_of):
     """Any pairs of them score as each does alone."""
-    case, (checkpoint, plan, model) = MeterCase("irtr_skip10"), exported("irtr_skip10", 24)
-    parameters = network_parameters(checkpoint, plan, PRECISIONS["fp32"], LIMITS)
+    case = MeterCase("irtr_skip10")
+    bundle = meter_bundle_of(case)
     image = case.inputs["pixels"]
     inputs = graph_inputs(case) | {
         "pixel_values": np.concatenate([-image, image]),
         "text_index": np.array([2, 0, 1, 2]),
         "image_index": np.array([1, 1, 0, 0]),
     }
-    got = run_onnx(model, parameters, inputs)["scores"]
+    got = run_bundle(bundle, inputs)["scores"]
     assert max_error(got[:2], case.golden["scores"][[2, 0]]) < FP32
     for row in (2, 3):
         alone = {
@@ -92,4 +89,4 @@ def test_a_text_and_an_image_are_encoded_once_for_all_their_pairs():
             "text_index": np.array([0]),
             "image_index": np.array([0]),
         }
-        assert max_error(run_onnx(model, parameters, alone)["scores"], got[[row]]) < FP32
+        assert max_error(run_bundle(bundle, alone)["scores"], got[[row]]) < FP32

@@ -120,7 +120,9 @@ def test_llava_at_real_size(tmp_path, command, monkeypatch):
     said, needs = json.loads(text), {need["step"]: need for need in json.loads(text)["needs"]}
     assert said["accounts"]["after"]["kv_bytes_per_token"] == 20 * 2 * 4096 * 2
     assert 12.6e9 < needs["writing weights"]["disk_bytes"] < 12.8e9
-    assert max(need["memory_bytes"] for need in needs.values()) <= 4e9
+    assert (
+        4e9 < max(need["memory_bytes"] for need in needs.values()) < 4.4e9
+    )  # of which 0.3 are the blocks' outputs on an image
     passes = 6 * 2 * said["accounts"]["after"]["total_parameters"] * 576 / 70e9  # seconds
     assert 1.1 * passes < needs["comparing with PyTorch"]["seconds"] < 3 * passes
 
