@@ -112,8 +112,8 @@ def transformers_llava(folder: Path, shape: LlavaShape):
     return model.eval()
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_without_skips_and_adapters_it_is_transformers_llava(tmp_path, kv_heads):
+@pytest.mark.parametrize("kv_heads, fold", [(4, "weights"), (2, "lowrank")])
+def test_without_skips_and_adapters_it_is_transformers_llava(tmp_path, kv_heads, fold):
     shape = LlavaShape(kv_heads=kv_heads)
     folder = write_llava(tmp_path / "ckpt", shape, seed=kv_heads)
     tensors = read_folder(folder)
@@ -128,11 +128,10 @@ def test_without_skips_and_adapters_it_is_transformers_llava(tmp_path, kv_heads)
     whole = torch.tensor([[*own, *forced]])
     with torch.no_grad():
         logits = model(input_ids=whole, pixel_values=torch.from_numpy(pixels)).logits[0, len(own) - 1 :]
-    for fold in ("weights", "lowrank"):
-        bundle = build(folder, tmp_path / fold, verify=False, fold=fold, max_images=2, max_prompt=64).bundle
-        for runtime in runtimes(bundle):
-            got = generated(runtime, ids.tolist(), pixels, forced)
-            assert max_error(got.logits[:, 0], logits) < 1e-5
+    bundle = build(folder, tmp_path / "out", verify=False, fold=fold, max_images=2, max_prompt=64).bundle
+    for runtime in runtimes(bundle):
+        got = generated(runtime, ids.tolist(), pixels, forced)
+        assert max_error(got.logits[:, 0], logits) < 1e-5
 
 
 def test_the_checkpoints_own_tower_is_the_towers_folder(tmp_path):
