@@ -50,6 +50,10 @@ def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     shards = _shards(found)
     tensors: Tensors = {}
     for path, keys in shards.items():
+        if not path.exists():
+            raise UserError(
+                f"{path.name} is missing, which {found.name} names", where=folder, fix="copy all shards again"
+            )
         held = _read(path)
         if lost := sorted(keys - set(held)):
             what = f"it lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
