@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,14 +52,15 @@ class Pairs:
 
 
 def join_pairs(batches: list[Pairs]) -> Pairs:
-    """Several batches as one."""
-    texts, images = ([0, *(len(each) for each in part)] for part in _texts_and_images(batches))
+    """Several batches as one; texts and images keep their order."""
+    texts = accumulate((len(batch.text_ids) for batch in batches), initial=0)  # before each batch
+    images = accumulate((len(batch.pixels[0]) for batch in batches), initial=0)
     return Pairs(
         torch.cat([batch.text_ids for batch in batches]),
         torch.cat([batch.text_masks for batch in batches]),
         tuple(torch.cat(each) for each in zip(*(batch.pixels for batch in batches))),
-        torch.cat([b.text_index + sum(texts[: i + 1]) for i, b in enumerate(batches)]),
-        torch.cat([b.image_index + sum(images[: i + 1]) for i, b in enumerate(batches)]),
+        torch.cat([batch.text_index + before for batch, before in zip(batches, texts)]),
+        torch.cat([batch.image_index + before for batch, before in zip(batches, images)]),
     )
 
 
@@ -78,7 +80,3 @@ def graph_inputs(runtime: Runtime, pairs: Pairs) -> Tensors:
     """The encode graph's inputs, in the dtype in which the runtime takes pixels."""
     (dtype,) = (t.dtype for t in runtime.sessions["encode"].spec.inputs if t.name == PIXELS[0])
     return pairs.inputs(runtime.config, getattr(torch, dtype))
-
-
-def _texts_and_images(batches: list[Pairs]) -> tuple[list[Tensor], list[Tensor]]:
-    return [batch.text_ids for batch in batches], [batch.pixels[0] for batch in batches]

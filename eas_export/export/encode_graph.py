@@ -24,6 +24,8 @@ PIXELS = ("pixel_values", "pixel_values_1")  # by the image's place in its quest
 
 
 class AnswerGraph(nn.Module):
+    """VQA and NLVR2: every text with its own image, or two."""
+
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
@@ -39,6 +41,8 @@ class AnswerGraph(nn.Module):
 
 
 class RetrievalGraph(nn.Module):
+    """Retrieval: pairs by their numbers among the texts and the images."""
+
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
@@ -55,10 +59,12 @@ class RetrievalGraph(nn.Module):
 
 
 def encode_module(network: nn.Module) -> nn.Module:
+    """The graph for the network's task."""
     return (RetrievalGraph if network.config.task == "retrieval" else AnswerGraph)(network)
 
 
 def encode_spec(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    """Inputs and outputs as above, with at most max_batch texts, images and pairs."""
     pairs = config.task == "retrieval"
     texts, images = ("M", "N") if pairs else ("B", "B")
     size = config.image.image_size

@@ -34,6 +34,8 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
+    """x [B*tokens, width] on itself; mask [B, 1, 1, tokens] or None -> as x"""
+
     def __init__(self, width: int, heads: int, tokens: int):
         super().__init__(width, heads, tokens, tokens)
 
@@ -42,6 +44,8 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
+    """Of one stream, [B*tokens, width], on the other, [B*other_tokens, width]; mask [B, 1, 1, other_tokens] or None"""
+
     def forward(self, a: Tensor, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """Queries of a, what self-attention made of the layer's input x."""
         return self.attend(a, other, mask)

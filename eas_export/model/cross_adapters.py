@@ -53,6 +53,8 @@ class Replacement(nn.Module):
 
 
 class SelfReplacement(Replacement):
+    """R(x, x), where a self-attention was: x [B*tokens, width] -> the same; the mask is not read"""
+
     def __init__(self, width: int, rank: int, tokens: int):
         super().__init__(width, rank, tokens, tokens)
 
@@ -61,6 +63,8 @@ class SelfReplacement(Replacement):
 
 
 class CrossReplacement(Replacement):
+    """R(x, other), where a cross-attention was: [B*tokens, width], [B*other_tokens, width] -> as x"""
+
     def forward(self, a: Tensor, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """Of the layer's input x, not of what self-attention made of it."""
         return self.mix(x, other)

@@ -76,6 +76,9 @@ class Classifier(nn.Module):
 
 
 class CrossEncoder(nn.Module):
+    """Both encoders, both streams and the head; which of its methods are called on what is the graph's business. place: what stands
+    where a kept attention or a feed-forward network is, built from it"""
+
     def __init__(self, config: CrossEncoderConfig, plan: SkipPlan, place: Place):
         super().__init__()
         self.config = config

@@ -13,6 +13,8 @@ PADDING = 1  # RoBERTa's id and position of padding
 
 
 class TextLayer(nn.Module):
+    """One post-norm layer on texts of so many tokens."""
+
     def __init__(self, config: TextConfig, tokens: int):
         super().__init__()
         self.attention = SelfAttention(config.width, config.heads, tokens)

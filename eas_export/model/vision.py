@@ -7,6 +7,8 @@ features = projector(x[class] behind blocks k, 2k, ...), or projector(x[patches]
 With adapters (LaVIN) the attention is given adapter(norm1(x)): a kept layer's adapter, whose router sees patches only.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ ACTIVATIONS = {
 
 
 class VisionBlock(nn.Module):
+    """x [N*tokens, width] -> the same, with tokens = patches + 1"""
+
     def __init__(self, config: VitConfig):
         super().__init__()
         width = config.width
@@ -51,6 +55,8 @@ class VisionBlock(nn.Module):
 
 
 class AdapterVisionBlock(VisionBlock):
+    """The attention reads adapter(norm1(x)), mixed by a router over each image's patches."""
+
     def __init__(self, config: VitConfig, adapter: AdapterConfig):
         super().__init__(config)
         self.router = Router(config.width)
@@ -68,8 +74,7 @@ class AdapterVisionBlock(VisionBlock):
 class VisionTransformer(nn.Module):
     """Embeddings and blocks; what is read of them is a subclass's."""
 
-    def __init__(self, config: VitConfig, make_block=VisionBlock):
-        """make_block: config -> a block"""
+    def __init__(self, config: VitConfig, make_block: Callable[[VitConfig], VisionBlock] = VisionBlock):
         super().__init__()
         self.tokens = config.patches + 1
         self.patch = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)

@@ -1,6 +1,6 @@
 """What is compared: each prompt on its own and, where a bundle takes batches, all prompts at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,12 +32,17 @@ def make_cases(samples: Samples, forced: Sequence[Tensor], batch: int) -> list[C
     """forced: every prompt's tokens [steps, 1]; batch: how many prompts go at once"""
     prompts = list(samples.prompts.values())
     cases = [Case(name, slice(i, i + 1), prompts[i], forced[i]) for i, name in enumerate(samples.prompts)]
-    for first in range(0, len(prompts), batch):
-        rows = slice(first, min(first + batch, len(prompts)))
-        if rows.stop - first > 1:
-            name = f"{first + 1} to {rows.stop} in one batch"
-            cases.append(Case(name, rows, join_prompts(prompts[rows]), torch.cat(list(forced[rows]), 1)))
+    for name, rows in batches(len(prompts), batch):
+        cases.append(Case(name, rows, join_prompts(prompts[rows]), torch.cat(list(forced[rows]), 1)))
     return cases
+
+
+def batches(count: int, size: int) -> Iterator[tuple[str, slice]]:
+    """So many samples in batches of up to `size`, each with its name; what would be one sample alone is none."""
+    for first in range(0, count, size):
+        end = min(first + size, count)
+        if end - first > 1:
+            yield f"{first + 1} to {end} in one batch", slice(first, end)
 
 
 def choose_tokens(samples: Samples, runtimes: Sequence[Runtime]) -> list[Tensor]:

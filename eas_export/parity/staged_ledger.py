@@ -1,6 +1,6 @@
 """What the ledgers of all kinds of networks have in common: steps in their order, each beside the one before, and the first that differs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,12 +43,15 @@ class Fault:
 
 
 class StagedLedger:
-    """A kind of network fills in `pytorch_steps`, `run_case`, `block_lines` and `find_fault`.
+    """A kind of network fills in `read_samples`, `pytorch_steps`, `run_case`, `block_lines` and `find_fault`.
 
     cases   what is compared, each with a name
     before  the last step that ran, and what it gave on each of the samples
     """
 
+    read_samples: Callable[
+        ..., Any
+    ]  # (bundle, inputs, steps, longest) -> what its constructor takes as samples; raises UserError
     blocks_graph: str  # the graph whose blocks are shown
 
     def __init__(self, bundle: Bundle, progress: Progress):

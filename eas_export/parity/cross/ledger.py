@@ -5,7 +5,7 @@ The network is small enough to be held as a whole: a checkpoint's tensors are ma
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,21 +21,20 @@ from ...progress import Progress
 from ...rewrite.constants import network_parameters
 from ...rewrite.cross_encoder import unfolded_parameters
 from ...rewrite.prune import prune
+from ..cases import batches
 from ..metrics import Line, compare, spread
 from ..report import BlockLine, StepReport
 from ..staged_ledger import Fault, StagedLedger
-from ..steps import REFERENCE, STORED, Step
+from ..steps import FOLDED, REFERENCE, STORED, Step
 from .locate import CrossSearch
 from .network import Block, Readers, answer, blocks_of, open_folded, open_unfolded, skips_any, watched
 from .results import CrossResults, units
 from .samples import read_samples
 from .taps import block_taps, run_tapped
 
-FOLDED = Step(
-    name="pytorch, folded",
+FOLDED_OFFLINE = replace(
+    FOLDED,
     what="the same weights in PyTorch in float32, the adapters before attentions and feed-forward networks folded into them",
-    tolerance=lambda precision: PRECISIONS["fp32"].tolerance,
-    reason="a fold is the same sum in another order, in float32 in every precision",
 )
 
 
@@ -69,12 +68,8 @@ class CrossLedger(StagedLedger):
         self._checkpoint = prune(checkpoint, bundle.manifest.plan) if checkpoint else None
         self._samples = list(samples.values())
         self.cases = [Case(name, slice(i, i + 1), pair) for i, (name, pair) in enumerate(samples.items())]
-        size = bundle.manifest.limits.max_batch
-        for first in range(0, len(samples), size):
-            rows = slice(first, min(first + size, len(samples)))
-            if rows.stop - first > 1:
-                name = f"{first + 1} to {rows.stop} in one batch"
-                self.cases.append(Case(name, rows, join_pairs(self._samples[rows])))
+        for name, rows in batches(len(samples), bundle.manifest.limits.max_batch):
+            self.cases.append(Case(name, rows, join_pairs(self._samples[rows])))
         self._reference = self._open_reference()
         self._boundaries: dict[Block, Tensor] = {}
         with progress.stage("running the reference"):
@@ -90,7 +85,7 @@ class CrossLedger(StagedLedger):
         m = self.bundle.manifest
         folded = network_parameters(self._checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
         return [
-            self._pytorch_step(FOLDED, {name: tensor.read for name, tensor in folded.items()}),
+            self._pytorch_step(FOLDED_OFFLINE, {name: tensor.read for name, tensor in folded.items()}),
             self._pytorch_step(STORED, self._stored()),
         ]
 
