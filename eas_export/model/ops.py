@@ -109,6 +109,5 @@ def repeat_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T / sqrt(head_dim); as Attention-24 does it, each side takes its share before the product, which may not fit fp16."""
-    share = q.shape[-1] ** -0.25
-    return (q * share) @ (k * share).transpose(-1, -2)
+    """q k^T / sqrt(head_dim), q being scaled before the product, which may not fit fp16 otherwise; a cache of keys is read as it is."""
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
