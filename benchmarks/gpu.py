@@ -41,10 +41,11 @@ from common import RESULTS
 from gpu_measure import SIZES, check_parity, copy_rate, read_cases, speeds, write_reference
 from gpu_part import Given, OutOfTime, Part, write_json
 from gpu_report import report
-from gpu_sessions import PYTORCH_GRAPHS, CapturedSession, open_onnxruntime, open_pytorch, with_graphs
+from gpu_sessions import PYTORCH_GRAPHS, CapturedSession, open_pytorch, with_graphs
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends import get_backend
+from eas_export.backends.onnxruntime_device import open_on_device
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.pytorch import PyTorchSession
 from eas_export.backends.runtime import Runtime
@@ -128,7 +129,7 @@ def run_pytorch(part: Part, given: Given) -> None:
 def run_onnxruntime(part: Part, given: Given) -> None:
     def opener(name: str) -> Callable[[], Runtime]:
         def open_() -> Runtime:
-            runtime = open_onnxruntime(given.bundle(name), given.device)
+            runtime = open_on_device(given.bundle(name), given.device)
             for graph, session in runtime.sessions.items():
                 if session.on_cpu:
                     part.put("modes", name, "not_all_on_the_gpu", graph, value=session.on_cpu)
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--part", choices=[*PARTS, "report", "all"], required=True)
     parser.add_argument("--work", type=Path, required=True, help="where everything is kept between parts")
     parser.add_argument("--shape", choices=SHAPES, default="7B")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp16")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--minutes", type=float, default=8, help="a part ends after so many")
     parser.add_argument(

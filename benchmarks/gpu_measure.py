@@ -20,9 +20,9 @@ from math import prod
 from pathlib import Path
 
 import torch
-from gpu_sessions import Refused
 from torch import Tensor
 
+from eas_export.backends.onnxruntime_device import Refused
 from eas_export.backends.runtime import Bound, Runtime
 from eas_export.bundle import Bundle
 from eas_export.config import Limits

@@ -15,8 +15,9 @@ from gpu import run_part
 from gpu_measure import WARM, timed
 from gpu_part import Given
 from gpu_report import ratios, report
-from gpu_sessions import CapturedSession, Refused, _open, import_onnxruntime
+from gpu_sessions import CapturedSession
 
+from eas_export.backends.onnxruntime_device import Refused, _open, import_for
 from eas_export.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
     """The result that all parts leave, what they print, and their folder."""
     work, out = tmp_path_factory.mktemp("gpu"), tmp_path_factory.mktemp("out")
     before = sorted(RESULTS.iterdir())
-    options = ["--device", "cpu", "--shape", "demo", "--layers", "4", "--precision", "fp32", "--work", str(work)]
+    options = ["--device", "cpu", "--shape", "demo", "--layers", "2", "--precision", "fp32", "--work", str(work)]
     settings = os.environ | {"OUT": str(out), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
     command = [sys.executable, str(SCRIPT), "--part", "all", *options]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
@@ -100,7 +101,7 @@ def test_what_was_not_run_says_why(run):
 
 def test_a_part_whose_time_is_over_keeps_what_it_had(run):
     result, _, work = run
-    given = Given(work, "demo", "fp32", CPU, minutes=0, sizes="tiny", layers=4, modes=("weights",))
+    given = Given(work, "demo", "fp32", CPU, minutes=0, sizes="tiny", layers=2, modes=("weights",))
     assert run_part("onnxruntime", given) == 0
     found = json.loads((work / "onnxruntime.json").read_text())
     assert found["stopped"] == "after 0 minutes"
@@ -110,7 +111,7 @@ def test_a_part_whose_time_is_over_keeps_what_it_had(run):
 def test_what_differs_is_not_timed(run, tmp_path, monkeypatch, capsys):
     work = run[2]
     monkeypatch.setattr(gpu, "check_parity", lambda *_: {"ok": False, "cases": {"text": "the logits are not finite"}})
-    given = Given(work, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=4, modes=("weights",))
+    given = Given(work, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=2, modes=("weights",))
     run_part("onnxruntime", given)
     assert "speed" not in json.loads((work / "onnxruntime.json").read_text())["modes"]["weights"]
     options = ["--shape", "demo", "--precision", "fp32"]
@@ -121,7 +122,7 @@ def test_what_differs_is_not_timed(run, tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_holds_one_model(run):
-    given = Given(run[2], "demo", "fp16", CPU, minutes=8, sizes="tiny", layers=4, modes=None)
+    given = Given(run[2], "demo", "fp16", CPU, minutes=8, sizes="tiny", layers=2, modes=None)
     with pytest.raises(UserError, match=r"it was made with .*'fp32'.*, not .*'fp16'"):
         given.require_same_as_made()
 
@@ -129,7 +130,7 @@ def test_a_folder_holds_one_model(run):
 def test_a_part_without_a_gpu_says_so(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    given = Given(tmp_path, "demo", "fp32", CUDA, minutes=8, sizes="tiny", layers=4, modes=None)
+    given = Given(tmp_path, "demo", "fp32", CUDA, minutes=8, sizes="tiny", layers=2, modes=None)
     assert run_part("pytorch", given) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["pytorch"]["not_run"].startswith("PyTorch sees no GPU here")
@@ -140,7 +141,7 @@ def test_what_nobody_expected_is_kept_and_ends_with_one(tmp_path, monkeypatch):
         raise ZeroDivisionError("by what")
 
     monkeypatch.setitem(gpu.PARTS, "pytorch", broken)
-    given = Given(tmp_path, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=4, modes=None)
+    given = Given(tmp_path, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=2, modes=None)
     assert run_part("pytorch", given) == 1
     assert json.loads((tmp_path / "pytorch.json").read_text())["error"] == "ZeroDivisionError: by what"
 
@@ -217,4 +218,4 @@ def test_onnxruntime_without_cuda_is_refused(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(UserError, match="has no CUDAExecutionProvider here, only CPUExecutionProvider"):
-        import_onnxruntime(CUDA)
+        import_for(CUDA)

@@ -31,6 +31,8 @@ from .parts import Part, split
 from .runtime import Runtime, Tensors
 from .widen import NARROW, widen_model, widen_spec
 
+# Unless it is told before it is loaded, it sends telemetry, and keeps an id and a database of it in the user's cache (1.32)
+SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
 ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
 NO_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory")  # what ONNX Runtime says then
 MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
@@ -144,7 +146,7 @@ def private_bytes(bundle: Bundle) -> int:
     """What the weights take in memory beside the mapped store: nothing where the CPU computes with them as they lie there."""
     if PRECISIONS[bundle.manifest.precision].dtype in MAPPED:
         return 0
-    ort, entries = _import_onnxruntime(), bundle.store.entries
+    ort, entries = import_onnxruntime(), bundle.store.entries
     graphs = [_read(ort, bundle.graph_file(name)).graph for name in bundle.manifest.graphs]
     numbers = sum(prod(entries[i.name].shape) for graph in graphs for i in graph.initializer if i.name in entries)
     return round(ARENA * 4 * numbers)
@@ -164,13 +166,16 @@ def open_sparing(bundle: Bundle) -> Runtime:
 
 
 def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, Any]:
-    ort = _import_onnxruntime()
+    ort = import_onnxruntime()
     values = _mapped_values(ort, bundle)
     specs = {name: widen_spec(spec) for name, spec in graphs.items()}
     return {name: kind(ort, spec, bundle.graph_file(name), bundle.path, values) for name, spec in specs.items()}
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """The library, told not to call home. Raises UserError where it cannot be imported."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
     try:
         import onnxruntime
     except ImportError as error:
@@ -202,8 +207,9 @@ def _open(ort: ModuleType, path: Path, folder: Path, model: ModelProto, values: 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
-    # Sessions in one process must not fight for the cores, nor repack weights: that is a private copy of each
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait for work actively while a graph runs, and only then: sessions in one process must not fight for the cores. Nor are
+    # weights repacked: that is a private copy of each
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     with _refused(ort, path):
@@ -234,7 +240,7 @@ def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
 
 def health() -> Health:
     try:
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
     except UserError as error:
         return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
     does = (
