@@ -44,6 +44,7 @@ ROWS = [
     ["text"],
     ["parity"],
     ["pipeline", "demo", "doctor"],
+    ["speed"],
     ["cli"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..any_config import AnyConfig
 from ..bundle import Bundle
 from ..config import Limits
-from ..export.graphs import graphs_of
+from ..export.graphs import Graph, graphs_of
 from ..graph import GraphSpec
 from ..health import Health
 from ..model.network import build_network, load_parameters, parameter_shapes
@@ -44,24 +44,54 @@ def open_network(
     parameters: Mapping[str, Callable[[], Tensor]],
     device: torch.device = CPU,
 ) -> Runtime:
-    """A runtime on the device over the network with these parameters (store name -> reader); more than the network's may be there."""
+    """A runtime on the device over the network that `load_network` makes of the same."""
+    network = load_network(config, plan, precision, limits, parameters, device)
+    sessions = sessions_of(graphs_of(config, fold), network, config, plan, precision, limits)
+    return Runtime("pytorch", config, plan, limits, sessions, device)
+
+
+def load_network(
+    config: AnyConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+    parameters: Mapping[str, Callable[[], Tensor]],
+    device: torch.device = CPU,
+) -> nn.Module:
+    """The network on the device with its parameters among these (store name -> reader)."""
     with torch.device("meta"):
         network = build_network(config, plan, precision, limits)
-    load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
-    graphs = graphs_of(config, fold).items()
-    sessions = {name: PyTorchSession(g.module(network), g.spec(config, plan, precision, limits)) for name, g in graphs}
-    return Runtime("pytorch", config, plan, limits, sessions, device)
+    return load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
+
+
+def sessions_of(
+    graphs: Mapping[str, Graph],
+    network: nn.Module,
+    config: AnyConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+) -> dict[str, PyTorchSession]:
+    """A session for each graph, all over one network."""
+    return {
+        name: PyTorchSession(graph.module(network), graph.spec(config, plan, precision, limits))
+        for name, graph in graphs.items()
+    }
 
 
 def _moved(read: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     return lambda: read().to(device)
 
 
-def open_bundle(bundle: Bundle) -> Runtime:
+def open_bundle(bundle: Bundle, device: torch.device = CPU) -> Runtime:
     """The bundle's own weights in PyTorch, in the bundle's precision and fold mode."""
     m = bundle.manifest
-    readers = {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
-    return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, m.fold, readers)
+    return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, m.fold, readers_of(bundle), device)
+
+
+def readers_of(bundle: Bundle) -> dict[str, Callable[[], Tensor]]:
+    """Store name -> reader, which maps the tensor and copies nothing."""
+    return {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
 
 
 def health() -> Health:

@@ -45,3 +45,12 @@ def block_diagonal(weight: Tensor, groups: int = GROUPS) -> Tensor:
     returns [dim, rank]
     """
     return torch.block_diag(*weight.squeeze(-1).chunk(groups))
+
+
+def grouped(matrix: Tensor, groups: int = GROUPS) -> Tensor:
+    """The way back: a block-diagonal matrix as a grouped 1x1 convolution's weight.
+
+    matrix  [dim, rank]; what lies outside the blocks is not read
+    returns [dim, rank/groups, 1]
+    """
+    return torch.cat([rows.chunk(groups, 1)[i] for i, rows in enumerate(matrix.chunk(groups))])[:, :, None]

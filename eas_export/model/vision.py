@@ -63,12 +63,15 @@ class AdapterVisionBlock(VisionBlock):
         self.adapter = Adapter(config.width, adapter)
 
     def adapt(self, n: Tensor, tokens: int) -> Tensor:
+        return self.adapter(n, per_token(self.adapter.spread(self.route(n, tokens)), tokens))
+
+    def route(self, n: Tensor, tokens: int) -> Tensor:
+        """Each image's router weights: n [N*tokens, width] -> [N, 2] float32"""
         patches = torch.full((1, tokens - 1), 1 / (tokens - 1), dtype=torch.float32, device=n.device)
         others = torch.cat(
             [torch.zeros_like(patches[:, :1]), patches], 1
         )  # the class token is not in the router's mean
-        router = self.router(mean_over(n.unflatten(0, (-1, tokens)), others))  # [N, 2]
-        return self.adapter(n, per_token(self.adapter.spread(router), tokens))
+        return self.router(mean_over(n.unflatten(0, (-1, tokens)), others))
 
 
 class VisionTransformer(nn.Module):
