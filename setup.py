@@ -21,6 +21,7 @@ setup(
     package_data={
         "eas_export.demo": ["demo.yaml", "checkpoint/**/*"],
         "eas_export.parity": ["page.css", "report.schema.json"],
+        "eas_export.speed": ["report.schema.json"],
     },
     install_requires=[
         "click>=8.1",
@@ -38,14 +39,17 @@ setup(
         "sentencepiece>=0.2",
         "torch>=2.11",
     ],
-    # onnxruntime and onnxruntime-gpu overwrite each other's files: take one of cpu and gpu
+    # onnxruntime and onnxruntime-gpu overwrite each other's files: take one of cpu and gpu; bench brings onnxruntime, as cpu does
     extras_require={
         "cpu": ["onnxruntime>=1.31"],
         "gpu": ["onnxruntime-gpu>=1.31", "tensorrt>=10.15,<12", "polygraphy>=0.53"],
         "rtx": ["tensorrt-rtx>=1.7", "polygraphy>=0.53"],
+        "bench": ["onnxruntime-genai>=0.18", "transformers>=5", "matplotlib>=3.8"],
         "test": [
             "filelock>=3",
             "hypothesis>=6.100",
+            "matplotlib>=3.8",
+            "onnxruntime-genai>=0.18",
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
