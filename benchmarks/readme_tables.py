@@ -16,6 +16,7 @@ OTHERS = {
     "METER VQA, fp32": "meter_vqa_fp32",
     "METER VQA, fp16": "meter_vqa_fp16",
 }
+BENCH, STEP = "bench_1B_fp32", "decode x1"
 ENGINES = (("1B", "bound"), ("7B", "bound"), ("1B", "embedded"))
 README = Path(__file__).parent.parent / "README.md"
 
@@ -48,16 +49,13 @@ def trace_table() -> str:
 
 
 def modes_table() -> str:
-    nodes, speed = load("decode_nodes_7B_fp16"), load("fold_modes_1B_fp32")
-    request, batches = nodes["request"], speed["lowrank_batches"]
-    state = request["lowrank"]
-
-    def ratio(mode: str) -> str:
-        low, high = speed[f"{mode}_over_floor_p10_p90"]
-        return f"{speed[f'{mode}_over_floor']:.3f} ({low:.3f} to {high:.3f})"
-
+    nodes, speed = load("decode_nodes_7B_fp16"), load(BENCH)
+    request, report = nodes["request"], speed["report"]
+    state, even = request["lowrank"], report["break_even"]
+    claims = {claim["name"]: claim["ratio"] for claim in report["claims"]}
     own = f"{request['weights']['folded_weights_bytes'] / 1e9:.2f} GB"
-    even = f"after {speed['break_even_tokens']:,} tokens" if speed["break_even_tokens"] else "never, on this machine"
+    pays = f"after {even['tokens']:,} tokens" if even["tokens"] else "never, on this machine"
+    folded, beside = (_spread(claims[f"{name} against no adapters"]) for name in ("folded", "low-rank"))
     rows = [
         "| | `weights` | `lowrank` | no adapters at all |",
         "|---|---|---|---|",
@@ -66,12 +64,72 @@ def modes_table() -> str:
         f"| a request's fold state, 7B | {state['fold_state_numbers']} numbers, {state['fold_state_bytes']:,} bytes | the same | |",
         f"| KV cache per token and row, 7B in fp16 | {state['kv_bytes_per_token']:,} bytes | the same | |",
         "| rows at once | 1 | as many as `--max-batch` | |",
-        f"| a decode step against no adapters, 1B shape in fp32, one row (10th to 90th percentile) | {ratio('weights')} | {ratio('lowrank')} | 1 |",
-        f"| the fold, once per prompt | {speed['fold_seconds']:.2f} s, pays back {even} | none | |",
+        f"| a decode step against no adapters, 1B shape in fp32, one row (10th to 90th percentile) | {folded} | {beside} | 1 |",
+        f"| the fold, once per prompt | {even['fold_seconds']['p50']:.2f} s, pays back {pays} | none | |",
     ]
-    rates = ", ".join(f"{rows_}: {batch['tokens_per_second']:.1f}" for rows_, batch in batches.items())
+    steady = report["contestants"]["onnxruntime-lowrank"]["steady"]
+    rates = ", ".join(f"{each['rows']}: {each['tokens_per_second']['p50']:.1f}" for each in steady)
     rows.append(f"| tokens per second by rows, taken in turns | | {rates} | |")
     return "\n".join([*rows, "", f"`{nodes['command']}` and {_provenance(speed)}"])
+
+
+def bench_table() -> str:
+    r = load(BENCH)
+    report = r["report"]
+    over = {each["of"]: each["ratio"] for each in report["against"] if each["part"] == STEP}
+    batches = report["workload"]["batches"]
+    rows = [
+        f"| contestant | a step over `{report['subject']}`'s | ms | prefill, ms | opened in | tokens/s with {', '.join(map(str, batches))} rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, each in report["contestants"].items():
+        if each["why_not"]:
+            continue
+        ratio = _spread(over[name]) if name in over else "1"
+        rates = {steady["rows"]: f"{steady['tokens_per_second']['p50']:.1f}" for steady in each["steady"]}
+        prefill = each["parts"].get("prefill")
+        cells = [f"`{name}`: {each['what']}", ratio, f"{each['steady'][0]['step']['seconds']['p50'] * 1e3:.1f}"]
+        cells += [f"{prefill['seconds']['p50'] * 1e3:.0f}" if prefill else "", f"{each['opened_seconds']:.2f} s"]
+        rows.append(f"| {' | '.join([*cells, ', '.join(rates.get(n, 'none') for n in batches)])} |")
+    return "\n".join([*rows, "", *_causes(report), "", *_bars(r), "", _provenance(r)])
+
+
+def _causes(report: dict) -> list[str]:
+    rows = ["| a step of one row | ms less | times |", "|---|---|---|"]
+    for each in report["causes"]:
+        less = each["saved_seconds"]
+        rows.append(f"| {each['name']} | {less['p50'] * 1e3:.1f} | {_spread(each['ratio'])} |")
+    if kv := report["kv"]:
+        saved = kv["saved_seconds"]
+        title = f"keys and values no longer kept, {kv['full']} slots for {kv['short']}"
+        rows.append(
+            f"| {title} (in the first) | {saved['p50'] * 1e3:.2f} ({saved['p10'] * 1e3:.2f} to {saved['p90'] * 1e3:.2f}) | |"
+        )
+    return rows
+
+
+def _bars(r: dict) -> list[str]:
+    """What has to hold, and why where it does not."""
+    share = next(roof["share"] for roof in r["report"]["roofline"] if roof["part"] == STEP)
+    titles = {
+        "weights_over_floor": "folded over no adapters, a step",
+        "lowrank_over_floor": "low-rank over no adapters, a step",
+        "bandwidth_over_decode": f"memory's bandwidth over a step's (a share of {share['p50']:.3f}, {share['p10']:.3f} to {share['p90']:.3f})",
+        "weights_over_published": "folded over PyTorch eager as published, a step",
+        "plain_over_genai": "the base model over onnxruntime-genai, a step",
+        "plain_opened_seconds": "the base model opened, seconds",
+        "disagreements": f"of {r['compared_twice']} ratios, those that a second run saw outside the first one's spread",
+    }
+    rows = ["| | measured | bar | |", "|---|---|---|---|"]
+    missed = r.get("missed", {})
+    rows += [
+        f"| {title} | {r[name]:g} | {r['bars'][name]:.4g} | {missed.get(name, '')} |" for name, title in titles.items()
+    ]
+    return rows
+
+
+def _spread(values: dict) -> str:
+    return f"{values['p50']:.3f} ({values['p10']:.3f} to {values['p90']:.3f})"
 
 
 def real_table() -> str:
@@ -225,6 +283,7 @@ def _provenance(result: dict, *others: dict) -> str:
 
 
 TABLES = {
+    "bench": bench_table,
     "modes": modes_table,
     "size": size_table,
     "trace": trace_table,

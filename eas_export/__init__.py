@@ -15,6 +15,7 @@ __version__ = "0.6.0"
 _PUBLIC = {
     "build": ".pipeline",
     "verify": ".pipeline",
+    "bench": ".speed.bench",
     "open_bundle": ".bundle",
     "open_runtime": ".backends.opening",
     "open_model": ".text",

@@ -1,13 +1,20 @@
-"""What this machine has at this moment: memory and disk."""
+"""What this machine is, and what it has at this moment: memory and disk."""
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_name() -> str:
+    """The processor's name, or what kind it is."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.M)
+    return found[1].strip() if found else platform.machine()
 
 
 def total_memory() -> int:
@@ -22,6 +29,18 @@ def free_memory() -> int:
     available = sum(1024 * int(number) for number in found) or total_memory()
     limit, taken = _read(CGROUP / "memory.max").strip(), re.search(r"^anon (\d+)", _read(CGROUP / "memory.stat"), re.M)
     return min(available, max(0, int(limit) - int(taken[1]))) if limit.isdigit() and taken else available
+
+
+def private_memory() -> int:
+    """Bytes of this process's own: mapped files do not count."""
+    found = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
+    return sum(1024 * int(number) for number in found)
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far in bytes, mapped files included."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
+    return 1024 * int(found[1]) if found else 0
 
 
 def free_disk(path: Path) -> int:

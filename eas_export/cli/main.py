@@ -22,6 +22,7 @@ from ..registry import lookup
 COMMANDS = {
     "build": ".cli.build:build",
     "verify": ".cli.verify:verify",
+    "bench": ".cli.bench:bench",
     "run": ".cli.run:run",
     "inspect": ".cli.inspect:inspect",
     "check": ".cli.check:check",
@@ -33,6 +34,7 @@ COMMANDS = {
 SUMMARIES = {
     "build": "Take an EAS checkpoint to a verified bundle.",
     "verify": "Compare a bundle with PyTorch, step by step.",
+    "bench": "Time a bundle against what would be run otherwise, and against this machine's limit.",
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "check": "Show a bundle's graphs as TensorRT's parser sees them.",

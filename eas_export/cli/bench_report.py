@@ -1,0 +1,152 @@
+"""A bench report as tables."""
+
+from rich.console import Console
+
+from ..speed.parts import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
+from ..speed.report import BenchReport, Comparison, Result
+from ..speed.timing import SHORT, WARM, Spread, Timing
+from .output import size, table
+
+HOW = (
+    f"After preparing a part {WARM} pieces of work are run uncounted, and pieces of less than {SHORT * 1e3:.0f} ms again for so long at the beginning "
+    "of each turn. A piece ends when its results are there: a GPU is waited for. Ratios are medians over rounds (10th to 90th percentile)."
+)
+FEW_PAGES = 1000  # that may come from the disk before figures are doubted
+PARTS = (VISION, PREFILL, FOLD, FIRST, FULL, ANSWER)
+
+
+def print_report(report: BenchReport, console: Console) -> None:
+    """Everything that was measured; nothing where nothing was."""
+    ran = {name: each for name, each in report.contestants.items() if not each.why_not}
+    _print_head(report, console)
+    _print_parts(report, ran, console)
+    _print_steady(report, ran, console)
+    for title, rows in (("what is claimed", report.claims), ("where the time goes", report.causes)):
+        _print_comparisons(title, rows, console)
+    _print_rest(report, console)
+    _print_roofline(report, console)
+    _print_missing(report, console)
+
+
+def _print_head(report: BenchReport, console: Console) -> None:
+    work, place = report.workload, report.place
+    tokens = f" Prompts of {work.prompt_tokens} tokens, answers of {work.new_tokens}." if _makes_tokens(report) else ""
+    console.print(
+        f"{report.bundle}: {report.precision}, fold mode {report.fold}, {report.skipped} of {report.sites} attentions skipped.{tokens} "
+        f"{work.rounds} rounds."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in place.versions.items())
+    console.print(f"{place.gpu or place.cpu}, {place.cores} cores, {size(place.memory_bytes)}; {versions}.")
+    console.print(f"{HOW}\n")
+
+
+def _print_parts(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
+    there = [part for part in PARTS if any(part in each.parts for each in ran.values())]
+    columns = ["", *(part.replace("decode, ", "step, ") for part in there), "step p50", "step p90"]
+    rows = []
+    for name, each in ran.items():
+        one = each.step
+        rows.append([name, *(_ms(each.parts.get(part)) for part in there), _ms(one), _ms(one, "p90")])
+    console.print(table("milliseconds, one row", columns, rows, len(columns) - 1))
+    console.print()
+
+
+def _print_steady(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
+    over = {c.of: c.ratio for c in report.against if c.part.endswith(" x1")}
+    unit = "tokens" if _makes_tokens(report) else "passes"
+    batches = report.workload.batches
+    columns = ["", "opened in", "peak memory", f"a step over {report.subject}'s", *(f"x{rows}" for rows in batches)]
+    rows = []
+    for name, each in ran.items():
+        memory = size(each.memory.private_bytes) if each.memory else ""
+        rates = {steady.rows: steady.tokens_per_second.p50 for steady in each.steady}
+        cells = [name, "" if each.opened_seconds is None else f"{each.opened_seconds:.2f} s", memory]
+        cells += [_spread(over[name]) if name in over else ""]
+        rows.append([*cells, *(f"{rates[n]:.1f}" if n in rates else "" for n in batches)])
+    title = f"{unit} per second by rows at once; memory is the most of each process's own, mapped weights not counted"
+    console.print(table(title, columns, rows, len(columns) - 1))
+    console.print()
+
+
+def _makes_tokens(report: BenchReport) -> bool:
+    return any(PREFILL in each.parts for each in report.contestants.values())
+
+
+def _print_comparisons(title: str, found: tuple[Comparison, ...], console: Console) -> None:
+    if not found:
+        return
+    rows = [[c.name, c.of, c.to, f"{c.saved_seconds.p50 * 1e3:.2f} ms", _spread(c.ratio)] for c in found]
+    console.print(table(f"{title}, in a step of one row", ["", "from", "to", "less", "times"], rows, 2))
+    console.print()
+
+
+def _print_rest(report: BenchReport, console: Console) -> None:
+    if kv := report.kv:
+        console.print(
+            f"Keys and values that are no longer kept save {kv.saved_seconds.p50 * 1e3:.2f} ms of a step ({_ms_range(kv.saved_seconds)}) when "
+            f"{kv.full} slots are read rather than {kv.short}, and {size(kv.saved_bytes)} per row."
+        )
+    if even := report.break_even:
+        pays = "never that could be told from the spread" if even.tokens is None else f"after {even.tokens:,} tokens"
+        console.print(
+            f"Folding takes {even.fold_seconds.p50 * 1e3:.1f} ms per prompt, and a folded step is {even.saved_per_step_seconds.p50 * 1e3:.2f} ms "
+            f"shorter than a low-rank one ({_ms_range(even.saved_per_step_seconds)}): it pays back {pays}."
+        )
+    if report.kv or report.break_even:
+        console.print()
+
+
+def _print_roofline(report: BenchReport, console: Console) -> None:
+    if not report.roofline or not report.rates:
+        return
+    rows = [
+        [
+            roof.part,
+            size(roof.bytes),
+            f"{roof.flops / 1e6:.2f} MFLOP",
+            roof.bound,
+            f"{roof.least_seconds * 1e3:.2f} ms",
+            _spread(roof.share),
+        ]
+        for roof in report.roofline
+    ]
+    rates = report.rates
+    title = (
+        f"against the limit: {rates.read_bytes_per_second.p50 / 1e9:.1f} GB/s read, "
+        f"{rates.product_flops_per_second.p50 / 1e9:.0f} GFLOP/s multiplied"
+    )
+    columns = [f"{report.subject}", "to move", "to compute", "bound by", "at least", "share reached"]
+    console.print(table(title, columns, rows, 2))
+    console.print()
+
+
+def _print_missing(report: BenchReport, console: Console) -> None:
+    """Reasons once, with everyone they keep from running."""
+    reasons: dict[str, list[str]] = {}
+    for name, each in report.contestants.items():
+        for note in each.notes:
+            console.print(f"{name}: {note}")
+        if each.why_not:
+            reasons.setdefault(each.why_not, []).append(name)
+        for part, why in each.refused.items():
+            reasons.setdefault(why, []).append(f"{name} ({part})")
+    for reason, names in reasons.items():
+        console.print(f"not run: {', '.join(names)}: {reason}")
+    reading = [name for name, each in report.contestants.items() if each.disk_reads > FEW_PAGES]
+    if reading:
+        console.print(
+            f"Memory did not suffice for everyone: weights of {', '.join(reading)} came from the disk again while they were timed. Compare with "
+            "fewer at once (--against)."
+        )
+
+
+def _ms(timing: Timing | None, which: str = "p50") -> str:
+    return "" if timing is None else f"{getattr(timing.seconds, which) * 1e3:.2f}"
+
+
+def _spread(values: Spread) -> str:
+    return f"{values.p50:.3f} ({values.p10:.3f} to {values.p90:.3f})"
+
+
+def _ms_range(values: Spread) -> str:
+    return f"{values.p10 * 1e3:.2f} to {values.p90 * 1e3:.2f}"
