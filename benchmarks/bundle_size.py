@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import peak_memory_bytes, write_result
+from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.machine import peak_memory
 from eas_export.pipeline import build
 
 
@@ -47,7 +48,7 @@ def main() -> None:
             "ratio": round(sum(files.values()) / needed, 4),
             "files": files,
             "build_seconds": round(seconds, 1),
-            "peak_memory_bytes_with_the_checkpoints_making": peak_memory_bytes(),
+            "peak_memory_bytes_with_the_checkpoints_making": peak_memory(),
         },
         bars={"ratio": 1.02},
     )

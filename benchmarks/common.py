@@ -4,11 +4,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 
-from eas_export.machine import cpu_name
+from eas_export.machine import cpu_name, total_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,17 +18,16 @@ PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 def environment(packages: tuple[str, ...] = PACKAGES, gpu: dict | None = None) -> dict:
     """The machine, the versions of those packages that are installed, and the command."""
     versions = {package: version for package in packages if (version := _version(package))}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1), "gpu": gpu},
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(total_memory() / 1e9, 1),
+            "gpu": gpu,
+        },
         "versions": {"python": platform.python_version()} | versions,
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident size of this process so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_result(

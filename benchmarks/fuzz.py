@@ -15,7 +15,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from common import peak_memory_bytes, write_result
+from common import write_result
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
@@ -23,6 +23,7 @@ from fuzz_guard import HANG_SECONDS
 from fuzzing import Fuzzer
 
 from eas_export.demo import CHECKPOINT
+from eas_export.machine import peak_memory
 from eas_export.pipeline import build
 
 MEMORY = (
@@ -52,7 +53,7 @@ def main() -> None:
         "failures": len(failures),
         "slowest_seconds": round(max(tally.slowest_seconds for tally in targets.values()), 2),
         "seconds": round(seconds),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory(),
         "first_failures": failures[:20],
         "targets": {
             name: asdict(tally) | {"slowest_seconds": round(tally.slowest_seconds, 2), "failures": len(tally.failures)}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from floor import FLOOR
 
-from eas_export.backends.pytorch import PyTorchSession, open_network
+from eas_export.backends.pytorch import PyTorchSession, open_network, readers_of
 from eas_export.backends.runtime import Runtime, Tensors
 from eas_export.bundle import Bundle
 from eas_export.export.graphs import DECODER, Graph
@@ -42,8 +42,7 @@ class CapturedSession(PyTorchSession):
 def open_pytorch(bundle: Bundle, device: torch.device) -> Runtime:
     """The bundle's weights on the device, adapters beside them."""
     m = bundle.manifest
-    readers = {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
-    return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, "lowrank", readers, device)
+    return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, "lowrank", readers_of(bundle), device)
 
 
 def with_graphs(runtime: Runtime, graphs: Mapping[str, Graph], precision: str, kind: type = PyTorchSession) -> Runtime:

@@ -10,13 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import peak_memory_bytes, write_result
+from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.export.export_graph import export_graph
 from eas_export.export.graphs import DECODER
 from eas_export.families import detect
 from eas_export.family import Sources
+from eas_export.machine import peak_memory
 from eas_export.plan import choose_plan
 from eas_export.precision import PRECISIONS
 from eas_export.recipe import BuildOptions
@@ -45,7 +46,7 @@ def main() -> None:
             "shape": given.shape,
             "graphs": graphs,
             "seconds": round(time.monotonic() - start, 1),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory(),
         },
         bars={"seconds": 120, "peak_memory_bytes": 1.5e9},
     )

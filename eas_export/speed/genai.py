@@ -57,8 +57,8 @@ def export_genai(folder: Path, out: Path, precision: str) -> None:
         raise UserError(f"its model builder failed: {lines[-1].strip()}", where=f"{NAME}, {folder}", fix=fix)
 
 
-def open_genai(folder: Path, threads: int | None = None) -> "GenaiModel":
-    """The model that `export_genai` made. threads: None for as many as the library takes by itself.
+def open_genai(folder: Path) -> "GenaiModel":
+    """The model that `export_genai` made.
 
     Raises UserError where the library is missing, and for a folder that the library does not open.
     """
@@ -67,11 +67,7 @@ def open_genai(folder: Path, threads: int | None = None) -> "GenaiModel":
     import onnxruntime_genai as og
 
     with _errors(folder):
-        config = og.Config(str(folder))
-        if threads is not None:
-            options = {"session_options": {"intra_op_num_threads": threads}}
-            config.overlay(json.dumps({"model": {"decoder": options}}))
-        return GenaiModel(folder, og.Model(config))
+        return GenaiModel(folder, og.Model(str(folder)))
 
 
 def genai_parts(folder: Path, workload: Workload) -> Parts:

@@ -83,11 +83,6 @@ def difference(of: Turns, to: Turns) -> Spread:
     return spread([mine - other for mine, other in by_round(of, to)])
 
 
-def scaled(values: Spread, factor: float) -> Spread:
-    """Every percentile, times a positive factor."""
-    return Spread(**{name: factor * value for name, value in values.model_dump().items()})
-
-
 def inverse(values: Spread, numerator: float) -> Spread:
     """numerator / value: seconds to rates and back. The largest becomes the smallest."""
     return Spread(p10=numerator / values.p90, p50=numerator / values.p50, p90=numerator / values.p10)

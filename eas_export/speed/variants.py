@@ -131,10 +131,13 @@ def genai(given: Variants, folder: Path) -> Path:
     if given.workload.device != "cpu":
         raise UserError("its model is made for the CPU", where="onnxruntime-genai", fix="compare with --device cpu")
     bundle = open_bundle(given.place("plain"))
-    with given.progress.stage("exporting with onnxruntime-genai's builder"):
-        write_llama(bundle, llama)
-        export_genai(llama, folder, precision)
-    shutil.rmtree(llama)
+    try:
+        with given.progress.stage("writing the base model for onnxruntime-genai") as done:
+            write_llama(bundle, llama, done)
+        with given.progress.stage("exporting with onnxruntime-genai's builder"):
+            export_genai(llama, folder, precision)
+    finally:
+        shutil.rmtree(llama, ignore_errors=True)
     return folder
 
 

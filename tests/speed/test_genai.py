@@ -53,7 +53,7 @@ def drawn(rows: int) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_logits_are_the_bundles(plain, exported, rows):
     """Of a prompt, of eight steps after it, and of the same steps again."""
-    model, ids, logits, tokens = genai.open_genai(exported, threads=1), drawn(rows), [], []
+    model, ids, logits, tokens = genai.open_genai(exported), drawn(rows), [], []
     model.prefill(ids, room=8)
     for step in range(9):
         if step:
