@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["eas_export", "eas_export.*"]),
     package_data={
-        "eas_export.demo": ["demo.yaml", "checkpoint/**/*"],
+        "eas_export.demo": ["demo.yaml", "base/**/*", "checkpoint/**/*", "held_out/**/*"],
         "eas_export.parity": ["page.css", "report.schema.json"],
         "eas_export.speed": ["report.schema.json"],
     },
@@ -44,6 +44,8 @@ setup(
         "cpu": ["onnxruntime>=1.31"],
         "gpu": ["onnxruntime-gpu>=1.31", "tensorrt>=10.15,<12", "polygraphy>=0.53"],
         "rtx": ["tensorrt-rtx>=1.7", "polygraphy>=0.53"],
+        "search": ["matplotlib>=3.8"],
+        "demo-training": ["matplotlib>=3.8", "scikit-learn>=1.4"],
         "bench": ["onnxruntime-genai>=0.18", "transformers>=5", "matplotlib>=3.8"],
         "test": [
             "filelock>=3",
@@ -54,6 +56,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "scikit-learn>=1.4",
             "transformers>=5",
         ],
     },

@@ -20,9 +20,8 @@ from common import write_result
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from fuzz_guard import HANG_SECONDS
-from fuzzing import Fuzzer
+from fuzzing import CHECKPOINT, Fuzzer
 
-from eas_export.demo import CHECKPOINT
 from eas_export.machine import peak_memory
 from eas_export.pipeline import build
 

@@ -253,6 +253,39 @@ def verify_table() -> str:
     return "\n".join([*rows, "", _provenance(r)])
 
 
+def demo_table() -> str:
+    r = load("demo_training")
+    right, seeds = r["right"], r["seeds"]
+
+    def row(title: str, key: str, say: Callable[[dict], str]) -> str:
+        return f"| {title} | {' | '.join(say(seed) for seed in seeds)} | {100 * right[key]:.1f} % |"
+
+    def percent(key: str) -> Callable[[dict], str]:
+        return lambda seed: f"{100 * seed['right'][key]:.1f} %"
+
+    chance = ", ".join(f"{100 * one['right']:.1f} %" for seed in seeds for one in seed["by_chance"])
+    heads = " | ".join(f"seed {seed['seed']}" for seed in seeds)
+    lines = [
+        f"| {seeds[0]['questions']} held-out questions, right to the letter | {heads} | mean |",
+        "|---|" + "---|" * (len(seeds) + 1),
+        row("every attention", "every attention", percent("every attention")),
+        row("EAS, in PyTorch", "EAS", percent("EAS")),
+        row("EAS, bundle, `--fold weights`", "EAS, --fold weights", percent("EAS, --fold weights")),
+        row("EAS, bundle, `--fold lowrank`", "EAS, --fold lowrank", percent("EAS, --fold lowrank")),
+        row("skips by chance, adapters tuned as long", "by chance", percent("by chance")),
+        row("EAS's skips without adapters", "without these, no adapters", percent("without these, no adapters")),
+        f"| skipped, of {round(len(seeds[0]['skipped']) / seeds[0]['skipped_share'])} | "
+        + " | ".join(", ".join(map(str, seed["skipped"])) for seed in seeds)
+        + " | |",
+        "",
+        f"By chance: {chance}. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
+        f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each.",
+        "",
+        _provenance(r),
+    ]
+    return "\n".join(lines)
+
+
 def meter_table() -> str:
     r = load("meter_flops")
     rows = [
@@ -283,6 +316,7 @@ def _provenance(result: dict, *others: dict) -> str:
 
 
 TABLES = {
+    "demo": demo_table,
     "bench": bench_table,
     "modes": modes_table,
     "size": size_table,

@@ -2,7 +2,7 @@
 
     python benchmarks/synthetic.py --shape 1B --out lavin-1B               3.2 GB
     python benchmarks/synthetic.py --shape 7B --shards 2 --out lavin-7B    14.1 GB
-    python benchmarks/synthetic.py --shape demo --out eas_export/demo/checkpoint --seed 7
+    python benchmarks/synthetic.py --shape demo --out tests/tiny/lavin --seed 7
 
 The folder holds weights/<name>/{params.json, consolidated.NN.pth}, clip/*.pth and checkpoint-19.pth, as training leaves them.
 Weights are drawn so that activations keep a sensible size through the layers. Files are laid out with holes for their tensors,

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .checkpoint.checkpoint import Checkpoint
 from .config import ModelConfig
+from .progress import Progress
 from .question import Question
 from .tokenizer import Tokenizer
 
@@ -56,6 +58,29 @@ class PromptFormat:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """The inner widths of new adapters (AdapterConfig.rank)."""
+
+    kept: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model with both adapters in every layer, to find out what can be skipped and to train what stands in for it.
+
+    checkpoint  nothing is cut out of it; its tensors are made of the adapters as they are when they are read
+    adapters    published key -> what is trained, float32
+    write       (skipped, folder, progress) -> nothing: the checkpoint that fine-tuning leaves, in the published layout, into a folder
+                that is there; config.json comes last
+    """
+
+    checkpoint: Checkpoint
+    adapters: dict[str, Tensor]
+    write: Callable[[tuple[int, ...], Path, Progress], None]
+
+
+@dataclass(frozen=True)
 class Family:
     """What the toolkit needs to know of a model family.
 
@@ -66,6 +91,7 @@ class Family:
     takes        the fields of Sources that `load` reads beside ckpt
     prompts      how prompts are made; None where the model reads arrays only
     shortcuts    what its published code does instead of the exact thing, by names in parity/forms.py
+    train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where that is not done here
     """
 
     name: str
@@ -75,3 +101,4 @@ class Family:
     takes: tuple[str, ...]
     prompts: PromptFormat | None = None
     shortcuts: tuple[str, ...] = ()
+    train: Callable[[Sources, Ranks, int, torch.device], Trainable] | None = None

@@ -15,12 +15,12 @@ import pytest
 import torch
 from filelock import FileLock
 from meter_cases import MeterCase
+from search_cases import write_plain, write_questions
 
 from eas_export.backends import BACKENDS, _trt_graphs, get_backend
 from eas_export.bundle import Bundle, open_bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.conversation import Prompts
-from eas_export.demo import CHECKPOINT
 from eas_export.families import detect
 from eas_export.family import Sources
 from eas_export.inputs.npz import Inputs, make_inputs
@@ -119,7 +119,7 @@ def llava_case(request) -> LlavaCase:
     return llava_golden_case(request.param)
 
 
-DEMO = GoldenCase("demo", CHECKPOINT)  # has a tokenizer, and no golden numbers
+TINY = GoldenCase("tiny", Path(__file__).parent / "tiny" / "lavin")  # has a tokenizer, and no golden numbers
 
 
 def golden_case(name: str) -> GoldenCase:
@@ -204,6 +204,18 @@ def engines_of(bundle_of, tmp_path_factory):
         return built[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> Path:
+    """A LLaVA of random weights without adapters, with a tokenizer."""
+    return write_plain(tmp_path_factory.mktemp("plain") / "llava", TINY.checkpoint.tokenizer)
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory) -> Path:
+    """Questions with answers."""
+    return write_questions(tmp_path_factory.mktemp("questions"))
 
 
 @pytest.fixture

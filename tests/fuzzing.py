@@ -38,13 +38,12 @@ from PIL import Image
 from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 
-import eas_export
 from eas_export.backends.opening import require_own_graphs_and_weights
 from eas_export.bundle import Bundle, looks_like_bundle, open_bundle
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
 from eas_export.cli.report import print_report
-from eas_export.demo import CHECKPOINT
+from eas_export.demo import RECIPE
 from eas_export.errors import UserError
 from eas_export.export.memory import request_memory
 from eas_export.families import detect, get_family, load_checkpoint
@@ -61,6 +60,8 @@ from eas_export.rewrite.constants import network_parameters
 from eas_export.rewrite.prune import prune
 from eas_export.store import Store
 from eas_export.tokenizer import Tokenizer
+
+CHECKPOINT = Path(__file__).parent / "tiny" / "lavin"
 
 MAX_GROWTH_BYTES = 1 << 30
 METER_SHAPE = MeterShape(
@@ -314,8 +315,7 @@ class Fuzzer:
         return folder
 
     def _write_recipe(self, rng: Random, folder: Path) -> Path:
-        recipes = Path(eas_export.__file__).parent / "demo" / "demo.yaml"
-        return _written(folder / "recipe.yaml", damaged_yaml(rng, recipes.read_text()))
+        return _written(folder / "recipe.yaml", damaged_yaml(rng, RECIPE.read_text()))
 
     def _read_skip(self, path: Path) -> None:
         text = path.read_bytes().decode("utf-8", "surrogateescape")

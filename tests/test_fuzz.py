@@ -6,12 +6,11 @@ import os
 import shutil
 
 import pytest
-from conftest import DEMO
+from conftest import TINY
 from fuzz_guard import GUARD, Hang
-from fuzzing import Fuzzer
+from fuzzing import CHECKPOINT, Fuzzer
 
 from eas_export.bundle import looks_like_bundle, open_bundle
-from eas_export.demo import CHECKPOINT
 from eas_export.errors import UserError
 from eas_export.families import detect
 from eas_export.family import Sources
@@ -37,7 +36,7 @@ TARGETS = (
 
 @pytest.fixture(scope="module")
 def fuzzer(bundle_of, tmp_path_factory):
-    return Fuzzer(tmp_path_factory.mktemp("fuzz"), bundle_of(DEMO))
+    return Fuzzer(tmp_path_factory.mktemp("fuzz"), bundle_of(TINY))
 
 
 @pytest.mark.filterwarnings("ignore")  # of libraries, about damage that they live with
@@ -79,7 +78,7 @@ def test_the_guard_ends_what_hangs(tmp_path, monkeypatch):
 def small_bundle(bundle_of, tmp_path):
     """The demo's bundle, its manifest free to be changed."""
     folder = tmp_path / "folder" / "bundle"
-    shutil.copytree(bundle_of(DEMO).path, folder)
+    shutil.copytree(bundle_of(TINY).path, folder)
     return folder
 
 

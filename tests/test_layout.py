@@ -39,12 +39,13 @@ ROWS = [
     ["export"],
     ["assembly", "preflight", "backends"],
     ["conversation", "pairs"],
-    ["generate", "answer"],
+    ["generate", "answer", "forcing"],
     ["inputs"],
     ["text"],
     ["parity"],
-    ["pipeline", "demo", "doctor"],
-    ["speed"],
+    ["pipeline", "doctor"],
+    ["speed", "search"],
+    ["demo"],
     ["cli"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
@@ -201,6 +202,7 @@ def modules_after(code: str) -> set[str]:
         ["demo", "--help"],
         ["doctor", "--help"],
         ["check", "--help"],
+        ["search", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments):

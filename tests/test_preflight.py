@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import RESULTS
-from conftest import DEMO, golden_case
+from conftest import TINY, golden_case
 from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import MeterShape, write_meter
@@ -59,7 +59,7 @@ def test_needs_of_a_cross_encoder_of_the_published_size(tmp_path, command):
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, monkeypatch, more):
     monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 1_000_000)
-    line = refused("build", "--ckpt", DEMO.folder, "--out", tmp_path / "o", *more)
+    line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o", *more)
     assert "there is 0.00 GB of free disk, and 0.01 GB are needed" in line and "choose another disk for --out" in line
     assert not list(tmp_path.iterdir())
 
@@ -67,7 +67,7 @@ def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, mon
 def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, refused, monkeypatch):
     bundle = bundle_of(CASE)
     monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1_000_000)
-    line = refused("build", "--ckpt", DEMO.folder, "--out", tmp_path / "o")
+    line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o")
     assert "exporting graphs takes up to 0.70 GB of memory, and 0.00 GB are free" in line
     assert "comparing with PyTorch takes up to" in refused("verify", bundle.path)
     assert not list(tmp_path.iterdir())

@@ -38,6 +38,28 @@ def adapter_keys(
     return keys
 
 
+def fresh_adapter(
+    published: str, dim: int, rank: int, inner: str, router_bias: bool, random: torch.Generator
+) -> dict[str, Tensor]:
+    """A new adapter's tensors, float32, by their published keys (see `adapter_keys`), as published training begins: A and C as Xavier has
+    them, the router as torch's linear layer, all else zeros, so that the adapter changes nothing yet."""
+
+    def uniform(*shape: int, bound: float) -> Tensor:
+        return torch.empty(shape).uniform_(-bound, bound, generator=random)
+
+    tensors = {}
+    for letter in inner:
+        tensors[f"{published}.conv_{letter}.weight"] = uniform(rank, dim, 1, bound=(6 / (rank + dim)) ** 0.5)
+        tensors[f"{published}.conv_{letter}.bias"] = torch.zeros(rank)
+    for letter in "BD":
+        tensors[f"{published}.conv_{letter}.weight"] = torch.zeros(dim, rank // GROUPS, 1)
+        tensors[f"{published}.conv_{letter}.bias"] = torch.zeros(dim)
+    tensors[f"{published}.expert_weights.weight"] = uniform(2, dim, bound=dim**-0.5)
+    if router_bias:
+        tensors[f"{published}.expert_weights.bias"] = torch.zeros(2)
+    return tensors
+
+
 def block_diagonal(weight: Tensor, groups: int = GROUPS) -> Tensor:
     """A grouped 1x1 convolution as a matrix.
 

@@ -49,13 +49,7 @@ def rename(
 
     Raises UserError naming the key, the file and the expected shape when one is missing, unknown or of another shape.
     """
-    members = {"i": range(blocks)} | dict(groups or {})
-    wanted = {}
-    for pattern, key in table.items():
-        if key and (place := re.search(r"{(\w+)}", pattern)):
-            wanted |= {pattern.replace(place[0], str(i)): (key, i) for i in members[place[1]]}
-        elif key:
-            wanted[pattern] = (key, 0)
+    wanted = _rows(table, blocks, groups or {})
     dropped = [pattern for pattern, key in table.items() if key is None]
     for key in tensors:
         if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
@@ -82,6 +76,25 @@ def rename(
             )
         renamed[key.name.replace("{i}", str(i))] = tensor.map(key.convert) if key.convert else tensor
     return renamed
+
+
+def expected_shapes(
+    table: KeyTable, sizes: Sizes, blocks: int, groups: Mapping[str, Collection[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Published key -> shape, of all that `rename` wants."""
+    rows = _rows(table, blocks, groups or {}).items()
+    return {published: tuple(_size(size, sizes) for size in key.shape) for published, (key, _) in rows}
+
+
+def _rows(table: KeyTable, blocks: int, groups: Mapping[str, Collection[int]]) -> dict[str, tuple[Key, int]]:
+    """Every key that is wanted, with its row and its block's number, 0 for one that has none."""
+    members, wanted = {"i": range(blocks)} | dict(groups), {}
+    for pattern, key in table.items():
+        if key and (place := re.search(r"{(\w+)}", pattern)):
+            wanted |= {pattern.replace(place[0], str(i)): (key, i) for i in members[place[1]]}
+        elif key:
+            wanted[pattern] = (key, 0)
+    return wanted
 
 
 def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -> tuple[int, ...]:

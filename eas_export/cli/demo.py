@@ -3,71 +3,117 @@
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .output import PATH, json_option, print_json, stdout_console, table
 from .progress import make_progress
 
-STEPS = 8
+if TYPE_CHECKING:
+    from ..demo.compare import Answered
 
 
 @click.command()
 @click.option("--out", type=PATH, help="Keep the bundle there. Default: a temporary folder.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--train", "folder", type=PATH, help="Train it anew instead, into this folder.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the training.")
 @json_option
-def demo(out: Path | None, force: bool, as_json: bool) -> int:
-    """Build, verify and run the small model that comes along.
+def demo(out: Path | None, force: bool, folder: Path | None, seed: int, as_json: bool) -> int:
+    """Build and verify the small trained model that comes along, and let it answer questions.
 
-    A LaVIN-EAS checkpoint in the published format with random weights: 8 layers, 3 attentions skipped. Takes under a minute.
+    A LLaVA that was trained on questions about handwritten digits, and the LLaVA-EAS that `eas-export search` made of it. Questions that
+    neither was trained on are answered by both, in PyTorch and as bundles. Takes a minute or two.
     """
+    if folder:
+        if out or force:
+            raise click.UsageError("--out and --force go with the bundle, which --train does not build")
+        return _train(folder, seed, as_json)
     with tempfile.TemporaryDirectory() as scratch:
-        return _demo(out or Path(scratch) / "demo.bundle", force, as_json, keep=out is not None)
+        return _demo(out or Path(scratch) / "demo.bundle", Path(scratch), force, as_json, keep=out is not None)
 
 
-def _demo(out: Path, force: bool, as_json: bool, keep: bool) -> int:
-    from ..backends import BACKENDS, get_backend
-    from ..backends.opening import open_runtime
-    from ..demo import CHECKPOINT, RECIPE
-    from ..generate import generate
-    from ..parity.samples import sample_prompts
+def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> int:
+    from ..demo import BASE, CHECKPOINT, QUESTIONS, RECIPE
+    from ..demo.compare import BARE, EAS, FULL, answer, in_pytorch, of_bundle
+    from ..families import load_checkpoint
+    from ..family import Sources
     from ..pipeline import build
     from .inspect import accounts_table, model_table
     from .report import print_report
 
-    start = time.monotonic()
-    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=make_progress(as_json))
-    manifest = result.bundle.manifest
-    answers = {}
-    for backend in (name for name in BACKENDS if get_backend(name).compiler is None):
-        runtime = open_runtime(result.bundle, backend)
-        for prompt, ids in sample_prompts(manifest.config, manifest.limits, STEPS).prompts.items():
-            answers.setdefault(prompt, {})[backend] = generate(runtime, ids, STEPS).tokens[:, 0].tolist()
-    agree = all(len(set(map(tuple, tokens.values()))) == 1 for tokens in answers.values())
+    start, progress = time.monotonic(), make_progress(as_json)
+    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=progress)
+    lowrank = build(
+        CHECKPOINT,
+        scratch / "lowrank.bundle",
+        recipe=RECIPE,
+        fold="lowrank",
+        max_batch=32,
+        base=out,
+        verify=False,
+        progress=progress,
+    )
+    base, eas = (load_checkpoint(Sources(folder)) for folder in (BASE, CHECKPOINT))
+    plan, limits = result.plan, lowrank.bundle.manifest.limits
+    entrants = [
+        in_pytorch(FULL, base, plan.model_copy(update={"skipped": ()}), limits),
+        in_pytorch(BARE, base, plan, limits),
+        in_pytorch(EAS, eas, plan, limits),
+        *map(of_bundle, (result.bundle, lowrank.bundle)),
+    ]
+    answered = answer(entrants, QUESTIONS, eas, progress)
+    agree = all(each.as_eas in (None, 1.0) for each in answered)
     seconds = time.monotonic() - start
+    code = 0 if result.report.ok and agree else 1
     if as_json:
         print_json(
             {
                 "bundle": str(out) if keep else None,
                 "report": result.report.model_dump(mode="json"),
-                "tokens": answers,
-                "tokens_agree": agree,
+                "answers": [each.model_dump(mode="json") for each in answered],
+                "answers_agree": agree,
                 "seconds": round(seconds, 1),
             }
         )
-        return 0 if result.report.ok and agree else 1
+        return code
     console = stdout_console()
-    console.print(model_table(manifest.config, result.plan))
+    console.print(model_table(result.bundle.manifest.config, result.plan))
     console.print(accounts_table(result.accounts))
     print_report(result.report, console)
-    rows = [
-        [prompt, backend, " ".join(map(str, tokens))]
-        for prompt, each in answers.items()
-        for backend, tokens in each.items()
-    ]
-    console.print(table("the bundle's answers", ["prompt", "runs on", "tokens"], rows))
+    console.print(_answers_table(answered))
     console.print(
-        f"{'all backends agree' if agree else 'backends DIFFER'}; {seconds:.0f} s"
+        f"{'the bundles say what PyTorch says' if agree else 'the bundles do NOT say what PyTorch says'}; {seconds:.0f} s"
         + (f"; the bundle is at {out}" if keep else "; pass --out DIR to keep the bundle")
     )
-    return 0 if result.report.ok and agree else 1
+    return code
+
+
+def _train(folder: Path, seed: int, as_json: bool) -> int:
+    from ..demo.train import make
+    from ..errors import UserError
+    from ..search.plots import require_matplotlib
+    from .search import show
+
+    require_matplotlib()
+    if folder.exists():
+        raise UserError("it exists", where=f"--train {folder}", fix="name a new folder")
+    show(make(folder, seed, make_progress(as_json)), folder / "checkpoint", as_json)
+    return 0
+
+
+def _answers_table(answered: list["Answered"]):
+    rows = [
+        [
+            each.model,
+            each.runs_on,
+            f"{each.right:.1%}",
+            "" if each.as_eas is None else f"{each.as_eas:.1%}",
+            f"{each.weights_mb:.2f} MB",
+            f"{each.questions / each.seconds:.0f}/s, {each.together} at once",
+        ]
+        for each in answered
+    ]
+    title = f"{answered[0].questions} questions that no model was trained on"
+    return table(title, ["model", "runs on", "right", "as EAS in PyTorch", "weights", "speed"], rows)

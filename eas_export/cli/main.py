@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ".cli.verify:verify",
     "bench": ".cli.bench:bench",
     "run": ".cli.run:run",
+    "search": ".cli.search:search",
     "inspect": ".cli.inspect:inspect",
     "check": ".cli.check:check",
     "demo": ".cli.demo:demo",
@@ -36,14 +37,15 @@ SUMMARIES = {
     "verify": "Compare a bundle with PyTorch, step by step.",
     "bench": "Time a bundle against what would be run otherwise, and against this machine's limit.",
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
+    "search": "Find the attentions that a model can do without, and train the adapters that stand in for them.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "check": "Show a bundle's graphs as TensorRT's parser sees them.",
-    "demo": "Build, verify and run the small model that comes along.",
+    "demo": "Build and verify the small trained model that comes along, and let it answer questions.",
     "doctor": "Show what is installed, what could run here, and how to get what is missing.",
 }
 
 
-AGAIN = "start it again; a build goes on from the files that it had finished"
+AGAIN = "start it again; a build or a search goes on from what it had finished"
 
 
 class LazyGroup(click.Group):

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -49,6 +49,9 @@ class BarProgress(Progress):
             yield lambda done: bars.advance(task, done)
         print(_finished(title, total, unit, time.monotonic() - start), file=sys.stderr)
 
+    def note(self, title: str, values: Mapping[str, object]) -> None:
+        self.console.print(_noted(title, values), markup=False)
+
 
 class LineProgress(Progress):
     """A line when a stage is done, and one now and then while it takes long."""
@@ -67,10 +70,13 @@ class LineProgress(Progress):
         yield advance
         print(_finished(title, total, unit, meter.seconds), file=sys.stderr, flush=True)
 
+    def note(self, title: str, values: Mapping[str, object]) -> None:
+        print(_noted(title, values), file=sys.stderr, flush=True)
+
 
 class JsonProgress(Progress):
     """An event per line: {"event": "start" | "progress" | "done", "stage": ..., "unit": ..., "done": ..., "total": ..., "seconds":
-    ..., "rate": per second, "seconds_left": ...}"""
+    ..., "rate": per second, "seconds_left": ...}; what the work sees: {"event": "note", "stage": ..., and its numbers}"""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
@@ -88,6 +94,9 @@ class JsonProgress(Progress):
         say("start")
         yield lambda done: say("progress") if meter.advance(done) else None
         say("done")
+
+    def note(self, title: str, values: Mapping[str, object]) -> None:
+        print(json.dumps({"event": "note", "stage": title} | dict(values)), file=sys.stderr, flush=True)
 
 
 class _Meter:
@@ -126,3 +135,8 @@ def _finished(title: str, total: int | None, unit: str, seconds: float) -> str:
     amount = f", {size(total) if unit == 'bytes' else f'{total} {unit}'}" if total else ""
     rate = f", {size(total / seconds)}/s" if total and unit == "bytes" and seconds > 1 else ""
     return f"{title}: done in {seconds:.1f} s{amount}{rate}"
+
+
+def _noted(title: str, values: Mapping[str, object]) -> str:
+    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return f"{title}: {', '.join(shown)}"

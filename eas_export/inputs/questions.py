@@ -74,12 +74,17 @@ def encode_question(question: Question, config: ModelConfig, family: Family, tok
     return family.prompts.encode(config, tokenizer, text, len(question.image))
 
 
+def prompt_length(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> int:
+    """Tokens of the question's prompt, image features included."""
+    ids = encode_question(question, config, family, tokenizer)
+    return len(family.prompts.place_images(config, ids, len(question.image))[0])
+
+
 def require_short(
     question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
 ) -> None:
     """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
-    ids = encode_question(question, config, family, tokenizer)
-    length = len(family.prompts.place_images(config, ids, len(question.image))[0])
+    length = prompt_length(question, config, family, tokenizer)
     if length > limits.max_prompt:
         fix = f"build with --max-prompt {length}, or ask shorter"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)

@@ -1,20 +1,19 @@
 """The reference: the network with its adapters in place, in float32, with one block's weights in memory at a time.
 
-Prompts and the tokens fed after them go through each block together, once: an adapter's state is its prompt's, so what stands behind a
-prompt changes nothing before it, and a step needs no more of its own than causal attention over what came before.
+Prompts and the tokens fed after them go through each block together, once (forcing.py).
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Limits, ModelConfig
-from ..conversation import Prompts, join_prompts
+from ..conversation import Prompts
 from ..export.fold_graph import fold_layer
 from ..export.prefill_graph import join_state, start_reading
+from ..forcing import force
 from ..generate import Generation
 from ..plan import SkipPlan
 from .forms import Form, unfolded
@@ -76,39 +75,22 @@ class Reference:
         form: Form,
         see: Callable[[int, int, Tensor], None],
     ) -> list[Generation]:
-        decoder = self.network.decoder
-        # what is fed stands behind its prompt, where padding would be
-        whole = [
-            Prompts(
-                torch.cat([p.input_ids[:, : int(p.prompt_lengths)], fed.T], 1),
-                p.prompt_lengths + len(fed),
-                torch.cat([p.image_index[:, : int(p.prompt_lengths)], torch.full_like(fed.T, -1)], 1),
-                p.pixel_values,
-            )
-            for p, fed in zip(prompts, forced)
-        ]
-        batch = join_prompts(whole)
-        lengths = torch.cat([p.prompt_lengths for p in prompts])  # [B]
-        features = None if batch.pixel_values is None else self.encode_images(batch.pixel_values)
-        inputs = {
-            "input_ids": batch.input_ids,
-            "image_index": batch.image_index,
-            "image_features": torch.zeros(1, self.config.dim) if features is None else features,
-            "prompt_lengths": lengths,
-        }
-        slots, prefix = torch.arange(batch.input_ids.shape[1]), self.config.prefix  # [S]
-        behind = slots >= lengths[:, None]  # [B, S]
-        positions = torch.where(behind, slots, slots + prefix)  # a fed token's position is its slot
-        positions = torch.cat([torch.arange(prefix).expand(len(prompts), -1), positions], 1)  # [B, L]
-        fed_until = torch.cat([p.prompt_lengths for p in whole])  # [B]
-        is_fed = F.pad(behind & (slots < fed_until[:, None]), (prefix, 0))  # [B, L]
+        decoder, prefix = self.network.decoder, self.config.prefix
+        forced_batch = force(prompts, [fed[:, 0] for fed in forced], prefix)
+        pixels, lengths = forced_batch.batch.pixel_values, forced_batch.lengths
+        features = None if pixels is None else self.encode_images(pixels)
+        inputs = forced_batch.inputs(torch.zeros(1, self.config.dim) if features is None else features)
         with self.network.surroundings():
-            x, reading = start_reading(decoder, inputs, positions)
+            x, reading = start_reading(decoder, inputs, forced_batch.position_ids)
             shape = (reading.prompt.batch, reading.prompt.length)
             states = []
             for layer, block in enumerate(decoder.layers):
                 x, tokens = reading.block(
-                    layer, block, x, lambda *_: None, lambda i, block, tokens: form(i, block, tokens, is_fed)
+                    layer,
+                    block,
+                    x,
+                    lambda *_: None,
+                    lambda i, block, tokens: form(i, block, tokens, forced_batch.is_fed),
                 )
                 states.append(tokens.state)
                 for row, rows in enumerate(x.unflatten(0, shape)):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, GOLDEN, golden_case
+from conftest import GOLDEN, TINY, golden_case
 from sentencepiece import SentencePieceTrainer
 
 from eas_export.bundle import open_bundle
@@ -105,7 +105,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_any_work(data, tmp_path
     path = data / "weights" / "tokenizer.model"
     path.write_bytes(b"sentencepiece model")
     assert "not a sentencepiece model" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
-    path.write_bytes((DEMO.folder / "weights" / "tokenizer.model").read_bytes())
+    path.write_bytes((TINY.folder / "weights" / "tokenizer.model").read_bytes())
     assert "128 tokens, the model 96" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
 
 

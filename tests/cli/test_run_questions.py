@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO, golden_case
+from conftest import TINY, golden_case
 from PIL import Image
 
 from eas_export import Question, Sampling, UserError, open_model, text
@@ -18,13 +18,13 @@ from eas_export.conversation import Conversation
 from eas_export.parity.samples import read_samples
 from eas_export.text import TextModel
 
-SET = Path(__file__).parents[2] / "calibration" / "demo.jsonl"
+SET = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "questions.jsonl"
 PICTURE = SET.parent / "images" / "circle.png"
 
 
 @pytest.fixture(scope="module", params=["weights", "lowrank"])
 def bundle(request, bundle_of):
-    return bundle_of(DEMO, fold=request.param)
+    return bundle_of(TINY, fold=request.param)
 
 
 def test_a_prompt_streams_its_answer(bundle, command):
@@ -52,7 +52,7 @@ def test_a_file_answers_as_its_questions_do_one_by_one(bundle_of, tmp_path, comm
     said = {}
     for fold in ("weights", "lowrank"):
         out = tmp_path / f"{fold}.jsonl"
-        path = bundle_of(DEMO, fold=fold).path
+        path = bundle_of(TINY, fold=fold).path
         code, text, err = command("run", path, "--inputs", SET, "--outputs", out, "--max-new-tokens", 6, *options)
         assert (code, text) == (0, ""), err
         said[fold] = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
@@ -67,12 +67,12 @@ def test_outputs_follow_a_link(bundle_of, tmp_path, command):
     target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
     target.write_text("old")
     link.symlink_to(target)
-    code = command("run", bundle_of(DEMO).path, "--prompt", "x", "--max-new-tokens", 2, "--outputs", link)[0]
+    code = command("run", bundle_of(TINY).path, "--prompt", "x", "--max-new-tokens", 2, "--outputs", link)[0]
     assert code == 0 and link.is_symlink() and json.loads(target.read_text())["question"] == 1
 
 
 def test_more_questions_than_a_batch_takes(bundle_of):
-    model = open_model(bundle_of(DEMO, fold="lowrank"))
+    model = open_model(bundle_of(TINY, fold="lowrank"))
     questions = [Question(prompt=f"Number {i}?" * (1 + i % 3)) for i in range(11)]  # 8 and 3
     sampling = Sampling(temperature=1.0, seed=3)
     assert len(list(model.replies(questions, 4))) == 11
@@ -82,7 +82,7 @@ def test_more_questions_than_a_batch_takes(bundle_of):
 
 
 def test_a_conversation_in_text(bundle_of):
-    model = open_model(bundle_of(DEMO, fold="lowrank").path)
+    model = open_model(bundle_of(TINY, fold="lowrank").path)
     conversation = model.start([Question(prompt="One."), Question(prompt="Two.", image=str(PICTURE))])
     router = conversation.state["router"].clone()
     parts = [step for step in model.stream(conversation, 3)]
@@ -101,7 +101,7 @@ def test_a_row_that_says_the_end_token_ends(bundle_of, tmp_path, command):
     """The end token is the tokenizer's: a drawn answer of the random model meets it sooner or later."""
     out = tmp_path / "y.npz"
     np.savez(tmp_path / "x.npz", input_ids=np.arange(3, 19).reshape(8, 2))
-    path = bundle_of(DEMO, fold="lowrank").path
+    path = bundle_of(TINY, fold="lowrank").path
     drawn = ("--temperature", "20", "--max-new-tokens", "150", "--json")
     code, text, _ = command("run", path, "--inputs", tmp_path / "x.npz", "--outputs", out, *drawn)
     said, tokens = json.loads(text), np.load(out)["tokens"]
@@ -116,7 +116,7 @@ DRAWN = ("--temperature", "6", "--max-new-tokens", "100")
 
 def test_answers_in_text_end_at_the_end_token(bundle_of, command):
     """StreamedNetwork or as JSON, drawn with the same seed: one text, and the end token is silent in it."""
-    path = bundle_of(DEMO, fold="lowrank").path
+    path = bundle_of(TINY, fold="lowrank").path
     for seed in range(50):
         asked = ("run", path, "--prompt", "x", *DRAWN, "--seed", seed)
         said = json.loads(command(*asked, "--json")[1])["answers"][0]
@@ -129,7 +129,7 @@ def test_answers_in_text_end_at_the_end_token(bundle_of, command):
 
 
 def test_a_long_question_is_named_before_anything_is_answered(bundle_of, monkeypatch):
-    model = open_model(bundle_of(DEMO))
+    model = open_model(bundle_of(TINY))
     questions = [Question(prompt="short"), Question(prompt="word " * 1000)]
     monkeypatch.setattr(text, "Conversation", lambda *arguments: pytest.fail("something was generated"))
     with pytest.raises(UserError, match=r"the bundle takes 1024 \(question 2\)"):
@@ -139,7 +139,7 @@ def test_a_long_question_is_named_before_anything_is_answered(bundle_of, monkeyp
 
 
 def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
-    path = bundle_of(DEMO, fold="lowrank").path
+    path = bundle_of(TINY, fold="lowrank").path
     assert "nothing is asked" in refused("run", path)
     assert "both --inputs and a question" in refused("run", path, "--inputs", SET, "--prompt", "x")
     assert "go with question" in refused("run", path, "--prompt", "x", "--option", "y")
@@ -178,7 +178,7 @@ def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
     lines = [{"prompt": "a", "image": "good.png"}, {"prompt": "b", "image": "bad.png"}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "y.jsonl"
-    path = bundle_of(DEMO).path  # one question at a time
+    path = bundle_of(TINY).path  # one question at a time
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
     assert code == 2 and "bad.png" in err and "the first 1 answers are in" in err and not out.exists()
     assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
@@ -200,14 +200,14 @@ def test_a_batch_is_gone_before_the_next_is_read(bundle_of, monkeypatch):
             most.append(len(alive))
 
     monkeypatch.setattr(text, "Conversation", Counted)
-    model = open_model(bundle_of(DEMO))
+    model = open_model(bundle_of(TINY))
     assert len(list(model.replies([Question(prompt="x")] * 3, 2))) == len(most) == 3 and max(most) == 1
     with pytest.raises(UserError, match="there is no question"):
         model.start([])
 
 
 def test_verify_takes_questions(bundle_of, command):
-    code, out, err = command("verify", bundle_of(DEMO, fold="lowrank").path, "--inputs", SET, "--json")
+    code, out, err = command("verify", bundle_of(TINY, fold="lowrank").path, "--inputs", SET, "--json")
     cases = json.loads(out)["steps"][-1]["cases"]
     assert code == 0 and list(cases) == [*(f"question {i}" for i in range(1, 6)), "1 to 5 in one batch"], err
 
@@ -215,7 +215,7 @@ def test_verify_takes_questions(bundle_of, command):
 def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
     lines = [{"prompt": "a" * length} for length in (5, 960)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = bundle_of(DEMO).path
+    path = bundle_of(TINY).path
     limits = Limits(max_prompt=1024, max_tokens=1026)
     opened = open_bundle(path)
     small = replace(opened, manifest=opened.manifest.model_copy(update={"limits": limits}))
@@ -229,4 +229,4 @@ def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
 
 def test_the_bundles_tokenizer_is_the_checkpoints(bundle):
     assert "tokenizer.model" in open_bundle(bundle.path).manifest.files
-    assert (bundle.path / "tokenizer.model").read_bytes() == (DEMO.folder / "weights/tokenizer.model").read_bytes()
+    assert (bundle.path / "tokenizer.model").read_bytes() == (TINY.folder / "weights/tokenizer.model").read_bytes()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from synthetic import SHAPES, write_checkpoint
 from eas_export.backends.opening import open_runtime
 from eas_export.bundle import WEIGHTS, Bundle, open_bundle
 from eas_export.conversation import Conversation
-from eas_export.demo import CHECKPOINT
 from eas_export.digests import sha256_of
 
 CASE = golden_case("first")
@@ -279,16 +277,3 @@ def test_inspect_shows_tables(bundle, refused, command):
     assert code == 0 and "shown without skipping" in text
     code, text, _ = command("inspect", GOLDEN / "lavin" / "noskip", "--skip", "1-2", "--json")
     assert json.loads(text)["plan"]["skipped"] == [1, 2]
-
-
-def test_demo(tmp_path, command):
-    out = tmp_path / "demo.bundle"
-    code, text, err = command("demo", "--out", out, "--json")
-    said = json.loads(text)
-    assert code == 0, err
-    assert said["report"]["verdict"] == "same as the checkpoint" and said["tokens_agree"] is True
-    assert set(said["tokens"]) == {"text", "image", "shortest", "longest"}
-    assert open_bundle(out).manifest.plan.skipped == (3, 5, 6)
-    prompts = Path(__file__).parents[2] / "calibration" / "demo.npz"
-    code, text, err = command("verify", out, "--ckpt", CHECKPOINT, "--inputs", prompts, "--json")
-    assert code == 0 and list(json.loads(text)["steps"][-1]["cases"]) == [f"row {i}" for i in range(4)], err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO, copy_of, golden_case
+from conftest import TINY, copy_of, golden_case
 
 from eas_export.backends import BACKENDS, get_backend
 from eas_export.bundle import open_bundle, write_manifest
@@ -19,7 +19,7 @@ from eas_export.parity.schema import PATH as SCHEMA
 from eas_export.precision import PRECISIONS
 
 CASE = golden_case("first")
-LABELLED = Path(__file__).parents[2] / "calibration" / "demo_labelled.jsonl"
+LABELLED = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "labelled.jsonl"
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ def test_the_page_and_the_tables_of_a_bundle_with_faults_to_find(bundle_of, tmp_
 
 
 def test_labelled_questions_are_scored(bundle_of, command):
-    bundle = bundle_of(DEMO, fold="lowrank")
-    code, out, err = command("verify", bundle.path, "--ckpt", DEMO.folder, "--inputs", LABELLED, "--json")
+    bundle = bundle_of(TINY, fold="lowrank")
+    code, out, err = command("verify", bundle.path, "--ckpt", TINY.folder, "--inputs", LABELLED, "--json")
     accuracy = json.loads(out)["accuracy"]
     assert code == 0, err
     assert accuracy["questions"] == len(LABELLED.read_text().splitlines())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, GOLDEN
+from conftest import GOLDEN, TINY
 from PIL import Image
 from reference.llava import read_folder
 from synthetic_llava import LlavaShape, write_llava
@@ -207,7 +207,7 @@ def test_scale_and_temperature_are_the_published_ones_unless_given(folder):
 
 
 CONFIG = load_checkpoint(Sources(GOLDEN / "llava" / "a")).config
-TOKENIZER = Tokenizer(DEMO.checkpoint.tokenizer, 1 << 20)
+TOKENIZER = Tokenizer(TINY.checkpoint.tokenizer, 1 << 20)
 
 
 def test_the_published_prompt_of_scienceqa():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import DEMO
+from conftest import TINY
 from PIL import Image
 from sentencepiece import SentencePieceTrainer
 
@@ -16,10 +16,10 @@ from eas_export.inputs.questions import encode_question, make_prompt, read_quest
 from eas_export.question import Question
 from eas_export.tokenizer import TextStream, Tokenizer
 
-CONFIG = DEMO.checkpoint.config
+CONFIG = TINY.checkpoint.config
 FAMILY = get_family("lavin")
 CHOICE = {"question": "Which is larger?", "options": ["the sun", "the moon"]}
-TOKENIZER = Tokenizer(DEMO.folder / "weights" / "tokenizer.model", CONFIG.vocab_size)
+TOKENIZER = Tokenizer(TINY.folder / "weights" / "tokenizer.model", CONFIG.vocab_size)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_image_prefix_is_encoded_on_its_own(picture):
 def test_tokens_are_sentencepieces_own():
     import sentencepiece
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(DEMO.folder / "weights" / "tokenizer.model"))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(TINY.folder / "weights" / "tokenizer.model"))
     text = "Question: a hen?\nResponse:"
     assert TOKENIZER.encode(text) == model.encode(text) and TOKENIZER.decode(model.encode(text) + [2]) == text
     assert (TOKENIZER.bos, TOKENIZER.eos) == (model.bos_id(), model.eos_id()) == (1, 2)
@@ -238,7 +238,7 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     path.write_bytes(b"no sentencepiece model")
     with pytest.raises(UserError, match="not a sentencepiece model"):
         Tokenizer(path, 128)
-    whole = (DEMO.folder / "weights" / "tokenizer.model").read_bytes()
+    whole = (TINY.folder / "weights" / "tokenizer.model").read_bytes()
     assert b"the" in whole
     path.write_bytes(whole.replace(b"the", b"th\xff"))  # no piece of it is text
     with pytest.raises(UserError, match="not a sentencepiece model"):

@@ -5,7 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from conftest import DEMO
+from conftest import TINY
 
 from eas_export.answer import answer
 from eas_export.backends.opening import open_runtime
@@ -26,9 +26,9 @@ from eas_export.rewrite.constants import network_parameters
 from eas_export.rewrite.prune import prune
 from eas_export.tokenizer import Tokenizer
 
-CONFIG, FAMILY = DEMO.checkpoint.config, get_family(DEMO.checkpoint.config.family)
-TOKENIZER = Tokenizer(DEMO.checkpoint.tokenizer, CONFIG.vocab_size)
-QUESTIONS = read_questions(Path(__file__).parents[2] / "calibration" / "demo_labelled.jsonl")
+CONFIG, FAMILY = TINY.checkpoint.config, get_family(TINY.checkpoint.config.family)
+TOKENIZER = Tokenizer(TINY.checkpoint.tokenizer, CONFIG.vocab_size)
+QUESTIONS = read_questions(Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "labelled.jsonl")
 PROMPTS = [make_prompt(question, CONFIG, FAMILY, TOKENIZER, "here") for question in QUESTIONS]
 LONGEST = max(int(prompt.prompt_lengths) for prompt in PROMPTS)
 LIMITS = Limits(max_batch=3, max_prompt=LONGEST, max_tokens=512)
@@ -37,19 +37,19 @@ NEW = 12
 
 @cache
 def parameters() -> dict:
-    made = network_parameters(prune(DEMO.checkpoint, DEMO.plan), DEMO.plan, PRECISIONS["fp32"], LIMITS)
+    made = network_parameters(prune(TINY.checkpoint, TINY.plan), TINY.plan, PRECISIONS["fp32"], LIMITS)
     return {name: tensor.read for name, tensor in made.items()}
 
 
 @cache
 def network(fold: str, max_tokens: int = LIMITS.max_tokens) -> Runtime:
     limits = LIMITS.model_copy(update={"max_batch": 1 if fold == "weights" else 3})
-    runtime = open_network(CONFIG, DEMO.plan, PRECISIONS["fp32"], limits, fold, parameters())
+    runtime = open_network(CONFIG, TINY.plan, PRECISIONS["fp32"], limits, fold, parameters())
     return replace(runtime, limits=limits.model_copy(update={"max_tokens": max_tokens}))
 
 
 def reference() -> Reference:
-    return Reference(CONFIG, DEMO.plan, LIMITS, parameters())
+    return Reference(CONFIG, TINY.plan, LIMITS, parameters())
 
 
 def naive(eos: int, max_tokens: int = LIMITS.max_tokens) -> list[tuple[int, ...]]:
@@ -148,7 +148,7 @@ def test_accuracy_of_the_demo(bundle_of, monkeypatch, together):
             told.append(total)
             return super().stage(title, total, unit)
 
-    good = {fold: open_runtime(bundle_of(DEMO, fold=fold), "onnxruntime") for fold in ("weights", "lowrank")}
+    good = {fold: open_runtime(bundle_of(TINY, fold=fold), "onnxruntime") for fold in ("weights", "lowrank")}
     questions = [QUESTIONS[0], Question(prompt="no label"), *QUESTIONS[1:]]
     runtimes = {**good, "permuted": wrong(good["weights"], permuted)}
     got = measure_accuracy(runtimes, reference(), FAMILY, TOKENIZER, questions, NEW, Heard())

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import DEMO, llava_golden_case
+from conftest import TINY, llava_golden_case
 from PIL import Image
 from synthetic_llava import LlavaShape, write_llava
 
@@ -45,7 +45,7 @@ def test_the_published_fold_is_told_apart(bundle_of):
 
 
 def test_text_and_images_go_in_and_text_comes_out(tmp_path, refused):
-    tokenizer = DEMO.checkpoint.tokenizer
+    tokenizer = TINY.checkpoint.tokenizer
     shape = LlavaShape(skip=(1,), vocab=Tokenizer(tokenizer, 1 << 20).size)
     folder = write_llava(tmp_path / "ckpt", shape)
     shutil.copy(tokenizer, folder / "tokenizer.model")

@@ -1,7 +1,6 @@
-"""Make what the demo's prompt sets need: the pictures of demo.jsonl, demo_labelled.jsonl with the right answers, and demo.npz with token
-ids. Copy it to start a set of your own.
+"""Make the prompt sets of the tiny LaVIN model: the pictures of questions.jsonl, labelled.jsonl with the right answers, and token_ids.npz.
 
-python calibration/make_demo.py
+python tests/tiny/prompts/make.py
 """
 
 import json
@@ -11,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
-VOCABULARY, IMAGE_SIZE, IMAGE_TOKENS = 128, 28, 2  # of the demo's model: eas-export inspect shows them
+VOCABULARY, IMAGE_SIZE, IMAGE_TOKENS = 128, 28, 2  # as eas-export inspect shows them
 LENGTHS = (9, 24, 13, 17)  # tokens of each prompt, the image's placeholders included
 WITH_IMAGE = (1, 3)  # the rows that have an image
-ANSWERS = ("A", "a circle", 0, 1)  # to demo.jsonl's questions with options: a letter, a text, two indices
+ANSWERS = ("A", "a circle", 0, 1)  # to questions.jsonl's questions with options: a letter, a text, two indices
 MORE = {
     "question": "Which colour is the circle?",
     "image": "images/circle.png",
@@ -59,5 +58,5 @@ def write_token_ids(path: Path) -> None:
 
 if __name__ == "__main__":
     draw_pictures(HERE / "images")
-    write_labelled(HERE / "demo_labelled.jsonl", HERE / "demo.jsonl")
-    write_token_ids(HERE / "demo.npz")
+    write_labelled(HERE / "labelled.jsonl", HERE / "questions.jsonl")
+    write_token_ids(HERE / "token_ids.npz")

@@ -1,6 +1,6 @@
-"""Train the demo model's tokenizer, 128 pieces in LLaMA's form, on the texts of demo.jsonl.
+"""Train the tokenizer of the tiny LaVIN model, 128 pieces in LLaMA's form, on the texts of questions.jsonl.
 
-python calibration/make_tokenizer.py eas_export/demo/checkpoint/weights/tokenizer.model
+python tests/tiny/prompts/tokenizer.py tests/tiny/lavin/weights/tokenizer.model
 """
 
 import json
@@ -14,7 +14,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;
 
 
 def main(out: Path) -> None:
-    lines = [json.loads(line) for line in (Path(__file__).parent / "demo.jsonl").read_text("utf-8").splitlines()]
+    lines = [json.loads(line) for line in (Path(__file__).parent / "questions.jsonl").read_text("utf-8").splitlines()]
     texts = [
         text for line in lines for value in line.values() for text in (value if isinstance(value, list) else [value])
     ]

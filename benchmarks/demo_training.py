@@ -1,0 +1,129 @@
+"""The demo's models from several seeds: how much accuracy is left with attentions skipped, by the bandit's choice and by chance, with
+adapters and without.
+
+    python benchmarks/demo_training.py     three seeds, each in a process of one thread
+
+Chance gets what the bandit's choice gets: adapters of the same size, as many steps, the same questions. The bars: EAS within one point of
+the model with every attention and above chance; the bundles say what PyTorch says to every question; one seed under 30 minutes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from common import write_result
+
+from eas_export.demo import RECIPE, train
+from eas_export.demo.compare import BARE, EAS, FULL, answer, in_pytorch, of_bundle
+from eas_export.families import load_checkpoint
+from eas_export.family import Sources
+from eas_export.pipeline import build
+from eas_export.plan import SkipPlan
+from eas_export.progress import Progress
+from eas_export.search import search
+
+SEEDS = (0, 1, 2)
+BY_CHANCE = 1  # lists of each seed
+CHANCE = "by chance"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, help="this one alone, its figures on standard output")
+    parser.add_argument("--work", type=Path, help="where files go and stay; default: a temporary folder")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch)
+        if given.seed is not None:
+            print(json.dumps(figures_of(given.seed, work / str(given.seed))))
+            return
+        command = [sys.executable, __file__, "--work", str(work), "--seed"]
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            runs = [
+                pool.submit(subprocess.run, [*command, str(seed)], env=alone, check=True, stdout=subprocess.PIPE)
+                for seed in SEEDS
+            ]
+        seeds = [json.loads(run.result().stdout.splitlines()[-1]) for run in runs]
+    right = {name: round(mean(seed["right"][name] for seed in seeds), 4) for name in seeds[0]["right"]}
+    figures = {
+        "right": right,
+        "points_lost": round(100 * (right[FULL] - right[EAS]), 2),
+        "chance_points_above": round(100 * (right[CHANCE] - right[EAS]), 2),
+        "bare_points_above": round(100 * (right[BARE] - right[EAS]), 2),
+        "share_kept": round(1 - seeds[0]["skipped_share"], 4),
+        "answers_that_differ": sum(seed["answers_that_differ"] for seed in seeds),
+        "training_minutes": round(max(seed["seconds"] for seed in seeds) / 60, 1),
+        "seeds": seeds,
+    }
+    bars = {
+        "points_lost": 1.0,
+        "chance_points_above": -0.1,
+        "bare_points_above": -5,
+        "share_kept": 2 / 3,
+        "answers_that_differ": 0,
+        "training_minutes": 30,
+    }
+    write_result("demo_training", figures, bars)
+
+
+def figures_of(seed: int, work: Path) -> dict:
+    begin, base = time.monotonic(), work / "base_seconds.json"  # what is there is not trained again
+    if base.exists():
+        report = train.make_eas(work, seed, Progress())
+    else:
+        report = train.make(work, seed, Progress())
+        base.write_text(json.dumps(round(time.monotonic() - begin - report.seconds, 1)))
+    seconds = json.loads(base.read_text()) + report.seconds
+    bundles = []
+    for more in ({}, {"fold": "lowrank", "max_batch": 32}):
+        out = work / f"bundle{len(bundles)}"
+        bundles.append(build(work / "checkpoint", out, recipe=RECIPE, verify=False, **more).bundle)
+    limits, plan = bundles[1].manifest.limits, bundles[0].manifest.plan
+    base, eas = (load_checkpoint(Sources(work / name)) for name in ("base", "checkpoint"))
+    every = plan.model_copy(update={"skipped": ()})
+    entrants = [
+        in_pytorch(FULL, base, every, limits),
+        in_pytorch(BARE, base, plan, limits),
+        in_pytorch(EAS, eas, plan, limits),
+        *map(of_bundle, bundles),
+    ]
+    lists, random = [], np.random.default_rng(seed)
+    options = {name: value for name, value in train.SEARCH.items() if name != "count"}
+    options["tune_steps"] += options["steps"]
+    for number in range(BY_CHANCE):
+        skipped = sorted(random.choice(plan.sites, len(plan.skipped), replace=False).tolist())
+        folder = work / f"chance{number}"
+        search(work / "base", work / "train.jsonl", folder, skip=",".join(map(str, skipped)), seed=seed, **options)
+        lists.append(skipped)
+        chance = SkipPlan(sites=plan.sites, skipped=tuple(skipped), origin=CHANCE)
+        entrants.append(in_pytorch(f"{CHANCE} {number}", load_checkpoint(Sources(folder)), chance, limits))
+    answered = {each.model: each for each in answer(entrants, work / "held_out" / "questions.jsonl", eas, Progress())}
+    right = {name: round(each.right, 4) for name, each in answered.items() if not name.startswith(CHANCE)}
+    right[CHANCE] = round(mean(each.right for name, each in answered.items() if name.startswith(CHANCE)), 4)
+    same = [each for name, each in answered.items() if name.startswith(EAS)]
+    return {
+        "seed": seed,
+        "right": right,
+        "questions": same[0].questions,
+        "skipped": list(plan.skipped),
+        "skipped_share": len(plan.skipped) / plan.sites,
+        "by_chance": [
+            {"skipped": one, "right": round(answered[f"{CHANCE} {n}"].right, 4)} for n, one in enumerate(lists)
+        ],
+        "answers_that_differ": sum(round((1 - each.as_eas) * each.questions) for each in same),
+        "loss": report.held_out.model_dump(),
+        "seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""eas-export search"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import PATH, json_option, print_json, stdout_console, table
+from .progress import make_progress
+
+if TYPE_CHECKING:
+    from ..search.report import SearchReport
+
+PLOT = "search.svg"
+
+
+@click.command()
+@click.option("--ckpt", type=PATH, required=True, help="A LLaVA folder with every attention, with or without adapters.")
+@click.option("--data", type=PATH, required=True, help="Questions with answers, a JSON object per line.")
+@click.option("--out", type=PATH, required=True, help="A folder for the checkpoint, search.json and search.svg.")
+@click.option("--count", type=int, help="How many attentions to skip; the bandit finds out which.")
+@click.option(
+    "--skip", metavar="LIST", help="Skip these instead, like 20-31: nothing is searched, adapters are trained."
+)
+@click.option("--vision", type=PATH, help="The CLIP folder, where it lies elsewhere.")
+@click.option("--policy", help="Of the bandit: lavin-code, meter-code or paper.  [default: lavin-code]")
+@click.option("--steps", type=int, help="Of training with skips of chance.  [default: 2000]")
+@click.option("--warm-up", type=int, help="Of these, before the bandit looks on.  [default: 500]")
+@click.option("--every", type=int, help="Steps between two looks.  [default: 10]")
+@click.option("--candidates", type=int, help="Subnetworks that it looks at.  [default: 3]")
+@click.option("--tune-steps", type=int, help="Of training with the chosen skips.  [default: 2000]")
+@click.option("--batch", type=int, help="Questions of a step.  [default: 16]")
+@click.option("--learning-rate", type=float, help="Of AdamW, at its highest.  [default: 0.001]")
+@click.option("--kept-rank", type=int, help="Width of new adapters before attentions.  [default: 128]")
+@click.option("--skipped-rank", type=int, help="Width of new adapters in place of attentions.  [default: 128]")
+@click.option("--held-out", type=float, help="Share of the questions that is not trained on.  [default: 0.1]")
+@click.option("--precision", help="Of weights and activations: fp32 or bf16.  [default: fp32]")
+@click.option("--seed", type=int, help="Of everything that is drawn.  [default: 0]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@json_option
+def search(ckpt: Path, data: Path, out: Path, as_json: bool, **options: Any) -> int:
+    """Find the attentions that a model can do without, and train the adapters that stand in for them.
+
+    Every layer gets both adapters. Training skips attentions by chance, and now and then a bandit compares a few subnetworks; what it ends
+    with is trained on and written as a checkpoint for `build`. A search that was interrupted goes on when it is started again.
+
+    \b
+    eas-export search --ckpt llava/ --data train.jsonl --count 12 --out llava-eas
+    eas-export build --ckpt llava-eas --out llava-eas.bundle
+    """
+    from ..search import search as find
+    from ..search.plots import require_matplotlib
+
+    require_matplotlib()
+    given = {name: value for name, value in options.items() if value is not None}
+    report = find(ckpt, data, out, progress=make_progress(as_json), **given)
+    show(report, out, as_json)
+    return 0
+
+
+def show(report: "SearchReport", out: Path, as_json: bool) -> None:
+    """Draw the search, and print what came of it."""
+    from ..files import written_whole
+    from ..search.plots import draw
+
+    with written_whole(out / PLOT) as file:
+        draw(report, file)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+        return
+    console, bandit, losses = stdout_console(), report.bandit, report.held_out
+    rows = [
+        ["attentions skipped", f"{len(report.skipped)} of {bandit.sites}: {', '.join(map(str, report.skipped))}"],
+        ["events", str(len(bandit.events))],
+        ["trained parameters", f"{report.trained_parameters:,}"],
+        ["loss with every attention, untrained", f"{losses.untrained:.4f}"],
+        ["loss with the chosen skips", f"{losses.chosen:.4f}"],
+        ["loss when tuned", f"{losses.tuned:.4f}"],
+        ["time", f"{report.seconds:.0f} s"],
+    ]
+    console.print(table("search", ["", ""], rows))
+    console.print(f"the checkpoint, {PLOT} and search.json are in {out}")

@@ -1,0 +1,103 @@
+"""The same questions to the model with every attention, to what is left of it without some, to EAS, and to EAS's bundles."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import FiniteFloat
+
+from ..backends.opening import open_runtime
+from ..backends.pytorch import open_network
+from ..backends.runtime import Runtime
+from ..bundle import Bundle
+from ..checkpoint.checkpoint import Checkpoint
+from ..config import Limits, Record
+from ..export.graphs import fold_modes
+from ..families import get_family
+from ..inputs.questions import make_prompt, read_questions
+from ..parity.greedy import Ends, Tokens, continued
+from ..plan import SkipPlan
+from ..precision import PRECISIONS
+from ..progress import Progress
+from ..rewrite.constants import network_parameters
+from ..rewrite.prune import prune
+from ..tokenizer import Tokenizer
+
+FULL, BARE, EAS = "every attention", "without these, no adapters", "EAS"
+FP32 = PRECISIONS["fp32"]
+REPLY = 8  # tokens at most, the end token among them
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """model: what it is called, beginning with EAS where its answers should be EAS's; nbytes: of its weights"""
+
+    model: str
+    runtime: Runtime
+    nbytes: int
+
+
+class Answered(Record):
+    """What one model said to the questions.
+
+    right       share answered in exactly the right words: a sign counts
+    as_eas      share of answers that are those of EAS in PyTorch, token for token; None for other models
+    weights_mb  of the network, in 10^6 bytes
+    together    prompts at once
+    seconds     for all questions
+    """
+
+    model: str
+    runs_on: str
+    questions: int
+    right: FiniteFloat
+    as_eas: FiniteFloat | None
+    weights_mb: FiniteFloat
+    together: int
+    seconds: FiniteFloat
+
+
+def in_pytorch(model: str, checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Entrant:
+    """The checkpoint with these skips, adapters in place, in fp32."""
+    parameters = network_parameters(prune(checkpoint, plan), plan, FP32, limits)
+    fold = [*fold_modes(checkpoint.config)][-1]  # the one that takes several prompts at once
+    readers = {name: tensor.read for name, tensor in parameters.items()}
+    nbytes = sum(tensor.numel * tensor.dtype.itemsize for tensor in parameters.values())
+    return Entrant(model, open_network(checkpoint.config, plan, FP32, limits, fold, readers), nbytes)
+
+
+def of_bundle(bundle: Bundle) -> Entrant:
+    return Entrant(f"{EAS}, --fold {bundle.manifest.fold}", open_runtime(bundle, "onnxruntime"), bundle.store.nbytes)
+
+
+def answer(entrants: Sequence[Entrant], questions: Path, checkpoint: Checkpoint, progress: Progress) -> list[Answered]:
+    """Every entrant's greedy answers to all questions. checkpoint: of their family, with the tokenizer of them all"""
+    config, asked, said = checkpoint.config, read_questions(questions), {}
+    family, tokenizer = get_family(config.family), Tokenizer(checkpoint.tokenizer, config.vocab_size)
+    prompts = [make_prompt(each, config, family, tokenizer, f"question {n}") for n, each in enumerate(asked, 1)]
+    with progress.stage("answering", len(entrants) * len(prompts), "questions") as done:
+        for each in entrants:
+            ends, begin = Ends(tokenizer.eos, REPLY, each.runtime.limits.max_tokens), time.monotonic()
+            tokens = continued(each.runtime, ends, prompts, [()] * len(prompts), done)
+            said[each.model] = tokens, time.monotonic() - begin
+    eas = said[EAS][0]
+
+    def answered(entrant: Entrant, mine: Sequence[Tokens], seconds: float) -> Answered:
+        is_eas = entrant.model.startswith(EAS)
+        return Answered(
+            model=entrant.model,
+            runs_on=entrant.runtime.backend,
+            questions=len(asked),
+            right=_mean([tokenizer.decode(tokens).strip() == each.answer[0] for tokens, each in zip(mine, asked)]),
+            as_eas=_mean([one == other for one, other in zip(mine, eas)]) if is_eas else None,
+            weights_mb=round(entrant.nbytes / 1e6, 3),
+            together=entrant.runtime.limits.max_batch,
+            seconds=round(seconds, 2),
+        )
+
+    return [answered(entrant, *said[entrant.model]) for entrant in entrants]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

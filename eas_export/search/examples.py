@@ -1,0 +1,106 @@
+"""What a search and its tuning learn from: questions with their answers, as a JSON-lines file has them (inputs/questions.py)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Limits, ModelConfig
+from ..conversation import Prompts
+from ..digests import sha256_of
+from ..errors import UserError
+from ..family import Family
+from ..images import read_image
+from ..inputs.questions import make_prompt, prompt_length, read_questions
+from ..progress import Progress
+from ..question import Question
+from ..tokenizer import Tokenizer
+
+MOST_KEPT = 1 << 30  # bytes
+SMALL = 1 << 12  # bytes: an example without its pixels
+
+
+@dataclass(frozen=True)
+class Example:
+    """prompt: one row; answer: [tokens] int64, the end token last"""
+
+    prompt: Prompts
+    answer: Tensor
+
+
+class Examples(Sequence[Example]):
+    """A file's questions; prompts are made and images are read when they are asked for, and kept while there is room.
+
+    limits  the smallest that take every prompt and its answer
+
+    Raises UserError for a file that is none, where a question has no answer, and for a prompt whose images do not fit its text.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig, family: Family, tokenizer: Tokenizer):
+        self.path, self.config, self.family, self.tokenizer = path, config, family, tokenizer
+        self.questions, self._kept, self._room = read_questions(path), {}, MOST_KEPT
+        for number, question in enumerate(self.questions, start=1):
+            if question.answer is None:
+                fix = 'give every question its "answer": nothing can be learned from one without'
+                raise UserError("it has no answer", where=f"{path}, question {number}", fix=fix)
+        self.limits = self._measure()
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in self._kept:
+            question, where = self.questions[index], f"{self.path}, question {index + 1}"
+            prompt = make_prompt(question, self.config, self.family, self.tokenizer, where)
+            made = Example(prompt, self._answer(question))
+            if self._room < 0:
+                return made
+            self._room -= SMALL if prompt.pixel_values is None else SMALL + prompt.pixel_values.nbytes
+            self._kept[index] = made
+        return self._kept[index]
+
+    def read_images(self, progress: Progress) -> str:
+        """sha256 of all images, in hex; every one of them can be read. Raises UserError for the first that cannot."""
+        digest, names = hashlib.sha256(), dict.fromkeys(name for each in self.questions for name in each.image)
+        with progress.stage("reading images", len(names), "images") as done:
+            for name in names:
+                read_image(Path(name))
+                digest.update(bytes.fromhex(sha256_of(Path(name))))
+                done(1)
+        return digest.hexdigest()
+
+    def _measure(self) -> Limits:
+        prompt, total = 1, 2
+        for number, question in enumerate(self.questions, start=1):
+            try:
+                length = prompt_length(question, self.config, self.family, self.tokenizer)
+            except UserError as error:
+                where = f"{self.path}, question {number}: {error.where}"
+                raise UserError(error.what, where=where, fix=error.fix) from None
+            prompt, total = max(prompt, length), max(total, length + len(self._answer(question)))
+        return Limits(max_prompt=prompt, max_tokens=total)
+
+    def _answer(self, question: Question) -> Tensor:
+        return torch.tensor([*self.tokenizer.encode(expected_reply(question)), self.tokenizer.eos])
+
+
+def expected_reply(question: Question) -> str:
+    """The right option's letter; without options what the first person answered."""
+    return ascii_uppercase[question.answer] if question.options else question.answer[0]
+
+
+def batch_at(step: int, count: int, size: int, seed: int) -> list[int]:
+    """The batch of a step: `size` of the numbers below `count`, all of which have their turn, in an order of chance, before any has
+    another one."""
+    batch: list[int] = []
+    for place in range(step * size, (step + 1) * size):
+        epoch, index = divmod(place, count)
+        if not batch or index == 0:
+            order = np.random.default_rng([seed, epoch]).permutation(count)
+        batch.append(int(order[index]))
+    return batch

@@ -1,0 +1,135 @@
+"""One search at work: training, events of the bandit, and what is kept of both."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..family import Trainable
+from ..precision import PRECISIONS
+from ..progress import Progress
+from .examples import Examples, batch_at
+from .folder import save_report
+from .report import Loss, SearchOptions, SearchReport
+from .subnetwork import Batch, Supernet, make_batch
+from .tune import Trainer, finite
+
+STATE = "state.safetensors"
+SAVED_EVERY = 200  # steps
+NOTED_EVERY = 50
+MOST_MEASURED = 256  # questions, of those held out, whose losses are in the report
+
+
+def split(questions: int, options: SearchOptions) -> tuple[list[int], list[int]]:
+    """The numbers of those that are held out, and of those that are trained on. Raises UserError where none is left."""
+    order = batch_at(0, questions, questions, options.seed)
+    apart = max(1, round(options.held_out * questions))
+    if apart >= questions:
+        what = f"{questions} questions, of which {apart} are held out, leave none to train on"
+        raise UserError(what, where="--data", fix="give more questions, or a smaller --held-out")
+    return order[:apart], order[apart:]
+
+
+class Run:
+    """`report` is what is known so far. What was saved in `out` is taken up again; what a report says beyond the saved state is seen
+    once more."""
+
+    def __init__(
+        self,
+        report: SearchReport,
+        trainable: Trainable,
+        examples: Examples,
+        device: torch.device,
+        out: Path,
+        progress: Progress,
+    ):
+        opts = report.options
+        self.options, self.examples, self.out, self.progress = opts, examples, out, progress
+        self.supernet = Supernet(trainable.checkpoint, PRECISIONS[opts.precision], examples.limits, device)
+        self.trainer = Trainer(trainable.adapters, opts.learning_rate, opts.all_steps)
+        if (out / STATE).exists():
+            self.trainer.load(out / STATE)
+        self.report = report.until(self.trainer.done)
+        self.before, self.clock = report.seconds, time.monotonic()
+        self.held_out, self.train = split(len(examples), opts)
+
+    def explore(self) -> None:
+        """Train with skips of chance and let the bandit look on; then choose."""
+        if self.report.held_out.untrained is None:
+            self._measure("untrained", ())
+        opts = self.options
+        with self.progress.stage("searching", opts.search_steps, "steps") as done:
+            done(min(self.trainer.done, opts.search_steps))
+            for step in range(self.trainer.done, opts.search_steps):
+                self._train(self.report.bandit.draw(step, 1)[0])
+                if step >= opts.warm_up and (step - opts.warm_up) % opts.every == 0:
+                    self._event(step)
+                self._keep(step, "searching")
+                done(1)
+        if self.report.skipped is None:
+            self._know(skipped=self.report.bandit.chosen)
+
+    def tune(self) -> None:
+        """Train with the chosen skips."""
+        opts, skipped = self.options, self.report.skipped
+        if self.report.held_out.chosen is None:
+            self._measure("chosen", skipped)
+        with self.progress.stage("tuning", opts.tune_steps, "steps") as done:
+            done(self.trainer.done - opts.search_steps)
+            for step in range(self.trainer.done, opts.all_steps):
+                self._train(skipped)
+                self._keep(step, "tuning")
+                done(1)
+        self._measure("tuned", skipped)
+
+    def end(self) -> SearchReport:
+        """The checkpoint is written: what was for going on goes."""
+        self._know(ended=True)
+        save_report(self.out, self.report)
+        (self.out / STATE).unlink(missing_ok=True)
+        return self.report
+
+    def _train(self, skipped: tuple[int, ...]) -> None:
+        batch = self._batch(self.train, self.trainer.done)
+        self.loss = self.trainer.step(self.supernet.loss(skipped, batch))
+
+    def _event(self, step: int) -> None:
+        opts, bandit = self.options, self.report.bandit
+        batch = self._batch(self.held_out, len(bandit.events))
+        candidates = bandit.draw(step, opts.candidates)
+        losses = [self._loss(skipped, batch) for skipped in candidates]
+        self._know(bandit=bandit.learn(step, candidates, losses))
+
+    def _keep(self, step: int, title: str) -> None:
+        """Now and then: the loss into the report, a note to whoever looks on, and all of it on the disk."""
+        if (step + 1) % NOTED_EVERY == 0:
+            self._know(losses=(*self.report.losses, Loss(step=step, loss=self.loss)))
+            bandit = self.report.bandit
+            known = {"entropy": bandit.entropy, "most redundant": list(bandit.ranking[: bandit.count])}
+            self.progress.note(title, {"step": step + 1, "loss": self.loss} | (known if bandit.events else {}))
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 in (self.options.search_steps, self.options.all_steps):
+            save_report(self.out, self.report)
+            self.trainer.save(self.out / STATE)
+
+    def _measure(self, name: str, skipped: tuple[int, ...]) -> None:
+        """The loss over questions that were held out, into the report."""
+        rows, size = self.held_out[:MOST_MEASURED], self.options.batch
+        total, tokens = 0.0, 0
+        for begin in range(0, len(rows), size):
+            batch = make_batch([self.examples[i] for i in rows[begin : begin + size]], self.supernet.prefix)
+            total += self._loss(skipped, batch) * len(batch.targets)
+            tokens += len(batch.targets)
+        self._know(held_out=self.report.held_out.model_copy(update={name: total / tokens}))
+
+    @torch.no_grad()
+    def _loss(self, skipped: tuple[int, ...], batch: Batch) -> float:
+        return finite(self.supernet.loss(skipped, batch), self.trainer.done)
+
+    def _batch(self, rows: list[int], step: int) -> Batch:
+        chosen = batch_at(step, len(rows), self.options.batch, self.options.seed)
+        return make_batch([self.examples[rows[i]] for i in chosen], self.supernet.prefix)
+
+    def _know(self, **more: object) -> None:
+        seconds = self.before + time.monotonic() - self.clock
+        self.report = self.report.model_copy(update=more | {"seconds": round(seconds, 1)})

@@ -1,0 +1,99 @@
+"""The demo: a model that was really trained, what is left of it without some attentions, and what EAS makes of that."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import made_once
+
+from eas_export.bundle import open_bundle
+from eas_export.demo import BASE, CHECKPOINT, QUESTIONS, digits, train
+from eas_export.demo.compare import BARE, EAS, FULL
+from eas_export.families import load_checkpoint
+from eas_export.family import Sources
+from eas_export.inputs.questions import read_questions
+
+DIGITS = Path(__file__).parents[2] / "calibration" / "digits.jsonl"
+
+
+def test_it_answers_as_well_as_the_whole_model(tmp_path, command):
+    """On every held-out question; the bundles token for token as PyTorch."""
+    out = tmp_path / "demo.bundle"
+    code, text, err = command("demo", "--out", out, "--json")
+    said = json.loads(text)
+    assert code == 0, err
+    assert said["report"]["verdict"] == "same as the checkpoint" and said["answers_agree"] is True
+    models = {each["model"]: each for each in said["answers"]}
+    assert list(models) == [FULL, BARE, EAS, f"{EAS}, --fold weights", f"{EAS}, --fold lowrank"]
+    assert {each["questions"] for each in models.values()} == {len(read_questions(QUESTIONS))}
+    assert all(each["as_eas"] == 1 for name, each in models.items() if name.startswith(EAS))
+    right = {name: each["right"] for name, each in models.items()}
+    assert right[EAS] == right[f"{EAS}, --fold weights"] == right[f"{EAS}, --fold lowrank"]
+    assert right[FULL] > 0.9 and right[EAS] > right[FULL] - 0.01 and right[BARE] < right[EAS] - 0.05
+    assert models[EAS]["weights_mb"] < models[FULL]["weights_mb"]
+    plan = open_bundle(out).manifest.plan
+    assert 3 * len(plan.skipped) >= plan.sites
+    code, text, err = command("run", out, "--inputs", DIGITS, "--json")
+    replies, wanted = json.loads(text)["answers"], read_questions(DIGITS)
+    same = [reply["text"].strip() == question.answer[0] for reply, question in zip(replies, wanted, strict=True)]
+    assert code == 0 and sum(same) > 0.9 * len(same), err
+
+
+def test_the_eas_checkpoint_is_the_base_with_adapters():
+    base, eas = load_checkpoint(Sources(BASE)), load_checkpoint(Sources(CHECKPOINT))
+    assert base.config.kept_adapter is None and eas.config.kept_adapter is not None
+    for name in ("embed.weight", "layers.0.ffn.gate.weight", "vision.project1.weight"):
+        assert (base.tensors[name].read() == eas.tensors[name].read()).all()
+
+
+def test_no_model_was_trained_on_the_questions(tmp_path):
+    """Pictures that are held out are in no other set."""
+    asked = {Path(name).name for question in read_questions(QUESTIONS) for name in question.image}
+    other = {Path(name).name for question in read_questions(DIGITS) for name in question.image}
+    assert {int(name[:4]) >= digits.TRAIN for name in asked} == {True} and not asked & other
+    path = digits.write_questions(tmp_path, "train", 0, digits.TRAIN, 200, seed=1)
+    trained = {Path(name).name for question in read_questions(path) for name in question.image}
+    assert not asked & trained
+    again = digits.write_questions(
+        tmp_path / "again", "questions", digits.TRAIN, digits.ALL, train.HELD_OUT_QUESTIONS, 0
+    )
+    assert again.read_bytes() == QUESTIONS.read_bytes(), "the questions are those that the script makes"
+
+
+@pytest.mark.parametrize("question", digits.TEMPLATES)
+def test_answers_are_right(question):
+    """Of every two digits, whatever the words of the question say."""
+    for a in range(10):
+        for b in range(10):
+            said = digits.TEMPLATES[question](a, b)
+            if "sum" in question:
+                assert int(said) == a + b
+            elif "without" in question:
+                assert int(said) + b == a
+            elif "larger digit" in question:
+                assert int(said) == max(a, b)
+            elif "larger" in question:
+                assert said == ("neither" if a == b else "first" if a > b else "second")
+            else:
+                digit = a if "first" in question else b
+                assert said == (str(digit) if "Which" in question else "odd" if digit % 2 else "even")
+
+
+def test_it_can_be_trained_anew(tmp_path_factory, monkeypatch, command):
+    """A little: what comes out loads, and holds the base."""
+    for name, value in (("STEPS", 4), ("TOWER_STEPS", 4), ("QUESTIONS", 40)):
+        monkeypatch.setattr(train, name, value)
+    monkeypatch.setattr(train, "SEARCH", train.SEARCH | dict(steps=4, warm_up=1, every=1, tune_steps=2, batch=4))
+    with made_once(tmp_path_factory, "demo", "trained") as out:
+        code, text, err = command("demo", "--train", out, "--seed", 3, "--json")
+    assert code == 0, err
+    report, made = json.loads(text), load_checkpoint(Sources(out / "checkpoint"))
+    assert made.config.layers == train.LAYERS and f"{report['skipped']}" == made.evidence.text
+    assert {path.name for path in out.iterdir()} == {
+        "base",
+        "checkpoint",
+        "held_out",
+        "images",
+        "train.jsonl",
+        "calibration",
+    }

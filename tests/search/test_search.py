@@ -1,0 +1,259 @@
+"""`eas-export search`, from a plain model to a checkpoint that loads."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, llava_golden_case
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from search_cases import OPTIONS
+
+from eas_export.errors import UserError
+from eas_export.families import get_family, load_checkpoint
+from eas_export.family import Sources
+from eas_export.plan import make_plan
+from eas_export.precision import PRECISIONS
+from eas_export.progress import Progress
+from eas_export.rewrite.prune import prune
+from eas_export.search import run, search
+from eas_export.search.examples import Examples, batch_at
+from eas_export.search.folder import load_report
+from eas_export.search.report import SearchReport
+from eas_export.search.subnetwork import Supernet, make_batch
+from eas_export.tokenizer import Tokenizer
+
+WORDS = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def searched(plain, questions, tmp_path_factory) -> tuple[Path, SearchReport]:
+    out = tmp_path_factory.mktemp("searched") / "eas"
+    return out, search(plain, questions, out, count=2, **OPTIONS)
+
+
+def test_the_checkpoint_says_what_was_skipped(searched, plain):
+    out, report = searched
+    checkpoint = load_checkpoint(Sources(out))
+    assert report.skipped == report.bandit.chosen and len(report.skipped) == 2
+    assert make_plan(4, checkpoint.evidence.text, "").skipped == report.skipped
+    assert checkpoint.config.kept_adapter.rank == 4 and checkpoint.config.skipped_adapter.rank == 8
+    keys, before = load_file(out / "model.safetensors"), load_file(plain / "model.safetensors")
+    for layer in range(4):
+        gone = layer in report.skipped
+        held = {
+            part
+            for part in ("self_attn", "adapter_attn", "replaced_adapter")
+            if any(f"layers.{layer}.{part}." in k for k in keys)
+        }
+        assert held == ({"replaced_adapter"} if gone else {"self_attn", "adapter_attn"})
+    assert all(torch.equal(keys[key], tensor) for key, tensor in before.items() if key in keys)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "search.json",
+        "tokenizer.model",
+        "vision_tower",
+    ]
+
+
+def test_what_was_written_is_what_was_trained(searched, questions):
+    """The report's last loss, from the files alone."""
+    out, report = searched
+    checkpoint, family = load_checkpoint(Sources(out)), get_family("llava")
+    examples = Examples(questions, checkpoint.config, family, Tokenizer(checkpoint.tokenizer, 128))
+    plan = make_plan(4, checkpoint.evidence.text, "")
+    supernet = Supernet(prune(checkpoint, plan), PRECISIONS["fp32"], examples.limits, torch.device("cpu"))
+    held_out = batch_at(0, 24, 24, 0)[:2]
+    loss = supernet.loss(report.skipped, make_batch([examples[i] for i in held_out], 0))
+    assert report.held_out.tuned == pytest.approx(float(loss.detach()), abs=1e-6)
+    assert report.held_out.tuned < report.held_out.untrained
+    assert [event.step for event in report.bandit.events] == [4, 6, 8, 10]
+
+
+def test_it_goes_on_where_it_was_interrupted(searched, plain, questions, tmp_path, monkeypatch):
+    """To the same end: the very weights, and the same events."""
+    monkeypatch.setattr(run, "SAVED_EVERY", 5)
+    for stop in (8, 14):
+
+        class Stops(Progress):
+            def note(self, title, values, stop=stop):
+                if values["step"] == stop:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(run, "NOTED_EVERY", 1)
+        with pytest.raises(KeyboardInterrupt):
+            search(plain, questions, tmp_path / "eas", count=2, progress=Stops(), **OPTIONS)
+        assert not (tmp_path / "eas" / "config.json").exists()
+    monkeypatch.setattr(run, "NOTED_EVERY", 50)
+    report = search(plain, questions, tmp_path / "eas", count=2, **OPTIONS)
+    same = ("bandit", "skipped", "held_out")
+    assert {name: getattr(report, name) for name in same} == {name: getattr(searched[1], name) for name in same}
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "eas", searched[0]))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert not (tmp_path / "eas" / run.STATE).exists()
+
+
+def test_it_goes_on_where_the_state_was_not_written(searched, plain, questions, tmp_path, monkeypatch):
+    """The report is ahead of it then: what it says of later steps is seen once more."""
+    saved, save, out = [], run.Trainer.save, tmp_path / "eas"
+
+    def fail(trainer, path):
+        saved.append(trainer.done)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save(trainer, path)
+
+    monkeypatch.setattr(run, "SAVED_EVERY", 5)
+    monkeypatch.setattr(run.Trainer, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        search(plain, questions, out, count=2, **OPTIONS)
+    events = load_report(out).bandit.events
+    assert saved == [5, 10] and [event.step for event in events] == [4, 6, 8]
+    report = search(plain, questions, out, count=2, **OPTIONS)
+    assert report.bandit == searched[1].bandit and report.held_out == searched[1].held_out
+
+
+def test_the_same_again_does_nothing_and_another_is_refused(searched, plain, questions):
+    out, report = searched
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    assert search(plain, questions, out, count=2, **OPTIONS) == report
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"another search was written there.*choose another --out"):
+        search(plain, questions, out, count=1, **OPTIONS)
+
+
+@pytest.mark.parametrize("changed", ["config", "weights", "tower", "image", "answer"])
+def test_whatever_it_was_made_from_makes_it_another(searched, plain, questions, tmp_path, changed):
+    ckpt, data = shutil.copytree(plain, tmp_path / "llava"), shutil.copytree(questions.parent, tmp_path / "data")
+    if changed == "config":
+        settings = json.loads((ckpt / "config.json").read_text())
+        (ckpt / "config.json").write_text(json.dumps(settings | {"rope_theta": 1e6}))
+    elif changed == "image":
+        Image.new("RGB", (14, 14)).save(data / "1-0.png")
+    elif changed == "answer":
+        lines = (data / questions.name).read_text()
+        (data / questions.name).write_text(lines.replace("a cat", "a bat"))
+    else:
+        weights = (ckpt / "vision_tower" if changed == "tower" else ckpt) / "model.safetensors"
+        tensors = load_file(weights)
+        save_file({key: tensor * 1.5 for key, tensor in tensors.items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="another search was written there"):
+        search(ckpt, data / questions.name, searched[0], count=2, **OPTIONS)
+
+
+def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
+    out = shutil.copytree(searched[0], tmp_path / "eas")
+    (out / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no model.safetensors"):
+        search(plain, questions, out, count=2, **OPTIONS)
+
+
+def test_a_tower_elsewhere_comes_along(plain, questions, tmp_path):
+    """And adapters that are there already are trained further, of their own rank."""
+    ckpt = shutil.copytree(plain, tmp_path / "llava")
+    (ckpt / "vision_tower").rename(tmp_path / "clip")
+    settings = json.loads((ckpt / "config.json").read_text())
+    (ckpt / "config.json").write_text(json.dumps(settings | {"mm_vision_tower": "openai/clip"}))
+    options = OPTIONS | dict(tune_steps=1)
+    search(ckpt, questions, tmp_path / "first", skip="none", vision=tmp_path / "clip", **options)
+    search(tmp_path / "first", questions, tmp_path / "second", skip="0", **options | dict(kept_rank=16))
+    config = load_checkpoint(Sources(tmp_path / "second")).config
+    assert (config.kept_adapter.rank, config.skipped_adapter.rank) == (4, 8)
+
+
+def test_all_of_them_can_go(plain, questions, tmp_path):
+    report = search(plain, questions, tmp_path / "eas", count=4, **OPTIONS)
+    assert (
+        report.skipped
+        == (0, 1, 2, 3)
+        == make_plan(4, load_checkpoint(Sources(tmp_path / "eas")).evidence.text, "").skipped
+    )
+
+
+def test_bf16(plain, questions, tmp_path):
+    """Adapters stay in float32."""
+    report = search(plain, questions, tmp_path / "eas", skip="1", precision="bf16", **OPTIONS)
+    key = "model.layers.1.replaced_adapter.conv_A.weight"
+    assert load_file(tmp_path / "eas" / "model.safetensors")[key].dtype == torch.float32
+    assert report.held_out.tuned < report.held_out.chosen
+
+
+def test_a_given_list_is_tuned_without_a_search(plain, questions, tmp_path, command):
+    out = tmp_path / "eas"
+    code, text, err = command(
+        "search", "--ckpt", plain, "--data", questions, "--out", out, "--skip", "1,3", *WORDS, "--json"
+    )
+    report = SearchReport.model_validate_json(text)
+    assert code == 0, err
+    assert report.skipped == (1, 3) and report.bandit.events == () and report.options.all_steps == 6
+    events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert {event["stage"] for event in events} >= {"tuning", "writing the checkpoint"}
+    assert b"</svg>" in (out / "search.svg").read_bytes()
+
+
+def test_what_it_prints(searched, plain, questions, command, tmp_path):
+    out = shutil.copytree(searched[0], tmp_path / "eas")
+    code, text, err = command("search", "--ckpt", plain, "--data", questions, "--out", out, "--count", 2, *WORDS)
+    assert code == 0, err
+    assert "2 of 4" in text and "loss when tuned" in text and "search.svg" in text
+
+
+def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
+    def said(*more: object, ckpt: Path = plain, data: Path = questions, out: Path = tmp_path / "out") -> str:
+        return refused("search", "--ckpt", ckpt, "--data", data, "--out", out, *more)
+
+    assert "one of --count and --skip" in said()
+    assert "one of --count and --skip" in said("--count", 1, "--skip", 2)
+    assert "5 attentions cannot be skipped: there are 4" in said("--count", 5)
+    assert "skip index 4 is out of range" in said("--skip", 4)
+    assert "did you mean paper" in said("--count", 1, "--policy", "papre")
+    assert "leaves no event in 10 steps" in said("--count", 1, "--steps", 10, "--warm-up", 10)
+    assert "a lavin model cannot be searched here" in said("--count", 1, ckpt=TINY.folder)
+    assert "has lost its attention" in said("--count", 1, ckpt=llava_golden_case("half").folder)
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    unlabelled.write_text('{"question": "What?", "answer": "x"}\n{"question": "What?"}\n')
+    assert "it has no answer" in said("--count", 1, data=unlabelled) and "question 2" in said(
+        "--count", 1, data=unlabelled
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert "it exists and is no search" in said("--count", 1, out=tmp_path / "mine")
+    without = tmp_path / "without"
+    shutil.copytree(plain, without)
+    (without / "tokenizer.model").unlink()
+    assert "there is no tokenizer.model" in said("--count", 1, ckpt=without)
+    assert "leave none to train on" in said("--count", 1, *WORDS, "--held-out", 0.99)
+    assert "kept_rank is 7" in said("--count", 1, "--kept-rank", 7)
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "<image>", "answer": "x"}\n{"prompt": "y", "answer": "x"}\n')
+    assert "few.jsonl, question 1" in said("--count", 1, data=few)
+    odd = shutil.copytree(plain, tmp_path / "odd")
+    tensors = load_file(odd / "model.safetensors")
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].double()}, odd / "model.safetensors")
+    assert "model.norm.weight is torch.float64" in said("--count", 1, ckpt=odd)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("warm_up", [0, 4])
+def test_a_loss_that_is_none_ends_it(plain, questions, tmp_path, refused, warm_up):
+    """A step's, or an event's."""
+    line = refused(
+        "search",
+        "--ckpt",
+        plain,
+        "--data",
+        questions,
+        "--out",
+        tmp_path / "out",
+        "--count",
+        1,
+        *WORDS,
+        "--learning-rate",
+        1e30,
+        "--warm-up",
+        warm_up,
+    )
+    assert "the loss is nan" in line and "--learning-rate" in line
