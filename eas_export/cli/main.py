@@ -45,7 +45,7 @@ SUMMARIES = {
 }
 
 
-AGAIN = "start it again; a build or a search goes on from what it had finished"
+AGAIN = "start it again; a build goes on from the files that it had finished, a search from its last steps"
 
 
 class LazyGroup(click.Group):
