@@ -22,7 +22,7 @@ import numpy as np
 from common import write_result
 
 from eas_export.demo import RECIPE, train
-from eas_export.demo.compare import BARE, EAS, FULL, answer, in_pytorch, of_bundle
+from eas_export.demo.compare import BARE, EAS, FULL, answer, entrants_of, in_pytorch
 from eas_export.families import load_checkpoint
 from eas_export.family import Sources
 from eas_export.pipeline import build
@@ -76,26 +76,20 @@ def main() -> None:
 
 
 def figures_of(seed: int, work: Path) -> dict:
-    begin, base = time.monotonic(), work / "base_seconds.json"  # what is there is not trained again
-    if base.exists():
+    begin, kept = time.monotonic(), work / "base_seconds.json"  # what is there is not trained again
+    if kept.exists():
         report = train.make_eas(work, seed, Progress())
     else:
         report = train.make(work, seed, Progress())
-        base.write_text(json.dumps(round(time.monotonic() - begin - report.seconds, 1)))
-    seconds = json.loads(base.read_text()) + report.seconds
+        kept.write_text(json.dumps(round(time.monotonic() - begin - report.seconds, 1)))
+    seconds = json.loads(kept.read_text()) + report.seconds
     bundles = []
     for more in ({}, {"fold": "lowrank", "max_batch": 32}):
         out = work / f"bundle{len(bundles)}"
         bundles.append(build(work / "checkpoint", out, recipe=RECIPE, verify=False, **more).bundle)
     limits, plan = bundles[1].manifest.limits, bundles[0].manifest.plan
     base, eas = (load_checkpoint(Sources(work / name)) for name in ("base", "checkpoint"))
-    every = plan.model_copy(update={"skipped": ()})
-    entrants = [
-        in_pytorch(FULL, base, every, limits),
-        in_pytorch(BARE, base, plan, limits),
-        in_pytorch(EAS, eas, plan, limits),
-        *map(of_bundle, bundles),
-    ]
+    entrants = entrants_of(base, eas, bundles)
     lists, random = [], np.random.default_rng(seed)
     options = {name: value for name, value in train.SEARCH.items() if name != "count"}
     options["tune_steps"] += options["steps"]

@@ -36,7 +36,7 @@ def demo(out: Path | None, force: bool, folder: Path | None, seed: int, as_json:
 
 def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> int:
     from ..demo import BASE, CHECKPOINT, QUESTIONS, RECIPE
-    from ..demo.compare import BARE, EAS, FULL, answer, in_pytorch, of_bundle
+    from ..demo.compare import answer, entrants_of
     from ..families import load_checkpoint
     from ..family import Sources
     from ..pipeline import build
@@ -56,14 +56,7 @@ def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> i
         progress=progress,
     )
     base, eas = (load_checkpoint(Sources(folder)) for folder in (BASE, CHECKPOINT))
-    plan, limits = result.plan, lowrank.bundle.manifest.limits
-    entrants = [
-        in_pytorch(FULL, base, plan.model_copy(update={"skipped": ()}), limits),
-        in_pytorch(BARE, base, plan, limits),
-        in_pytorch(EAS, eas, plan, limits),
-        *map(of_bundle, (result.bundle, lowrank.bundle)),
-    ]
-    answered = answer(entrants, QUESTIONS, eas, progress)
+    answered = answer(entrants_of(base, eas, [result.bundle, lowrank.bundle]), QUESTIONS, eas, progress)
     agree = all(each.as_eas in (None, 1.0) for each in answered)
     seconds = time.monotonic() - start
     code = 0 if result.report.ok and agree else 1

@@ -71,6 +71,15 @@ def of_bundle(bundle: Bundle) -> Entrant:
     return Entrant(f"{EAS}, --fold {bundle.manifest.fold}", open_runtime(bundle, "onnxruntime"), bundle.store.nbytes)
 
 
+def entrants_of(base: Checkpoint, eas: Checkpoint, bundles: Sequence[Bundle]) -> list[Entrant]:
+    """The model with every attention, the same without those that EAS skips, EAS, and its bundles, of which the last says how many prompts PyTorch
+    takes at once."""
+    plan, limits = bundles[0].manifest.plan, bundles[-1].manifest.limits
+    every = plan.model_copy(update={"skipped": ()})
+    in_place = ((FULL, base, every), (BARE, base, plan), (EAS, eas, plan))
+    return [*(in_pytorch(*each, limits) for each in in_place), *map(of_bundle, bundles)]
+
+
 def answer(entrants: Sequence[Entrant], questions: Path, checkpoint: Checkpoint, progress: Progress) -> list[Answered]:
     """Every entrant's greedy answers to all questions. checkpoint: of their family, with the tokenizer of them all"""
     config, asked, said = checkpoint.config, read_questions(questions), {}

@@ -59,6 +59,8 @@ class Run:
         if self.report.held_out.untrained is None:
             self._measure("untrained", ())
         opts = self.options
+        if opts.skip is not None:
+            return
         with self.progress.stage("searching", opts.search_steps, "steps") as done:
             done(min(self.trainer.done, opts.search_steps))
             for step in range(self.trainer.done, opts.search_steps):
