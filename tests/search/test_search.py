@@ -20,7 +20,7 @@ from eas_export.progress import Progress
 from eas_export.rewrite.prune import prune
 from eas_export.search import run, search
 from eas_export.search.examples import Examples, batch_at
-from eas_export.search.folder import load_report
+from eas_export.search.folder import hold, load_report
 from eas_export.search.report import SearchReport
 from eas_export.search.subnetwork import Supernet, make_batch
 from eas_export.tokenizer import Tokenizer
@@ -149,6 +149,27 @@ def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_pa
     (out / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model.safetensors"):
         search(plain, questions, out, count=2, **OPTIONS)
+
+
+def test_a_folder_that_cannot_be_gone_on_with_is_refused(searched, plain, questions, tmp_path, refused):
+    """Damaged, held by another process, or none."""
+    begun = searched[1].model_copy(update={"ended": False})
+    for name, report, state in (("report", b"{", None), ("state", begun.model_dump_json().encode(), b"junk")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "search.json").write_bytes(report)
+        if state:
+            (tmp_path / name / run.STATE).write_bytes(state)
+    (tmp_path / "file").write_text("x")
+
+    def said(name: str) -> str:
+        out = tmp_path / name
+        return refused("search", "--ckpt", plain, "--data", questions, "--out", out, "--count", 2, *WORDS)
+
+    assert "no report of a search by this version" in said("report") and "choose another --out" in said("report")
+    assert "no state of this training" in said("state") and "delete it to begin anew" in said("state")
+    assert "Not a directory" in said("file") or "is no search" in said("file")
+    with hold(tmp_path / "held"):
+        assert "another search is at work there" in said("held")
 
 
 def test_a_tower_elsewhere_comes_along(plain, questions, tmp_path):
