@@ -126,6 +126,10 @@ class ModelConfig(Record):
         )
 
     @property
+    def has_adapters(self) -> bool:
+        return self.kept_adapter is not None
+
+    @property
     def unused_limits(self) -> tuple[str, ...]:
         """Fields of Limits that mean nothing to it."""
         return ()

@@ -75,6 +75,10 @@ class CrossEncoderConfig(Record):
         return self.model_dump(exclude={"adapter_rank"})
 
     @property
+    def has_adapters(self) -> bool:
+        return True
+
+    @property
     def unused_limits(self) -> tuple[str, ...]:
         """Fields of Limits that mean nothing to it."""
         return ("max_prompt", "max_tokens", "max_images")

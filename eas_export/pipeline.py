@@ -97,7 +97,7 @@ def build(
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
-    untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, opts.adapters == "keep")
+    untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained)
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)

@@ -273,7 +273,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
         notes.append(f"{error.what}; shown without skipping")
     notes += (
         *checkpoint.config.notes(plan.skipped),
-        *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions),
+        *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters),
     )
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)

@@ -57,7 +57,7 @@ CROSS_ENCODER = {"offline": {"encode": Graph(encode_module, encode_spec, encode_
 
 # Kind of network (a config's) -> config -> its fold modes
 GRAPHS: Mapping[str, Callable[[AnyConfig], Mapping[str, Mapping[str, Graph]]]] = {
-    "decoder": lambda config: DECODER if config.kept_adapter else WITHOUT_ADAPTERS,
+    "decoder": lambda config: DECODER if config.has_adapters else WITHOUT_ADAPTERS,
     "cross-encoder": lambda config: CROSS_ENCODER,
 }
 

@@ -89,7 +89,7 @@ class Ledger(StagedLedger):
         """How far the published code's own ways would be from the exact one."""
         family = get_family(self.bundle.manifest.config.family)
         found = []
-        for name in family.shortcuts if self._checkpoint and self.bundle.manifest.config.kept_adapter else ():
+        for name in family.shortcuts if self._checkpoint and self.bundle.manifest.config.has_adapters else ():
             gains = {i: self._checkpoint.tensors[f"layers.{i}.ffn_norm.weight"].read().float() for i in self._skipped}
             results = self._read(f"running the {name}", self._reference, SHORTCUTS[name](gains))
             for case, got, want in zip(self.cases, results, self._wanted):

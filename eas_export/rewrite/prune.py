@@ -58,7 +58,7 @@ def _published(checkpoint: Checkpoint, prefix: str) -> str:
 
 def useless_in_decoder(config: ModelConfig, plan: SkipPlan) -> list[str]:
     """q, k, v, o and the kept-layer adapter of skipped layers, and the skipped-layer adapter of kept ones."""
-    if config.kept_adapter is None:
+    if not config.has_adapters:
         return [f"layers.{i}.attention." for i in plan.skipped]
     gone = [f"layers.{i}.{part}." for i in plan.skipped for part in ("attention", "kept_adapter")]
     return gone + [f"layers.{i}.skipped_adapter." for i in plan.kept]

@@ -111,7 +111,7 @@ def _vision(config: ModelConfig, plan: SkipPlan, spec: GraphSpec, sizes: Sizes) 
 
 def _prefill(config: ModelConfig, plan: SkipPlan, spec: GraphSpec, sizes: Sizes) -> int:
     rows, length, dim = sizes["B"], sizes["S"], config.dim
-    adapted = config.kept_adapter is not None
+    adapted = config.has_adapters
     blocks = _blocks(config, plan, rows * (config.prefix + length), rows * length * (length + 1) // 2, adapted)
     state = len(plan.skipped) * linear(rows, dim, config.skipped_adapter.rank) if adapted else 0  # pooled features
     state += config.layers * linear(rows, dim, 2) if adapted else 0  # router weights

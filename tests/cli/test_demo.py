@@ -46,6 +46,12 @@ def test_the_eas_checkpoint_is_the_base_with_adapters():
         assert (base.tensors[name].read() == eas.tensors[name].read()).all()
 
 
+def test_a_plain_model_has_no_adapters_to_speak_of(command):
+    code, text, err = command("inspect", BASE, "--skip", "3", "--json")
+    notes = json.loads(text)["notes"]
+    assert code == 0 and len(notes) == 1 and "not what the checkpoint was trained with" in notes[0], err
+
+
 def test_no_model_was_trained_on_the_questions(tmp_path):
     """Pictures that are held out are in no other set."""
     asked = {Path(name).name for question in read_questions(QUESTIONS) for name in question.image}
