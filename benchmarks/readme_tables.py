@@ -254,7 +254,7 @@ def verify_table() -> str:
 
 
 def demo_table() -> str:
-    r = load("demo_training")
+    r, whole = load("demo_training"), load("demo_time")
     right, seeds = r["right"], r["seeds"]
 
     def row(title: str, key: str, say: Callable[[dict], str]) -> str:
@@ -279,9 +279,10 @@ def demo_table() -> str:
         + " | |",
         "",
         f"By chance: {chance}. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
-        f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each.",
+        f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each. "
+        f"`eas-export demo`, seed 0's model: {whole['seconds']} s (bar {whole['bars']['seconds']}).",
         "",
-        _provenance(r),
+        f"{_provenance(r)} Likewise `{whole['command']}`.",
     ]
     return "\n".join(lines)
 
