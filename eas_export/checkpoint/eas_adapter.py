@@ -41,8 +41,11 @@ def adapter_keys(
 def fresh_adapter(
     published: str, dim: int, rank: int, inner: str, router_bias: bool, random: torch.Generator
 ) -> dict[str, Tensor]:
-    """A new adapter's tensors, float32, by their published keys (see `adapter_keys`), as published training begins: A and C as Xavier has
-    them, the router as torch's linear layer, all else zeros, so that the adapter changes nothing yet."""
+    """A new adapter's tensors, float32, by their published keys and in their published shapes (see `adapter_keys`).
+
+    As published training begins: conv_A and conv_C as Xavier has them, conv_B, conv_D and biases zeros, so that the adapter changes nothing
+    yet; the router's weight as torch's linear layer, its bias, which is drawn there, zeros.
+    """
 
     def uniform(*shape: int, bound: float) -> Tensor:
         return torch.empty(shape).uniform_(-bound, bound, generator=random)

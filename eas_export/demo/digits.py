@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -33,8 +35,12 @@ TEMPLATES: dict[str, Callable[[int, int], str]] = {
 
 
 def load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures [1797, 8, 8] and the digits on them [1797], in the order whose end is held out."""
-    from sklearn.datasets import load_digits
+    """Pictures [1797, 8, 8] and the digits on them [1797], in the order whose end is held out. Raises UserError without scikit-learn."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        what = "scikit-learn is not installed, whose pictures the demo is trained on"
+        raise UserError(what, where="--train", fix="pip install scikit-learn") from None
 
     found = load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(found.target))

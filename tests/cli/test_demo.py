@@ -1,6 +1,7 @@
 """The demo: a model that was really trained, what is left of it without some attentions, and what EAS makes of that."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,14 @@ def test_answers_are_right(question):
             else:
                 digit = a if "first" in question else b
                 assert said == (str(digit) if "Which" in question else "odd" if digit % 2 else "even")
+
+
+def test_training_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch, refused):
+    assert "name a new folder" in refused("demo", "--train", tmp_path)
+    assert "which --train does not build" in refused("demo", "--train", tmp_path / "new", "--force")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert "pip install scikit-learn" in refused("demo", "--train", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_it_can_be_trained_anew(tmp_path_factory, monkeypatch, command):
