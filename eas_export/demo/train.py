@@ -69,7 +69,7 @@ BATCH, RATE, TOWER_STEPS, STEPS = 32, 2e-3, 1000, 1600
 QUESTIONS, HELD_OUT_QUESTIONS = 12000, 800
 CALIBRATION = 32, 48  # the first pictures, and questions about them
 SEARCH = {
-    "count": 5,
+    "count": 7,
     "policy": "meter-code",
     "steps": 500,
     "warm_up": 100,
