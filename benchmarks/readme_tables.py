@@ -264,6 +264,7 @@ def demo_table() -> str:
         return lambda seed: f"{100 * seed['right'][key]:.1f} %"
 
     lists = [100 * one["right"] for seed in seeds for one in seed["by_chance"]]
+    by_seed = ", ".join(f"{100 * (seed['right']['EAS'] - seed['right']['by chance']):.1f}" for seed in seeds)
     heads = " | ".join(f"seed {seed['seed']}" for seed in seeds)
     lines = [
         f"| {seeds[0]['questions']} held-out questions, right to the letter | {heads} | mean |",
@@ -278,8 +279,8 @@ def demo_table() -> str:
         + " | ".join(", ".join(map(str, seed["skipped"])) for seed in seeds)
         + " | |",
         "",
-        f"By chance are {len(lists)} lists, {min(lists):.1f} to {max(lists):.1f} %: EAS is {-r['chance_points_above']:.1f} points above their mean, with a "
-        f"standard error of {r['chance_points_above_error']:.1f} over the seeds. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
+        f"By chance are {len(lists)} lists, {min(lists):.1f} to {max(lists):.1f} %: EAS is {-r['chance_points_above']:.1f} points above their mean ({by_seed} by "
+        f"seed). Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
         f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each. "
         f"`eas-export demo`, seed 0's model: {whole['seconds']} s (bar {whole['bars']['seconds']}).",
         "",

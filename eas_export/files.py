@@ -1,6 +1,7 @@
 """A user's files: before one is read, while one is written, and where two bundles share one."""
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -49,13 +50,18 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes `path`'s place when the block ends without an error. Raises UserError where it cannot."""
     path = require_writable(path)
     partial = path.with_name(f".{os.getpid()}.partial")
-    with _translated(path):
+    with translated(path):
         try:
             with open(partial, "wb") as file:
                 yield file
             _take_place(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def partials_in(folder: Path) -> list[Path]:
+    """What `written_whole` was writing in processes that were killed; also what it writes there at this moment."""
+    return [path for path in folder.iterdir() if re.fullmatch(r"\.\d+\.partial", path.name)]
 
 
 def partial_of(path: Path) -> Path:
@@ -73,7 +79,7 @@ def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
     """A function that writes a line. The file appears when the block ends without an error; else the lines so far stay in
     <name>.partial. Raises UserError where it cannot be written, and where an earlier failure's lines would be lost."""
     path, partial = require_writable(path), partial_of(path)
-    with _translated(path):
+    with translated(path):
         try:
             with open(partial, "x", encoding="utf-8", buffering=1) as file:
                 yield lambda line: print(line, file=file)
@@ -101,7 +107,8 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """Raise UserError for what the system says against writing there."""
     try:
         yield
     except OSError as error:

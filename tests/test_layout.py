@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "eas_export"
 # A row imports from its own and from rows above it
 ROWS = [
     ["errors", "progress", "digests", "machine"],
-    ["scratch", "registry", "config", "cross_encoder_config", "files"],
+    ["scratch", "registry", "config", "cross_encoder_config", "files", "room"],
     [
         "any_config",
         "validation",

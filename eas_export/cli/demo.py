@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--out", type=PATH, help="Keep the bundle there. Default: a temporary folder.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--train", "folder", type=PATH, help="Train it anew instead, into this folder.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the training.")
+@click.option("--train", "folder", type=PATH, help="Train it anew instead, into this new folder; minutes.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), help="Of the training. Default: 0, which made what comes along."
+)
 @json_option
-def demo(out: Path | None, force: bool, folder: Path | None, seed: int, as_json: bool) -> int:
+def demo(out: Path | None, force: bool, folder: Path | None, seed: int | None, as_json: bool) -> int:
     """Build and verify the small trained model that comes along, and let it answer questions.
 
     A LLaVA that was trained on questions about handwritten digits, and the LLaVA-EAS that `eas-export search` made of it. Questions that
-    neither was trained on are answered by both, in PyTorch and as bundles. Takes a minute or two.
+    neither was trained on are answered by both in PyTorch, and by the second as bundles. Takes a minute or two.
     """
     if folder:
         if out or force:
             raise click.UsageError("--out and --force go with the bundle, which --train does not build")
-        return _train(folder, seed, as_json)
+        return _train(folder, seed or 0, as_json)
+    if seed is not None:
+        raise click.UsageError("--seed goes with --train")
     with tempfile.TemporaryDirectory() as scratch:
         return _demo(out or Path(scratch) / "demo.bundle", Path(scratch), force, as_json, keep=out is not None)
 
@@ -84,15 +88,21 @@ def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> i
 
 
 def _train(folder: Path, seed: int, as_json: bool) -> int:
-    from ..demo.train import make
+    from ..demo import digits, train
     from ..errors import UserError
+    from ..files import translated
     from ..search.plots import require_matplotlib
     from .search import show
 
     require_matplotlib()
-    if folder.exists():
-        raise UserError("it exists", where=f"--train {folder}", fix="name a new folder")
-    show(make(folder, seed, make_progress(as_json)), folder / "checkpoint", as_json)
+    digits.load()
+    progress = make_progress(as_json)
+    with translated(folder):
+        if folder.exists():
+            raise UserError("it exists", where=f"--train {folder}", fix="name a new folder")
+        train.make_base(folder, seed, progress)
+        report = train.make_eas(folder, seed, progress)
+    show(report, folder / "checkpoint", as_json)
     return 0
 
 

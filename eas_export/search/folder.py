@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..files import written_whole
+from ..files import partials_in, written_whole
 from .report import SearchReport
 
 REPORT = "search.json"
@@ -19,25 +19,29 @@ REPORT = "search.json"
 def hold(out: Path) -> Iterator[None]:
     """Hold the folder, made where there is none. Raises UserError where another process does, and for one that holds anything else."""
     try:
-        if out.exists() and not (out / REPORT).exists() and any(out.iterdir()):
+        if out.exists() and not (out / REPORT).exists() and {*out.iterdir()} - {*partials_in(out)}:
             raise UserError("it exists and is no search", where=out, fix="choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise UserError(
-            f"no search can be written there ({error.strerror})", where=out, fix="choose another --out"
-        ) from None
+        raise _refused(out, error) from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process however that ends
-    except OSError:
-        os.close(handle)
-        raise UserError(
-            "another search is at work there", where=out, fix="wait for it, or choose another --out"
-        ) from None
-    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process however that ends
+        except BlockingIOError:
+            what, fix = "another search is at work there", "wait for it, or choose another --out"
+            raise UserError(what, where=out, fix=fix) from None
+        except OSError as error:
+            raise _refused(out, error) from None
+        for path in partials_in(out):  # of one that was killed
+            path.unlink()
         yield
     finally:
         os.close(handle)
+
+
+def _refused(out: Path, error: OSError) -> UserError:
+    return UserError(f"no search can be written there ({error.strerror})", where=out, fix="choose another --out")
 
 
 def load_report(out: Path) -> SearchReport | None:

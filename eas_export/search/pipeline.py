@@ -18,13 +18,16 @@ from ..family import Ranks, Sources, Trainable
 from ..identity import hash_sources
 from ..plan import GIVEN, make_plan, parse_skip
 from ..progress import Progress
+from ..room import enough_memory
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from ..validation import validated
 from .bandit import Bandit, get_policy
 from .examples import Examples
 from .folder import hold, load_report
 from .report import SearchOptions, SearchReport
-from .run import Run, split
+from .run import STATE, Run, split
+
+LESS = "begin anew in another --out, with a smaller --batch or --precision bf16"
 
 
 def search(
@@ -84,14 +87,19 @@ def search(
     )
     with hold(out):
         there = load_report(out)
+        if there is not None and there.version != begin.version:
+            what = f"a search by version {there.version} was written there, and this is {begin.version}"
+            raise UserError(what, where=out, fix="choose another --out")
         if there is not None and there.asked != begin.asked:
             raise UserError("another search was written there", where=out, fix="choose another --out")
         if there is not None and there.ended:
             load_checkpoint(Sources(out))  # it is still there
+            (out / STATE).unlink(missing_ok=True)
             return there
-        run = Run(there or begin, trainable, examples, where, out, progress)
-        run.explore()
-        run.tune()
+        with enough_memory(where, LESS):
+            run = Run(there or begin, trainable, examples, where, out, progress)
+            run.explore()
+            run.tune()
         trainable.write(run.report.skipped, out, progress)
         return run.end()
 

@@ -1,7 +1,8 @@
 """Every subnetwork of a model that has both adapters in every layer, by the attentions that it skips.
 
 Each is built for its skip list as a bundle's network is (rewrite/, model/), from the tensors as they are at that moment: what is trained
-is the network that is exported.
+is the network that is exported. Below fp32, what is frozen is rounded to the precision before it is combined: a bundle combines first and
+rounds once.
 """
 
 from collections.abc import Sequence

@@ -17,19 +17,20 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import NoRoom, UserError
+from ..errors import UserError
 from ..machine import give_back_memory, peak_memory, private_memory
+from ..room import enough_memory
 from .parts import Parts, Work
 from .runners import RUNNERS
 from .timing import WARM, take_turn
 from .workload import Workload
 
+EVERYONE = "everyone's models at once"
 FEWER = "end other programs, give fewer --batch, or fewer --against"
 
 
@@ -46,7 +47,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     first = next(requests)
     start = time.perf_counter()
     try:
-        with _enough_memory():
+        with enough_memory(EVERYONE, FEWER):
             opened = RUNNERS[first["runner"]](Path(first["place"]), Workload(**first["workload"]))
     except UserError as error:
         yield {"refused": str(error)}
@@ -56,7 +57,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     contestant = Contestant(opened.parts)
     for request in requests:
         try:
-            with _enough_memory():
+            with enough_memory(EVERYONE, FEWER):
                 answer = contestant.answer(request)
         except UserError as error:
             answer = {"refused": str(error)}
@@ -101,18 +102,6 @@ class Contestant:
             "peak_bytes": peak_memory(),
             "device_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         }
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
-    """Raise NoRoom where there is none left, however torch says so."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in said:
-            raise
-        raise NoRoom(f"the memory does not suffice ({said})", where="everyone's models at once", fix=FEWER) from error
 
 
 def _disk_reads() -> int:

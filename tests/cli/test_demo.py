@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import made_once
 
@@ -58,9 +59,6 @@ def test_no_model_was_trained_on_the_questions(tmp_path):
     asked = {Path(name).name for question in read_questions(QUESTIONS) for name in question.image}
     other = {Path(name).name for question in read_questions(DIGITS) for name in question.image}
     assert {int(name[:4]) >= digits.TRAIN for name in asked} == {True} and not asked & other
-    path = digits.write_questions(tmp_path, "train", 0, digits.TRAIN, 200, seed=1)
-    trained = {Path(name).name for question in read_questions(path) for name in question.image}
-    assert not asked & trained
     again = digits.write_questions(
         tmp_path / "again", "questions", digits.TRAIN, digits.ALL, train.HELD_OUT_QUESTIONS, 0
     )
@@ -89,19 +87,29 @@ def test_answers_are_right(question):
 def test_training_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch, refused):
     assert "name a new folder" in refused("demo", "--train", tmp_path)
     assert "which --train does not build" in refused("demo", "--train", tmp_path / "new", "--force")
+    assert "--seed goes with --train" in refused("demo", "--seed", 1)
+    (tmp_path / "file").write_text("x")
+    assert "it cannot be written (Not a directory)" in refused("demo", "--train", tmp_path / "file" / "new")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert "pip install scikit-learn" in refused("demo", "--train", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_it_can_be_trained_anew(tmp_path_factory, monkeypatch, command):
-    """A little: what comes out loads, and holds the base."""
+    """A little: what comes out loads, and holds the base. Pictures that are held out are never trained on: a digit that no classifier has
+    is on them here, and an answer that no question has."""
+    pictures, labels = digits.load()
+    poisoned = np.where(np.arange(len(labels)) < digits.TRAIN, labels, 1000)
+    monkeypatch.setattr(digits, "load", lambda: (pictures, poisoned))
     for name, value in (("STEPS", 4), ("TOWER_STEPS", 4), ("QUESTIONS", 40)):
         monkeypatch.setattr(train, name, value)
     monkeypatch.setattr(train, "SEARCH", train.SEARCH | dict(steps=4, warm_up=1, every=1, tune_steps=2, batch=4))
     with made_once(tmp_path_factory, "demo", "trained") as out:
         code, text, err = command("demo", "--train", out, "--seed", 3, "--json")
     assert code == 0, err
+    trained = read_questions(out / "train.jsonl")
+    assert all(int(Path(name).stem) < digits.TRAIN for question in trained for name in question.image)
+    assert all(len(question.answer[0]) < 8 and "1000" not in question.answer[0] for question in trained)
     report, made = json.loads(text), load_checkpoint(Sources(out / "checkpoint"))
     assert made.config.layers == train.LAYERS and f"{report['skipped']}" == made.evidence.text
     assert {path.name for path in out.iterdir()} == {

@@ -1,5 +1,6 @@
 """`eas-export search`, from a plain model to a checkpoint that loads."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -18,9 +19,9 @@ from eas_export.plan import make_plan
 from eas_export.precision import PRECISIONS
 from eas_export.progress import Progress
 from eas_export.rewrite.prune import prune
-from eas_export.search import run, search
+from eas_export.search import folder, run, search
 from eas_export.search.examples import Examples, batch_at
-from eas_export.search.folder import hold, load_report
+from eas_export.search.folder import hold, load_report, save_report
 from eas_export.search.report import SearchReport
 from eas_export.search.subnetwork import Supernet, make_batch
 from eas_export.tokenizer import Tokenizer
@@ -31,7 +32,9 @@ WORDS = [part for name, value in OPTIONS.items() for part in (f"--{name.replace(
 @pytest.fixture(scope="module")
 def searched(plain, questions, tmp_path_factory) -> tuple[Path, SearchReport]:
     out = tmp_path_factory.mktemp("searched") / "eas"
-    return out, search(plain, questions, out, count=2, **OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "NOTED_EVERY", 1)
+        return out, search(plain, questions, out, count=2, **OPTIONS)
 
 
 def test_the_checkpoint_says_what_was_skipped(searched, plain):
@@ -87,9 +90,8 @@ def test_it_goes_on_where_it_was_interrupted(searched, plain, questions, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             search(plain, questions, tmp_path / "eas", count=2, progress=Stops(), **OPTIONS)
         assert not (tmp_path / "eas" / "config.json").exists()
-    monkeypatch.setattr(run, "NOTED_EVERY", 50)
     report = search(plain, questions, tmp_path / "eas", count=2, **OPTIONS)
-    same = ("bandit", "skipped", "held_out")
+    same = ("bandit", "skipped", "held_out", "losses")
     assert {name: getattr(report, name) for name in same} == {name: getattr(searched[1], name) for name in same}
     mine, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "eas", searched[0]))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
@@ -142,6 +144,45 @@ def test_whatever_it_was_made_from_makes_it_another(searched, plain, questions, 
         save_file({key: tensor * 1.5 for key, tensor in tensors.items()}, weights, {"format": "pt"})
     with pytest.raises(UserError, match="another search was written there"):
         search(ckpt, data / questions.name, searched[0], count=2, **OPTIONS)
+
+
+def test_what_a_killed_search_left_goes(searched, plain, questions, tmp_path):
+    """Before anything was written, and when all was."""
+    new, ended = tmp_path / "new", shutil.copytree(searched[0], tmp_path / "ended")
+    new.mkdir()
+    for out in (new, ended):
+        (out / ".4711.partial").write_bytes(b"half")
+        with hold(out):
+            assert not (out / ".4711.partial").exists()
+    (ended / run.STATE).write_bytes(b"state")
+    assert search(plain, questions, ended, count=2, **OPTIONS) == searched[1]
+    assert not (ended / run.STATE).exists()
+
+
+def test_another_version_is_named(searched, plain, questions, tmp_path):
+    out = shutil.copytree(searched[0], tmp_path / "eas")
+    save_report(out, searched[1].model_copy(update={"version": "0.0.1"}))
+    with pytest.raises(UserError, match=r"a search by version 0\.0\.1 was written there, and this is \d"):
+        search(plain, questions, out, count=2, **OPTIONS)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_too_little_memory_is_said_with_what_takes_less(plain, questions, tmp_path, monkeypatch, refused, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(run.Trainer, "step", full)
+    said = refused("search", "--ckpt", plain, "--data", questions, "--out", tmp_path / "o", "--count", 2, *WORDS)
+    assert "the memory does not suffice" in said and "a smaller --batch or --precision bf16" in said
+
+
+def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"no search can be written there \(No locks available\)"):
+        hold(tmp_path / "o").__enter__()
 
 
 def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
