@@ -31,8 +31,10 @@ PLOT = "search.svg"
 @click.option("--tune-steps", type=int, help="Of training with the chosen skips.  [default: 2000]")
 @click.option("--batch", type=int, help="Questions of a step.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Of AdamW, at its highest.  [default: 0.001]")
-@click.option("--kept-rank", type=int, help="Width of new adapters before attentions.  [default: 128]")
-@click.option("--skipped-rank", type=int, help="Width of new adapters in place of attentions.  [default: 128]")
+@click.option("--kept-rank", type=int, help="Width of new adapters before attentions, an even number.  [default: 128]")
+@click.option(
+    "--skipped-rank", type=int, help="Width of new adapters in place of attentions, an even number.  [default: 128]"
+)
 @click.option("--held-out", type=float, help="Share of the questions that is not trained on.  [default: 0.1]")
 @click.option("--precision", help="Of weights and activations: fp32 or bf16.  [default: fp32]")
 @click.option("--seed", type=int, help="Of everything that is drawn.  [default: 0]")

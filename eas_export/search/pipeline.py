@@ -27,7 +27,7 @@ from .folder import hold, load_report
 from .report import SearchOptions, SearchReport
 from .run import STATE, Run, split
 
-LESS = "begin anew in another --out, with a smaller --batch or --precision bf16"
+LESS = "begin anew in another --out, with a smaller --batch, shorter questions, narrower adapters or --precision bf16"
 
 
 def search(
@@ -63,7 +63,8 @@ def search(
     opts = validated(SearchOptions, "search", "see eas-export search --help", **counted, **options)
     get_policy(opts.policy)
     where = _device(device)
-    trainable = _load(Sources(ckpt, vision=None if vision is None else Path(vision)), opts, where)
+    with enough_memory(where, LESS):
+        trainable = _load(Sources(ckpt, vision=None if vision is None else Path(vision)), opts, where)
     checkpoint = trainable.checkpoint
     config, sites = checkpoint.config, checkpoint.config.sites
     if skip is not None:
@@ -93,7 +94,13 @@ def search(
         if there is not None and there.asked != begin.asked:
             raise UserError("another search was written there", where=out, fix="choose another --out")
         if there is not None and there.ended:
-            load_checkpoint(Sources(out))  # it is still there
+            try:
+                load_checkpoint(Sources(out))
+            except UserError as error:
+                what = f"this search has ended, and its checkpoint is not whole any more: {error.what}"
+                raise UserError(
+                    what, where=out, fix="delete the folder to search again, or choose another --out"
+                ) from None
             (out / STATE).unlink(missing_ok=True)
             return there
         with enough_memory(where, LESS):

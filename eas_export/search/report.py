@@ -48,7 +48,9 @@ class SearchOptions(Record):
     @model_validator(mode="after")
     def _leaves_events(self) -> "SearchOptions":
         if self.skip is None and self.warm_up >= self.steps:
-            raise ValueError(f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps")
+            raise ValueError(
+                f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps: --warm-up has to be below --steps"
+            )
         return self
 
     @property

@@ -26,8 +26,9 @@ def split(questions: int, options: SearchOptions) -> tuple[list[int], list[int]]
     order = batch_at(0, questions, questions, options.seed)
     apart = max(1, round(options.held_out * questions))
     if apart >= questions:
-        what = f"{questions} questions, of which {apart} are held out, leave none to train on"
-        raise UserError(what, where="--data", fix="give more questions, or a smaller --held-out")
+        what = f"{apart} of {questions} questions held out leave none to train on"
+        fix = "give more questions" + (", or a smaller --held-out" if apart > 1 else "")
+        raise UserError(what, where="--data", fix=fix)
     return order[:apart], order[apart:]
 
 
@@ -61,8 +62,8 @@ class Run:
         opts = self.options
         if opts.skip is not None:
             return
-        with self.progress.stage("searching", opts.search_steps, "steps") as done:
-            done(min(self.trainer.done, opts.search_steps))
+        left = max(0, opts.search_steps - self.trainer.done)  # what was done before is none of this process's pace
+        with self.progress.stage("searching", left, "steps") as done:
             for step in range(self.trainer.done, opts.search_steps):
                 self._train(self.report.bandit.draw(step, 1)[0])
                 if step >= opts.warm_up and (step - opts.warm_up) % opts.every == 0:
@@ -77,8 +78,7 @@ class Run:
         opts, skipped = self.options, self.report.skipped
         if self.report.held_out.chosen is None:
             self._measure("chosen", skipped)
-        with self.progress.stage("tuning", opts.tune_steps, "steps") as done:
-            done(self.trainer.done - opts.search_steps)
+        with self.progress.stage("tuning", opts.all_steps - self.trainer.done, "steps") as done:
             for step in range(self.trainer.done, opts.all_steps):
                 self._train(skipped)
                 self._keep(step, "tuning")

@@ -173,7 +173,10 @@ def test_too_little_memory_is_said_with_what_takes_less(plain, questions, tmp_pa
 
     monkeypatch.setattr(run.Trainer, "step", full)
     said = refused("search", "--ckpt", plain, "--data", questions, "--out", tmp_path / "o", "--count", 2, *WORDS)
-    assert "the memory does not suffice" in said and "a smaller --batch or --precision bf16" in said
+    assert "the memory does not suffice" in said and "a smaller --batch" in said
+    wide = ("--count", 2, "--kept-rank", 10**12)
+    said = refused("search", "--ckpt", plain, "--data", questions, "--out", tmp_path / "o", *wide)
+    assert "the memory does not suffice" in said and "narrower adapters" in said
 
 
 def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
@@ -188,7 +191,9 @@ def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
 def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
     out = shutil.copytree(searched[0], tmp_path / "eas")
     (out / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"no model.safetensors"):
+    with pytest.raises(
+        UserError, match=r"has ended, and its checkpoint is not whole any more: there is no model.safetensors"
+    ):
         search(plain, questions, out, count=2, **OPTIONS)
 
 
@@ -272,7 +277,9 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
     assert "5 attentions cannot be skipped: there are 4" in said("--count", 5)
     assert "skip index 4 is out of range" in said("--skip", 4)
     assert "did you mean paper" in said("--count", 1, "--policy", "papre")
-    assert "leaves no event in 10 steps" in said("--count", 1, "--steps", 10, "--warm-up", 10)
+    assert "leaves no event in 10 steps: --warm-up has to be below --steps" in said(
+        "--count", 1, "--steps", 10, "--warm-up", 10
+    )
     assert "a lavin model cannot be searched here" in said("--count", 1, ckpt=TINY.folder)
     assert "has lost its attention" in said("--count", 1, ckpt=llava_golden_case("half").folder)
     unlabelled = tmp_path / "unlabelled.jsonl"
