@@ -102,7 +102,8 @@ def run_form(form: str, checkpoint, plan, graph, inputs: Arrays) -> Arrays:
     config, precision = checkpoint.config, PRECISIONS["fp32"]
     parameters = network_parameters(checkpoint, plan, precision, LIMITS)
     if form == "onnxruntime":
-        return run_onnx(export_graph(graph, config, plan, precision, LIMITS)[1], parameters, inputs)
+        arrays = {name: tensor.read().numpy() for name, tensor in parameters.items()}
+        return run_onnx(export_graph(graph, config, plan, precision, LIMITS)[1], arrays, inputs)
     with torch.device("meta"):
         if form == "unfolded":
             network, parameters = unfolded_cross_encoder(config, plan).eval(), unfolded_parameters(checkpoint, plan)
@@ -113,10 +114,11 @@ def run_form(form: str, checkpoint, plan, graph, inputs: Arrays) -> Arrays:
     return {name: value.numpy() for name, value in got.items()}
 
 
-def run_onnx(model: ir.Model, parameters: dict, inputs: Arrays) -> Arrays:
+def run_onnx(model: ir.Model, parameters: Arrays, inputs: Arrays) -> Arrays:
+    """An exported graph with these parameters, by their names in the store."""
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
-            value.const_value = ir.tensor(parameters[name].read().numpy())
+            value.const_value = ir.tensor(parameters[name])
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs)))

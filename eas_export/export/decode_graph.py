@@ -16,6 +16,7 @@ from ..config import Limits, ModelConfig
 from ..graph import GraphSpec, TensorSpec
 from ..model import ops
 from ..model.decoder import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
+from ..model.recordable import within
 from ..plan import SkipPlan
 from ..precision import Precision
 from .common import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs
@@ -86,7 +87,8 @@ def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -
     x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}
     for i, block in enumerate(decoder.layers):
-        x = decode_block(decoder, i, block, x, inputs, project, outputs)
+        with within(f"layers.{i}"):
+            x = decode_block(decoder, i, block, x, inputs, project, outputs)
     return {"logits": decoder.logits(x)} | outputs
 
 

@@ -1,6 +1,7 @@
-"""One graph of the fold mode's table, from its spec to a clean ONNX model."""
+"""One graph of the fold mode's table, from its spec to an ONNX model."""
 
 import onnx_ir as ir
+import torch
 
 from ..any_config import AnyConfig
 from ..config import Limits
@@ -10,8 +11,8 @@ from ..plan import SkipPlan
 from ..precision import Precision
 from ..recipe import DEFAULT_OPSET
 from .graphs import Graph
-from .passes import clean, lower
-from .trace import trace
+from .passes import lower
+from .recorder import record
 
 
 def export_graph(
@@ -22,8 +23,9 @@ def export_graph(
     limits: Limits,
     opset: int = DEFAULT_OPSET,
 ) -> tuple[GraphSpec, ir.Model]:
-    """The graph's spec and its model, traced on a skeleton, cleaned and written down in the opset; initializers have names and
-    shapes, but no values."""
+    """The graph's spec and its model, recorded from a network without weights and written down in the opset; initializers have names
+    and shapes, but no values."""
     spec = graph.spec(config, plan, precision, limits)
-    model = trace(lambda: graph.module(build_network(config, plan, precision, limits)), spec)
-    return spec, lower(clean(model), opset)
+    with torch.device("meta"):
+        module = graph.module(build_network(config, plan, precision, limits))
+    return spec, lower(record(module, spec), opset)

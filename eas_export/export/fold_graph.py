@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..config import Limits, ModelConfig
 from ..graph import GraphSpec
 from ..model.decoder import Decoder, KeptBlock, SkippedBlock
+from ..model.recordable import within
 from ..plan import SkipPlan
 from ..precision import Precision
 from ..rewrite.fold import fold_linear, mix
@@ -27,7 +28,9 @@ class FoldGraph(nn.Module):
         biases = shifted_biases(decoder, inputs.get("pooled"))  # of [1, width]
         outputs: dict[str, Tensor] = {}
         for i, block in enumerate(decoder.layers):
-            outputs |= fold_layer(i, block, router[i], biases[i].squeeze(0) if i in biases else block.adapter.down.bias)
+            with within(f"layers.{i}"):
+                bias = biases[i].squeeze(0) if i in biases else block.adapter.down.bias
+                outputs |= fold_layer(i, block, router[i], bias)
         return outputs
 
 

@@ -16,6 +16,7 @@ from ..config import Limits, ModelConfig
 from ..graph import GraphSpec, TensorSpec
 from ..model import ops
 from ..model.decoder import Decoder, KeptBlock, Prompt, SkippedBlock, State, Tokens
+from ..model.recordable import within
 from ..plan import SkipPlan
 from ..precision import Precision
 from .common import cache_aliases, cache_specs, dims_of, fold_state_specs
@@ -40,7 +41,8 @@ class PrefillGraph(nn.Module):
         x, reading = start_reading(decoder, inputs)
         states = []
         for i, block in enumerate(decoder.layers):
-            x, tokens = reading.block(i, block, x, keep)
+            with within(f"layers.{i}"):
+                x, tokens = reading.block(i, block, x, keep)
             states.append(tokens.state)
         rows = torch.arange(reading.prompt.batch, device=x.device)
         last = rows * reading.prompt.length + decoder.config.prefix + lengths - 1  # [B]

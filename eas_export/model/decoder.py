@@ -18,6 +18,7 @@ from ..plan import SkipPlan
 from . import ops
 from .adapter import Adapter, Pool, Router, mean_over, per_token
 from .embedding import embedding
+from .recordable import within
 
 
 @dataclass(frozen=True)
@@ -230,4 +231,5 @@ def fold_names(layer: int, block: KeptBlock | SkippedBlock) -> list[str]:
 
 def apply_folded(folded: dict[str, Tensor], name: str, n: Tensor) -> Tensor:
     """The linear layer `name` with its folded weight and bias: n [n, dim] -> [n, out]"""
-    return F.linear(n, folded[f"{name}.weight"], folded[f"{name}.bias"])
+    with within(name):
+        return F.linear(n, folded[f"{name}.weight"], folded[f"{name}.bias"])

@@ -1,47 +1,39 @@
-"""The standard ONNX operators that torch has no single operator for, or exports as several, each with an eager twin.
+"""The standard ONNX operators that torch has no single operator for, in PyTorch.
 
-While a graph is exported, each function becomes exactly one ONNX node; otherwise it computes the same in PyTorch. Sources: the
-ONNX operator specifications of Gemm-13, RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
+A graph's recorder writes each call as the operator of that name (export/rules/fused.py). Sources: the ONNX operator specifications of
+Gemm-13, RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
 """
 
 import torch
 from torch import Tensor
 
+from .recordable import recordable
+
 MOST_SCORES = 1 << 24  # numbers: 64 MB
 
 
-def _node(name: str, version: int, inputs: list, attributes: dict, like: Tensor, shape=None) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        name, inputs, attributes, dtype=like.dtype, shape=shape or like.shape, version=version
-    )
-
-
+@recordable
 def gemm(x: Tensor, weight: Tensor, onto: Tensor) -> Tensor:
     """x weight^T + onto, where each token may bring its own: x [n, in], weight [out, in], onto [out] or [n, out] -> [n, out]"""
-    if torch.compiler.is_exporting():
-        return _node("Gemm", 13, [x, weight, onto], {"transB": 1}, x, shape=(x.shape[0], weight.shape[0]))
     return torch.addmm(onto, x, weight.T)
 
 
+@recordable
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last axis; the division is done in float32. x [..., dim], weight [dim]."""
-    if torch.compiler.is_exporting():
-        return _node("RMSNormalization", 23, [x, weight], {"axis": -1, "epsilon": eps}, x)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
+@recordable
 def swish(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x * sigmoid(alpha x): SiLU for alpha 1, QuickGELU for 1.702."""
-    if torch.compiler.is_exporting():
-        return _node("Swish", 24, [x], {"alpha": alpha}, x)
     return x * torch.sigmoid(alpha * x)
 
 
+@recordable
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleaved: bool) -> Tensor:
     """RoPE. x [B, H, L, head_dim]; cos, sin [positions, head_dim/2]; position_ids [B, L]."""
-    if torch.compiler.is_exporting():
-        return _node("RotaryEmbedding", 23, [x, cos, sin, position_ids], {"interleaved": int(interleaved)}, x)
     c, s = cos[position_ids].unsqueeze(1), sin[position_ids].unsqueeze(1)  # [B, 1, L, head_dim/2]
     if interleaved:
         first, second = x[..., 0::2], x[..., 1::2]
@@ -50,16 +42,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleave
     return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
 
 
+@recordable
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
     """Softmax attention over new keys and values. q [B, H, L, head_dim]; k, v with as many heads or, each for a group of queries',
     with fewer -> [B, H, L, head_dim]
 
     mask [B, 1, 1, keys] of q's dtype is added to the scores; None for none
     """
-    if torch.compiler.is_exporting():
-        # ONNX Runtime 1.32 repeats a mask for rows and heads, not for queries
-        inputs = [q, k, v] if mask is None else [q, k, v, mask.expand(-1, -1, q.shape[2], -1)]
-        return _node("Attention", 24, inputs, {"is_causal": int(causal)}, q)
     k, v = (repeat_heads(part, q.shape[1]) for part in (k, v))
     heads = max(1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2]))  # whose scores are in memory together
     parts = zip(*(tensor.split(heads, 1) for tensor in (q, k, v)))
@@ -76,13 +65,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) 
     return torch.softmax(scores.float(), -1).to(q.dtype) @ v
 
 
+@recordable
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) -> Tensor:
     """One new token's attention over the first `lengths` slots of a cache.
 
     q [B, H, 1, head_dim]; k_cache, v_cache [B, kv_heads, T, head_dim]; lengths [B] int64 -> [B, H, 1, head_dim]
     """
-    if torch.compiler.is_exporting():
-        return _node("Attention", 24, [q, k_cache, v_cache, None, None, None, lengths], {"is_causal": 0}, q)
     k_cache, v_cache = (repeat_heads(part, q.shape[1]) for part in (k_cache, v_cache))
     scores = _scores(q, k_cache)  # [B, H, 1, T]
     free = torch.arange(k_cache.shape[2], device=q.device) >= lengths[:, None]  # [B, T]
@@ -90,13 +78,12 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) 
     return torch.softmax(scores.float(), -1).to(q.dtype) @ v_cache
 
 
+@recordable
 def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
     """The cache with row b's `update` written from slot `slots[b]` on: where graphs are run, into the cache itself.
 
     cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64 -> [B, H, T, head_dim]
     """
-    if torch.compiler.is_exporting():
-        return _node("TensorScatter", 24, [cache, update, slots], {"axis": -2, "mode": "linear"}, cache)
     rows = torch.arange(cache.shape[0], device=cache.device)[:, None]  # [B, 1]
     written = slots[:, None] + torch.arange(update.shape[2], device=cache.device)  # [B, L]
     cache[rows, :, written] = update.transpose(1, 2)  # no slot is read back: a GPU's step never waits for the host

@@ -1,4 +1,4 @@
-"""Rewrites of a traced graph, one per file, in the order they run. None of them reads a weight."""
+"""Rewrites of a recorded graph, one per file, in the order they run. None of them reads a weight."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -17,20 +17,9 @@ from .wide_softmax import WideSoftmax
 
 LIFT = lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
 
-PASSES = (
-    FoldConstants,  # shape arithmetic becomes constants
-    StaticShapes,
-    common.IdentityEliminationPass,
-    common.CommonSubexpressionEliminationPass,  # every block computes the same shapes and masks
-    common.RemoveUnusedNodesPass,
-    LIFT,
-    common.RemoveUnusedOpsetsPass,
-    common.ClearMetadataAndDocStringPass,  # stack traces with the paths of the machine that traced
-)
-
 _SIMPLIFY = (lambda: FoldConstants(infer=True), ShareShapes, DropNoOps)
 
-# Opset -> what writes the clean graph down in it, for consumers that do not know newer operators
+# Opset -> what writes the graph down in it, for consumers that do not know newer operators
 LOWERINGS = {
     24: (),
     21: (
@@ -52,17 +41,8 @@ LOWERINGS = {
 }
 
 
-def clean(model: ir.Model) -> ir.Model:
-    """The model after every pass."""
-    return _run(PASSES, model)
-
-
 def lower(model: ir.Model, opset: int) -> ir.Model:
-    """A clean model, in that opset."""
-    return _run(LOWERINGS[opset], model)
-
-
-def _run(passes: tuple, model: ir.Model) -> ir.Model:
-    for make in passes:
+    """A recorded model, in that opset."""
+    for make in LOWERINGS[opset]:
         model = make()(model).model
     return model

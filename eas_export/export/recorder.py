@@ -1,0 +1,130 @@
+"""A graph's module and its GraphSpec -> an ONNX model without weights: the module runs once, and every torch function that it calls is
+written down as ONNX nodes by a rule (rules/).
+
+Tensors are on the meta device, so nothing is computed or allocated, and free sizes are numbers that are recognised wherever they turn up
+(free_sizes.py). What depends on fixed numbers alone is computed while recording, and becomes a constant. A function or an argument
+without a rule, a size of unknown origin, a value that Python has to know: each is an InternalError, never a guess.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from ..errors import InternalError
+from ..graph import GraphSpec
+from ..model.network import store_name
+from ..model.recordable import enter, leave
+from .free_sizes import FreeSize, FreeSizes, plain
+from .graph_writer import GraphWriter
+from .rules import RULES
+
+IR_VERSION = 10
+
+
+def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
+    """The module as ONNX: inputs and outputs named and shaped as the spec says, initializers named as in the store and without values,
+    all other values and nodes named by the path of their module ("layers.3.attention.q"), the same from run to run.
+
+    module  on the meta device; forward(inputs by name) -> outputs by name
+
+    Raises InternalError where the module does not keep to the spec, and for what cannot be recorded.
+    """
+    parameters = {store_name(name.removeprefix("network.")): p for name, p in module.named_parameters()}
+    sizes = [size for tensor in (*spec.inputs, *spec.outputs, *parameters.values()) for size in tensor.shape]
+    free = FreeSizes(tuple(spec.dims), max(size for size in sizes if isinstance(size, int)))
+    writer = GraphWriter(spec, free, parameters)
+    inputs = {tensor.name: writer.give(tensor) for tensor in spec.inputs}
+    with torch.no_grad(), _parts_of(module, writer), Recorder(writer):
+        outputs = module(inputs)
+    if list(outputs) != [tensor.name for tensor in spec.outputs]:
+        raise InternalError(f"graph {spec.name} gives {list(outputs)}, its spec says {[t.name for t in spec.outputs]}")
+    for tensor in spec.outputs:
+        writer.take(tensor, outputs[tensor.name])
+    model = ir.Model(writer.graph, ir_version=IR_VERSION, producer_name="eas-export")
+    return common.RemoveUnusedNodesPass()(model).model
+
+
+class Recorder(TorchFunctionMode):
+    """Has every torch function, and every recordable one of ours, written down by its rule."""
+
+    def __init__(self, writer: GraphWriter):
+        super().__init__()
+        self.writer = writer
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function is enter:
+            return self.writer.enter(*args)
+        if function is leave:
+            return self.writer.leave()
+        leaves = list(_leaves((args, kwargs)))
+        free = any(isinstance(leaf, FreeSize) for leaf in leaves)
+        if not free and not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+            return function(*args, **kwargs)  # of constants: it is known now
+        if free:
+            args, kwargs = _plain(args), _plain(kwargs)
+        if function not in RULES:
+            raise self._not_covered(function, args, kwargs, "there is no rule for it")
+        try:
+            return RULES[function](self.writer, *args, **kwargs)
+        except Exception as error:
+            raise self._not_covered(function, args, kwargs, str(error)) from error
+
+    def _not_covered(self, function: Callable, args: tuple, kwargs: dict, why: str) -> InternalError:
+        name = resolve_name(function) or f"{function.__module__}.{function.__qualname__}"
+        arguments = ", ".join([*map(_shown, args), *(f"{key}={_shown(value)}" for key, value in kwargs.items())])
+        place = ", ".join(part for part in (f"graph {self.writer.graph.name}", self.writer.part) if part)
+        return InternalError(f"{place}: {name}({arguments}) cannot be recorded: {why}")
+
+
+@contextmanager
+def _parts_of(module: nn.Module, writer: GraphWriter) -> Iterator[None]:
+    """Inside, calls of the network's modules are parts of the graph."""
+    with ExitStack() as hooks:
+        for path, part in module.named_modules():
+            path = store_name(path.removeprefix("network").removeprefix("."))
+            if path:
+                begin = part.register_forward_pre_hook(lambda module, given, path=path: writer.enter(path))
+                end = part.register_forward_hook(lambda module, given, result: writer.leave())
+                hooks.callback(begin.remove)
+                hooks.callback(end.remove)
+        yield
+
+
+def _leaves(value: Any) -> Iterator[object]:
+    """What nested arguments are made of."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif isinstance(value, slice):
+        value = (value.start, value.stop, value.step)
+    elif not isinstance(value, list | tuple):
+        yield value
+        return
+    for part in value:
+        yield from _leaves(part)
+
+
+def _plain(value: Any) -> Any:
+    """Nested arguments with the numbers that free sizes stand as."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, slice):
+        return slice(*map(_plain, (value.start, value.stop, value.step)))
+    if isinstance(value, list | tuple):
+        return [*map(_plain, value)] if isinstance(value, list) else tuple(map(_plain, value))
+    return plain(value) if isinstance(value, FreeSize) else value
+
+
+def _shown(argument: object) -> str:
+    """An argument for a message: tensors by dtype and shape."""
+    if isinstance(argument, Tensor):
+        return f"{argument.dtype} {list(argument.shape)}".removeprefix("torch.")
+    if isinstance(argument, list | tuple):
+        return f"[{', '.join(map(_shown, argument))}]"
+    return repr(argument)

@@ -1,0 +1,6 @@
+"""From torch functions to ONNX nodes: a rule for every function that our networks call."""
+
+from . import arithmetic, fused, layers, reshaping, selecting
+from .table import RULES
+
+__all__ = ["RULES", "arithmetic", "fused", "layers", "reshaping", "selecting"]

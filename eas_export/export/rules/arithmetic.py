@@ -1,0 +1,114 @@
+"""Element by element, and sums: operands of several dtypes are cast to the one that PyTorch computes in, numbers become constants."""
+
+from functools import partial
+
+import torch
+from onnx_ir import tensor_adapters
+from torch import Tensor
+
+from ..graph_writer import GraphWriter, NotCovered, meta
+from .table import RULES, axis_of, broadcast, like, numbers, rule
+
+Operand = Tensor | float
+
+
+def cast(w: GraphWriter, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in another dtype: Cast, or x itself where it has that dtype."""
+    if x.dtype == dtype or not x.is_meta:
+        return x.to(dtype)
+    return w.node("Cast", [x], like(x, dtype), to=int(tensor_adapters.from_torch_dtype(dtype)))
+
+
+@rule(Tensor.to)
+def to(w: GraphWriter, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tensor.to(dtype) -> Cast. Devices and memory formats are not covered."""
+    if not isinstance(dtype, torch.dtype):
+        raise NotCovered("only a dtype may be given")
+    return cast(w, x, dtype)
+
+
+@rule(Tensor.float)
+def to_float(w: GraphWriter, x: Tensor) -> Tensor:
+    """Tensor.float -> Cast to float32."""
+    return cast(w, x, torch.float32)
+
+
+@rule(Tensor.long)
+def to_long(w: GraphWriter, x: Tensor) -> Tensor:
+    """Tensor.long -> Cast to int64."""
+    return cast(w, x, torch.int64)
+
+
+def _binary(op_type: str, w: GraphWriter, x: Operand, y: Operand) -> Tensor:
+    """Two operands, broadcast against each other, in the dtype that PyTorch promotes both to. A free size as an operand is read off a
+    tensor. Quotients of integers, `alpha` and `rounding_mode` are not covered."""
+    wide = torch.result_type(x, y)
+    if (op_type == "Div" and not wide.is_floating_point) or (op_type == "And" and wide != torch.bool):
+        raise NotCovered(f"{op_type} is another operator for {wide}")
+    operands = [_operand(w, each, wide) for each in (x, y)]
+    shape = broadcast(*(operand.shape for operand in operands))
+    return w.node(op_type, operands, meta(shape, torch.bool if op_type in COMPARISONS else wide))
+
+
+def _swapped(op_type: str, w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
+    """The same with the operands the other way round: what `number - tensor` calls."""
+    return _binary(op_type, w, y, x)
+
+
+def _operand(w: GraphWriter, x: Operand, dtype: torch.dtype) -> Tensor:
+    if isinstance(x, Tensor):
+        return cast(w, x, dtype)
+    return cast(w, w.number(x), dtype) if w.is_free(x) else torch.tensor(x, dtype=dtype)
+
+
+COMPARISONS = ("Equal", "GreaterOrEqual", "Less")
+BINARY = {
+    "Add": (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__),
+    "Sub": (torch.sub, Tensor.sub, Tensor.__sub__),
+    "Mul": (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
+    "Div": (torch.div, Tensor.div, Tensor.__truediv__),
+    "GreaterOrEqual": (Tensor.ge, Tensor.__ge__),
+    "Less": (Tensor.lt, Tensor.__lt__),
+    "And": (Tensor.__and__,),
+}
+for op_type, functions in BINARY.items():
+    RULES.update(dict.fromkeys(functions, partial(_binary, op_type)))
+RULES[Tensor.__rsub__] = partial(_swapped, "Sub")
+add = partial(_binary, "Add")
+
+
+@rule(Tensor.ne, Tensor.__ne__)
+def not_equal(w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
+    """x != y -> Not(Equal): there is no operator for both."""
+    equal = _binary("Equal", w, x, y)
+    return w.node("Not", [equal], like(equal))
+
+
+@rule(torch.tanh, Tensor.tanh)
+def tanh(w: GraphWriter, x: Tensor) -> Tensor:
+    """tanh -> Tanh"""
+    return w.node("Tanh", [x], like(x))
+
+
+def _reduction(op_type: str, w: GraphWriter, x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """A reduction of one axis. What PyTorch would widen (a sum of bools) is not covered, nor are several axes at once."""
+    _require_own_dtype(x)
+    axis, sizes = axis_of(x, dim), list(x.shape)
+    sizes[axis : axis + 1] = [1] if keepdim else []
+    return w.node(op_type, [x, numbers(axis)], meta(sizes, x.dtype), keepdims=int(keepdim))
+
+
+for op_type, function in {"ReduceSum": Tensor.sum, "ReduceMean": Tensor.mean, "ReduceMax": Tensor.amax}.items():
+    RULES[function] = partial(_reduction, op_type)
+
+
+@rule(Tensor.cumsum)
+def cumsum(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
+    """Tensor.cumsum -> CumSum. What PyTorch would widen is not covered."""
+    _require_own_dtype(x)
+    return w.node("CumSum", [x, torch.tensor(axis_of(x, dim))], like(x))
+
+
+def _require_own_dtype(x: Tensor) -> None:
+    if not x.is_floating_point() and x.dtype != torch.int64:
+        raise NotCovered(f"a sum of {x.dtype} is an int64")

@@ -1,0 +1,47 @@
+"""The operators of model/ops.py (gemm: layers.py): each call is one node of the operator that it computes."""
+
+from torch import Tensor
+
+from ...model import ops
+from ..graph_writer import GraphWriter
+from .reshaping import expand
+from .table import like, rule
+
+
+@rule(ops.rms_norm)
+def rms_norm(w: GraphWriter, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """ops.rms_norm -> RMSNormalization, which divides in float32"""
+    return w.node("RMSNormalization", [x, weight], like(x), axis=-1, epsilon=eps)
+
+
+@rule(ops.swish)
+def swish(w: GraphWriter, x: Tensor, alpha: float = 1.0) -> Tensor:
+    """ops.swish -> Swish"""
+    return w.node("Swish", [x], like(x), alpha=alpha)
+
+
+@rule(ops.rotate)
+def rotate(w: GraphWriter, x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleaved: bool) -> Tensor:
+    """ops.rotate -> RotaryEmbedding"""
+    inputs = [x, cos, sin, position_ids]
+    return w.node("RotaryEmbedding", inputs, like(x), interleaved=int(interleaved))
+
+
+@rule(ops.attend)
+def attend(w: GraphWriter, q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
+    """ops.attend -> Attention; the mask is repeated for every query, since ONNX Runtime 1.32 repeats one for rows and heads only"""
+    inputs = [q, k, v] if mask is None else [q, k, v, expand(w, mask, -1, -1, q.shape[2], -1)]
+    return w.node("Attention", inputs, like(q), is_causal=int(causal))
+
+
+@rule(ops.attend_cached)
+def attend_cached(w: GraphWriter, q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) -> Tensor:
+    """ops.attend_cached -> Attention, told by nonpad_kv_seqlen how much of the cache it reads"""
+    inputs = [q, k_cache, v_cache, None, None, None, lengths]
+    return w.node("Attention", inputs, like(q), is_causal=0)
+
+
+@rule(ops.scatter_cache)
+def scatter_cache(w: GraphWriter, cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
+    """ops.scatter_cache -> TensorScatter"""
+    return w.node("TensorScatter", [cache, update, slots], like(cache), axis=-2, mode="linear")

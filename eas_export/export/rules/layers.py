@@ -1,0 +1,93 @@
+"""The layers of torch.nn.functional, and products."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...model import ops
+from ..graph_writer import GraphWriter, NotCovered, meta
+from .arithmetic import add
+from .reshaping import transpose
+from .table import axis_of, broadcast, like, numbers, rule
+
+
+@rule(torch.matmul, Tensor.matmul, Tensor.__matmul__)
+def matmul(w: GraphWriter, x: Tensor, y: Tensor) -> Tensor:
+    """x @ y -> MatMul, where x is no vector"""
+    inner, columns = (y.shape[0], ()) if y.dim() == 1 else (y.shape[-2], y.shape[-1:])
+    if x.dim() < 2 or x.shape[-1] != inner:
+        raise NotCovered("x is a vector, or the inner sizes differ")
+    rows = (*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2])
+    return w.node("MatMul", [x, y], meta((*rows, *columns), x.dtype))
+
+
+@rule(F.linear)
+def linear(w: GraphWriter, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear -> Gemm over the weight as it is stored where x is [n, in]; else Transpose, MatMul and Add"""
+    if x.dim() == 2:
+        return gemm(w, x, weight, bias)
+    product = matmul(w, x, transpose(w, weight, 0, 1))
+    return product if bias is None else add(w, product, bias)
+
+
+@rule(ops.gemm)
+def gemm(w: GraphWriter, x: Tensor, weight: Tensor, onto: Tensor | None) -> Tensor:
+    """ops.gemm -> Gemm over the weight as it is stored"""
+    if x.shape[1] != weight.shape[1]:
+        raise NotCovered("the inner sizes differ")
+    inputs = [x, weight] if onto is None else [x, weight, onto]
+    return w.node("Gemm", inputs, meta([x.shape[0], weight.shape[0]], x.dtype), transB=1)
+
+
+@rule(F.conv2d)
+def conv2d(
+    w: GraphWriter,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """F.conv2d -> Conv. Padding, dilation and groups are not covered."""
+    if (tuple(padding), tuple(dilation), groups) != ((0, 0), (1, 1), 1):
+        raise NotCovered("it has padding, dilation or groups")
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    places = ((size - part) // step + 1 for size, part, step in zip(x.shape[2:], weight.shape[2:], stride))
+    result = meta([x.shape[0], weight.shape[0], *places], x.dtype)
+    return w.node("Conv", inputs, result, kernel_shape=tuple(weight.shape[2:]), strides=tuple(stride))
+
+
+@rule(F.layer_norm)
+def layer_norm(
+    w: GraphWriter, x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """F.layer_norm over the last axis -> LayerNormalization, whose sums are in float32 as PyTorch's are"""
+    if tuple(normalized_shape) != tuple(x.shape[-1:]):
+        raise NotCovered("more than one axis is normalised")
+    return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=eps)
+
+
+@rule(torch.softmax, Tensor.softmax)
+def softmax(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
+    """softmax in x's dtype -> Softmax"""
+    return w.node("Softmax", [x], like(x), axis=axis_of(x, dim))
+
+
+@rule(F.gelu)
+def gelu(w: GraphWriter, x: Tensor) -> Tensor:
+    """F.gelu by the error function -> Gelu. The approximation by tanh is not covered."""
+    return w.node("Gelu", [x], like(x))
+
+
+@rule(F.pad)
+def pad(w: GraphWriter, x: Tensor, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Tensor:
+    """F.pad with zeros -> Pad. PyTorch says (before, after) of the last axis first, ONNX all befores and then all afters. Other values and
+    modes are not covered."""
+    if mode != "constant" or value:
+        raise NotCovered("it pads with something else than zeros")
+    axes = range(x.dim())
+    of_axis = {x.dim() - 1 - number: pad[2 * number : 2 * number + 2] for number in range(len(pad) // 2)}
+    ends = [of_axis.get(axis, (0, 0))[end] for end in (0, 1) for axis in axes]
+    return w.node("Pad", [x, numbers(*ends)], F.pad(x, pad))
