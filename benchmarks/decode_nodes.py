@@ -3,7 +3,7 @@
     python benchmarks/decode_nodes.py --shape 7B
 
 The bars: folding leaves nothing of the adapters; low-rank costs three nodes per layer and at most 17 for all layers together.
-Traced on a skeleton, no weights are needed.
+Recorded from a skeleton, no weights are needed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""PyTorch as benchmarks/gpu.py measures it: the traced modules, run eagerly; or captured, all kernels of a decode step as one CUDA graph,
+"""PyTorch as benchmarks/gpu.py measures it: the recorded modules, run eagerly; or captured, all kernels of a decode step as one CUDA graph,
 without the time that the host takes to launch them one by one. The modules are the reference as it is written: attention is no fused kernel.
 """
 

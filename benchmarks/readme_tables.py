@@ -40,12 +40,27 @@ def size_table() -> str:
 
 
 def trace_table() -> str:
-    r = load("trace_7B_fp16_weights")
-    rows = ["| graph | nodes | seconds |", "|---|---|---|"]
-    rows += [f"| {name} | {graph['nodes']} | {graph['seconds']:.1f} |" for name, graph in r["graphs"].items()]
-    bars = f"bar: {r['bars']['seconds']} s, {r['bars']['peak_memory_bytes'] / 1e9} GB"
-    rows.append(f"| all ({bars}) | | {r['seconds']:.1f} s, peak {r['peak_memory_bytes'] / 1e9:.2f} GB |")
-    return "\n".join([*rows, "", _provenance(r)])
+    results = {shape: load(f"trace_{shape}_fp16_weights") for shape in ("7B", "13B")}
+    rows = [f"| graph | {' | '.join(f'{shape}, nodes | seconds' for shape in results)} |", "|---|---|---|---|---|"]
+    for name in results["7B"]["graphs"]:
+        cells = ("{nodes} | {seconds:.2f}".format(**result["graphs"][name]) for result in results.values())
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    cells = (
+        f"bar {r['bars']['seconds']} s, {r['bars']['peak_memory_bytes'] / 1e9} GB | "
+        f"{r['seconds']:.2f}, peak {r['peak_memory_bytes'] / 1e9:.2f} GB"
+        for r in results.values()
+    )
+    rows.append(f"| all | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _provenance(results["7B"])])
+
+
+def build_table() -> str:
+    r = load("build_time")
+    rows = ["| build | seconds | CPU seconds | before | CPU seconds | share (bar: 0.25) |", "|---|---|---|---|---|---|"]
+    for name, sides in r["builds"].items():
+        cells = [f"{side[kind]:.2f}" for side in sides.values() for kind in ("seconds", "cpu_seconds")]
+        rows.append(f"| {name} | {' | '.join(cells)} | {r[f'{name}, seconds against ' + r['before']]:.2f} |")
+    return "\n".join([*rows, "", f"Medians of {r['rounds']} rounds in turns. {_provenance(r)}"])
 
 
 def modes_table() -> str:
@@ -324,6 +339,7 @@ TABLES = {
     "modes": modes_table,
     "size": size_table,
     "trace": trace_table,
+    "build": build_table,
     "real": real_table,
     "interruptions": interruptions_table,
     "fuzz": fuzz_table,

@@ -5,7 +5,7 @@
 
 The published code's small cases, fold lowrank in batches, with limits that give a short and a long longest prompt, in both opsets: the
 largest error of any logits against the float32 reference, in units of their standard deviation. PyTorch runs the very modules that are
-traced, in the precision; on a CPU, ONNX Runtime computes bf16 graphs in float32.
+recorded, in the precision; on a CPU, ONNX Runtime computes bf16 graphs in float32.
 
 The bar: no graph moves by more than its tolerance. PyTorch's figure has none: it is what the tolerance is chosen by.
 """

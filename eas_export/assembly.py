@@ -169,7 +169,7 @@ def _share_store(
 
 
 def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress: Progress) -> None:
-    """Trace, clean and save one graph of the fold mode."""
+    """Record and save one graph of the fold mode."""
     options = blueprint.options
     with progress.stage(f"exporting {name}"):
         config = blueprint.checkpoint.config

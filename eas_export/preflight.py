@@ -20,7 +20,6 @@ from .precision import DTYPES, PRECISIONS
 from .workplace import unfinished_bytes
 
 PROCESS = 400_000_000  # bytes: Python with PyTorch and the file readers
-GRAPHS = 300_000_000  # bytes, while a graph is traced: skeletons have no weights
 GRAPH_FILES = 10_000_000  # bytes on disk
 ENGINE_FILE = 30_000_000  # bytes of a bound engine, from benchmarks/results/engines_7B_fp16_weights_bound.json
 BUILDER = 900_000_000  # bytes of the process that builds an engine, without weights
@@ -29,7 +28,8 @@ BUILDER_COPIES = (
 )
 ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
-READ, WRITE, PER_BLOCK = 0.55e9, 0.25e9, 0.9  # bytes/s, bytes/s, seconds
+READ, WRITE = 0.55e9, 0.25e9  # bytes/s
+PER_BLOCK = 0.01  # seconds to record a block in two graphs, from benchmarks/results/trace_7B_fp16_weights.json
 BLOCK = re.compile(r"\w*\.?\w*(layers|blocks)\.\d+")
 PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
 FLOPS = 70e9  # of matrix products/s, from benchmarks/results/real_size_7B_fp16_weights.json
@@ -80,7 +80,7 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
         Need(
             step="exporting graphs",
             disk_bytes=GRAPH_FILES,
-            memory_bytes=PROCESS + GRAPHS,
+            memory_bytes=PROCESS,
             seconds=PER_BLOCK * len(blueprint.graphs) / 2 * len(by_block),
         ),
     )

@@ -18,7 +18,7 @@ BackendName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 EngineWeights = Literal["bound", "embedded"]
 Opset = Literal[24, 21]
 LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
-DEFAULT_OPSET = 24  # what graphs are traced in
+DEFAULT_OPSET = 24  # what graphs are recorded in
 DEFAULT_MAX_BATCH = 8  # where adapters are not folded prompt by prompt
 SETTINGS = ("router_temperature", "adapter_scale", "text_heads", "image_cross_reading")  # what checkpoints may not say
 

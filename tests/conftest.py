@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,7 @@ GOLDEN = Path(__file__).parent / "golden"
 LAVIN_CASES = ("all", "first", "half_13B", "noskip")
 LLAVA_CASES = ("a", "half")
 RUN_HERE = tuple(name for name in BACKENDS if get_backend(name).compiler is None)  # graphs as they are, without engines
+SHORT = {"max_prompt": 128, "max_tokens": 256}  # of shared bundles: the ledger goes through the longest prompt, too
 FP32 = 1e-4  # largest absolute error allowed against the published code, float32
 
 
@@ -40,6 +41,7 @@ class GoldenCase:
 
     name: str
     folder: Path
+    limits: dict[str, int] = field(default_factory=lambda: SHORT)
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray]:
@@ -119,11 +121,17 @@ def llava_case(request) -> LlavaCase:
     return llava_golden_case(request.param)
 
 
-TINY = GoldenCase("tiny", Path(__file__).parent / "tiny" / "lavin")  # has a tokenizer, and no golden numbers
+# Has a tokenizer, and no golden numbers; with the limits that a build has by itself
+TINY = GoldenCase("tiny", Path(__file__).parent / "tiny" / "lavin", limits={})
 
 
 def golden_case(name: str) -> GoldenCase:
     return GoldenCase(name, GOLDEN / "lavin" / name)
+
+
+def by_itself(case: GoldenCase) -> GoldenCase:
+    """The case with the limits that a build has by itself: where a test builds it over a shared bundle."""
+    return replace(case, name=f"{case.name}-by-itself", limits={})
 
 
 def llava_golden_case(name: str) -> LlavaCase:
@@ -138,7 +146,7 @@ def bundle_of(tmp_path_factory):
     def get(case: GoldenCase, precision: str = "fp32", fold: str = "weights", opset: int = 24) -> Bundle:
         key = (case.name, precision, fold, opset)
         if key not in built:
-            options = {"skip": case.skip, "precision": precision, "fold": fold, "opset": opset}
+            options = {"skip": case.skip, "precision": precision, "fold": fold, "opset": opset} | case.limits
             with made_once(tmp_path_factory, "bundles", *key) as out:
                 built[key] = (
                     open_bundle(out) if out.exists() else build(case.folder, out, verify=False, **options).bundle
@@ -193,7 +201,7 @@ def engines_of(bundle_of, tmp_path_factory):
         key = (case.name, precision, fold)
         if key not in built:
             plain = bundle_of(case, precision, fold).path
-            options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"}
+            options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"} | case.limits
             with made_once(tmp_path_factory, "engines", *key) as out, pytest.MonkeyPatch.context() as patch:
                 patch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
                 if not out.exists():

@@ -18,6 +18,7 @@ from eas_export.families import load_checkpoint
 from eas_export.family import Sources
 from eas_export.model.cross_encoder import unfolded_cross_encoder
 from eas_export.model.network import build_network, load_parameters
+from eas_export.model.skeleton import skeleton
 from eas_export.plan import make_plan
 from eas_export.precision import PRECISIONS
 from eas_export.rewrite.constants import network_parameters
@@ -104,11 +105,12 @@ def run_form(form: str, checkpoint, plan, graph, inputs: Arrays) -> Arrays:
     if form == "onnxruntime":
         arrays = {name: tensor.read().numpy() for name, tensor in parameters.items()}
         return run_onnx(export_graph(graph, config, plan, precision, LIMITS)[1], arrays, inputs)
-    with torch.device("meta"):
-        if form == "unfolded":
-            network, parameters = unfolded_cross_encoder(config, plan).eval(), unfolded_parameters(checkpoint, plan)
-        else:
-            network = build_network(config, plan, precision, LIMITS)
+    if form == "unfolded":
+        with skeleton():
+            network = unfolded_cross_encoder(config, plan).eval()
+        parameters = unfolded_parameters(checkpoint, plan)
+    else:
+        network = build_network(config, plan, precision, LIMITS)
     load_parameters(network, {name: tensor.read for name, tensor in parameters.items()})
     got = graph.module(network)({name: torch.from_numpy(value) for name, value in inputs.items()})
     return {name: value.numpy() for name, value in got.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import RESULTS
-from conftest import TINY, golden_case
+from conftest import TINY, by_itself, golden_case
 from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import MeterShape, write_meter
@@ -68,14 +68,14 @@ def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, r
     bundle = bundle_of(CASE)
     monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1_000_000)
     line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o")
-    assert "exporting graphs takes up to 0.70 GB of memory, and 0.00 GB are free" in line
+    assert "comparing with PyTorch takes up to 0.40 GB of memory, and 0.00 GB are free" in line
     assert "comparing with PyTorch takes up to" in refused("verify", bundle.path)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_already_needs_no_room(bundle_of, tmp_path, command, monkeypatch):
     """The unfinished build's own bytes, the bundle that is replaced, and a base's."""
-    out = Path(shutil.copytree(bundle_of(CASE).path, tmp_path / "o"))
+    out = Path(shutil.copytree(bundle_of(by_itself(CASE)).path, tmp_path / "o"))
     monkeypatch.setattr(eas_export.preflight, "GRAPH_FILES", 0)
     monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 0)
     again = ("build", "--ckpt", CASE.folder, "--no-verify", "--max-prompt", "99")

@@ -46,7 +46,7 @@ def dropped(bundle_of, tmp_path_factory):
             recipe = out.with_suffix(".yaml")
             recipe.write_text("adapters: drop\n")
             how = {"base": bundle_of(case).path, "adapters": "drop"} if case is LLAVA else {"recipe": recipe}
-            return open_bundle(out) if out.exists() else build(case.folder, out, **how).bundle
+            return open_bundle(out) if out.exists() else build(case.folder, out, **how, **case.limits).bundle
 
     return get
 

@@ -79,5 +79,5 @@ class Backend:
 
     @property
     def runs_files(self) -> bool:
-        """Whether it runs the bundle's own graphs or engines, and not the modules that they were traced from."""
+        """Whether it runs the bundle's own graphs or engines, and not the modules that they were recorded from."""
         return self.compiler is not None or self.open_tapped is not None

@@ -1,7 +1,5 @@
 """Bundles, opened on a backend: only with the graphs and weights that their config says."""
 
-import torch
-
 from ..bundle import Bundle
 from ..errors import UserError
 from ..export.graphs import fold_modes
@@ -38,8 +36,7 @@ def require_own_graphs_and_weights(bundle: Bundle) -> None:
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in graphs.items()}
     if specs != m.graphs:
         raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")
-    with torch.device("meta"):
-        network = build_network(m.config, m.plan, precision, m.limits)
+    network = build_network(m.config, m.plan, precision, m.limits)
     needed = {
         name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
     }

@@ -1,4 +1,4 @@
-"""The PyTorch reference behind the sessions' interface: the very modules that are traced, run eagerly."""
+"""The PyTorch reference behind the sessions' interface: the very modules that are recorded, run eagerly."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -59,8 +59,7 @@ def load_network(
     device: torch.device = CPU,
 ) -> nn.Module:
     """The network on the device with its parameters among these (store name -> reader)."""
-    with torch.device("meta"):
-        network = build_network(config, plan, precision, limits)
+    network = build_network(config, plan, precision, limits)
     return load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
 
 

@@ -24,6 +24,7 @@ from ..families.llava import LLAVA
 from ..families.llava_files import LAYER_KEYS, OWN_TOWER, UNTIED_HEAD
 from ..families.llava_load import assemble, read_config
 from ..family import Sources
+from ..model.skeleton import skeleton
 from ..model.vision import TOWERS
 from ..precision import PRECISIONS
 from ..progress import Progress
@@ -141,7 +142,7 @@ def train_tower(checkpoint: Checkpoint, weights: dict[str, Tensor], seed: int, p
     names = {name: t for name, t in checkpoint.tensors.items() if name.startswith("vision.")}
     own = {key: t for key, t in weights.items() if "vision_tower" in key or "mm_projector" in key}
     own["classifier"] = torch.randn(10, DIM, generator=random).mul_(DIM**-0.5).requires_grad_()
-    with torch.device("meta"):
+    with skeleton():
         tower = TOWERS["patches"](checkpoint.config.vision, DIM)
     trainer = Trainer(own, RATE, TOWER_STEPS)
     with progress.stage("training the tower", TOWER_STEPS, "steps") as done:

@@ -1,1 +1,1 @@
-"""ONNX: each graph as a module with a GraphSpec, traced without weights, cleaned by named passes, pointed at the one store."""
+"""ONNX: each graph as a module with a GraphSpec, recorded without weights, lowered by named passes, pointed at the one store."""

@@ -1,7 +1,6 @@
 """One graph of the fold mode's table, from its spec to an ONNX model."""
 
 import onnx_ir as ir
-import torch
 
 from ..any_config import AnyConfig
 from ..config import Limits
@@ -26,6 +25,5 @@ def export_graph(
     """The graph's spec and its model, recorded from a network without weights and written down in the opset; initializers have names
     and shapes, but no values."""
     spec = graph.spec(config, plan, precision, limits)
-    with torch.device("meta"):
-        module = graph.module(build_network(config, plan, precision, limits))
+    module = graph.module(build_network(config, plan, precision, limits))
     return spec, lower(record(module, spec), opset)

@@ -37,7 +37,7 @@ def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
     """
     parameters = {store_name(name.removeprefix("network.")): p for name, p in module.named_parameters()}
     sizes = [size for tensor in (*spec.inputs, *spec.outputs, *parameters.values()) for size in tensor.shape]
-    free = FreeSizes(tuple(spec.dims), max(size for size in sizes if isinstance(size, int)))
+    free = FreeSizes(tuple(spec.dims), max((size for size in sizes if isinstance(size, int)), default=1))
     writer = GraphWriter(spec, free, parameters)
     inputs = {tensor.name: writer.give(tensor) for tensor in spec.inputs}
     with torch.no_grad(), _parts_of(module, writer), Recorder(writer):

@@ -12,7 +12,7 @@ def attach_weights(model: ir.Model, store: Store) -> ir.Model:
     or has another shape."""
     for name, value in model.graph.initializers.items():
         if value.const_value is not None:
-            continue  # a small constant that tracing left
+            continue  # a small constant of the graph's own
         entry = store.entries.get(name)
         if entry is None or tuple(value.shape.numpy()) != entry.shape:
             raise InternalError(f"graph {model.graph.name} wants {name} {value.shape}, the store has {entry}")

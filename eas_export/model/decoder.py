@@ -17,7 +17,6 @@ from ..config import ModelConfig
 from ..plan import SkipPlan
 from . import ops
 from .adapter import Adapter, Pool, Router, mean_over, per_token
-from .embedding import embedding
 from .recordable import within
 
 
@@ -203,9 +202,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, plan: SkipPlan, positions: int):
         super().__init__()
         self.config = config
-        self.embed = embedding(config.vocab_size, config.dim)
+        self.embed = nn.Embedding(config.vocab_size, config.dim)
         if config.modality_token:
-            self.modality = embedding(2, config.dim)  # without image, with image
+            self.modality = nn.Embedding(2, config.dim)  # without image, with image
         if plan.kept:
             self.rope = RotaryTables(positions, config.head_dim)
         plain, adapted = (KeptBlock, SkippedBlock), (AdaptedKeptBlock, AdaptedSkippedBlock)

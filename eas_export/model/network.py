@@ -1,7 +1,6 @@
 """The whole network of a config and plan, as a skeleton or with weights."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from ..errors import InternalError
 from ..plan import SkipPlan
 from ..precision import Precision
 from ..registry import lookup
+from .skeleton import skeleton
 
 # Kind of network (a config's) -> (config, plan, limits) -> its module
 NETWORKS = {
@@ -21,9 +21,9 @@ NETWORKS = {
 
 
 def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
-    """The network in the precision's dtype, without weights. Call it under a meta device or a fake mode and nothing is allocated."""
+    """The network in the precision's dtype, without weights, on the meta device."""
     make = lookup(NETWORKS, config.kind, "kind of network", "config")
-    with _default_dtype(getattr(torch, precision.dtype)):
+    with skeleton(getattr(torch, precision.dtype)):
         network = make(config, plan, limits)
     return network.eval().requires_grad_(False)
 
@@ -53,13 +53,3 @@ def load_parameters(network: nn.Module, read: Mapping[str, Callable[[], Tensor]]
         state[name] = tensor
     network.load_state_dict(state, assign=True)
     return network
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

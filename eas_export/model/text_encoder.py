@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..cross_encoder_config import TextConfig
 from .attention import FeedForward, SelfAttention
-from .embedding import embedding
 
 PADDING = 1  # RoBERTa's id and position of padding
 
@@ -34,8 +33,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, tokens: int):
         super().__init__()
-        self.words = embedding(config.vocab_size, config.width)
-        self.positions = embedding(config.positions, config.width)
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.positions, config.width)
         self.first_type = nn.Parameter(torch.empty(config.width))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.layers = nn.ModuleList(TextLayer(config, tokens) for _ in range(config.layers))

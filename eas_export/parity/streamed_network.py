@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor, nn
 
 from ..config import Limits, ModelConfig
@@ -22,8 +21,7 @@ class StreamedNetwork:
     """
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
-        with torch.device("meta"):
-            network = build_network(config, plan, PRECISIONS["fp32"], limits)
+        network = build_network(config, plan, PRECISIONS["fp32"], limits)
         self._parameters = parameters
         self.decoder, self.vision = network.decoder, network.vision
         self.layers = list(network.decoder.layers)  # without their weights

@@ -1,4 +1,4 @@
-"""The fold: a PIA adapter before a linear layer is a linear layer. Pure algebra, traced into the graphs.
+"""The fold: a PIA adapter before a linear layer is a linear layer. Pure algebra, recorded as the graphs' nodes.
 
 An adapter with inner map (M, m) and mix weights w = (w0, w1), w0 + w1 = 1, computes (paper, Eq. 4-8; published code)
 

@@ -68,8 +68,7 @@ class Supernet:
         config = self.checkpoint.config
         plan = SkipPlan(sites=config.sites, skipped=skipped, origin="search")
         parameters = network_parameters(prune(self.checkpoint, plan), plan, self.precision, self.limits)
-        with torch.device("meta"):
-            module = _AnswerLoss(build_network(config, plan, self.precision, self.limits))
+        module = _AnswerLoss(build_network(config, plan, self.precision, self.limits))
         tensors = {
             f"network.{name}": parameters[store_name(name)].read().to(self.device)
             for name, _ in module.network.named_parameters()

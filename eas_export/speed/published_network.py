@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint.eas_adapter import GROUPS, grouped
 from ..model.adapter import Adapter, Pool, mean_over
 from ..model.decoder import AdaptedKeptBlock, AdaptedSkippedBlock, KeptBlock, Prompt, SkippedBlock, Tokens
+from ..model.skeleton import skeleton
 from ..model.vision import AdapterVisionBlock
 
 
@@ -142,7 +143,7 @@ def _inner(weight: Tensor, bias: Tensor, rank: int) -> nn.Conv1d:
 
 def _convolution(weight: Tensor, bias: Tensor, groups: int = 1) -> nn.Conv1d:
     """weight [out, in / groups, 1], bias [out]"""
-    with torch.device("meta"):
+    with skeleton():
         made = nn.Conv1d(weight.shape[1] * groups, len(weight), 1, groups=groups)
     made.weight, made.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
     return made

@@ -36,7 +36,7 @@ def onnxruntime(place: Path, workload: Workload) -> Opened:
 
 
 def pytorch(place: Path, workload: Workload) -> Opened:
-    """The traced modules, eagerly."""
+    """The recorded modules, eagerly."""
     return _opened(_in_pytorch(place, workload), workload)
 
 

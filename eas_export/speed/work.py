@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Literal
 
-import torch
-
 from ..any_config import AnyConfig
 from ..bundle import Bundle
 from ..config import AdapterConfig, ModelConfig, Record
@@ -87,8 +85,7 @@ def _bytes(bundle: Bundle, spec: GraphSpec, sizes: Sizes) -> int:
 def _weights(bundle: Bundle, graph: str) -> list[Entry]:
     """The tensors in the store that the graph reads; a store that is shared holds others too."""
     m = bundle.manifest
-    with torch.device("meta"):
-        network = build_network(m.config, m.plan, PRECISIONS[m.precision], m.limits)
+    network = build_network(m.config, m.plan, PRECISIONS[m.precision], m.limits)
     reads = graphs_of(m.config, m.fold)[graph].reads
     return [bundle.store.entries[name] for name in parameter_shapes(network) if reads(m.plan, name)]
 

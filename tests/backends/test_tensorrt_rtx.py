@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tensorrt_rtx as trt
 import torch
-from conftest import golden_case
+from conftest import by_itself, golden_case
 
 import eas_export
 from eas_export.backends import _trt_build, _trt_common, _trt_graphs, get_backend
@@ -102,7 +102,7 @@ def test_keys_reach_attention_without_a_copy(bundle_of, tmp_path):
         assert attention.get_input(0).name.endswith("_scaled")
         assert made[attention.get_input(1).name].type == trt.LayerType.KV_CACHE_UPDATE
         assert made[attention.get_input(2).name].type == trt.LayerType.KV_CACHE_UPDATE
-        assert attention.mask.dtype == trt.bool and tuple(attention.mask.shape) == (1, 1, 1, 2048)
+        assert attention.mask.dtype == trt.bool and tuple(attention.mask.shape) == (1, 1, 1, 256)
     assert len(found) == len(CASE.plan.kept)
 
 
@@ -113,8 +113,8 @@ def test_profiles_are_the_limits(bundle_of):
     assert shapes["input_ids"] == ([1, 1], [8, 1], [8, 1])
     layer = m.plan.kept[0]
     cache = shapes[f"past_key_values.{layer}.key"]
-    assert cache == ([1, heads, 2048, head_dim], [8, heads, 2048, head_dim], [8, heads, 2048, head_dim])
-    assert profile_shapes(m.graphs["prefill"])["input_ids"] == ([1, 1], [8, 512], [8, 1024])
+    assert cache == ([1, heads, 256, head_dim], [8, heads, 256, head_dim], [8, heads, 256, head_dim])
+    assert profile_shapes(m.graphs["prefill"])["input_ids"] == ([1, 1], [8, 64], [8, 128])
 
 
 def built(err: str) -> list[str]:
@@ -123,7 +123,7 @@ def built(err: str) -> list[str]:
 
 
 def test_an_engine_is_built_again_exactly_when_its_key_changes(bundle_of, command, refused, tmp_path):
-    out = Path(shutil.copytree(bundle_of(CASE, "fp16").path, tmp_path / "o"))
+    out = Path(shutil.copytree(bundle_of(by_itself(CASE), "fp16").path, tmp_path / "o"))
     args = (
         "build",
         "--ckpt",

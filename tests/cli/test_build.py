@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, TINY, golden_case
+from conftest import GOLDEN, TINY, by_itself, golden_case
 from sentencepiece import SentencePieceTrainer
 
 from eas_export.bundle import open_bundle
@@ -76,7 +76,7 @@ def test_build_verify_and_reuse(data, tmp_path, command):
 
 
 def test_two_builds_give_the_same_bytes(bundle_of, data, tmp_path, command):
-    first = bundle_of(golden_case("first")).path
+    first = bundle_of(by_itself(golden_case("first"))).path
     assert command("build", "--ckpt", data, "--out", tmp_path / "o", "--no-verify")[0] == 0
     names = [*open_bundle(first).manifest.files, "manifest.json"]
     assert [name for name in names if (first / name).read_bytes() != (tmp_path / "o" / name).read_bytes()] == []
@@ -314,7 +314,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(bundle_of, data, tmp_path, re
 
 
 def test_a_damaged_bundle_is_not_taken_for_done(bundle_of, data, tmp_path, refused):
-    old = Path(shutil.copytree(bundle_of(golden_case("first")).path, tmp_path / "o"))
+    old = Path(shutil.copytree(bundle_of(by_itself(golden_case("first"))).path, tmp_path / "o"))
     with open(old / "decode.onnx", "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\0")

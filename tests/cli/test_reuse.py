@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import golden_case
+from conftest import by_itself, golden_case
 from test_build import adapters, change
 
 import eas_export
 from eas_export.bundle import open_bundle
 from eas_export.store import Store
 
-CASE = golden_case("first")
+CASE = by_itself(golden_case("first"))
 
 
 def stages(err: str) -> list[str]:

@@ -61,8 +61,8 @@ def test_run_refuses(bundle, npz, tmp_path, refused):
     assert "the file forces tokens" in refused(*run, "--temperature", "1")
     np.savez(tmp_path / "b3.npz", **CASE.arrays("b3"))
     assert "--fold lowrank" in refused("run", bundle.path, "--inputs", tmp_path / "b3.npz")
-    np.savez(tmp_path / "long.npz", input_ids=np.ones((1, 1025), int))
-    assert "1025 prompt tokens, the bundle takes 1024" in refused("run", bundle.path, "--inputs", tmp_path / "long.npz")
+    np.savez(tmp_path / "long.npz", input_ids=np.ones((1, 129), int))
+    assert "129 prompt tokens, the bundle takes 128" in refused("run", bundle.path, "--inputs", tmp_path / "long.npz")
 
 
 def test_verify_with_and_without_the_checkpoint(bundle, npz, command):

@@ -77,7 +77,7 @@ def test_wrong_use(bundle_of, tmp_path, refused):
 
 
 def test_prompts_that_do_not_fit_are_wrong_use_even_where_nothing_runs(bundle_of, tmp_path, refused):
-    np.savez(tmp_path / "x.npz", input_ids=np.ones((1, 1024), int), forced_tokens=np.ones((1025, 1), int))
+    np.savez(tmp_path / "x.npz", input_ids=np.ones((1, 128), int), forced_tokens=np.ones((129, 1), int))
     path = bundle_of(CASE).path
     said = refused("verify", path, "--inputs", tmp_path / "x.npz", "--backend", "tensorrt-rtx")
     assert "--max-tokens" in said
@@ -130,7 +130,7 @@ def test_a_backend_that_fails_on_its_last_prompt_leaves_the_next_one_its_turn(bu
     run = ledger.generate
 
     def last_fails(runtime, prompts, forced):
-        if runtime.backend == "onnxruntime" and prompts.input_ids.shape[1] > 1000:
+        if runtime.backend == "onnxruntime" and prompts.input_ids.shape[1] > 100:
             raise UserError("it failed", where="graph prefill", fix="-")
         return run(runtime, prompts, forced=forced)
 

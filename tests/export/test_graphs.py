@@ -96,7 +96,7 @@ def test_every_graph_points_into_the_one_store(bundle):
                 assert (value.const_value.offset, value.const_value.length) == (entry.offset, entry.nbytes)
                 used.add(initializer)
             else:
-                assert value.const_value.nbytes <= 4 * bundle.manifest.config.dim  # a constant that tracing made
+                assert value.const_value.nbytes <= 4 * bundle.manifest.config.dim  # a constant
         assert bundle.graph_file(name).stat().st_size < 500_000
     assert used == set(bundle.store.entries)
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import golden_case, max_error
+from conftest import by_itself, golden_case, max_error
 from test_golden import check_against_golden
 
 from eas_export import UserError, assembly
@@ -29,7 +29,7 @@ from eas_export.precision import DTYPES
 from eas_export.progress import Progress
 from eas_export.recipe import BuildOptions
 
-FIRST, HALF = golden_case("first"), golden_case("half_13B")
+FIRST, HALF = by_itself(golden_case("first")), golden_case("half_13B")
 
 
 class Stages(Progress):

@@ -69,7 +69,8 @@ class Subject:
 
     @cached_property
     def network(self) -> nn.Module:
-        network, random = build_network(self.config, self.plan, FP32, LIMITS), torch.Generator().manual_seed(0)
+        random = torch.Generator().manual_seed(0)
+        network = build_network(self.config, self.plan, FP32, LIMITS).to_empty(device="cpu")
         for parameter in network.parameters():
             parameter.normal_(0, 0.3, generator=random)
         return network
@@ -94,7 +95,12 @@ class Subject:
             module = self.graph.module(self.network)
             program = torch.export.export(module, (example,), dynamic_shapes={"inputs": shapes})
             model = torch.onnx.export(
-                program, dynamo=True, verbose=False, input_names=[t.name for t in inputs], output_names=names
+                program,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                input_names=[t.name for t in inputs],
+                output_names=names,
             )
         session = ort.InferenceSession(model.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
         return lambda inputs: dict(zip(names, session.run(names, inputs)))

@@ -6,6 +6,7 @@ from meter_cases import LIMITS, MeterCase, opened
 
 from eas_export.model.cross_encoder import folded_cross_encoder, unfolded_cross_encoder
 from eas_export.model.network import parameter_shapes
+from eas_export.model.skeleton import skeleton
 from eas_export.plan import make_plan
 from eas_export.precision import PRECISIONS
 from eas_export.rewrite.constants import network_parameters
@@ -28,7 +29,7 @@ def test_a_folded_linear_layer_reads_what_the_adapter_read():
 @pytest.mark.parametrize("reading", ["published", "paper"])
 def test_parameters_are_the_networks_by_name_and_shape(skip, reading):
     checkpoint, plan, _ = opened(CASE.file, skip, CASE.text_heads, reading)
-    with torch.device("meta"):
+    with skeleton():
         folded = folded_cross_encoder(checkpoint.config, plan, LIMITS)
         unfolded = unfolded_cross_encoder(checkpoint.config, plan)
     made = network_parameters(checkpoint, plan, PRECISIONS["fp32"], LIMITS)

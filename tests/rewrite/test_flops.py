@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eas_export.checkpoint.eas_adapter import GROUPS
 from eas_export.model.cross_encoder import unfolded_cross_encoder
 from eas_export.model.network import build_network
+from eas_export.model.skeleton import skeleton
 from eas_export.precision import PRECISIONS
 from eas_export.rewrite.flops import flops
 
@@ -19,7 +20,7 @@ def test_the_graphs_operations_are_counted(name, reading):
     checkpoint, plan, graph = opened(case.file, case.skip, case.text_heads, reading)
     config = checkpoint.config
     inputs = {each: torch.from_numpy(value[:1]).to("meta") for each, value in graph_inputs(case).items()}
-    with torch.device("meta"):
+    with skeleton():
         networks = {
             False: build_network(config, plan, PRECISIONS["fp32"], LIMITS),
             True: unfolded_cross_encoder(config, plan),

@@ -31,9 +31,8 @@ def without_adapters(config: ModelConfig) -> ModelConfig:
 def counted(graph: Graph, config, plan: SkipPlan, sizes: dict[str, int]) -> int:
     """What PyTorch counts over the graph's module, on shapes without numbers."""
     spec = graph.spec(config, plan, FP32, LIMITS)
-    with torch.device("meta"):
-        network = build_network(config, plan, FP32, LIMITS)
-        inputs = {t.name: torch.zeros(t.sizes(sizes), dtype=getattr(torch, t.dtype)) for t in spec.inputs}
+    network = build_network(config, plan, FP32, LIMITS)
+    inputs = {t.name: torch.zeros(t.sizes(sizes), dtype=getattr(torch, t.dtype), device="meta") for t in spec.inputs}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         graph.module(network)(inputs)
     return counter.get_total_flops()

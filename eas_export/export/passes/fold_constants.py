@@ -1,4 +1,4 @@
-"""Compute what depends on constants alone: the shape arithmetic that tracing leaves behind."""
+"""Compute what depends on constants alone: the shape arithmetic that function bodies bring."""
 
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants

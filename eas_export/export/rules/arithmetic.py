@@ -63,28 +63,27 @@ def _operand(w: GraphWriter, x: Operand, dtype: torch.dtype) -> Tensor:
 
 COMPARISONS = ("Equal", "GreaterOrEqual", "Less")
 BINARY = {
-    "Add": (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__),
-    "Sub": (torch.sub, Tensor.sub, Tensor.__sub__),
-    "Mul": (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
-    "Div": (torch.div, Tensor.div, Tensor.__truediv__),
-    "GreaterOrEqual": (Tensor.ge, Tensor.__ge__),
-    "Less": (Tensor.lt, Tensor.__lt__),
-    "And": (Tensor.__and__,),
+    Tensor.add: "Add",
+    Tensor.sub: "Sub",
+    Tensor.mul: "Mul",
+    Tensor.div: "Div",
+    Tensor.ge: "GreaterOrEqual",
+    Tensor.lt: "Less",
+    Tensor.__and__: "And",
 }
-for op_type, functions in BINARY.items():
-    RULES.update(dict.fromkeys(functions, partial(_binary, op_type)))
+RULES.update((function, partial(_binary, op_type)) for function, op_type in BINARY.items())
 RULES[Tensor.__rsub__] = partial(_swapped, "Sub")
 add = partial(_binary, "Add")
 
 
-@rule(Tensor.ne, Tensor.__ne__)
+@rule(Tensor.ne)
 def not_equal(w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
     """x != y -> Not(Equal): there is no operator for both."""
     equal = _binary("Equal", w, x, y)
     return w.node("Not", [equal], like(equal))
 
 
-@rule(torch.tanh, Tensor.tanh)
+@rule(torch.tanh)
 def tanh(w: GraphWriter, x: Tensor) -> Tensor:
     """tanh -> Tanh"""
     return w.node("Tanh", [x], like(x))
@@ -98,8 +97,8 @@ def _reduction(op_type: str, w: GraphWriter, x: Tensor, dim: int, keepdim: bool 
     return w.node(op_type, [x, numbers(axis)], meta(sizes, x.dtype), keepdims=int(keepdim))
 
 
-for op_type, function in {"ReduceSum": Tensor.sum, "ReduceMean": Tensor.mean, "ReduceMax": Tensor.amax}.items():
-    RULES[function] = partial(_reduction, op_type)
+REDUCTIONS = {Tensor.sum: "ReduceSum", Tensor.mean: "ReduceMean", Tensor.amax: "ReduceMax"}
+RULES.update((function, partial(_reduction, op_type)) for function, op_type in REDUCTIONS.items())
 
 
 @rule(Tensor.cumsum)

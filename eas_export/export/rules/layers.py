@@ -11,7 +11,7 @@ from .reshaping import transpose
 from .table import axis_of, broadcast, like, numbers, rule
 
 
-@rule(torch.matmul, Tensor.matmul, Tensor.__matmul__)
+@rule(Tensor.matmul)
 def matmul(w: GraphWriter, x: Tensor, y: Tensor) -> Tensor:
     """x @ y -> MatMul, where x is no vector"""
     inner, columns = (y.shape[0], ()) if y.dim() == 1 else (y.shape[-2], y.shape[-1:])
@@ -69,7 +69,7 @@ def layer_norm(
     return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=eps)
 
 
-@rule(torch.softmax, Tensor.softmax)
+@rule(torch.softmax)
 def softmax(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
     """softmax in x's dtype -> Softmax"""
     return w.node("Softmax", [x], like(x), axis=axis_of(x, dim))

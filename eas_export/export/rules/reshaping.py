@@ -24,12 +24,6 @@ def dtype(w: GraphWriter, x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-@rule(Tensor.dim)
-def dim(w: GraphWriter, x: Tensor) -> int:
-    """Tensor.dim"""
-    return x.dim()
-
-
 @rule(Tensor.device.__get__)
 def device(w: GraphWriter, x: Tensor) -> torch.device:
     """Where constants are made that are to meet x."""
@@ -67,9 +61,8 @@ def transpose(w: GraphWriter, x: Tensor, dim0: int, dim1: int) -> Tensor:
     return w.node("Transpose", [x], x.transpose(dim0, dim1), perm=tuple(order))
 
 
-@rule(Tensor.unsqueeze)
 def unsqueeze(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
-    """Tensor.unsqueeze -> Unsqueeze"""
+    """A new axis of one -> Unsqueeze"""
     result = x.unsqueeze(dim)
     return w.node("Unsqueeze", [x, numbers(axis_of(result, dim))], result)
 
@@ -89,15 +82,6 @@ def expand(w: GraphWriter, x: Tensor, *sizes: int) -> Tensor:
     own = (1,) * (result.dim() - x.dim()) + tuple(x.shape)
     target = [1 if size == before else size for size, before in zip(result.shape, own)]
     return w.node("Expand", [x, w.shape(target)], result)
-
-
-@rule(Tensor.repeat_interleave)
-def repeat_interleave(w: GraphWriter, x: Tensor, repeats: int, dim: int) -> Tensor:
-    """Tensor.repeat_interleave by a number -> Unsqueeze, Expand, Reshape. Other repeats for every element are not covered."""
-    axis = axis_of(x, dim)
-    sizes = [-1] * (axis + 1) + [repeats] + [-1] * (x.dim() - axis - 1)
-    wide = expand(w, unsqueeze(w, x, axis + 1), *sizes)
-    return _reshape(Tensor.flatten, w, wide, axis, axis + 1)
 
 
 @rule(torch.cat)

@@ -13,6 +13,7 @@ from ...cross_encoder_config import CrossEncoderConfig
 from ...export.graphs import graphs_of
 from ...model.cross_encoder import CrossEncoder, unfolded_cross_encoder
 from ...model.network import build_network, load_parameters, parameter_shapes
+from ...model.skeleton import skeleton
 from ...pairs import Pairs
 from ...plan import SkipPlan
 from ...precision import PRECISIONS
@@ -57,15 +58,14 @@ def skips_any(config: CrossEncoderConfig, plan: SkipPlan, block: Block) -> bool:
 
 def open_unfolded(m: Manifest, parameters: Readers) -> CrossEncoder:
     """Adapters where they were trained."""
-    with torch.device("meta"):
+    with skeleton():
         network = unfolded_cross_encoder(m.config, m.plan).eval().requires_grad_(False)
     return _load(network, parameters)
 
 
 def open_folded(m: Manifest, parameters: Readers) -> CrossEncoder:
     """Adapters in the weights. parameters: more than the network's may be there"""
-    with torch.device("meta"):
-        network = build_network(m.config, m.plan, PRECISIONS["fp32"], m.limits)
+    network = build_network(m.config, m.plan, PRECISIONS["fp32"], m.limits)
     return _load(network, parameters)
 
 
