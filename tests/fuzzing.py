@@ -563,7 +563,7 @@ def _read_torch_zip(path: Path) -> None:
     saved = read_torch_zip(path)
     named = state_dict_of(saved.get("model", saved) if isinstance(saved, dict) else saved, path)
     for tensor in named.values():
-        tensor.map(lambda t: t.float()).read()
+        tensor.map(lambda t: t.float(), dtype=torch.float32).read()
 
 
 def _read_lightning(path: Path) -> None:

@@ -25,11 +25,13 @@ def adapter_keys(
     """
     keys: dict[str, Key] = {}
     for letter in inner:
-        keys[f"{published}.conv_{letter}.weight"] = Key(f"{ours}.{letter}", (rank, dim, 1), convert=_matrix)
+        keys[f"{published}.conv_{letter}.weight"] = Key(
+            f"{ours}.{letter}", (rank, dim, 1), convert=_matrix, becomes=(rank, dim)
+        )
         keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (rank,))
     for letter in "BD":
         keys[f"{published}.conv_{letter}.weight"] = Key(
-            f"{ours}.{letter}", (dim, f"{rank}_per_group", 1), convert=block_diagonal
+            f"{ours}.{letter}", (dim, f"{rank}_per_group", 1), convert=block_diagonal, becomes=(dim, rank)
         )
         keys[f"{published}.conv_{letter}.bias"] = Key(f"{ours}.{letter.lower()}", (dim,))
     keys[f"{published}.expert_weights.weight"] = Key(f"{ours}.E", (2, dim))

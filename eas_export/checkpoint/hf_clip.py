@@ -154,7 +154,8 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
     for i in range(blocks):
         for kind in ("weight", "bias"):
             parts = [renamed.pop(f"vision.blocks.{i}.{part}.{kind}") for part in "qkv"]
-            renamed[f"vision.blocks.{i}.qkv.{kind}"] = combine(parts, lambda *qkv: torch.cat(qkv))
+            shape = (3 * parts[0].shape[0], *parts[0].shape[1:])
+            renamed[f"vision.blocks.{i}.qkv.{kind}"] = combine(parts, lambda *qkv: torch.cat(qkv), shape)
     return renamed
 
 

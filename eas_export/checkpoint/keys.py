@@ -4,6 +4,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -20,13 +21,14 @@ class Key:
     name     our name; "{i}" is the block's number
     shape    of the published, unsharded tensor: numbers, names of sizes, or products of a few ("2*dim")
     shard    the dimension along which model-parallel shards are joined; None: every shard holds it whole
-    convert  from the published layout to ours
+    convert  from the published layout to ours; becomes: the shape that it gives
     """
 
     name: str
     shape: tuple[int | str, ...]
     shard: int | None = None
     convert: Callable[[torch.Tensor], torch.Tensor] | None = None
+    becomes: tuple[int | str, ...] = ()
 
 
 # Published pattern -> Key, or None for a key that is dropped on purpose ("*" matches anything). "{i}" stands for a block's number, any
@@ -74,7 +76,9 @@ def rename(
                 where=file,
                 fix="check that the files belong together",
             )
-        renamed[key.name.replace("{i}", str(i))] = tensor.map(key.convert) if key.convert else tensor
+        if key.convert:
+            tensor = tensor.map(key.convert, [_size(size, sizes) for size in key.becomes])
+        renamed[key.name.replace("{i}", str(i))] = tensor
     return renamed
 
 
@@ -131,14 +135,17 @@ def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: li
 
 
 def _join(parts: list[LazyTensor], dim: int, key: str) -> LazyTensor:
-    try:
-        return combine(parts, lambda *tensors: torch.cat(tensors, dim))
-    except (RuntimeError, IndexError):
+    shape = list(parts[0].shape)
+    around = {(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
+    if len(shape) <= dim or len(around) > 1:
         raise UserError(
             f"the shards of {key} have shapes {[list(p.shape) for p in parts]}, which do not join along {dim}",
             where=parts[0].source,
             fix="give all shards of one model",
-        ) from None
+        )
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+    return combine(parts, lambda *tensors: torch.cat(tensors, dim), shape, dtype)
 
 
 def _size(size: int | str, sizes: Sizes) -> int:

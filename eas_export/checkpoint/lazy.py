@@ -1,9 +1,11 @@
 """Tensors that are known but not read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from ..errors import InternalError
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,35 @@ class LazyTensor:
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
 
-    def map(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> "LazyTensor":
-        """The tensor after `convert`, whose result's shape and dtype are found on a meta tensor, without reading."""
-        result = convert(torch.empty(self.shape, dtype=self.dtype, device="meta"))
-        return LazyTensor(tuple(result.shape), result.dtype, self.source, lambda: convert(self.read()))
+    def map(
+        self,
+        convert: Callable[[torch.Tensor], torch.Tensor],
+        shape: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "LazyTensor":
+        """The tensor after `convert`, which gives a tensor of this shape and dtype; without them, of the tensor's own."""
+        return combine([self], convert, shape, dtype)
 
 
-def combine(tensors: list[LazyTensor], convert: Callable[..., torch.Tensor]) -> LazyTensor:
-    """`convert(*tensors)` as one lazy tensor; all are read when it is."""
-    result = convert(*(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in tensors))
-    source = tensors[0].source + (f" and {len(tensors) - 1} more" if len(tensors) > 1 else "")
-    return LazyTensor(tuple(result.shape), result.dtype, source, lambda: convert(*(t.read() for t in tensors)))
+def combine(
+    tensors: Sequence[LazyTensor],
+    convert: Callable[..., torch.Tensor],
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+) -> LazyTensor:
+    """`convert(*tensors)` as one lazy tensor; all are read when it is.
+
+    shape, dtype  of the result, by default the first tensor's. They are given, and not found out on meta tensors, whose arithmetic imports
+                  PyTorch's compiler; that they are right is checked when the tensor is read, and an InternalError where they are not
+    """
+    first = tensors[0]
+    shape, dtype = first.shape if shape is None else tuple(shape), first.dtype if dtype is None else dtype
+    source = first.source + (f" and {len(tensors) - 1} more" if len(tensors) > 1 else "")
+
+    def read() -> torch.Tensor:
+        result = convert(*(tensor.read() for tensor in tensors))
+        if (tuple(result.shape), result.dtype) != (shape, dtype):
+            raise InternalError(f"{source} became {result.dtype} {tuple(result.shape)}, and not {dtype} {shape}")
+        return result
+
+    return LazyTensor(shape, dtype, source, read)

@@ -64,10 +64,10 @@ class FreeSize(int):
     __add__ = __radd__ = _size(operator.add)
     __mul__ = __rmul__ = _size(operator.mul)
     __sub__ = _size(operator.sub)
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __float__ = _look
-    __rsub__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = (
-        _look
-    )
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _look
+    __int__ = __float__ = __neg__ = __abs__ = __round__ = __trunc__ = __floor__ = __ceil__ = _look
+    __rsub__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _look
+    __mod__ = __rmod__ = __pow__ = __rpow__ = _look
     __hash__ = int.__hash__
 
 

@@ -68,13 +68,14 @@ class GraphWriter:
         """Write a node of the standard domain.
 
         inputs   None for one that is left out
-        results  meta tensors of the shapes and dtypes that it gives
-        returns  the tensors that stand for them; one, or a tuple, as in `results`
+        results  tensors of the shapes and dtypes that it gives, whatever they hold
+        returns  new ones that stand for them; one, or a tuple, as in `results`
         """
         values = [None if tensor is None else self.value(tensor) for tensor in inputs]
         key = (op_type, tuple(map(id, values)), tuple(sorted(attributes.items())))
         if key not in self._written:
-            outputs = (results,) if isinstance(results, Tensor) else tuple(results)
+            shaped = (results,) if isinstance(results, Tensor) else results
+            outputs = tuple(meta(result.shape, result.dtype) for result in shaped)
             node = ir.node(op_type, values, attributes, outputs=[self._new_value(output) for output in outputs])
             self.graph.append(node)
             self._name(node, f"{self.part}.{op_type}".removeprefix("."))

@@ -24,7 +24,7 @@ from .free_sizes import FreeSize, FreeSizes, plain
 from .graph_writer import GraphWriter
 from .rules import RULES
 
-IR_VERSION = 10
+IR_VERSION = 10  # of opset 21 already: readers that know no newer one take the lowered graphs
 
 
 def record(module: nn.Module, spec: GraphSpec) -> ir.Model:

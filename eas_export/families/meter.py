@@ -60,13 +60,15 @@ def _feed_forward(published: str, ours: str, width: str, inner: str) -> KeyTable
 def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
     """One adapter without a router: conv_B, and conv_C or conv_A and conv_C."""
     table: dict[str, Key | None] = {
-        f"{published}.conv_B.weight": Key(f"{ours}.B", ("dim", f"{rank}_per_group", 1), convert=block_diagonal),
+        f"{published}.conv_B.weight": Key(
+            f"{ours}.B", ("dim", f"{rank}_per_group", 1), convert=block_diagonal, becomes=("dim", rank)
+        ),
         f"{published}.conv_B.bias": Key(f"{ours}.b", ("dim",)),
         f"{published}.conv_D.*": None,  # the router's second way, trained and never called
         f"{published}.expert_weights.*": None,
     }
     for letter in inner:
-        matrix = Key(f"{ours}.{letter}", (rank, "dim", 1), convert=lambda weight: weight.squeeze(-1))
+        matrix = Key(f"{ours}.{letter}", (rank, "dim", 1), convert=lambda w: w.squeeze(-1), becomes=(rank, "dim"))
         table |= {
             f"{published}.conv_{letter}.weight": matrix,
             f"{published}.conv_{letter}.bias": Key(f"{ours}.{letter.lower()}", (rank,)),
@@ -103,7 +105,7 @@ TEXT_KEYS: KeyTable = {
     f"{_TEXT}.embeddings.word_embeddings.weight": Key("text.words.weight", ("vocab", "text_width")),
     f"{_TEXT}.embeddings.position_embeddings.weight": Key("text.positions.weight", ("text_positions", "text_width")),
     f"{_TEXT}.embeddings.token_type_embeddings.weight": Key(
-        "text.first_type", ("text_types", "text_width"), convert=lambda table: table[0]
+        "text.first_type", ("text_types", "text_width"), convert=lambda table: table[0], becomes=("text_width",)
     ),
     **_norm(f"{_TEXT}.embeddings.LayerNorm", "text.norm", "text_width"),
     **_attention(f"{_LAYER}.attention", "text.layers.{i}.attention", "text_width"),
@@ -118,7 +120,7 @@ VISION_KEYS: KeyTable = {
 }
 
 CROSS_KEYS: KeyTable = {
-    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0]),
+    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0], becomes=("dim",)),
     "token_type_embeddings.weight": Key("types", ("types", "dim")),
     **_linear("cross_modal_text_transform", "text_transform", "dim", "text_width"),
     **_linear("cross_modal_image_transform", "image_transform", "dim", "width"),

@@ -30,4 +30,4 @@ def network_parameters(
 
 def _cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
     target = getattr(torch, dtype)
-    return tensor if tensor.dtype == target else tensor.map(lambda t: t.to(target))
+    return tensor if tensor.dtype == target else tensor.map(lambda t: t.to(target), dtype=target)

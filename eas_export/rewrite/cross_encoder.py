@@ -8,6 +8,7 @@ Everything is computed in float32.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -53,7 +54,9 @@ def folded_parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) ->
 
 def unfolded_parameters(checkpoint: Checkpoint, plan: SkipPlan) -> Tensors:
     """The same for the network as it was trained, whose adapters stand where they were, in float32."""
-    return {name: tensor.map(Tensor.float) for name, tensor in _parameters(checkpoint, _keep).items()}
+    return {
+        name: tensor.map(Tensor.float, dtype=torch.float32) for name, tensor in _parameters(checkpoint, _keep).items()
+    }
 
 
 def _parameters(checkpoint: Checkpoint, join: Callable[[Tensors, Tensors, tuple[str, ...]], Tensors]) -> Tensors:
@@ -81,8 +84,9 @@ def _fold(part: Tensors, adapter: Tensors, readers: tuple[str, ...]) -> Tensors:
     made = dict(part)
     for reader in readers:
         weight, bias = part[f"{reader}.weight"], part[f"{reader}.bias"]
-        made[f"{reader}.weight"] = combine([weight, adapter["B"], adapter["C"]], fold_weight)
-        made[f"{reader}.bias"] = combine([bias, weight, adapter["B"], adapter["b"], adapter["c"]], fold_bias)
+        made[f"{reader}.weight"] = combine([weight, adapter["B"], adapter["C"]], fold_weight, dtype=torch.float32)
+        folded = [bias, weight, adapter["B"], adapter["b"], adapter["c"]]
+        made[f"{reader}.bias"] = combine(folded, fold_bias, dtype=torch.float32)
     return made
 
 
@@ -95,9 +99,11 @@ def _keep(part: Tensors, adapter: Tensors, readers: tuple[str, ...]) -> Tensors:
 def _replacement(letters: Tensors) -> Tensors:
     """down, pool and up of the adapter in place of a skipped attention."""
     return {
-        "down.weight": letters["C"].map(lambda matrix: 0.5 * matrix.float()),
-        "pool.weight": letters["A"].map(lambda matrix: 0.5 * matrix.float()),
-        "pool.bias": combine([letters["a"], letters["c"]], lambda a, c: 0.5 * (a.float() + c.float())),
+        "down.weight": letters["C"].map(lambda matrix: 0.5 * matrix.float(), dtype=torch.float32),
+        "pool.weight": letters["A"].map(lambda matrix: 0.5 * matrix.float(), dtype=torch.float32),
+        "pool.bias": combine(
+            [letters["a"], letters["c"]], lambda a, c: 0.5 * (a.float() + c.float()), dtype=torch.float32
+        ),
         "up.weight": letters["B"],
         "up.bias": letters["b"],
     }

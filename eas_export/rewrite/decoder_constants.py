@@ -42,7 +42,9 @@ def _kept(here: Tensors, config: ModelConfig) -> Tensors:
 def _skipped(here: Tensors, config: ModelConfig) -> Tensors:
     gain = here["ffn_norm.weight"]
     premultiplied = {
-        f"ffn.{part}.weight": combine([here[f"ffn.{part}.weight"], gain], lambda w, g: w.float() * g.float())
+        f"ffn.{part}.weight": combine(
+            [here[f"ffn.{part}.weight"], gain], lambda w, g: w.float() * g.float(), dtype=torch.float32
+        )
         for part in ("gate", "up")
     }
     rest = {name: here[name] for name in ("norm.weight", "ffn.down.weight")}
@@ -69,15 +71,16 @@ def _vision(source: Tensors, config: ModelConfig) -> Tensors:
 def _adapter(here: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str, str], half: float) -> Tensors:
     """The stacked form of one adapter (see fold.py) and its router with the temperature inside."""
     part = {name.removeprefix(prefix): t for name, t in here.items() if name.startswith(prefix)}
-    outer = [part[letter] for letter in "BbDd"]
+    outer, wide = [part[letter] for letter in "BbDd"], torch.float32
+    dim, width = outer[0].shape[0], 2 * (config.rank + 1)
     return {
-        "adapter.down.weight": part[inner[0]].map(lambda m: stack_inner(half * m.float())),
-        "adapter.down.bias": part[inner[1]].map(lambda m: stack_inner_bias(half * m.float())),
+        "adapter.down.weight": part[inner[0]].map(lambda m: stack_inner(half * m.float()), (width, dim), wide),
+        "adapter.down.bias": part[inner[1]].map(lambda m: stack_inner_bias(half * m.float()), (width,), wide),
         "adapter.up": combine(
-            outer, lambda b, bb, d, db: stack_outer(*(t.float() for t in (b, bb, d, db)), config.scale)
+            outer, lambda *parts: stack_outer(*(t.float() for t in parts), config.scale), (dim, width), wide
         ),
-        "router.weight": part["E"].map(lambda e: e.float() / config.temperature),
-        "router.bias": part["e"].map(lambda e: e.float() / config.temperature),
+        "router.weight": part["E"].map(lambda e: e.float() / config.temperature, dtype=wide),
+        "router.bias": part["e"].map(lambda e: e.float() / config.temperature, dtype=wide),
     }
 
 

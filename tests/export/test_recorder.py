@@ -135,6 +135,8 @@ def test_an_argument_that_a_rule_does_not_cover(function, y, why):
         lambda a: a * (a.shape[0] // 2),
         lambda a: a * (a.shape[0] * 0.5),
         lambda a: a if a.shape[0] else a * 2,
+        lambda a: a * (1 / int(a.shape[0])),
+        lambda a: a * -a.shape[0],
     ],
 )
 def test_a_number_or_a_branch_that_python_makes_of_a_free_size(function):

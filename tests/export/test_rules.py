@@ -90,6 +90,11 @@ CASES: dict[str, tuple[Callable, tuple, tuple]] = {
         (f32("B", 3),),
         f32("B", 3),
     ),
+    "a constant for every row": (
+        lambda a: torch.full((3,), 2.0).expand(a.shape[0], 3) * a.sum(1)[:, None],
+        (f32("B", 3),),
+        f32("B", 3),
+    ),
     "products of matrices": (lambda a, b: a @ b, (f32("B", 3, "S"), f32("B", "S", 2)), f32("B", 3, 2)),
     "a matrix and a vector": (lambda a, b: a @ b, (f32("B", 3), f32(3)), f32("B")),
     "linear": (lambda a, b, c: F.linear(a, b, c), (f32("B", 4), f32(3, 4), f32(3)), f32("B", 3)),

@@ -52,6 +52,7 @@ def reference() -> Reference:
     return Reference(CONFIG, TINY.plan, LIMITS, parameters())
 
 
+@cache
 def naive(eos: int, max_tokens: int = LIMITS.max_tokens) -> list[tuple[int, ...]]:
     runtime = network("weights", max_tokens)
     return [answer(Conversation(runtime, prompt), NEW, eos)[0].tokens for prompt in PROMPTS]
