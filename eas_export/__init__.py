@@ -10,7 +10,7 @@ Nothing heavy is imported before it is used.
 
 from importlib import import_module
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 _PUBLIC = {
     "build": ".pipeline",
