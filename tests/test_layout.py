@@ -214,6 +214,13 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not modules_after("import eas_export") & {"torch", "onnx", "numpy", "pydantic", "click"}
 
 
+def test_a_build_imports_no_compiler(tmp_path):
+    """Neither PyTorch's nor onnxscript's: each would take longer than the build of a small model, with its verification."""
+    case = SOURCE.parent / "tests" / "golden" / "lavin" / "first"
+    code = f"from eas_export.pipeline import build\nbuild({str(case)!r}, {str(tmp_path / 'o')!r})"
+    assert not modules_after(code) & {"torch._dynamo", "torch._inductor", "torch.onnx", "onnxscript"}
+
+
 def test_public_names_resolve():
     import eas_export
 
