@@ -1,7 +1,7 @@
 """Free sizes of a graph (B rows, S tokens, ..) as numbers that no other size can be mistaken for.
 
 While a graph is recorded a free dim d stands as a prime number for which (d + 1) / 2 is a prime too, both larger than every size of
-the model. Sizes of tensors are products, so a size that was made of free ones, d, d + 1, k d e with a fixed k, has those primes among its
+the model, and far from the multiples of the others. Sizes of tensors are products, so a size that was made of free ones, d, d + 1, k d e with a fixed k, has those primes among its
 factors, and by them it is told apart from every other: a number has only one way into primes.
 
 A module that asks a tensor for a free size is given a FreeSize: it may make other sizes of it, and nothing else.
@@ -9,11 +9,12 @@ A module that asks a tensor for a free size is given a FreeSize: it may make oth
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import torch
 
 Size = int | str  # fixed, or a free one's name: "B", "S + 1", "2*B*S"
-LEAST = 1 << 16  # from here on suitable numbers are so dense that none is half of another
+LEAST = 1 << 16  # what is taken for fixed, however small the model
 
 
 class FreeSizes:
@@ -24,7 +25,7 @@ class FreeSizes:
 
     def __init__(self, dims: Sequence[str], fixed: int):
         self.fixed = max(fixed, LEAST)
-        self.numbers = dict(zip(dims, _suitable(self.fixed)))
+        self.numbers = dict(zip(dims, _far_apart(self.fixed)))
 
     def name(self, size: int) -> Size:
         """The size as it is where it is fixed, else what it was made of. Raises ValueError for a larger one that was not made of free
@@ -46,39 +47,63 @@ class FreeSizes:
         return "*".join([str(rest)] * (rest > 1) + [f"({name})" if " " in name else name for name in factors])
 
 
-class FreeSize(int):
-    """A free size in the hands of Python. Sums and products with whole numbers are free sizes too; whatever else would look at the
-    number raises TypeError, since a branch or a constant would be right for that number alone."""
+class FreeSize(torch.SymInt):
+    """A free size in the hands of Python, number: what it stands as. torch's functions take it where they take a size; sums and products
+    with whole numbers are free sizes too. Whatever else would look at the number raises TypeError, since a branch or a constant would be
+    right for that number alone."""
 
-    def _size(operation: Callable[[int, int], int]) -> Callable[["FreeSize", int], "FreeSize"]:
-        def compute(self, other: int) -> "FreeSize":
-            if not isinstance(other, int):
-                self._look()
-            return FreeSize(operation(plain(self), plain(other)))
+    def __init__(self, number: int):
+        self.number = number
 
-        return compute
+    def __add__(self, other: int) -> "FreeSize":
+        return self._made(operator.add, other)
 
-    def _look(self, *others: object) -> NoReturn:
-        raise TypeError("a free size is looked at, which is another number each time the graph runs")
+    def __mul__(self, other: int) -> "FreeSize":
+        return self._made(operator.mul, other)
 
-    __add__ = __radd__ = _size(operator.add)
-    __mul__ = __rmul__ = _size(operator.mul)
-    __sub__ = _size(operator.sub)
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _look
-    __int__ = __float__ = __neg__ = __abs__ = __round__ = __trunc__ = __floor__ = __ceil__ = _look
-    __rsub__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _look
-    __mod__ = __rmod__ = __pow__ = __rpow__ = _look
-    __hash__ = int.__hash__
+    __radd__, __rmul__ = __add__, __mul__
 
+    def _made(self, operation: Callable[[int, int], int], other: int) -> "FreeSize":
+        if not isinstance(other, int | FreeSize):
+            _look(self)
+        made = operation(self.number, plain(other))
+        return FreeSize(made) if made >= self.number else _look(self)
 
-def plain(size: int) -> int:
-    """The number that a size stands as."""
-    return int.__pos__(size)
+    def __repr__(self) -> str:
+        return f"a free size ({self.number})"
 
 
-def _suitable(above: int) -> Iterator[int]:
-    """The primes p of which (p + 1) / 2 is a prime larger than `above`."""
-    return (2 * half - 1 for half in count(above + 1) if _is_prime(half) and _is_prime(2 * half - 1))
+def plain(size: Any) -> Any:
+    """The number that a free size stands as; anything else as it is."""
+    return size.number if isinstance(size, FreeSize) else size
+
+
+def _look(*_: object) -> NoReturn:
+    raise TypeError("a free size is looked at, which is another number each time the graph runs")
+
+
+for _name in (
+    *("eq", "ne", "lt", "le", "gt", "ge", "bool", "int", "float", "index", "hash", "str", "format"),
+    *("neg", "pos", "abs", "invert", "round", "trunc", "floor", "ceil", "sub", "rsub", "truediv", "rtruediv"),
+    *("floordiv", "rfloordiv", "mod", "rmod", "divmod", "rdivmod", "pow", "rpow"),
+    *("and", "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift", "rrshift"),
+):
+    setattr(FreeSize, f"__{_name}__", _look)
+
+
+def _far_apart(fixed: int) -> Iterator[int]:
+    """Primes p of which (p + 1) / 2 is a prime larger than `fixed`, and no multiple of one is nearer to another than `fixed`: with the
+    model's own sizes more or less, none becomes another."""
+    taken: list[int] = []
+    half = 2 * fixed
+    while True:
+        half += 1
+        number = 2 * half - 1
+        near = any(not fixed < number % other < other - fixed for other in taken)
+        if not near and _is_prime(half) and _is_prime(number):
+            taken.append(number)
+            yield number
+            half += fixed // 2
 
 
 def _is_prime(number: int) -> bool:

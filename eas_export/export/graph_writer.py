@@ -40,6 +40,7 @@ class GraphWriter:
         self._parts: list[tuple[str, int]] = []  # those that run, and how many nodes there were when each began
         self._names: set[str] = {tensor.name for tensor in (*spec.inputs, *spec.outputs)} | set(parameters)
         self._named_by_part: set[ir.Node] = set()
+        self._overwritten: set[int] = set()
 
     # Parts
 
@@ -111,11 +112,13 @@ class GraphWriter:
 
     def is_free(self, size: object) -> bool:
         """Whether it is a size that was made of free ones."""
-        return isinstance(size, int) and size > self.sizes.fixed
+        return isinstance(size, int) and abs(size) > self.sizes.fixed
 
     def value(self, tensor: Tensor) -> ir.Value:
         """The value that a tensor stands for. Parameters and constants become initializers when they are first used. Raises NotCovered
         for a meta tensor that is neither a value nor a parameter."""
+        if id(tensor) in self._overwritten:
+            raise NotCovered("a tensor that was written into: only what the write gave may be read")
         if id(tensor) in self._known:
             return self._known[id(tensor)][1]
         if not tensor.is_meta:
@@ -126,6 +129,10 @@ class GraphWriter:
         value.name = self._parameters[id(tensor)]
         self.graph.initializers[value.name] = value
         return self._know(tensor, value)
+
+    def overwrite(self, tensor: Tensor) -> None:
+        """The tensor's memory is what a node has written into: nothing may read it from here on."""
+        self._overwritten.add(id(tensor))
 
     # Inputs and outputs
 
@@ -141,7 +148,10 @@ class GraphWriter:
         """A new output of the graph. Raises InternalError where it is not as the spec says."""
         value = self.value(tensor)
         if value.producer() is None or value in self.graph.outputs:  # it has a name that it keeps
-            value = self.value(self.node("Identity", [tensor], meta(tensor.shape, tensor.dtype)))
+            copy = ir.node("Identity", [value], outputs=[self._new_value(tensor)])
+            self.graph.append(copy)
+            self._name(copy, "Identity")
+            value = copy.outputs[0]
         shape = tuple(map(self.sizes.name, tensor.shape))
         if (shape, tensor.dtype) != (spec.shape, getattr(torch, spec.dtype)):
             raise InternalError(
@@ -165,7 +175,7 @@ class GraphWriter:
         return value
 
     def _constant(self, tensor: Tensor) -> ir.Value:
-        content = tensor_adapters.TorchTensor(tensor.detach().contiguous())
+        content = tensor_adapters.TorchTensor(tensor.detach().clone(memory_format=torch.contiguous_format))
         key = (tensor.dtype, tuple(tensor.shape), content.tobytes())
         if key not in self._constants:
             name = content.name = self._unused("constant")

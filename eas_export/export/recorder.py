@@ -64,13 +64,13 @@ class Recorder(TorchFunctionMode):
         if function is leave:
             return self.writer.leave()
         leaves = list(_leaves((args, kwargs)))
-        free = any(isinstance(leaf, FreeSize) for leaf in leaves)
-        if not free and not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+        if not any(isinstance(leaf, FreeSize) or (isinstance(leaf, Tensor) and leaf.is_meta) for leaf in leaves):
             return function(*args, **kwargs)  # of constants: it is known now
-        if free:
-            args, kwargs = _plain(args), _plain(kwargs)
         if function not in RULES:
             raise self._not_covered(function, args, kwargs, "there is no rule for it")
+        if large := [leaf for leaf in leaves if self.writer.is_free(leaf)]:
+            raise self._not_covered(function, args, kwargs, f"{large[0]} would be taken for a free size")
+        args, kwargs = _plain(args), _plain(kwargs)
         try:
             return RULES[function](self.writer, *args, **kwargs)
         except Exception as error:
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
         return slice(*map(_plain, (value.start, value.stop, value.step)))
     if isinstance(value, list | tuple):
         return [*map(_plain, value)] if isinstance(value, list) else tuple(map(_plain, value))
-    return plain(value) if isinstance(value, FreeSize) else value
+    return plain(value)
 
 
 def _shown(argument: object) -> str:

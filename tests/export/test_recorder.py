@@ -15,6 +15,9 @@ from eas_export.errors import InternalError
 from eas_export.export.export_graph import export_graph
 from eas_export.export.free_sizes import FreeSize, FreeSizes
 from eas_export.export.graphs import graphs_of
+from eas_export.export.recorder import record
+from eas_export.graph import Dim, GraphSpec, TensorSpec
+from eas_export.model import ops
 from eas_export.model.recordable import within
 from eas_export.model.skeleton import skeleton
 from eas_export.plan import SkipPlan, make_plan
@@ -65,6 +68,38 @@ def test_an_output_that_is_an_input_or_another_output_has_a_name_of_its_own():
     assert (run(model, {"a": torch.ones(3).numpy()}) == 1).all()
 
 
+def test_one_value_may_be_several_outputs():
+    class Same(nn.Module):
+        def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            tripled = inputs["a"] * 3
+            return {"one": inputs["a"], "two": inputs["a"], "three": tripled, "four": tripled, "five": tripled}
+
+    names = ("one", "two", "three", "four", "five")
+    outputs = [TensorSpec(name=name, dtype="float32", shape=("B",)) for name in names]
+    free = Dim(min=1, opt=1, max=8, limit="max-batch")
+    inputs = [TensorSpec(name="a", dtype="float32", shape=("B",))]
+    graph = record(Same(), GraphSpec(name="same", dims={"B": free}, inputs=inputs, outputs=outputs)).graph
+    assert [value.name for value in graph.outputs] == list(names) and len(set(map(id, graph.outputs))) == 5
+
+
+def test_a_constant_is_what_it_was_when_it_was_read():
+    def count(a: Tensor) -> Tensor:
+        number = torch.zeros(3)
+        y = a + number
+        number += 1
+        return y + number
+
+    assert (run(record_function(count, [f32("B", 3)], f32("B", 3)), {"a": torch.zeros(2, 3).numpy()}) == 1).all()
+
+
+def test_a_cache_that_was_written_into_is_not_read():
+    def step(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        ops.scatter_cache(a, b, c)
+        return a * 1.0
+
+    assert "written into" in refused(step, [f32("B", 2, "T", 4), f32("B", 2, 1, 4), i64("B")], f32("B", 2, "T", 4))
+
+
 def test_a_part_that_is_entered_again_gets_numbers():
     def twice(a: Tensor) -> Tensor:
         for _ in range(2):
@@ -111,7 +146,22 @@ def test_a_function_without_a_rule():
         (lambda a: a[:, ::2], f32("B", 2), "a step"),
         (lambda a: a[a > 0], f32("B"), "Tensor.gt"),
         (lambda a: a[torch.tensor([0, 1])], f32(2, 3), "none of number, slice"),
-        (lambda a: a[: a.shape[0] - 1], f32("B", 3), "free size"),
+        (lambda a: a[: a.shape[0] * 2], f32("B", 3), "a bound that is a free size"),
+        (lambda a: torch.arange(9)[: a.shape[0]] + a[0, 0], f32("B"), "a bound that is a free size"),
+        (lambda a: a[:4], f32(4, 3), "may not reach"),
+        (lambda a: a[-4:], f32(4, 3), "may not reach"),
+        (lambda a: a[a.shape[0]], f32(3), "a place that is a free size"),
+        (lambda a: a.squeeze(0), f32("B", 3), "it may be 1 or not"),
+        (lambda a: F.pad(a, (0, a.shape[0])), f32("B", 3), "by a free size"),
+        (lambda a: a.index_select(0, torch.tensor(0)), f32(3), "no vector"),
+        (lambda a: a + 270_000, f32("B", 3), "taken for a free size"),
+        (lambda a: a.to(torch.float16) * 1e-9, f32("B", 3), "out of the range"),
+        (lambda a: a.to(torch.float16) / 1e5, f32("B", 3), "out of the range"),
+        (lambda a: (a >= 0) * (a >= 1), f32("B", 3), "Mul is another operator"),
+        (lambda a: torch.tanh(a.long()), f32("B", 3), "floating point"),
+        (lambda a: a.long().mean(1), f32("B"), "no mean"),
+        (lambda a: a.sum(2), f32("B"), "range"),
+        (lambda a: F.layer_norm(a, (3,), None, None, 1e-5), f32("B", 3), "left out"),
         (lambda a: torch.where(a >= 0, a, a.long()), f32("B", 3), "promoted"),
         (lambda a: torch.cat([a, a.long()]), f32("2*B", 3), "dtype"),
         (lambda a: a @ a, f32("B", 3), "inner sizes differ"),
@@ -128,6 +178,10 @@ def test_an_argument_that_a_rule_does_not_cover(function, y, why):
     "function",
     [
         lambda a: a * (1 / a.shape[0]),
+        lambda a: a * (0.5 * a.shape[0]),
+        lambda a: a * math.log(a.shape[0]),
+        lambda a: a * 2 if a.shape[0] in {1, 2} else a,
+        lambda a: a[: a.shape[0] - 1],
         lambda a: a * a.shape[0] ** -0.5,
         lambda a: a * math.sqrt(a.shape[0]),
         lambda a: a * 2 if a.shape[0] > 4 else a,
@@ -188,25 +242,46 @@ def test_sizes_are_told_apart():
             free.name(unknown)
 
 
+def test_no_sum_of_fixed_sizes_makes_one_free_size_of_another():
+    free = FreeSizes(("B", "S", "T", "M", "N"), 500_000)
+    numbers = list(free.numbers.values())
+    for one in numbers:
+        for other in set(numbers) - {one}:
+            assert min(one % other, -one % other) > 500_000 or one < other
+
+
 def test_a_free_size_makes_others_and_nothing_else():
     size = FreeSize(7)
-    for made, number in (
-        (size + 1, 8),
-        (1 + size, 8),
-        (size * 3, 21),
-        (3 * size, 21),
-        (size - 1, 6),
-        (size * size, 49),
-    ):
-        assert isinstance(made, FreeSize) and int.__index__(made) == number
-    for look in (
-        lambda: size == 7,
-        lambda: size < 8,
-        lambda: 1 - size,
-        lambda: size / 2,
-        lambda: size % 2,
-        lambda: 2**size,
-    ):
+    for made, number in ((size + 1, 8), (1 + size, 8), (size * 3, 21), (3 * size, 21), (size * size, 49)):
+        assert isinstance(made, FreeSize) and made.number == number
+    looks = (
+        *(
+            lambda: size == 7,
+            lambda: size < 8,
+            lambda: 1.0 < size,
+            lambda: 1 - size,
+            lambda: size - 1,
+            lambda: size - size,
+        ),
+        *(
+            lambda: size / 2,
+            lambda: 1.0 / size,
+            lambda: 0.5 * size,
+            lambda: size % 2,
+            lambda: 2**size,
+            lambda: 0.9**size,
+        ),
+        *(
+            lambda: size * -1,
+            lambda: size + -3,
+            lambda: size & 1,
+            lambda: ~size,
+            lambda: size in {1, 7},
+            lambda: {7: 1}[size],
+        ),
+        *(lambda: math.log(size), lambda: range(size), lambda: [1, 2][:size], lambda: int(size), lambda: f"{size}"),
+    )
+    for look in looks:
         with pytest.raises(TypeError):
             look()
 

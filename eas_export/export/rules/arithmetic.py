@@ -1,5 +1,6 @@
 """Element by element, and sums: operands of several dtypes are cast to the one that PyTorch computes in, numbers become constants."""
 
+import math
 from functools import partial
 
 import torch
@@ -43,8 +44,10 @@ def _binary(op_type: str, w: GraphWriter, x: Operand, y: Operand) -> Tensor:
     """Two operands, broadcast against each other, in the dtype that PyTorch promotes both to. A free size as an operand is read off a
     tensor. Quotients of integers, `alpha` and `rounding_mode` are not covered."""
     wide = torch.result_type(x, y)
-    if (op_type == "Div" and not wide.is_floating_point) or (op_type == "And" and wide != torch.bool):
-        raise NotCovered(f"{op_type} is another operator for {wide}")
+    if (op_type == "Div" and not wide.is_floating_point) or (
+        op_type != "Equal" and (wide == torch.bool) != (op_type == "And")
+    ):
+        raise NotCovered(f"{op_type} is another operator for {wide}, or none")
     operands = [_operand(w, each, wide) for each in (x, y)]
     shape = broadcast(*(operand.shape for operand in operands))
     return w.node(op_type, operands, meta(shape, torch.bool if op_type in COMPARISONS else wide))
@@ -58,7 +61,12 @@ def _swapped(op_type: str, w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
 def _operand(w: GraphWriter, x: Operand, dtype: torch.dtype) -> Tensor:
     if isinstance(x, Tensor):
         return cast(w, x, dtype)
-    return cast(w, w.number(x), dtype) if w.is_free(x) else torch.tensor(x, dtype=dtype)
+    if w.is_free(x):
+        return cast(w, w.number(x), dtype)
+    number = torch.tensor(x, dtype=dtype)
+    if math.isfinite(x) and (not number.isfinite() or (number == 0) != (x == 0)):
+        raise NotCovered(f"{x} is out of the range of {dtype}, in which ONNX computes")
+    return number
 
 
 COMPARISONS = ("Equal", "GreaterOrEqual", "Less")
@@ -85,13 +93,17 @@ def not_equal(w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
 
 @rule(torch.tanh)
 def tanh(w: GraphWriter, x: Tensor) -> Tensor:
-    """tanh -> Tanh"""
+    """tanh of floating point -> Tanh"""
+    if not x.is_floating_point():
+        raise NotCovered(f"{x.dtype} would become floating point")
     return w.node("Tanh", [x], like(x))
 
 
 def _reduction(op_type: str, w: GraphWriter, x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """A reduction of one axis. What PyTorch would widen (a sum of bools) is not covered, nor are several axes at once."""
     _require_own_dtype(x)
+    if op_type == "ReduceMean" and not x.is_floating_point():
+        raise NotCovered(f"there is no mean of {x.dtype}")
     axis, sizes = axis_of(x, dim), list(x.shape)
     sizes[axis : axis + 1] = [1] if keepdim else []
     return w.node(op_type, [x, numbers(axis)], meta(sizes, x.dtype), keepdims=int(keepdim))

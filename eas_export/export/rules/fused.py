@@ -11,13 +11,13 @@ from .table import like, rule
 @rule(ops.rms_norm)
 def rms_norm(w: GraphWriter, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """ops.rms_norm -> RMSNormalization, which divides in float32"""
-    return w.node("RMSNormalization", [x, weight], like(x), axis=-1, epsilon=eps)
+    return w.node("RMSNormalization", [x, weight], like(x), axis=-1, epsilon=float(eps))
 
 
 @rule(ops.swish)
 def swish(w: GraphWriter, x: Tensor, alpha: float = 1.0) -> Tensor:
     """ops.swish -> Swish"""
-    return w.node("Swish", [x], like(x), alpha=alpha)
+    return w.node("Swish", [x], like(x), alpha=float(alpha))
 
 
 @rule(ops.rotate)
@@ -43,5 +43,7 @@ def attend_cached(w: GraphWriter, q: Tensor, k_cache: Tensor, v_cache: Tensor, l
 
 @rule(ops.scatter_cache)
 def scatter_cache(w: GraphWriter, cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
-    """ops.scatter_cache -> TensorScatter"""
-    return w.node("TensorScatter", [cache, update, slots], like(cache), axis=-2, mode="linear")
+    """ops.scatter_cache -> TensorScatter; the cache itself is not read again"""
+    written = w.node("TensorScatter", [cache, update, slots], like(cache), axis=-2, mode="linear")
+    w.overwrite(cache)
+    return written

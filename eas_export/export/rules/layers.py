@@ -51,8 +51,8 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """F.conv2d -> Conv. Padding, dilation and groups are not covered."""
-    if (tuple(padding), tuple(dilation), groups) != ((0, 0), (1, 1), 1):
-        raise NotCovered("it has padding, dilation or groups")
+    if (x.dim(), tuple(padding), tuple(dilation), groups) != (4, (0, 0), (1, 1), 1):
+        raise NotCovered("it has padding, dilation or groups, or there is no batch")
     inputs = [x, weight] if bias is None else [x, weight, bias]
     places = ((size - part) // step + 1 for size, part, step in zip(x.shape[2:], weight.shape[2:], stride))
     result = meta([x.shape[0], weight.shape[0], *places], x.dtype)
@@ -66,7 +66,9 @@ def layer_norm(
     """F.layer_norm over the last axis -> LayerNormalization, whose sums are in float32 as PyTorch's are"""
     if tuple(normalized_shape) != tuple(x.shape[-1:]):
         raise NotCovered("more than one axis is normalised")
-    return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=eps)
+    if weight is None or bias is None or {weight.dtype, bias.dtype} != {x.dtype}:
+        raise NotCovered("weight or bias is left out, or of another dtype")
+    return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=float(eps))
 
 
 @rule(torch.softmax)
@@ -87,6 +89,8 @@ def pad(w: GraphWriter, x: Tensor, pad: tuple[int, ...], mode: str = "constant",
     modes are not covered."""
     if mode != "constant" or value:
         raise NotCovered("it pads with something else than zeros")
+    if any(map(w.is_free, pad)):
+        raise NotCovered("it pads by a free size")
     axes = range(x.dim())
     of_axis = {x.dim() - 1 - number: pad[2 * number : 2 * number + 2] for number in range(len(pad) // 2)}
     ends = [of_axis.get(axis, (0, 0))[end] for end in (0, 1) for axis in axes]

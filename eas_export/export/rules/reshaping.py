@@ -69,7 +69,10 @@ def unsqueeze(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
 
 @rule(Tensor.squeeze)
 def squeeze(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
-    """Tensor.squeeze of an axis -> Squeeze, or x itself where the axis has another size than 1"""
+    """Tensor.squeeze of an axis -> Squeeze, or x itself where the axis has another size than 1. A free axis, which may have it or not, is
+    not covered."""
+    if w.is_free(x.shape[dim]):
+        raise NotCovered("the axis is free: it may be 1 or not")
     return w.node("Squeeze", [x, numbers(axis_of(x, dim))], x.squeeze(dim)) if x.shape[dim] == 1 else x
 
 

@@ -42,18 +42,28 @@ def _every_axis(items: tuple[Index, ...], axes: int) -> list[Index]:
 
 
 def _slice(w: GraphWriter, x: Tensor, slices: list[slice]) -> Tensor:
-    result = x[tuple(slices)]
-    if result.shape == x.shape:
-        return x
     cut = {axis: part for axis, part in enumerate(slices) if part != slice(None)}
     if any(part.step not in (None, 1) or w.is_free(part.start) or w.is_free(part.stop) for part in cut.values()):
         raise NotCovered("a step, or a bound that is a free size")
+    if not all(_right_at_every_size(part) for axis, part in cut.items() if w.is_free(x.shape[axis])):
+        raise NotCovered("a bound that a free axis may not reach")
+    result = x[tuple(slices)]
+    if result.shape == x.shape:
+        return x
     starts = numbers(*(part.start or 0 for part in cut.values()))
     ends = numbers(*(END if part.stop is None else part.stop for part in cut.values()))
     return w.node("Slice", [x, starts, ends, numbers(*cut)], result)
 
 
+def _right_at_every_size(part: slice) -> bool:
+    """Whether a slice of a free axis, which may be 1 long, gives as many as it does of a long one."""
+    start, stop = part.start or 0, part.stop
+    return start >= -1 if stop is None else start == 0 and (stop == 1 or stop < 0)
+
+
 def _select(w: GraphWriter, x: Tensor, axis: int, number: int) -> Tensor:
+    if w.is_free(number):
+        raise NotCovered("a place that is a free size")
     return w.node("Gather", [x, torch.tensor(number)], x.select(axis, number), axis=axis)
 
 
@@ -68,7 +78,9 @@ def chunk(w: GraphWriter, x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor,
 
 @rule(Tensor.index_select)
 def index_select(w: GraphWriter, x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Tensor.index_select -> Gather"""
+    """Tensor.index_select by a vector -> Gather"""
+    if index.dim() != 1:
+        raise NotCovered("the index is no vector")
     return w.node("Gather", [x, index], x.index_select(dim, meta(index.shape, index.dtype)), axis=axis_of(x, dim))
 
 

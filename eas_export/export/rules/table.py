@@ -37,8 +37,8 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
 
 
 def axis_of(tensor: Tensor, dim: int) -> int:
-    """A dim, counted from the front."""
-    return dim % tensor.dim()
+    """A dim, counted from the front. Raises ValueError for one that the tensor has not."""
+    return range(tensor.dim()).index(dim if dim >= 0 else dim + tensor.dim())
 
 
 def numbers(*values: int) -> Tensor:
