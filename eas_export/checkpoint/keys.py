@@ -136,7 +136,7 @@ def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: li
 
 def _join(parts: list[LazyTensor], dim: int, key: str) -> LazyTensor:
     shape = list(parts[0].shape)
-    around = {(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
+    around = {(len(part.shape), *part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
     if len(shape) <= dim or len(around) > 1:
         raise UserError(
             f"the shards of {key} have shapes {[list(p.shape) for p in parts]}, which do not join along {dim}",
