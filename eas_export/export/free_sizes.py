@@ -1,8 +1,8 @@
 """Free sizes of a graph (B rows, S tokens, ..) as numbers that no other size can be mistaken for.
 
 While a graph is recorded a free dim d stands as a prime number for which (d + 1) / 2 is a prime too, both larger than every size of
-the model, and far from the multiples of the others. Sizes of tensors are products, so a size that was made of free ones, d, d + 1, k d e with a fixed k, has those primes among its
-factors, and by them it is told apart from every other: a number has only one way into primes.
+the model, and far from the multiples of the others. Sizes of tensors are products, so a size that was made of free ones, d, d + 1, k d e
+with a fixed k, has those primes among its factors, and by them it is told apart from every other: a number has only one way into primes.
 
 A module that asks a tensor for a free size is given a FreeSize: it may make other sizes of it, and nothing else.
 """

@@ -136,7 +136,7 @@ class GraphWriter:
 
     # Inputs and outputs
 
-    def give(self, spec: TensorSpec) -> Tensor:
+    def add_input(self, spec: TensorSpec) -> Tensor:
         """A new input of the graph, and the tensor that stands for it."""
         tensor = meta(spec.sizes(self.sizes.numbers), getattr(torch, spec.dtype))
         value = self._new_value(tensor)
@@ -144,7 +144,7 @@ class GraphWriter:
         self.graph.inputs.append(self._know(tensor, value))
         return tensor
 
-    def take(self, spec: TensorSpec, tensor: Tensor) -> None:
+    def add_output(self, spec: TensorSpec, tensor: Tensor) -> None:
         """A new output of the graph. Raises InternalError where it is not as the spec says."""
         value = self.value(tensor)
         if value.producer() is None or value in self.graph.outputs:  # it has a name that it keeps

@@ -24,7 +24,7 @@ from .free_sizes import FreeSize, FreeSizes, plain
 from .graph_writer import GraphWriter
 from .rules import RULES
 
-IR_VERSION = 10  # of opset 21 already: readers that know no newer one take the lowered graphs
+IR_VERSION = 10  # opset 21's: whoever reads the lowered graphs may know no newer one
 
 
 def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
@@ -36,16 +36,18 @@ def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
     Raises InternalError where the module does not keep to the spec, and for what cannot be recorded.
     """
     parameters = {store_name(name.removeprefix("network.")): p for name, p in module.named_parameters()}
+    if real := [name for name, parameter in parameters.items() if not parameter.is_meta]:
+        raise InternalError(f"graph {spec.name}: {real[0]} is not on the meta device: its numbers would be constants")
     sizes = [size for tensor in (*spec.inputs, *spec.outputs, *parameters.values()) for size in tensor.shape]
     free = FreeSizes(tuple(spec.dims), max((size for size in sizes if isinstance(size, int)), default=1))
     writer = GraphWriter(spec, free, parameters)
-    inputs = {tensor.name: writer.give(tensor) for tensor in spec.inputs}
+    inputs = {tensor.name: writer.add_input(tensor) for tensor in spec.inputs}
     with torch.no_grad(), _parts_of(module, writer), Recorder(writer):
         outputs = module(inputs)
     if list(outputs) != [tensor.name for tensor in spec.outputs]:
         raise InternalError(f"graph {spec.name} gives {list(outputs)}, its spec says {[t.name for t in spec.outputs]}")
     for tensor in spec.outputs:
-        writer.take(tensor, outputs[tensor.name])
+        writer.add_output(tensor, outputs[tensor.name])
     model = ir.Model(writer.graph, ir_version=IR_VERSION, producer_name="eas-export")
     return common.RemoveUnusedNodesPass()(model).model
 
@@ -78,9 +80,24 @@ class Recorder(TorchFunctionMode):
 
     def _not_covered(self, function: Callable, args: tuple, kwargs: dict, why: str) -> InternalError:
         name = resolve_name(function) or f"{function.__module__}.{function.__qualname__}"
-        arguments = ", ".join([*map(_shown, args), *(f"{key}={_shown(value)}" for key, value in kwargs.items())])
+        given = [*map(self._shown, args), *(f"{key}={self._shown(value)}" for key, value in kwargs.items())]
         place = ", ".join(part for part in (f"graph {self.writer.graph.name}", self.writer.part) if part)
-        return InternalError(f"{place}: {name}({arguments}) cannot be recorded: {why}")
+        return InternalError(f"{place}: {name}({', '.join(given)}) cannot be recorded: {why}")
+
+    def _shown(self, argument: object) -> str:
+        """An argument for a message: tensors by dtype and shape, free sizes by name."""
+        if isinstance(argument, Tensor):
+            return f"{argument.dtype} {self._shown(list(argument.shape))}".removeprefix("torch.")
+        if isinstance(argument, list | tuple):
+            return f"[{', '.join(map(self._shown, argument))}]"
+        number = plain(argument)
+        return self._named(number) if self.writer.is_free(number) else repr(number)
+
+    def _named(self, size: int) -> str:
+        try:
+            return str(self.writer.sizes.name(size))
+        except ValueError:
+            return str(size)
 
 
 @contextmanager
@@ -119,12 +136,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [*map(_plain, value)] if isinstance(value, list) else tuple(map(_plain, value))
     return plain(value)
-
-
-def _shown(argument: object) -> str:
-    """An argument for a message: tensors by dtype and shape."""
-    if isinstance(argument, Tensor):
-        return f"{argument.dtype} {list(argument.shape)}".removeprefix("torch.")
-    if isinstance(argument, list | tuple):
-        return f"[{', '.join(map(_shown, argument))}]"
-    return repr(argument)

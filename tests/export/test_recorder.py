@@ -130,7 +130,7 @@ def test_a_function_without_a_rule():
         network = nn.ModuleDict({"layers": nn.ModuleList([nn.Softsign(), nn.PReLU()])})
     said = refused(lambda a: network["layers"][1](a), [f32("B", 3)], f32("B", 3), network)
     assert (
-        said.startswith("graph small, layers.1: torch.nn.functional.prelu(float32 [")
+        said.startswith("graph small, layers.1: torch.nn.functional.prelu(float32 [B, 3], float32 [1])")
         and "there is no rule for it" in said
     )
 
@@ -213,6 +213,11 @@ def test_what_depends_on_data(function):
     assert "there is no rule for it" in refused(function, [f32("B")], f32("B"))
 
 
+def test_a_network_with_numbers():
+    said = refused(lambda a: a, [f32("B")], f32("B"), nn.Linear(2, 2))
+    assert "weight is not on the meta device" in said
+
+
 def test_a_size_of_unknown_origin():
     assert "not made of" in refused(lambda a, b: torch.cat([a, b]), [f32("B"), f32("S")], f32("B"))
     assert "no tensor has the size" in refused(lambda a: a[0].expand(a.shape[0] * a.shape[0]), [f32("B")], f32("B*B"))
@@ -247,7 +252,7 @@ def test_no_sum_of_fixed_sizes_makes_one_free_size_of_another():
     numbers = list(free.numbers.values())
     for one in numbers:
         for other in set(numbers) - {one}:
-            assert min(one % other, -one % other) > 500_000 or one < other
+            assert min(one % other, -one % other) > 500_000
 
 
 def test_a_free_size_makes_others_and_nothing_else():
@@ -289,6 +294,13 @@ def test_a_free_size_makes_others_and_nothing_else():
 # Models of real size
 
 
+def lavin_7b() -> tuple[ModelConfig, SkipPlan]:
+    config = FIRST.checkpoint.config
+    vision = config.vision.model_copy(update={"blocks": 24, "feature_every": 4})
+    sizes = {"vocab_size": 32000, "dim": 4096, "layers": 32, "heads": 32, "kv_heads": 32, "ffn_dim": 11008}
+    return config.model_copy(update=sizes | {"vision": vision}), make_plan(32, "20-31", "--skip")
+
+
 def lavin_13b() -> tuple[ModelConfig, SkipPlan]:
     config = golden_case("half_13B").checkpoint.config
     sizes = {"vocab_size": 32000, "dim": 5120, "layers": 40, "heads": 40, "kv_heads": 40, "ffn_dim": 13824}
@@ -303,12 +315,19 @@ def llava_7b() -> tuple[ModelConfig, SkipPlan]:
     return config.model_copy(update=sizes | {"vision": vision}), make_plan(32, "20-31", "--skip")
 
 
-@pytest.mark.parametrize("model, nodes", [(lavin_13b, 586), (llava_7b, 530)])
-def test_models_of_real_size_are_recorded(model, nodes):
-    """LaVIN-13B, and LLaVA with 576 image tokens."""
+# Graph -> its nodes when torch.export wrote them (commit 7f1cfad): none may have more
+LAVIN_7B = {"vision": 878, "prefill": 1506, "fold": 646, "decode": 530, "lowrank decode": 643}
+LAVIN_13B = {"decode": 586}
+LLAVA_7B = {"decode": 530}
+
+
+@pytest.mark.parametrize("model, most", [(lavin_7b, LAVIN_7B), (lavin_13b, LAVIN_13B), (llava_7b, LLAVA_7B)])
+def test_models_of_real_size_are_recorded(model, most):
+    """LaVIN-7B and 13B, and LLaVA with 576 image tokens."""
     config, plan = model()
-    for name, graph in graphs_of(config, "weights").items():
+    graphs = graphs_of(config, "weights") | {"lowrank decode": graphs_of(config, "lowrank")["decode"]}
+    for name, graph in graphs.items():
         written = export_graph(graph, config, plan, PRECISIONS["fp16"], Limits())[1].graph
         attentions = sum(node.op_type == "Attention" for node in written)
         assert attentions == {"vision": config.vision.blocks, "fold": 0}.get(name, len(plan.kept))
-        assert name != "decode" or len(written) == nodes
+        assert len(written) <= most.get(name, math.inf), name
