@@ -20,8 +20,8 @@ setup(
     packages=find_packages(include=["eas_export", "eas_export.*"]),
     package_data={
         "eas_export.demo": ["demo.yaml", "base/**/*", "checkpoint/**/*", "held_out/**/*"],
-        "eas_export.parity": ["page.css", "report.schema.json"],
-        "eas_export.speed": ["report.schema.json"],
+        "eas_export.verify": ["page.css", "report.schema.json"],
+        "eas_export.bench": ["report.schema.json"],
     },
     install_requires=[
         "click>=8.1",

@@ -13,14 +13,14 @@ from pathlib import Path
 from common import RESULTS, write_result
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.bench.plots import draw
+from eas_export.bench.report import BenchReport
+from eas_export.bench.run import bench
 from eas_export.cli.bench_report import print_report
 from eas_export.cli.output import stdout_console
 from eas_export.cli.progress import make_progress
-from eas_export.files import written_whole
 from eas_export.pipeline import build
-from eas_export.speed.bench import bench
-from eas_export.speed.plots import draw
-from eas_export.speed.report import BenchReport
+from eas_export.system.files import written_whole
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-genai", "transformers")
 AGAIN = ("onnxruntime-lowrank", "onnxruntime-floor", "pytorch-published", "pytorch-weights")

@@ -14,8 +14,8 @@ from pathlib import Path
 from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
-from eas_export.machine import peak_memory
 from eas_export.pipeline import build
+from eas_export.system.machine import peak_memory
 
 
 def main() -> None:

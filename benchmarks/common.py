@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from eas_export.machine import cpu_name, total_memory
+from eas_export.system.machine import cpu_name, total_memory
 
 RESULTS = Path(__file__).parent / "results"
 

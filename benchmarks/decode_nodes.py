@@ -14,14 +14,15 @@ from common import write_result
 from floor import FLOOR
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.core.options import BuildOptions
+from eas_export.core.plan import choose_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import DECODER
-from eas_export.export.memory import request_memory
 from eas_export.families import detect
-from eas_export.family import Sources
-from eas_export.plan import choose_plan
-from eas_export.precision import PRECISIONS
-from eas_export.recipe import BuildOptions
+from eas_export.families.contract import Sources
+from eas_export.networks.decoder.graphs import WITH_ADAPTERS
+from eas_export.networks.graphs import graphs_of
+from eas_export.networks.memory import request_memory
 
 
 def main() -> None:
@@ -34,7 +35,9 @@ def main() -> None:
         folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
         checkpoint = detect(folder).load(Sources(folder))
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
-    graphs = {mode: (graphs["decode"], mode) for mode, graphs in DECODER.items()} | {"floor": (FLOOR, "lowrank")}
+    graphs = {mode: (graphs_of(checkpoint.config, mode)["decode"], mode) for mode in WITH_ADAPTERS} | {
+        "floor": (FLOOR, "lowrank")
+    }
     nodes = {}
     for name, (graph, fold) in graphs.items():
         limits = BuildOptions(precision=given.precision, fold=fold).limits

@@ -23,13 +23,13 @@ from statistics import mean, stdev
 import numpy as np
 from common import write_result
 
+from eas_export.core.plan import SkipPlan
+from eas_export.core.progress import Progress
 from eas_export.demo import RECIPE, digits, train
 from eas_export.demo.compare import BARE, EAS, FULL, answer, entrants_of, in_pytorch
 from eas_export.families import load_checkpoint
-from eas_export.family import Sources
+from eas_export.families.contract import Sources
 from eas_export.pipeline import build
-from eas_export.plan import SkipPlan
-from eas_export.progress import Progress
 from eas_export.search import search
 
 SEEDS = (0, 1, 2)

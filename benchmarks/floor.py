@@ -1,12 +1,13 @@
 """The adapter-free floor: the decode step with every adapter left out. It is what "zero extra latency" is measured against, not a
 model that anybody would run."""
 
-from eas_export.config import Limits, ModelConfig
-from eas_export.export.decode_graph import PlainDecodeGraph, unfolded_decode_reads, unfolded_decode_spec
-from eas_export.export.graphs import Graph
-from eas_export.graph import GraphSpec
-from eas_export.plan import SkipPlan
-from eas_export.precision import Precision
+from eas_export.core.configs.decoder import ModelConfig
+from eas_export.core.graph_spec import GraphSpec
+from eas_export.core.limits import Limits
+from eas_export.core.plan import SkipPlan
+from eas_export.core.precision import Precision
+from eas_export.networks.contract import Graph
+from eas_export.networks.decoder.decode import PlainDecodeGraph, unfolded_decode_reads, unfolded_decode_spec
 
 
 def floor_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

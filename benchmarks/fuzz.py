@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from fuzz_guard import HANG_SECONDS
 from fuzzing import CHECKPOINT, Fuzzer
 
-from eas_export.machine import peak_memory
 from eas_export.pipeline import build
+from eas_export.system.machine import peak_memory
 
 MEMORY = (
     24 << 30

@@ -45,14 +45,14 @@ from gpu_sessions import PYTORCH_GRAPHS, CapturedSession, open_pytorch, with_gra
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends import get_backend
-from eas_export.backends.onnxruntime_device import open_on_device
+from eas_export.backends.onnxruntime.cuda import open_on_device
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.pytorch import PyTorchSession
 from eas_export.backends.runtime import Runtime
-from eas_export.bundle import Bundle, open_bundle
-from eas_export.errors import UserError
+from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.core.errors import UserError
+from eas_export.core.options import BuildOptions
 from eas_export.pipeline import build
-from eas_export.recipe import BuildOptions
 
 CHECKPOINT, WRITTEN = "checkpoint", "checkpoint.written"
 SKIPPED = ("weights", "lowrank")  # bundles of the model as it is meant

@@ -22,26 +22,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eas_export.backends.onnxruntime_device import Refused
+from eas_export.backends.onnxruntime.cuda import Refused
 from eas_export.backends.runtime import Bound, Runtime
-from eas_export.bundle import Bundle
-from eas_export.config import Limits
-from eas_export.conversation import (
-    Conversation,
-    Prompts,
-    decode_inputs,
-    empty_caches,
-    encode_images,
-    join_prompts,
-    prefill,
-)
-from eas_export.errors import UserError
-from eas_export.export.decode_graph import folded_decode_reads, unfolded_decode_reads
-from eas_export.generate import Generation, generate, join_generations
-from eas_export.parity.metrics import Line, compare, compare_tokens, spread, worst
-from eas_export.parity.reference import Reference
-from eas_export.parity.samples import sample_prompts
-from eas_export.precision import DTYPES, PRECISIONS
+from eas_export.bundle.bundle import Bundle
+from eas_export.core.errors import UserError
+from eas_export.core.limits import Limits
+from eas_export.core.precision import DTYPES, PRECISIONS
+from eas_export.generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill
+from eas_export.generation.generate import Generation, generate, join_generations
+from eas_export.networks.decoder.decode import folded_decode_reads, unfolded_decode_reads
+from eas_export.networks.decoder.prompts import Prompts, join_prompts
+from eas_export.verify.metrics import Line, compare, compare_tokens, spread, worst
+from eas_export.verify.reference import Reference
+from eas_export.verify.samples import sample_prompts
 
 WARM = 3
 FED = 8  # tokens after each prompt in the parity check

@@ -10,8 +10,8 @@ import torch
 from gpu_measure import SIZES, Sizes
 from synthetic import SHAPES, Shape
 
-from eas_export.bundle import Bundle, open_bundle
-from eas_export.errors import UserError
+from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.core.errors import UserError
 
 
 class OutOfTime(Exception):

@@ -10,9 +10,11 @@ from floor import FLOOR
 
 from eas_export.backends.pytorch import PyTorchSession, open_network, readers_of
 from eas_export.backends.runtime import Runtime, Tensors
-from eas_export.bundle import Bundle
-from eas_export.export.graphs import DECODER, Graph
-from eas_export.precision import PRECISIONS
+from eas_export.bundle.bundle import Bundle
+from eas_export.core.precision import PRECISIONS
+from eas_export.core.registry import load
+from eas_export.networks.contract import Graph
+from eas_export.networks.decoder.graphs import WITH_ADAPTERS
 
 
 class CapturedSession(PyTorchSession):
@@ -58,4 +60,5 @@ def with_graphs(runtime: Runtime, graphs: Mapping[str, Graph], precision: str, k
 
 
 # what a PyTorch mode runs; the floor is the decode step without adapters, no model that anybody would run
+DECODER = {fold: {name: load(place) for name, place in mode.graphs.items()} for fold, mode in WITH_ADAPTERS.items()}
 PYTORCH_GRAPHS = {**DECODER, "floor": {"decode": FLOOR}, "unskipped": DECODER["lowrank"]}

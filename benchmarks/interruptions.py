@@ -24,8 +24,8 @@ from common import write_result
 from synthetic import SHAPES, write_checkpoint
 from watched import eas_export
 
-from eas_export.bundle import open_bundle
-from eas_export.errors import UserError
+from eas_export.bundle.bundle import open_bundle
+from eas_export.core.errors import UserError
 from eas_export.pipeline import verify
 
 SHAPE = replace(SHAPES["demo"], layers=2, skip=(1,), clip_blocks=4)

@@ -20,10 +20,12 @@ from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends import get_backend
-from eas_export.backends.onnxruntime import open_sessions
+from eas_export.backends.onnxruntime.cpu import open_sessions
 from eas_export.backends.runtime import Runtime
-from eas_export.bundle import WEIGHTS, open_bundle
-from eas_export.conversation import Prompts, decode_inputs, empty_caches, prefill_inputs
+from eas_export.bundle.bundle import open_bundle
+from eas_export.bundle.manifest import WEIGHTS
+from eas_export.generation.conversation import decode_inputs, empty_caches, prefill_inputs
+from eas_export.networks.decoder.prompts import Prompts
 from eas_export.pipeline import build
 
 

@@ -12,9 +12,9 @@ the published VQA list saves what the paper says at least.
 from common import write_result
 from synthetic_meter import SHAPES, MeterShape
 
-from eas_export.config import VitConfig
-from eas_export.cross_encoder_config import CrossEncoderConfig, TextConfig
-from eas_export.rewrite.flops import flops
+from eas_export.core.configs.cross_encoder import CrossEncoderConfig, TextConfig
+from eas_export.core.configs.vit import VitConfig
+from eas_export.networks.cross_encoder.flops import flops
 
 PUBLISHED = {  # task -> skip lists of the published code
     "vqa": {

@@ -1,4 +1,4 @@
-"""What a precision's arithmetic alone moves: the reason for the tolerances in eas_export/precision.py.
+"""What a precision's arithmetic alone moves: the reason for the tolerances in eas_export/core/precision.py.
 
     python benchmarks/rounding.py --precision fp16
     python benchmarks/rounding.py --precision bf16
@@ -17,9 +17,9 @@ from pathlib import Path
 from common import write_result
 
 import eas_export
-from eas_export.parity.report import StepReport
+from eas_export.core.precision import PRECISIONS
 from eas_export.pipeline import build
-from eas_export.precision import PRECISIONS
+from eas_export.verify.report import StepReport
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "lavin"
 SKIP = {"all": None, "first": None, "half_13B": None, "noskip": "none"}

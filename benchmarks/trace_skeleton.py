@@ -13,14 +13,15 @@ from pathlib import Path
 from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.core.options import BuildOptions
+from eas_export.core.plan import choose_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import DECODER
 from eas_export.families import detect
-from eas_export.family import Sources
-from eas_export.machine import peak_memory
-from eas_export.plan import choose_plan
-from eas_export.precision import PRECISIONS
-from eas_export.recipe import BuildOptions
+from eas_export.families.contract import Sources
+from eas_export.networks.decoder.graphs import WITH_ADAPTERS
+from eas_export.networks.graphs import graphs_of
+from eas_export.system.machine import peak_memory
 
 SECONDS = {"1B": 5, "7B": 5, "13B": 8}
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SECONDS, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
-    parser.add_argument("--fold", choices=DECODER, default="weights")
+    parser.add_argument("--fold", choices=WITH_ADAPTERS, default="weights")
     given = parser.parse_args()
     options = BuildOptions(precision=given.precision, fold=given.fold)
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,7 +39,7 @@ def main() -> None:
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
     graphs = {}
     start = time.monotonic()
-    for name, graph in DECODER[given.fold].items():
+    for name, graph in graphs_of(checkpoint.config, given.fold).items():
         begin = time.monotonic()
         _, model = export_graph(graph, checkpoint.config, plan, PRECISIONS[given.precision], options.limits)
         graphs[name] = {"seconds": round(time.monotonic() - begin, 2), "nodes": sum(1 for _ in model.graph)}

@@ -5,24 +5,32 @@
     report = eas_export.verify("lavin-7b.bundle", "data/")
     model = eas_export.open_model("lavin-7b.bundle")
 
-Nothing heavy is imported before it is used.
+What the command line does, these do: build, verify, bench, run, search, inspect, check, doctor. Nothing heavy is imported before it is
+used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 __version__ = "0.7.0"
 
 _PUBLIC = {
-    "build": ".pipeline",
-    "verify": ".pipeline",
-    "bench": ".speed.bench",
-    "open_bundle": ".bundle",
-    "open_runtime": ".backends.opening",
-    "open_model": ".text",
-    "Question": ".question",
-    "Sampling": ".sampling",
-    "UserError": ".errors",
-    "InternalError": ".errors",
+    "build": ".pipeline:build",
+    "verify": ".pipeline:verify",
+    "bench": ".bench.run:bench",
+    "run": ".generation.text_model:run",
+    "search": ".search.pipeline:search",
+    "inspect": ".inspect:inspect",
+    "check": ".backends.checking:check",
+    "doctor": ".doctor:doctor",
+    "open_bundle": ".bundle.bundle:open_bundle",
+    "open_runtime": ".backends.opening:open_runtime",
+    "open_model": ".generation.text_model:open_model",
+    "Question": ".families.processing.question:Question",
+    "Sampling": ".generation.sampling:Sampling",
+    "UserError": ".core.errors:UserError",
+    "InternalError": ".core.errors:InternalError",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -30,8 +38,21 @@ __all__ = [*_PUBLIC, "__version__"]
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name], __name__), name)
+    module, attribute = _PUBLIC[name].split(":")
+    return getattr(import_module(module, __name__), attribute)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Importing a submodule binds it on its package under its own name. A folder here may be called as a public function is (`bench`):
+    that name stays the function's, whatever was imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

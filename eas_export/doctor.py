@@ -7,10 +7,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from .config import Record
-from .errors import UserError
-from .health import Health
-from .machine import total_memory
+from .backends.contract import Health
+from .core.errors import UserError
+from .core.record import Record
+from .system.machine import total_memory
 
 PACKAGE = "eas-export"
 EVERYTHING = "everything"
@@ -53,7 +53,7 @@ class Report(Record):
         return needed and any(b.runs for name, b in self.backends.items() if name != "pytorch")
 
 
-def examine() -> Report:
+def doctor() -> Report:
     """Look at everything. Nothing that might be missing is imported before it was seen."""
     packages = tuple(_package(requirement) for requirement in _requirements())
     installed = {package.name for package in packages if package.installed}

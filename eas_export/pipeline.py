@@ -6,34 +6,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .accounts import Accounts
-from .assembly import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
 from .backends.opening import require_own_graphs_and_weights
-from .bundle import MANIFEST, Bundle, Manifest, find_bundle, open_bundle, write_manifest
+from .build.accounting import account
+from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
+from .build.destination import check_destination
+from .build.estimate import Need, build_needs, require_room
+from .build.keys import Identity, hash_sources, identify
+from .build.recipe import Request, resolve
+from .build.workspace import hold, workplace
+from .bundle.bundle import Bundle, find_bundle, open_bundle, write_manifest
+from .bundle.manifest import MANIFEST, Accounts, Manifest
 from .checkpoint.checkpoint import Checkpoint
-from .destination import check_destination
-from .digests import remembered_sha256
-from .errors import UserError
-from .export.graphs import fold_modes
-from .export.memory import DeviceMemory
+from .core.errors import UserError
+from .core.options import BuildOptions
+from .core.plan import GIVEN, SkipPlan, choose_plan, disagreement
+from .core.precision import PRECISIONS
+from .core.progress import Progress
 from .families import load_checkpoint
-from .family import Sources
-from .identity import Identity, hash_sources, identify
-from .parity import Request as ParityRequest
-from .parity import compare_bundle
-from .parity.compare import DEFAULT_BACKEND
-from .parity.negative_controls import not_planted, run_controls
-from .parity.report import ParityReport, Verdict
-from .plan import GIVEN, SkipPlan, choose_plan, disagreement
-from .precision import PRECISIONS
-from .preflight import Need, build_needs, require_room
-from .progress import Progress
-from .recipe import BuildOptions, Request, resolve
-from .rewrite.accounting import account
-from .rewrite.drop import drop_adapters
-from .rewrite.prune import prune
-from .tokenizer import Tokenizer
-from .workplace import hold, workplace
+from .families.contract import Sources
+from .families.processing.tokenizer import Tokenizer
+from .networks.drop import drop_adapters
+from .networks.graphs import fold_modes
+from .networks.memory import DeviceMemory
+from .networks.prune import prune
+from .system.hashing import remembered_sha256
+from .verify import Request as ParityRequest
+from .verify import compare_bundle
+from .verify.compare import DEFAULT_BACKEND
+from .verify.negative_controls import not_planted, run_controls
+from .verify.report import ParityReport, Verdict
 
 REPORT = "verify"  # under reports/ in the bundle
 ORIGIN = "the checkpoint it was built from"
@@ -72,8 +73,8 @@ def build(
 ) -> BuildResult:
     """Take an EAS checkpoint to a bundle at `out`.
 
-    ckpt, weights, vision, base_weights  see family.Sources
-    recipe                 a YAML file; `options` are recipe.BuildOptions' keys and win over it
+    ckpt, weights, vision, base_weights  see families/contract.Sources
+    recipe                 a YAML file; `options` are core/options.BuildOptions' keys and win over it
     base                   a bundle over the same base model: what is equal in its weights is shared, not written again
     force                  replace what is at `out`
     verify                 end with the parity ledger and keep it in the bundle
@@ -91,7 +92,7 @@ def build(
     sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
 
     checkpoint = _load(sources, opts)
-    opts = opts.settled(list(fold_modes(checkpoint.config)), checkpoint.config.unused_limits)
+    opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
         Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
@@ -140,10 +141,10 @@ def verify(
 ) -> ParityReport:
     """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given.
 
-    ckpt, weights, vision, base_weights  see family.Sources; a scale and a temperature that the build was given are given again
+    ckpt, weights, vision, base_weights  see families/contract.Sources; a scale and a temperature that the build was given are given again
     backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
-    require, inputs, steps  see parity.Request
-    negative_controls      plant known faults in copies too, and see that each is found (parity/negative_controls.py)
+    require, inputs, steps  see verify/compare.Request
+    negative_controls      plant known faults in copies too, and see that each is found (verify/negative_controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
     """

@@ -17,15 +17,16 @@ from filelock import FileLock
 from meter_cases import MeterCase
 from search_cases import write_plain, write_questions
 
-from eas_export.backends import BACKENDS, _trt_graphs, get_backend
-from eas_export.bundle import Bundle, open_bundle
+from eas_export.backends import BACKENDS, get_backend
+from eas_export.backends.tensorrt import lowering
+from eas_export.bundle.bundle import Bundle, open_bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
-from eas_export.conversation import Prompts
+from eas_export.core.plan import SkipPlan, choose_plan
 from eas_export.families import detect
-from eas_export.family import Sources
+from eas_export.families.contract import Sources
 from eas_export.inputs.npz import Inputs, make_inputs
+from eas_export.networks.decoder.prompts import Prompts
 from eas_export.pipeline import build
-from eas_export.plan import SkipPlan, choose_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 LAVIN_CASES = ("all", "first", "half_13B", "noskip")
@@ -203,7 +204,7 @@ def engines_of(bundle_of, tmp_path_factory):
             plain = bundle_of(case, precision, fold).path
             options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"} | case.limits
             with made_once(tmp_path_factory, "engines", *key) as out, pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+                patch.setattr(lowering, "MIN_BOUND_BYTES", 256)
                 if not out.exists():
                     new = shutil.copytree(plain, out.with_suffix(".new"))
                     build(case.folder, new, force=True, verify=False, **options)
@@ -217,7 +218,7 @@ def engines_of(bundle_of, tmp_path_factory):
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory) -> Path:
     """A LLaVA of random weights without adapters, with a tokenizer."""
-    return write_plain(tmp_path_factory.mktemp("plain") / "llava", TINY.checkpoint.tokenizer)
+    return write_plain(tmp_path_factory.mktemp("plain") / "llava", TINY.checkpoint.tokenizer[0])
 
 
 @pytest.fixture(scope="session")

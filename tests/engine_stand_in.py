@@ -13,12 +13,12 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from eas_export.backends._trt_common import Flavour, get_flavour
-from eas_export.backends._trt_graphs import engine_spec, rewrite
-from eas_export.backends._trt_session import EngineSession, device_weights
 from eas_export.backends.runtime import Runtime
-from eas_export.bundle import Bundle
-from eas_export.graph import GraphSpec
+from eas_export.backends.tensorrt.flavor import Flavour, get_flavour
+from eas_export.backends.tensorrt.lowering import engine_spec, rewrite
+from eas_export.backends.tensorrt.session import EngineSession, device_weights
+from eas_export.bundle.bundle import Bundle
+from eas_export.core.graph_spec import GraphSpec
 
 
 class trt:

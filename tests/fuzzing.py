@@ -39,27 +39,27 @@ from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 
 from eas_export.backends.opening import require_own_graphs_and_weights
-from eas_export.bundle import Bundle, looks_like_bundle, open_bundle
+from eas_export.build.accounting import account
+from eas_export.build.recipe import resolve
+from eas_export.bundle.bundle import Bundle, looks_like_bundle, open_bundle
+from eas_export.bundle.store import Store
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
 from eas_export.cli.report import print_report
+from eas_export.core.errors import UserError
+from eas_export.core.plan import SkipEvidence, choose_plan, make_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.demo import RECIPE
-from eas_export.errors import UserError
-from eas_export.export.memory import request_memory
 from eas_export.families import detect, get_family, load_checkpoint
-from eas_export.family import Sources
-from eas_export.images import read_image
+from eas_export.families.contract import Sources
+from eas_export.families.processing.image_processor import read_image
+from eas_export.families.processing.tokenizer import Tokenizer
 from eas_export.inputs.npz import read_inputs
 from eas_export.inputs.questions import encode_question, read_questions
+from eas_export.networks.memory import request_memory
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 from eas_export.pipeline import _kept_report
-from eas_export.plan import SkipEvidence, choose_plan, make_plan
-from eas_export.precision import PRECISIONS
-from eas_export.recipe import resolve
-from eas_export.rewrite.accounting import account
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
-from eas_export.store import Store
-from eas_export.tokenizer import Tokenizer
 
 CHECKPOINT = Path(__file__).parent / "tiny" / "lavin"
 
@@ -448,7 +448,7 @@ class Fuzzer:
 
     def _write_tokenizer(self, rng: Random, folder: Path) -> Path:
         """Bytes changed in place mostly: protobuf's own structure seldom lives through more."""
-        data = self.checkpoint.tokenizer.read_bytes()
+        data = self.checkpoint.tokenizer[0].read_bytes()
         if rng.random() < 0.3:
             return _written(folder / "tokenizer.model", damaged_bytes(rng, data, data))
         changed = bytearray(data)
@@ -457,7 +457,7 @@ class Fuzzer:
         return _written(folder / "tokenizer.model", bytes(changed))
 
     def _read_tokenizer(self, path: Path) -> None:
-        tokenizer = Tokenizer(path, self.config.vocab_size)
+        tokenizer = Tokenizer((path,), self.config.vocab_size)
         tokenizer.decode(tokenizer.encode("Which is larger, the sun? \u20ac \U0001f600"))
         tokenizer.decode(list(range(self.config.vocab_size)))
 

@@ -11,20 +11,20 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 
-from eas_export.bundle import Bundle
-from eas_export.config import Limits
+from eas_export.bundle.bundle import Bundle
+from eas_export.core.limits import Limits
+from eas_export.core.plan import make_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import graphs_of
 from eas_export.families import load_checkpoint
-from eas_export.family import Sources
-from eas_export.model.cross_encoder import unfolded_cross_encoder
-from eas_export.model.network import build_network, load_parameters
-from eas_export.model.skeleton import skeleton
-from eas_export.plan import make_plan
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.cross_encoder import unfolded_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.families.contract import Sources
+from eas_export.networks.cross_encoder.modules import unfolded_cross_encoder
+from eas_export.networks.cross_encoder.parameters import unfolded_parameters
+from eas_export.networks.graphs import graphs_of
+from eas_export.networks.network import build_network, load_parameters
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
+from eas_export.networks.skeleton import skeleton
 
 GOLDEN = Path(__file__).parent / "golden" / "meter"
 METER_CASES = ("vqa_skip10", "vqa_small_ln", "nlvr2_skip10", "irtr_skip10")

@@ -2,17 +2,9 @@
 
 import random
 
-from eas_export.parity.accuracy import Accuracy
-from eas_export.parity.metrics import Line
-from eas_export.parity.report import (
-    BlockLine,
-    Divergence,
-    FileLine,
-    ParityReport,
-    Shortcut,
-    StepReport,
-    Verdict,
-)
+from eas_export.evaluate.accuracy import Accuracy
+from eas_export.verify.metrics import Line
+from eas_export.verify.report import BlockLine, Divergence, FileLine, ParityReport, Shortcut, StepReport, Verdict
 
 FILES = ("weights.safetensors", "vision.onnx", "prefill.onnx", "fold.onnx", "decode.onnx", "tokenizer.model")
 CASES = ("image", "text", "longest", "1 to 3 in one batch")

@@ -7,13 +7,13 @@ import torch
 from conftest import RUN_HERE, golden_case, max_error, text_prompts
 from pydantic import ValidationError
 
-from eas_export.answer import Answer, answer, stream
 from eas_export.backends.opening import open_runtime
-from eas_export.config import Limits
-from eas_export.conversation import Conversation, Finish
-from eas_export.errors import UserError
-from eas_export.generate import generate
-from eas_export.sampling import Sampling, choose
+from eas_export.core.errors import UserError
+from eas_export.core.limits import Limits
+from eas_export.generation.conversation import Conversation, Finish
+from eas_export.generation.generate import generate
+from eas_export.generation.sampling import Sampling, choose
+from eas_export.generation.stream import Answer, answer, stream
 
 CASE = golden_case("half_13B")
 SAME = 5e-5

@@ -6,11 +6,12 @@ from conftest import golden_case, max_error, text_prompts, with_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eas_export.answer import answer
 from eas_export.backends.opening import open_runtime
-from eas_export.conversation import Conversation, Prompts, join_prompts
-from eas_export.generate import generate
-from eas_export.sampling import Sampling
+from eas_export.generation.conversation import Conversation
+from eas_export.generation.generate import generate
+from eas_export.generation.sampling import Sampling
+from eas_export.generation.stream import answer
+from eas_export.networks.decoder.prompts import Prompts, join_prompts
 
 CASE = golden_case("half_13B")  # image tokens: 1; vocabulary: 96
 SAME, STATE, MARGIN = 5e-5, 1e-5, 1e-3

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from eas_export.backends.pytorch import open_network
-from eas_export.config import Limits
-from eas_export.conversation import Prompts, decode_inputs, empty_caches, prefill
-from eas_export.model import ops
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
+from eas_export.generation.conversation import decode_inputs, empty_caches, prefill
+from eas_export.networks import ops
+from eas_export.networks.decoder.prompts import Prompts
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 
 META = torch.device("meta")
 

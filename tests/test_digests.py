@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eas_export.digests import remembered_sha256, sha256_of
+from eas_export.system.hashing import remembered_sha256, sha256_of
 
 
 @pytest.fixture(autouse=True)

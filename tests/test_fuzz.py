@@ -10,10 +10,10 @@ from conftest import TINY
 from fuzz_guard import GUARD, Hang
 from fuzzing import CHECKPOINT, Fuzzer
 
-from eas_export.bundle import looks_like_bundle, open_bundle
-from eas_export.errors import UserError
+from eas_export.bundle.bundle import looks_like_bundle, open_bundle
+from eas_export.core.errors import UserError
 from eas_export.families import detect
-from eas_export.family import Sources
+from eas_export.families.contract import Sources
 
 CASES = 500
 TARGETS = (

@@ -7,10 +7,10 @@ import torch
 from conftest import RUN_HERE, golden_case, max_error, text_prompts, with_image
 
 from eas_export.backends.opening import open_runtime
-from eas_export.config import Limits
-from eas_export.conversation import empty_caches, encode_images, prefill
-from eas_export.errors import UserError
-from eas_export.generate import generate
+from eas_export.core.errors import UserError
+from eas_export.core.limits import Limits
+from eas_export.generation.conversation import empty_caches, encode_images, prefill
+from eas_export.generation.generate import generate
 
 CASE = golden_case("half_13B")
 SAME = 5e-5

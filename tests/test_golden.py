@@ -6,13 +6,13 @@ import torch
 from conftest import FP32, RUN_HERE, GoldenCase, golden_case, max_error
 
 from eas_export.backends.opening import open_runtime
-from eas_export.config import Limits
-from eas_export.generate import Generation, generate, join_generations
-from eas_export.parity.reference import Reference
-from eas_export.parity.samples import single_rows
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
+from eas_export.generation.generate import Generation, generate, join_generations
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
+from eas_export.verify.reference import Reference
+from eas_export.verify.samples import single_rows
 
 STATE = 1e-5
 

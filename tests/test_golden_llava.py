@@ -7,13 +7,13 @@ from engine_stand_in import open_stand_in
 from test_golden import check_against_golden, check_folded_weights
 
 from eas_export.backends.opening import open_runtime
-from eas_export.config import Limits
-from eas_export.generate import generate, join_generations
-from eas_export.parity.reference import Reference
-from eas_export.parity.samples import single_rows
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
+from eas_export.generation.generate import generate, join_generations
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
+from eas_export.verify.reference import Reference
+from eas_export.verify.samples import single_rows
 
 
 @pytest.mark.parametrize("backend", RUN_HERE)

@@ -17,8 +17,8 @@ from gpu_part import Given
 from gpu_report import ratios, report
 from gpu_sessions import CapturedSession
 
-from eas_export.backends.onnxruntime_device import Refused, _open, import_for
-from eas_export.errors import UserError
+from eas_export.backends.onnxruntime.cuda import Refused, _open, import_for
+from eas_export.core.errors import UserError
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 RESULTS = SCRIPT.parent / "results"

@@ -6,8 +6,9 @@ from conftest import max_error
 from meter_cases import MeterCase
 
 from eas_export.backends.opening import open_runtime
+from eas_export.generation.encode import encode
 from eas_export.inputs.pairs import make_pairs
-from eas_export.pairs import Pairs, encode, join_pairs
+from eas_export.networks.cross_encoder.pairs import Pairs, join_pairs
 
 
 def numbered(texts: int, images: int, index: list[tuple[int, int]], first: int = 0) -> Pairs:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eas_export.errors import UserError
-from eas_export.plan import SkipEvidence, choose_plan, make_plan, parse_skip
+from eas_export.core.errors import UserError
+from eas_export.core.plan import SkipEvidence, choose_plan, make_plan, parse_skip
 
 
 @pytest.mark.parametrize(

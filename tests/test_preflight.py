@@ -12,10 +12,10 @@ from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import MeterShape, write_meter
 
-import eas_export.backends.onnxruntime
-import eas_export.preflight
+import eas_export.backends.onnxruntime.cpu
 from eas_export.backends.opening import open_runtime, open_sparing_runtime
-from eas_export.machine import free_disk, free_memory, total_memory
+from eas_export.build import estimate
+from eas_export.system.machine import free_disk, free_memory, total_memory
 
 CASE = golden_case("first")
 
@@ -58,7 +58,7 @@ def test_needs_of_a_cross_encoder_of_the_published_size(tmp_path, command):
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, monkeypatch, more):
-    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 1_000_000)
+    monkeypatch.setattr(estimate, "free_disk", lambda path: 1_000_000)
     line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o", *more)
     assert "there is 0.00 GB of free disk, and 0.01 GB are needed" in line and "choose another disk for --out" in line
     assert not list(tmp_path.iterdir())
@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, mon
 
 def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, refused, monkeypatch):
     bundle = bundle_of(CASE)
-    monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1_000_000)
+    monkeypatch.setattr(estimate, "free_memory", lambda: 1_000_000)
     line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o")
     assert "comparing with PyTorch takes up to 0.40 GB of memory, and 0.00 GB are free" in line
     assert "comparing with PyTorch takes up to" in refused("verify", bundle.path)
@@ -76,8 +76,8 @@ def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, r
 def test_what_is_there_already_needs_no_room(bundle_of, tmp_path, command, monkeypatch):
     """The unfinished build's own bytes, the bundle that is replaced, and a base's."""
     out = Path(shutil.copytree(bundle_of(by_itself(CASE)).path, tmp_path / "o"))
-    monkeypatch.setattr(eas_export.preflight, "GRAPH_FILES", 0)
-    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 0)
+    monkeypatch.setattr(estimate, "GRAPH_FILES", 0)
+    monkeypatch.setattr(estimate, "free_disk", lambda path: 0)
     again = ("build", "--ckpt", CASE.folder, "--no-verify", "--max-prompt", "99")
     assert command(*again, "--out", out, "--force", "--dry-run")[0] == 0
     assert command(*again, "--out", tmp_path / "x", "--base", out, "--dry-run")[0] == 0
@@ -100,7 +100,7 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
     assert said["onnxruntime"] > 2 * decoder and said["pytorch"] == 0
     assert "widened for each graph" in command("inspect", bundle.path)[1]
     assert "none, they stay mapped" in command("inspect", mapped.path)[1]
-    monkeypatch.setattr(eas_export.backends.onnxruntime, "free_memory", lambda: said["onnxruntime"] - 1)
+    monkeypatch.setattr(eas_export.backends.onnxruntime.cpu, "free_memory", lambda: said["onnxruntime"] - 1)
     np.savez(tmp_path / "in.npz", **CASE.arrays("txt1"))
     line = refused("run", bundle.path, "--inputs", tmp_path / "in.npz", "--backend", "onnxruntime")
     assert "widens fp16 weights on a CPU, a copy per graph" in line and "--precision fp32" in line
@@ -110,8 +110,8 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
 
 def test_llava_at_real_size(tmp_path, command, monkeypatch):
     """Sizes alone decide: the tensors are holes. An image's 576 tokens go through the model in every pass."""
-    monkeypatch.setattr(eas_export.preflight, "free_disk", lambda path: 1 << 40)
-    monkeypatch.setattr(eas_export.preflight, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(estimate, "free_disk", lambda path: 1 << 40)
+    monkeypatch.setattr(estimate, "free_memory", lambda: 1 << 40)
     folder = write_llava(tmp_path / "ckpt", LLAVA_SHAPES["7B"], skeleton=True)
     code, text, err = command(
         "build", "--ckpt", folder, "--out", tmp_path / "o", "--precision", "fp16", "--dry-run", "--json"

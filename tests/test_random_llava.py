@@ -14,10 +14,10 @@ from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.runtime import Runtime
-from eas_export.bundle import Bundle
+from eas_export.bundle.bundle import Bundle
 from eas_export.families import get_family, load_checkpoint
-from eas_export.family import Sources
-from eas_export.generate import Generation, generate
+from eas_export.families.contract import Sources
+from eas_export.generation.generate import Generation, generate
 from eas_export.inputs.npz import make_inputs
 from eas_export.pipeline import build
 

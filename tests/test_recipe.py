@@ -12,10 +12,11 @@ from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import SHAPES as METER_SHAPES
 from synthetic_meter import write_meter
 
+from eas_export.build.recipe import resolve
+from eas_export.core.errors import UserError
+from eas_export.core.options import BuildOptions
+from eas_export.core.plan import make_plan
 from eas_export.demo import RECIPE
-from eas_export.errors import UserError
-from eas_export.plan import make_plan
-from eas_export.recipe import BuildOptions, resolve
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 METER_TASKS = {"meter-vqa2": "vqa", "meter-nlvr2": "nlvr2", "meter-flickr30k": "retrieval"}

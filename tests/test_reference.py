@@ -10,15 +10,15 @@ from reference.lavin import LavinReference
 from synthetic import Shape, write_checkpoint
 
 from eas_export.backends.pytorch import open_network
-from eas_export.config import Limits
+from eas_export.core.limits import Limits
+from eas_export.core.plan import choose_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.families import detect
-from eas_export.family import Sources
-from eas_export.generate import generate
+from eas_export.families.contract import Sources
+from eas_export.generation.generate import generate
 from eas_export.inputs.npz import make_inputs
-from eas_export.plan import choose_plan
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 
 
 def test_it_is_short_and_shares_no_code():

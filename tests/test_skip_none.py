@@ -13,9 +13,9 @@ from reference.llava import IMAGE, LlavaReference, read_folder
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends.opening import open_runtime
-from eas_export.bundle import open_bundle
+from eas_export.bundle.bundle import open_bundle
 from eas_export.families import get_family
-from eas_export.generate import generate
+from eas_export.generation.generate import generate
 from eas_export.inputs.npz import make_inputs
 from eas_export.pipeline import build
 

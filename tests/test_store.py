@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eas_export.digests import sha256_of
-from eas_export.errors import InternalError, UserError
-from eas_export.store import Parameter, Store, write_store
+from eas_export.bundle.store import Parameter, Store, write_store
+from eas_export.core.errors import InternalError, UserError
+from eas_export.system.hashing import sha256_of
 
 
 def parameter(name: str, tensor: torch.Tensor) -> Parameter:

@@ -19,18 +19,18 @@ from conftest import (
 from reference.lavin import LavinReference
 from reference.llava import LlavaReference
 
-from eas_export.backends import _trt_graphs
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.pytorch import open_network
-from eas_export.bundle import Bundle, open_bundle
-from eas_export.config import Limits
+from eas_export.backends.tensorrt import lowering
+from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
 from eas_export.families import load_checkpoint
-from eas_export.family import Sources
-from eas_export.generate import generate
+from eas_export.families.contract import Sources
+from eas_export.generation.generate import generate
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 from eas_export.pipeline import build, verify
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
 
 LAVIN, LLAVA = golden_case("half_13B"), llava_golden_case("a")
 CASES = pytest.mark.parametrize("case", [LAVIN, LLAVA], ids=lambda case: case.name)
@@ -160,7 +160,7 @@ def test_what_was_never_trained_is_not_said_of_adapters_that_are_gone(tmp_path, 
 
 
 def test_engines_are_built(dropped, tmp_path, monkeypatch):
-    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
     copy = copy_of(dropped(LAVIN), tmp_path / "o")
     options = dict(adapters="drop", backend="tensorrt-rtx", compute_capability="8.6")
     bundle = build(LAVIN.folder, copy.path, force=True, verify=False, **options).bundle

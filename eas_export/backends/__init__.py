@@ -3,14 +3,14 @@
 Light on purpose: the process that builds an engine imports this package, and needs no torch.
 """
 
-from ..registry import lookup
-from .backend import Backend
+from ..core.registry import lookup
+from .contract import Backend
 
 BACKENDS = {
-    "onnxruntime": ".backends.onnxruntime:ONNXRUNTIME",
+    "onnxruntime": ".backends.onnxruntime.cpu:ONNXRUNTIME",
     "pytorch": ".backends.pytorch:PYTORCH",
-    "tensorrt": ".backends.tensorrt:TENSORRT",
-    "tensorrt-rtx": ".backends.tensorrt_rtx:TENSORRT_RTX",
+    "tensorrt": ".backends.tensorrt.tensorrt:TENSORRT",
+    "tensorrt-rtx": ".backends.tensorrt.tensorrt_rtx:TENSORRT_RTX",
 }
 
 

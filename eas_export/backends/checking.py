@@ -1,15 +1,16 @@
 """What a builder makes of a bundle's graphs before it builds anything: is every attention still one, and every cache updated in place?"""
 
 from collections import Counter
+from pathlib import Path
 
 import onnx
 
-from ..bundle import Bundle
-from ..config import Record
-from ..errors import UserError
-from ..progress import Progress
+from ..bundle.bundle import Bundle, open_bundle
+from ..core.errors import UserError
+from ..core.progress import Progress
+from ..core.record import Record
 from . import get_backend
-from .backend import Layer
+from .contract import Layer
 
 FIRST_WITH_CACHES = 24  # the opset that brought TensorScatter and Attention's lengths
 ATTENTION, CACHE = "ATTENTION_INPUT", "KV_CACHE_UPDATE"  # layers' kinds
@@ -52,13 +53,16 @@ class GraphCheck(Record):
         return ""
 
 
-def check_graphs(bundle: Bundle, backend: str, progress: Progress) -> dict[str, GraphCheck]:
+def check(
+    bundle: Bundle | Path | str, backend: str = "tensorrt-rtx", progress: Progress | None = None
+) -> dict[str, GraphCheck]:
     """Every graph of the bundle, parsed by the backend. Raises UserError for a backend that builds no engines, or is not installed, or
     refuses a graph."""
     compiler = get_backend(backend).compiler
     if compiler is None:
         fix = "pass --backend tensorrt-rtx or tensorrt"
         raise UserError(f"{backend} runs graphs as they are", where="--backend", fix=fix)
+    bundle, progress = bundle if isinstance(bundle, Bundle) else open_bundle(bundle), progress or Progress()
     checks = {}
     for name, spec in bundle.manifest.graphs.items():
         path = bundle.graph_file(name)

@@ -1,10 +1,10 @@
 """Bundles, opened on a backend: only with the graphs and weights that their config says."""
 
-from ..bundle import Bundle
-from ..errors import UserError
-from ..export.graphs import fold_modes
-from ..model.network import build_network, parameter_shapes
-from ..precision import PRECISIONS
+from ..bundle.bundle import Bundle
+from ..core.errors import UserError
+from ..core.precision import PRECISIONS
+from ..networks.graphs import fold_modes, graphs_of
+from ..networks.network import build_network, parameter_shapes
 from . import BACKENDS, get_backend
 from .runtime import Runtime
 
@@ -32,7 +32,9 @@ def weights_in_memory(bundle: Bundle) -> dict[str, int]:
 def require_own_graphs_and_weights(bundle: Bundle) -> None:
     """Raise UserError where the manifest's graphs, or the store's tensors, are not those of the manifest's config."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
-    graphs = fold_modes(m.config).get(m.fold, {})  # a manifest may name one that this kind of network has not
+    graphs = (
+        graphs_of(m.config, m.fold) if m.fold in fold_modes(m.config) else {}
+    )  # a manifest may name one that this kind of network has not
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in graphs.items()}
     if specs != m.graphs:
         raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..any_config import AnyConfig
-from ..bundle import Bundle
-from ..config import Limits
-from ..export.graphs import Graph, graphs_of
-from ..graph import GraphSpec
-from ..health import Health
-from ..model.network import build_network, load_parameters, parameter_shapes
-from ..plan import SkipPlan
-from ..precision import PRECISIONS, Precision
-from .backend import Backend
+from ..bundle.bundle import Bundle
+from ..core.configs import AnyConfig
+from ..core.graph_spec import GraphSpec
+from ..core.limits import Limits
+from ..core.plan import SkipPlan
+from ..core.precision import PRECISIONS, Precision
+from ..networks.contract import Graph
+from ..networks.graphs import graphs_of
+from ..networks.network import build_network, load_parameters, parameter_shapes
+from .contract import Backend, Health
 from .runtime import CPU, Runtime, Tensors
 
 

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..any_config import AnyConfig
-from ..config import Limits
-from ..errors import NoRoom
-from ..graph import GraphSpec
-from ..plan import SkipPlan
+from ..core.configs import AnyConfig
+from ..core.errors import NoRoom
+from ..core.graph_spec import GraphSpec
+from ..core.limits import Limits
+from ..core.plan import SkipPlan
 
 Tensors = dict[str, Tensor]
 CPU = torch.device("cpu")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..any_config import AnyConfig
-from ..digests import FilePrint, file_print
-from ..errors import UserError
-from ..plan import SkipEvidence
-from .lazy import LazyTensor
+from ..core.configs import AnyConfig
+from ..core.errors import UserError
+from ..core.plan import SkipEvidence
+from ..system.hashing import FilePrint, file_print
+from .lazy_tensor import LazyTensor
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Checkpoint:
                layers.{i}.norm.weight, .ffn_norm.weight, .attention.{q,k,v,o}.weight, .ffn.{gate,up,down}.weight and the
                adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
                (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).
-               What the files' own skip list makes useless may be missing: then another list is refused (rewrite/prune.py).
+               What the files' own skip list makes useless may be missing: then another list is refused (networks/prune.py).
                Its tower, under vision.: class_embedding, position_embedding, patch.weight, norm, project1, project2 and, per block,
                blocks.{i}.{norm1,qkv,out,norm2,fc1,fc2} and, where it has adapters, blocks.{i}.adapter.{A,a,B,b,D,d,E,e}.
-               A cross-encoder: the parameters of model/cross_encoder.py by their names, but for its adapters: per layer of a stream,
+               A cross-encoder: the parameters of networks/cross_encoder/modules.py by their names, but for its adapters: per layer of a stream,
                {text,image}_layers.{i}.{attention,cross_attention,ffn}_adapter.{B,b,C,c} and
                .skipped_{attention,cross_attention}_adapter.{A,a,B,b,C,c}.
     evidence   what the files say about skipped attentions
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each
-    tokenizer  a file to be carried along, or None
+    tokenizer  its files, to be carried along under their own names; empty without one
     prints     what tells each file as it was when it was opened
     """
 
@@ -37,7 +37,7 @@ class Checkpoint:
     evidence: SkipEvidence
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-    tokenizer: Path | None = None
+    tokenizer: tuple[Path, ...] = ()
     prints: tuple[FilePrint, ...] = ()
 
     def __post_init__(self):

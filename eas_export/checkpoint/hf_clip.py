@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from ..errors import UserError
-from ..validation import validated
+from ..core.errors import UserError
+from ..core.record import validated
 from .hugging_face import CONFIG_FILE, HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
-from .lazy import LazyTensor, combine
+from .lazy_tensor import LazyTensor, combine
 
 Tensors = dict[str, LazyTensor]
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .json_file import read_json
-from .lazy import LazyTensor
+from .lazy_tensor import LazyTensor
 from .safetensors_file import read_safetensors
 from .torch_zip import read_torch_zip, state_dict_of
 

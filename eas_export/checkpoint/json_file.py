@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError
-from ..files import require_file
+from ..core.errors import UserError
+from ..system.files import require_file
 
 LONGEST = 1 << 26  # bytes; the index of a large model takes a megabyte
 R = TypeVar("R", bound=BaseModel)

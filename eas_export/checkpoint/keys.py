@@ -8,8 +8,8 @@ from functools import reduce
 
 import torch
 
-from ..errors import UserError
-from .lazy import LazyTensor, combine
+from ..core.errors import UserError
+from .lazy_tensor import LazyTensor, combine
 
 Sizes = Mapping[str, int]
 

@@ -7,9 +7,9 @@ schedulers, config containers). Only tensors and plain data are wanted: whatever
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .lazy import LazyTensor
-from .stand_ins import Inert
+from ..core.errors import UserError
+from .lazy_tensor import LazyTensor
+from .restricted_unpickler import Inert
 from .torch_zip import read_torch_zip, state_dict_of
 
 

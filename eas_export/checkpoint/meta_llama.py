@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..config import Record
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.record import Record
 from .json_file import read_json
 from .keys import Key, KeyTable, merge_shards
-from .lazy import LazyTensor
+from .lazy_tensor import LazyTensor
 from .torch_zip import read_torch_zip, state_dict_of
 
 LLAMA_KEYS: KeyTable = {

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import UserError
-from ..files import require_file
-from .lazy import LazyTensor
+from ..core.errors import UserError
+from ..system.files import require_file
+from .lazy_tensor import LazyTensor
 
 DTYPES = {
     "F32": torch.float32,

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
-from ..files import require_file
-from .lazy import LazyTensor
-from .stand_ins import PlainObject, make_stand_ins, plain_class, require_plain_key
+from ..core.errors import UserError
+from ..system.files import require_file
+from .lazy_tensor import LazyTensor
+from .restricted_unpickler import PlainObject, make_stand_ins, plain_class, require_plain_key
 
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
 MOST_AXES, LARGEST_SIZE = 64, 1 << 62  # torch counts in 64 bits

@@ -56,12 +56,12 @@ def bench(bundle: Path, plot: Path | None, as_json: bool, **options: Any) -> int
     eas-export bench lavin-7b.bundle --ckpt data/ --plot lavin.png
     eas-export bench lavin-7b.bundle --against pytorch-published,onnxruntime-floor --batch 1
     """
-    from ..files import written_whole
-    from ..speed.bench import bench as measure
+    from ..bench.run import bench as measure
+    from ..system.files import written_whole
     from .bench_report import print_report
 
     if plot:
-        from ..speed.plots import draw, require_drawable
+        from ..bench.plots import draw, require_drawable
 
         require_drawable(plot, bundle)
     report = measure(bundle, progress=make_progress(as_json), **options)

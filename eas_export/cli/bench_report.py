@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from ..speed.parts import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
-from ..speed.report import BenchReport, Comparison, Result
-from ..speed.timing import SHORT, WARM, Spread, Timing
+from ..bench.report import BenchReport, Comparison, Result
+from ..bench.stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
+from ..bench.timing import SHORT, WARM, Spread, Timing
 from .output import size, table
 
 HOW = (

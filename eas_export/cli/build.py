@@ -12,7 +12,7 @@ from .sources import path_options, setting_options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..preflight import Need
+    from ..build.estimate import Need
 
 
 @click.command()

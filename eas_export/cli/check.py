@@ -26,8 +26,8 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
     \b
     eas-export check lavin-7b.bundle
     """
-    from ..backends.checking import check_graphs
-    from ..bundle import open_bundle
+    from ..backends.checking import check as check_graphs
+    from ..bundle.bundle import open_bundle
 
     opened = open_bundle(bundle)
     checks = check_graphs(opened, backend, make_progress(as_json))

@@ -42,7 +42,7 @@ def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> i
     from ..demo import BASE, CHECKPOINT, QUESTIONS, RECIPE
     from ..demo.compare import answer, entrants_of
     from ..families import load_checkpoint
-    from ..family import Sources
+    from ..families.contract import Sources
     from ..pipeline import build
     from .inspect import accounts_table, model_table
     from .report import print_report
@@ -88,10 +88,10 @@ def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> i
 
 
 def _train(folder: Path, seed: int, as_json: bool) -> int:
+    from ..core.errors import UserError
     from ..demo import digits, train
-    from ..errors import UserError
-    from ..files import translated
     from ..search.plots import require_matplotlib
+    from ..system.files import translated
     from .search import show
 
     require_matplotlib()

@@ -12,7 +12,7 @@ def doctor(as_json: bool) -> int:
 
     Exit 0: bundles can be built and run here; 1: something that is needed is missing.
     """
-    from ..doctor import examine
+    from ..doctor import doctor as examine
 
     health = examine()
     if as_json:

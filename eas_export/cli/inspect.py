@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from ..accounts import Accounts
-from ..any_config import AnyConfig
-from ..config import AdapterConfig, ModelConfig
-from ..cross_encoder_config import CrossEncoderConfig
-from ..errors import UserError
-from ..plan import SkipPlan
+from ..core.configs import AnyConfig
+from ..core.plan import SkipPlan
+from ..networks import network_part
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
 from .sources import path_options, setting_options
@@ -19,9 +16,8 @@ from .sources import path_options, setting_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..bundle import FileRecord
-    from ..export.memory import DeviceMemory, RequestMemory
-    from ..progress import Progress
+    from ..bundle.manifest import Accounts, FileRecord
+    from ..networks.memory import DeviceMemory, RequestMemory
 
 
 @click.command()
@@ -41,16 +37,9 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     eas-export inspect data/
     eas-export inspect lavin-7b.bundle --json
     """
-    is_bundle = (path / "manifest.json").is_file()
-    if is_bundle and any(value is not None for value in (skip, *sources.values())):
-        raise UserError("it is a bundle, and these options belong to a checkpoint", where=path, fix="leave them out")
-    if check and not is_bundle:
-        raise UserError(
-            "--check belongs to a bundle", where=path, fix="leave it out; verify compares with a checkpoint"
-        )
-    if check:
-        _check_files(path, make_progress(as_json))
-    facts = _bundle_facts(path) if is_bundle else _checkpoint_facts(path, skip, **sources)
+    from ..inspect import inspect as look
+
+    facts = look(path, skip=skip, check=check, progress=make_progress(as_json), **sources)
     if as_json:
         print_json({key: as_plain(value) for key, value in facts.items()})
         return
@@ -88,71 +77,10 @@ def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
         ["attention skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
         ["attention kept", f"{len(left)}: {kept}"],
     ]
-    return table("model", ["", ""], MODEL_ROWS[config.kind](config) + rows)
+    return table("model", ["", ""], [*network_part(config, "describe")(config), *rows])
 
 
-def _decoder_rows(config: ModelConfig) -> list[list[str]]:
-    vision = config.vision
-    rows = [
-        [
-            "layers",
-            f"{config.layers} of width {config.dim}, {config.heads} heads ({config.kv_heads} of keys and values), feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
-        ],
-        [
-            "adapter ranks",
-            f"kept {_rank(config.kept_adapter)}, skipped {_rank(config.skipped_adapter)}, vision {_rank(vision.adapter)}",
-        ],
-        *(
-            [["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"]]
-            if config.kept_adapter
-            else []
-        ),
-        [
-            "vision",
-            f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image",
-        ],
-    ]
-    return rows
-
-
-def _cross_encoder_rows(config: CrossEncoderConfig) -> list[list[str]]:
-    text, image = config.text, config.image
-    streams = f"{config.layers} layers each of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}"
-    return [
-        [
-            "task",
-            f"{config.task}, answers chosen among {config.answers}"
-            if config.answers > 1
-            else f"{config.task}, a score",
-        ],
-        ["text and image stream", streams],
-        [
-            "text encoder",
-            f"{text.layers} layers of width {text.width}, {text.heads} heads, vocabulary {text.vocab_size}, {config.text_length} tokens",
-        ],
-        [
-            "image encoder",
-            f"{image.blocks} blocks of width {image.width}, {image.image_size} pixels, {config.image_tokens} tokens",
-        ],
-        ["adapter ranks", f"those that fold {config.adapter_rank}, of skipped attentions {config.skipped_rank}"],
-        ["sites 18-23 of 24" if config.sites == 24 else "last group of sites", READINGS[config.image_cross_reading]],
-    ]
-
-
-READINGS = {
-    "published": "the image stream's self-attentions again, as published",
-    "paper": "the image stream's cross-attentions, as in the paper",
-}
-
-# Kind of network (a config's) -> config -> the rows that describe it
-MODEL_ROWS = {"decoder": _decoder_rows, "cross-encoder": _cross_encoder_rows}
-
-
-def _rank(adapter: AdapterConfig | None) -> str:
-    return "none" if adapter is None else str(adapter.rank)
-
-
-def accounts_table(accounts: Accounts) -> Table:
+def accounts_table(accounts: "Accounts") -> Table:
     """Parameters, bytes and cache before and after pruning."""
     before, after = accounts.before, accounts.after
     rows = [[part, f"{n:,}", f"{after.parameters.get(part, 0):,}"] for part, n in before.parameters.items()]
@@ -204,84 +132,3 @@ def engines_table(files: "Mapping[str, FileRecord]") -> Table:
     ]
     columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "in"]
     return table("engines", columns, rows, numbers=2)
-
-
-def _check_files(path: Path, progress: "Progress") -> None:
-    from ..backends.opening import require_own_graphs_and_weights
-    from ..bundle import open_bundle
-
-    bundle = open_bundle(path)
-    require_own_graphs_and_weights(bundle)
-    with progress.stage("checking files", bundle.nbytes) as done:
-        bundle.require_whole(done)
-
-
-def _bundle_facts(path: Path) -> dict:
-    from ..backends.opening import weights_in_memory
-    from ..bundle import open_bundle
-    from ..export.memory import device_memory, request_memory
-    from ..precision import PRECISIONS
-
-    bundle = open_bundle(path)
-    m = bundle.manifest
-    used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
-    limits = {name: value for name, value in m.limits.model_dump().items() if name.replace("_", "-") in used}
-    return {
-        "kind": "bundle",
-        "config": m.config,
-        "plan": m.plan,
-        "accounts": m.accounts,
-        "requests": request_memory(m.config, m.plan, PRECISIONS[m.precision]),
-        "precision": m.precision,
-        "fold": m.fold,
-        "limits": limits,
-        "files": {name: record.bytes for name, record in m.files.items()},
-        "base": m.base,
-        "weights_in_memory": weights_in_memory(bundle),
-        "device_memory": device_memory(
-            m.config,
-            m.plan,
-            PRECISIONS[m.precision],
-            m.limits,
-            m.fold,
-            {name: entry.nbytes for name, entry in bundle.store.entries.items()},
-        ),
-        "engines": m.engine_files,
-        "toolchain": m.toolchain,
-        "notes": m.notes,
-    }
-
-
-def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
-    from ..export.memory import request_memory
-    from ..families import load_checkpoint
-    from ..family import Sources
-    from ..plan import choose_plan, disagreement, make_plan
-    from ..precision import PRECISIONS
-    from ..recipe import resolve
-    from ..rewrite.accounting import account
-
-    paths = {name: sources.pop(name) for name in ("weights", "vision", "base_weights")}
-    checkpoint = load_checkpoint(Sources(path, **paths, **resolve(None, sources).options.settings))
-    notes = list(checkpoint.notes)
-    try:
-        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, skip)
-    except UserError as error:
-        if skip is not None:
-            raise
-        plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
-        notes.append(f"{error.what}; shown without skipping")
-    notes += (
-        *checkpoint.config.notes(plan.skipped),
-        *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters),
-    )
-    precision = PRECISIONS["fp16"]
-    accounts = account(checkpoint, plan, precision.dtype)
-    return {
-        "kind": "checkpoint",
-        "config": checkpoint.config,
-        "plan": plan,
-        "accounts": accounts,
-        "requests": request_memory(checkpoint.config, plan, precision),
-        "notes": tuple(notes),
-    }

@@ -16,8 +16,8 @@ from contextlib import suppress
 import click
 
 from .. import __version__
-from ..errors import UserError
-from ..registry import lookup
+from ..core.errors import UserError
+from ..core.registry import lookup
 
 COMMANDS = {
     "build": ".cli.build:build",

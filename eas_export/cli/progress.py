@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from ..progress import Progress
+from ..core.progress import Progress
 from .output import size
 
 EVERY = 10.0  # seconds between two lines of one stage

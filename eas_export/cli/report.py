@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..parity import words
-from ..parity.metrics import Line
-from ..parity.report import BlockLine, ParityReport, StepReport
+from ..verify import words
+from ..verify.metrics import Line
+from ..verify.report import BlockLine, ParityReport, StepReport
 from .output import judged, table
 
 AROUND = 2  # blocks shown before and after the first that differs

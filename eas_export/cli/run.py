@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UserError
-from ..registry import lookup
+from ..core.errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
 from .run_tokens import DEFAULT_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
-    from ..sampling import Sampling
-    from ..text import Reply, TextModel
-
-
-# Kind of network (a config's) -> what runs it on an npz file
-ARRAYS = {
-    "decoder": ".cli.run_tokens:run_tokens",
-    "cross-encoder": ".cli.run_pairs:run_pairs",
-}
+    from ..bundle.bundle import Bundle
+    from ..generation.sampling import Sampling
+    from ..generation.text_model import Reply, TextModel
 
 
 @click.command()
@@ -87,7 +79,8 @@ def run(
       logits          [steps, B, vocab] float32: after the prompt and after each fed token
       tokens          [steps, B] int64: chosen from the logits, -1 behind a row's end; argmax where tokens are forced
     """
-    from ..bundle import open_bundle
+    from ..bundle.bundle import open_bundle
+    from ..networks import network_part
 
     sampling = _sampling(temperature=temperature, top_p=top_p, seed=seed)
     questions = _questions(inputs, asked)
@@ -95,7 +88,7 @@ def run(
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
     if questions is None:
-        run_arrays = lookup(ARRAYS, opened.manifest.config.kind, "kind of network", "manifest")
+        run_arrays = network_part(opened.manifest.config, "run_arrays")
         progress = make_progress(as_json)
         record, shown = run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, progress)
         if not as_json:
@@ -110,8 +103,8 @@ def run(
 def _sampling(**given: float | int | None) -> "Sampling":
     from pydantic import ValidationError
 
-    from ..sampling import Sampling
-    from ..validation import refusal
+    from ..core.record import refusal
+    from ..generation.sampling import Sampling
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and not chosen.get("temperature", 0) > 0 and set(chosen) != {"temperature"}:
@@ -128,9 +121,9 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
     """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
+    from ..core.record import refusal
+    from ..families.processing.question import Question
     from ..inputs.questions import holds_questions, read_questions
-    from ..question import Question
-    from ..validation import refusal
 
     given = {name: value for name, value in asked.items() if value not in (None, ())}
     if bool(given) == bool(inputs):
@@ -146,7 +139,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
-    from ..files import partial_of, require_writable
+    from ..system.files import partial_of, require_writable
 
     target = partial_of(outputs) if suffix == ".jsonl" else require_writable(outputs)
     if outputs.suffix.lower() != suffix:
@@ -164,8 +157,8 @@ def _run_questions(
     backend: str,
     as_json: bool,
 ) -> dict:
-    from ..files import written_by_line
-    from ..text import open_model
+    from ..generation.text_model import open_model
+    from ..system.files import written_by_line
 
     progress = make_progress(as_json)
     with progress.stage("loading"):

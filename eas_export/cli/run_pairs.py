@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .output import table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..bundle import Bundle
-    from ..progress import Progress
-    from ..sampling import Sampling
+    from ..bundle.bundle import Bundle
+    from ..core.progress import Progress
+    from ..generation.sampling import Sampling
 
 
 def run_pairs(
@@ -26,8 +26,8 @@ def run_pairs(
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of answers in
     words."""
     from ..backends.opening import open_runtime
+    from ..generation.encode import encode
     from ..inputs.pairs import read_pairs, write_answers
-    from ..pairs import encode
 
     given = {"--max-new-tokens": max_new_tokens is not None, "--temperature": sampling.temperature > 0}
     for option in (name for name, is_given in given.items() if is_given):

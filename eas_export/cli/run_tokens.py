@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .output import table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..bundle import Bundle
-    from ..progress import Progress
-    from ..sampling import Sampling
+    from ..bundle.bundle import Bundle
+    from ..core.progress import Progress
+    from ..generation.sampling import Sampling
 
 DEFAULT_NEW_TOKENS = 32
 
@@ -29,19 +29,18 @@ def run_tokens(
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from ..answer import Token, answer
     from ..backends.opening import open_runtime
-    from ..conversation import Conversation
     from ..families import get_family
-    from ..generate import generate
+    from ..generation.conversation import Conversation
+    from ..generation.generate import generate
+    from ..generation.stream import Token, answer
+    from ..generation.text_model import has_tokenizer, open_tokenizer
     from ..inputs.npz import read_inputs, write_outputs
-    from ..text import open_tokenizer
-    from ..tokenizer import TOKENIZER_FILE
 
     max_new_tokens = max_new_tokens or DEFAULT_NEW_TOKENS
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
-    eos = open_tokenizer(bundle).eos if TOKENIZER_FILE in bundle.manifest.files else None
+    eos = open_tokenizer(bundle).eos if has_tokenizer(bundle) else None
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
     with progress.stage("running"):

@@ -62,8 +62,8 @@ def search(ckpt: Path, data: Path, out: Path, as_json: bool, **options: Any) -> 
 
 def show(report: "SearchReport", out: Path, as_json: bool) -> None:
     """Draw the search, and print what came of it."""
-    from ..files import written_whole
     from ..search.plots import draw
+    from ..system.files import written_whole
 
     with written_whole(out / PLOT) as file:
         draw(report, file)

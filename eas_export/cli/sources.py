@@ -8,7 +8,7 @@ from .output import PATH
 
 
 def path_options(command: Callable) -> Callable:
-    """--weights, --vision and --base-weights (see family.Sources)."""
+    """--weights, --vision and --base-weights (see families/contract.Sources)."""
     options = (
         click.option("--weights", type=PATH, help="LaVIN: the LLaMA folder, where the checkpoint is the adapter file."),
         click.option("--vision", type=PATH, help="The CLIP file (LaVIN) or folder (LLaVA), where it lies elsewhere."),
@@ -23,7 +23,7 @@ def path_options(command: Callable) -> Callable:
 
 
 def setting_options(command: Callable) -> Callable:
-    """What a checkpoint may not say, or what is to be said otherwise (see recipe.BuildOptions)."""
+    """What a checkpoint may not say, or what is to be said otherwise (see core/options.BuildOptions)."""
     options = (
         click.option(
             "--router-temperature", type=float, metavar="T", help="Override or supply the router's temperature."

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
 from .sources import path_options
@@ -55,9 +55,9 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     eas-export verify lavin-7b.bundle --ckpt data/
     eas-export verify lavin-7b.bundle --ckpt data/ --require tensorrt-rtx --html report.html
     """
-    from ..files import written_whole
-    from ..parity.page import render
     from ..pipeline import verify as compare
+    from ..system.files import written_whole
+    from ..verify.page import render
     from .report import print_report
 
     if html:
@@ -75,7 +75,7 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
 
 def _require_page(html: Path, bundle: Path) -> None:
     """Raise UserError, before any work, where the page cannot go."""
-    from ..files import require_writable
+    from ..system.files import require_writable
 
     if html.suffix.lower() not in (".html", ".htm") or html.resolve().is_relative_to(bundle.resolve()):
         fix = "give a name that ends in .html, outside the bundle"

@@ -10,19 +10,20 @@ from pydantic import FiniteFloat
 from ..backends.opening import open_runtime
 from ..backends.pytorch import open_network
 from ..backends.runtime import Runtime
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
-from ..config import Limits, Record
-from ..export.graphs import fold_modes
+from ..core.limits import Limits
+from ..core.plan import SkipPlan
+from ..core.precision import PRECISIONS
+from ..core.progress import Progress
+from ..core.record import Record
+from ..evaluate.reference_answers import Ends, Tokens, continued
 from ..families import get_family
+from ..families.processing.tokenizer import Tokenizer
 from ..inputs.questions import make_prompt, read_questions
-from ..parity.greedy import Ends, Tokens, continued
-from ..plan import SkipPlan
-from ..precision import PRECISIONS
-from ..progress import Progress
-from ..rewrite.constants import network_parameters
-from ..rewrite.prune import prune
-from ..tokenizer import Tokenizer
+from ..networks.graphs import fold_modes
+from ..networks.parameters import network_parameters
+from ..networks.prune import prune
 
 FULL, BARE, EAS = "every attention", "without these, no adapters", "EAS"
 FP32 = PRECISIONS["fp32"]
@@ -61,7 +62,7 @@ class Answered(Record):
 def in_pytorch(model: str, checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Entrant:
     """The checkpoint with these skips, adapters in place, in fp32."""
     parameters = network_parameters(prune(checkpoint, plan), plan, FP32, limits)
-    fold = [*fold_modes(checkpoint.config)][-1]  # the one that takes several prompts at once
+    fold = fold_modes(checkpoint.config)[-1]  # the one that takes several prompts at once
     readers = {name: tensor.read for name, tensor in parameters.items()}
     nbytes = sum(tensor.numel * tensor.dtype.itemsize for tensor in parameters.values())
     return Entrant(model, open_network(checkpoint.config, plan, FP32, limits, fold, readers), nbytes)

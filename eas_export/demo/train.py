@@ -16,25 +16,26 @@ from sentencepiece import SentencePieceTrainer
 from torch import Tensor
 from torch.func import functional_call
 
+from ..bundle.manifest import SENTENCEPIECE
+from ..bundle.store import Parameter, write_store
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_clip import clip_keys
 from ..checkpoint.keys import expected_shapes
-from ..checkpoint.lazy import LazyTensor
+from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.precision import PRECISIONS
+from ..core.progress import Progress
+from ..families.contract import Sources
 from ..families.llava import LLAVA
-from ..families.llava_files import LAYER_KEYS, OWN_TOWER, UNTIED_HEAD
-from ..families.llava_load import assemble, read_config
-from ..family import Sources
-from ..model.skeleton import skeleton
-from ..model.vision import TOWERS
-from ..precision import PRECISIONS
-from ..progress import Progress
+from ..families.llava.files import LAYER_KEYS, OWN_TOWER, UNTIED_HEAD
+from ..families.llava.load import assemble, read_config
+from ..families.processing.tokenizer import Tokenizer
+from ..networks.skeleton import skeleton
+from ..networks.vision import TOWERS
 from ..search import search
 from ..search.examples import Examples, batch_at
 from ..search.report import SearchReport
 from ..search.subnetwork import Supernet, make_batch
 from ..search.tune import Trainer
-from ..store import Parameter, write_store
-from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from . import digits
 
 LAYERS, DIM, HEADS, FFN, VOCABULARY = 12, 64, 4, 192, 160
@@ -107,14 +108,14 @@ def train_base(folder: Path, data: Path, seed: int, progress: Progress, steps: i
         ("vision_tower/preprocessor_config.json", PREPROCESSOR),
     ):
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    train_tokenizer(folder / TOKENIZER_FILE)
+    train_tokenizer(folder / SENTENCEPIECE)
     weights = random_weights(torch.Generator().manual_seed(seed))
     live = {
         key: LazyTensor(tuple(t.shape), t.dtype, f"training: {key}", lambda t=t: t.requires_grad_())
         for key, t in weights.items()
     }
     checkpoint = assemble(Sources(folder), read_config(folder), live, ())
-    examples = Examples(data, checkpoint.config, LLAVA, Tokenizer(folder / TOKENIZER_FILE, VOCABULARY))
+    examples = Examples(data, checkpoint.config, LLAVA, Tokenizer((folder / SENTENCEPIECE,), VOCABULARY))
     train_tower(checkpoint, weights, seed, progress)
     supernet = Supernet(checkpoint, PRECISIONS["fp32"], examples.limits, torch.device("cpu"))
     trainer = Trainer(weights, RATE, steps)

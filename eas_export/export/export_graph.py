@@ -2,15 +2,15 @@
 
 import onnx_ir as ir
 
-from ..any_config import AnyConfig
-from ..config import Limits
-from ..graph import GraphSpec
-from ..model.network import build_network
-from ..plan import SkipPlan
-from ..precision import Precision
-from ..recipe import DEFAULT_OPSET
-from .graphs import Graph
-from .passes import lower
+from ..core.configs import AnyConfig
+from ..core.graph_spec import GraphSpec
+from ..core.limits import Limits
+from ..core.options import DEFAULT_OPSET
+from ..core.plan import SkipPlan
+from ..core.precision import Precision
+from ..networks.contract import Graph
+from ..networks.network import build_network
+from .lowerings import lower
 from .recorder import record
 
 

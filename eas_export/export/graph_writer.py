@@ -8,9 +8,9 @@ import torch
 from onnx_ir import tensor_adapters
 from torch import Tensor
 
-from ..errors import InternalError
-from ..graph import GraphSpec, TensorSpec
-from ..recipe import DEFAULT_OPSET
+from ..core.errors import InternalError
+from ..core.graph_spec import GraphSpec, TensorSpec
+from ..core.options import DEFAULT_OPSET
 from .free_sizes import FreeSizes
 
 

@@ -16,10 +16,10 @@ from onnx_ir.passes import common
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ..errors import InternalError
-from ..graph import GraphSpec
-from ..model.network import store_name
-from ..model.recordable import enter, leave
+from ..core.errors import InternalError
+from ..core.graph_spec import GraphSpec
+from ..networks.network import store_name
+from ..networks.recordable import enter, leave
 from .free_sizes import FreeSize, FreeSizes, plain
 from .graph_writer import GraphWriter
 from .rules import RULES

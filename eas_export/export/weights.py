@@ -2,9 +2,9 @@
 
 import onnx_ir as ir
 
-from ..errors import InternalError
-from ..precision import DTYPES
-from ..store import Store
+from ..bundle.store import Store
+from ..core.errors import InternalError
+from ..core.precision import DTYPES
 
 
 def attach_weights(model: ir.Model, store: Store) -> ir.Model:

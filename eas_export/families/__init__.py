@@ -4,9 +4,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..errors import UserError
-from ..family import Family, Sources
-from ..registry import lookup
+from ..core.errors import UserError
+from ..core.registry import lookup
+from .contract import Family, Sources
 
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",

@@ -19,17 +19,17 @@ from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.eas_adapter import GROUPS, adapter_keys
 from ..checkpoint.keys import Key, KeyTable, rename, require
-from ..checkpoint.lazy import LazyTensor
+from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.openai_clip import CLIP_KEYS
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
-from ..config import ModelConfig
-from ..errors import UserError
-from ..family import Family, PromptFormat, Sources
-from ..images import to_pixels
-from ..plan import SkipEvidence
-from ..question import Question
-from ..tokenizer import TOKENIZER_FILE, Tokenizer
-from ..validation import validated
+from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
+from ..core.plan import SkipEvidence
+from ..core.record import validated
+from .contract import Family, PromptFormat, Sources
+from .processing.image_processor import to_pixels
+from .processing.question import Question
+from .processing.tokenizer import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +69,7 @@ class _Files:
     weights: Path  # the folder that holds params.json
     shards: list[Path]
     vision: Path
-    tokenizer: Path | None
+    tokenizer: tuple[Path, ...]
 
 
 def detect(path: Path) -> bool:
@@ -97,14 +97,13 @@ def load(sources: Sources) -> Checkpoint:
     scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
     temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
     skip_list = args.get("skip_list")
-    tokenizers = (files.tokenizer,) if files.tokenizer else ()
     return Checkpoint(
         config=_config(params, sizes, blocks, scale, temperature, files.vision),
         tensors=tensors,
         evidence=SkipEvidence(
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
         ),
-        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *tokenizers),
+        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *files.tokenizer),
         notes=("it was trained on Vicuna: Vicuna's delta must be in the weights already",)
         if args.get("use_vicuna")
         else (),
@@ -295,8 +294,7 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _File
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
     vision = sources.vision or _one(base / "clip", "*.pth", "*.pt")
-    tokenizer = weights.parent / TOKENIZER_FILE
-    return _Files(adapters, weights, shards, vision, tokenizer if tokenizer.is_file() else None)
+    return _Files(adapters, weights, shards, vision, find_tokenizer(weights.parent))
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:

@@ -15,14 +15,14 @@ import torch
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.eas_adapter import GROUPS, block_diagonal
 from ..checkpoint.keys import Key, KeyTable, rename, require
-from ..checkpoint.lazy import LazyTensor
+from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.lightning import read_lightning
 from ..checkpoint.openai_clip import CLIP_KEYS
-from ..cross_encoder_config import CrossEncoderConfig
-from ..errors import UserError
-from ..family import Family, Sources
-from ..plan import SkipEvidence
-from ..validation import validated
+from ..core.configs.cross_encoder import CrossEncoderConfig
+from ..core.errors import UserError
+from ..core.plan import SkipEvidence
+from ..core.record import validated
+from .contract import Family, Sources
 
 CLIP_HEAD_WIDTH = 64
 ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width

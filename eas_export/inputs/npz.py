@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..config import ModelConfig
-from ..conversation import Prompts
-from ..errors import UserError
-from ..family import Family
-from ..files import require_file, written_whole
+from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
+from ..families.contract import Family
+from ..networks.decoder.prompts import Prompts
+from ..system.files import require_file, written_whole
 
 FREE_BYTES, MOST_PER_BYTE = 1 << 24, 100  # a file holds so much, or up to so many times its own size
 

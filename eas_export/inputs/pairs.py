@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ..cross_encoder_config import CrossEncoderConfig
-from ..errors import UserError
-from ..export.encode_graph import PIXELS
-from ..files import written_whole
-from ..model.text_encoder import PADDING
-from ..pairs import Pairs
+from ..core.configs.cross_encoder import CrossEncoderConfig
+from ..core.errors import UserError
+from ..networks.cross_encoder.encode import PIXELS
+from ..networks.cross_encoder.pairs import Pairs
+from ..networks.cross_encoder.text_encoder import PADDING
+from ..system.files import written_whole
 from .npz import integers, read_arrays, read_pixels
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from ..config import Limits, ModelConfig
-from ..conversation import Prompts
-from ..errors import UserError
-from ..family import Family
-from ..files import require_file
-from ..images import read_image
-from ..question import FileQuestion, Question
-from ..tokenizer import Tokenizer
-from ..validation import refusal
+from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
+from ..core.limits import Limits
+from ..core.record import refusal
+from ..families.contract import Family
+from ..families.processing.image_processor import read_image
+from ..families.processing.question import FileQuestion, Question
+from ..families.processing.tokenizer import Tokenizer
+from ..networks.decoder.prompts import Prompts
+from ..system.files import require_file
 from .npz import make_inputs
 
 LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
-from ..config import Record
-from ..registry import lookup
+from ..core.record import Record
+from ..core.registry import lookup
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Limits, ModelConfig
-from ..conversation import Prompts
-from ..digests import sha256_of
-from ..errors import UserError
-from ..family import Family
-from ..images import read_image
+from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
+from ..core.limits import Limits
+from ..core.progress import Progress
+from ..families.contract import Family
+from ..families.processing.image_processor import read_image
+from ..families.processing.question import Question
+from ..families.processing.tokenizer import Tokenizer
 from ..inputs.questions import make_prompt, prompt_length, read_questions
-from ..progress import Progress
-from ..question import Question
-from ..tokenizer import Tokenizer
+from ..networks.decoder.prompts import Prompts
+from ..system.hashing import sha256_of
 
 MOST_KEPT = 1 << 30  # bytes
 SMALL = 1 << 12  # bytes: an example without its pixels

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..errors import UserError
-from ..files import partials_in, written_whole
+from ..core.errors import UserError
+from ..system.files import partials_in, written_whole
 from .report import SearchReport
 
 REPORT = "search.json"

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..digests import sha256_of
-from ..errors import UserError
+from ..build.keys import hash_sources
+from ..bundle.manifest import SENTENCEPIECE
+from ..core.errors import UserError
+from ..core.plan import GIVEN, make_plan, parse_skip
+from ..core.progress import Progress
+from ..core.record import validated
 from ..families import detect, load_checkpoint
-from ..family import Ranks, Sources, Trainable
-from ..identity import hash_sources
-from ..plan import GIVEN, make_plan, parse_skip
-from ..progress import Progress
-from ..room import enough_memory
-from ..tokenizer import TOKENIZER_FILE, Tokenizer
-from ..validation import validated
+from ..families.contract import Ranks, Sources, Trainable
+from ..families.processing.tokenizer import Tokenizer
+from ..system.hashing import sha256_of
+from ..system.memory import enough_memory
 from .bandit import Bandit, get_policy
 from .examples import Examples
 from .folder import hold, load_report
@@ -44,7 +45,7 @@ def search(
 ) -> SearchReport:
     """Find the attentions that a model can do without, and train what stands in for them.
 
-    ckpt, vision  see family.Sources: a model before attentions were cut out, with or without adapters
+    ckpt, vision  see families/contract.Sources: a model before attentions were cut out, with or without adapters
     data          a JSON-lines file of questions with answers (see calibration/README.md)
     out           a folder for the checkpoint and search.json; also one in which the same search ended before its time
     count         attentions to skip, found out by the bandit
@@ -118,8 +119,8 @@ def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Tra
         raise UserError(what, where=sources.ckpt, fix="give a LLaVA model in its Hugging Face folder")
     ranks = Ranks(options.kept_rank, options.skipped_rank)
     trainable = family.train(sources, ranks, options.seed, device)
-    if trainable.checkpoint.tokenizer is None:
-        raise UserError(f"there is no {TOKENIZER_FILE}", where=sources.ckpt, fix="copy the model's own there")
+    if not trainable.checkpoint.tokenizer:
+        raise UserError(f"there is no {SENTENCEPIECE}", where=sources.ckpt, fix="copy the model's own there")
     return trainable
 
 

@@ -4,7 +4,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .report import SearchReport
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from ..checkpoint.eas_adapter import GROUPS
-from ..config import Record
+from ..core.record import Record
 from .bandit import Bandit
 
 SCHEMA_VERSION = 1

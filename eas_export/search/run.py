@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
-from ..family import Trainable
-from ..precision import PRECISIONS
-from ..progress import Progress
+from ..core.errors import UserError
+from ..core.precision import PRECISIONS
+from ..core.progress import Progress
+from ..families.contract import Trainable
 from .examples import Examples, batch_at
 from .folder import save_report
 from .report import Loss, SearchOptions, SearchReport

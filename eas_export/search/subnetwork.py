@@ -1,6 +1,6 @@
 """Every subnetwork of a model that has both adapters in every layer, by the attentions that it skips.
 
-Each is built for its skip list as a bundle's network is (rewrite/, model/), from the tensors as they are at that moment: what is trained
+Each is built for its skip list as a bundle's network is (networks/), from the tensors as they are at that moment: what is trained
 is the network that is exported. Below fp32, what is frozen is rounded to the precision before it is combined: a bundle combines first and
 rounds once.
 """
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.lazy import LazyTensor
-from ..config import Limits
-from ..export.prefill_graph import start_reading
-from ..forcing import Forced, force
-from ..model.network import build_network, store_name
-from ..plan import SkipPlan
-from ..precision import Precision
-from ..rewrite.constants import network_parameters
-from ..rewrite.prune import prune
+from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.limits import Limits
+from ..core.plan import SkipPlan
+from ..core.precision import Precision
+from ..networks.decoder.prefill import start_reading
+from ..networks.decoder.teacher_forcing import Forced, force
+from ..networks.network import build_network, store_name
+from ..networks.parameters import network_parameters
+from ..networks.prune import prune
 from .examples import Example
 
 

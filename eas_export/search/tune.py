@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import written_whole
+from ..core.errors import UserError
+from ..system.files import written_whole
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 LONGEST_GRADIENT = 1.0  # its norm, to which a longer one is shortened

@@ -8,12 +8,12 @@ from conftest import FP32, max_error
 from engine_stand_in import open_stand_in
 from meter_cases import MeterCase
 
-from eas_export.backends import _trt_graphs
-from eas_export.backends.checking import check_graphs
+from eas_export.backends.checking import check as check_graphs
+from eas_export.backends.tensorrt import lowering
+from eas_export.core.progress import Progress
+from eas_export.generation.encode import encode
 from eas_export.inputs.pairs import make_pairs
-from eas_export.pairs import encode
 from eas_export.pipeline import build
-from eas_export.progress import Progress
 
 VQA, RETRIEVAL = MeterCase("vqa_skip10"), MeterCase("irtr_skip10")
 
@@ -21,7 +21,7 @@ VQA, RETRIEVAL = MeterCase("vqa_skip10"), MeterCase("irtr_skip10")
 @pytest.fixture(autouse=True)
 def bind_all(monkeypatch):
     """At the goldens' sizes no weight is large enough by itself."""
-    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
 
 
 @pytest.mark.parametrize("case, weights", [(VQA, "embedded"), (RETRIEVAL, "bound")], ids=["vqa", "retrieval"])

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import golden_case, text_prompts
 
-from eas_export.backends.onnxruntime import OnnxRuntimeSession, PartedSession, _sessions
-from eas_export.backends.parts import split
+from eas_export.backends.onnxruntime.cpu import OnnxRuntimeSession, PartedSession, _sessions
+from eas_export.backends.onnxruntime.split import split
 from eas_export.backends.runtime import Runtime
-from eas_export.generate import generate
-from eas_export.parity.samples import sample_prompts
+from eas_export.generation.generate import generate
+from eas_export.verify.samples import sample_prompts
 
 CASE = golden_case("half_13B")
 
@@ -49,7 +49,7 @@ def test_no_part_has_the_weights_of_two_blocks(bundle_of):
 
 
 def test_a_part_that_fails_names_its_graph(bundle_of):
-    from eas_export.errors import UserError
+    from eas_export.core.errors import UserError
 
     runtime = opened(PartedSession, bundle_of(CASE))
     with pytest.raises(UserError, match=r"ONNX Runtime failed in it .*graph prefill"):

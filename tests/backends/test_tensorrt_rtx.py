@@ -10,17 +10,20 @@ import tensorrt_rtx as trt
 import torch
 from conftest import by_itself, golden_case
 
-import eas_export
-from eas_export.backends import _trt_build, _trt_common, _trt_graphs, get_backend
-from eas_export.backends._trt_build import profile_shapes, run_worker
-from eas_export.backends._trt_graphs import rewrite
-from eas_export.backends.checking import check_graphs
-from eas_export.backends.tensorrt_rtx import FLAVOUR, read_capabilities
-from eas_export.bundle import Bundle, Target, engine_file, open_bundle
-from eas_export.digests import sha256_of
-from eas_export.errors import UserError
-from eas_export.progress import Progress
-from eas_export.recipe import BuildOptions
+from eas_export.backends import get_backend
+from eas_export.backends.checking import check as check_graphs
+from eas_export.backends.tensorrt import build as engine_build
+from eas_export.backends.tensorrt import flavor, lowering
+from eas_export.backends.tensorrt.build import profile_shapes, run_worker
+from eas_export.backends.tensorrt.lowering import rewrite
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR, read_capabilities
+from eas_export.build.recipe import resolve
+from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.bundle.manifest import Target, engine_file
+from eas_export.core.errors import UserError
+from eas_export.core.options import BuildOptions
+from eas_export.core.progress import Progress
+from eas_export.system.hashing import sha256_of
 
 CASE = golden_case("half_13B")
 ALL = ("8.0", "8.6", "8.9", "12.0")
@@ -73,12 +76,12 @@ def test_lowrank_engines(engines_of):
     assert set(bundle.manifest.engines("tensorrt-rtx")) == {"vision", "prefill", "decode"}
 
 
-def parsed(bundle: Bundle, graph: str, folder: Path, precision: str = "fp32") -> _trt_common.Network:
+def parsed(bundle: Bundle, graph: str, folder: Path, precision: str = "fp32") -> flavor.Network:
     import onnx_ir as ir
 
     path = folder / f"{graph}.onnx"
     ir.save(rewrite(bundle.graph_file(graph), bundle.manifest.graphs[graph], bundle.store, "bound"), path)
-    return _trt_common.parse(trt, path)
+    return flavor.parse(trt, path)
 
 
 def test_float32_products_are_float32(bundle_of, tmp_path):
@@ -86,7 +89,7 @@ def test_float32_products_are_float32(bundle_of, tmp_path):
     bundle = bundle_of(CASE)
     network = parsed(bundle, "decode", tmp_path)
     assert network.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
-    config = _trt_common.make_config(trt, network, profile_shapes(bundle.manifest.graphs["decode"]))
+    config = flavor.make_config(trt, network, profile_shapes(bundle.manifest.graphs["decode"]))
     FLAVOUR.configure(trt, config, get_backend("tensorrt-rtx").compiler.target(BuildOptions(compute_capability="86")))
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.num_compute_capabilities == 1
@@ -97,7 +100,7 @@ def test_keys_reach_attention_without_a_copy(bundle_of, tmp_path):
     """The parser multiplies q and k; what attention reads afterwards is the query as we scaled it and the cache itself."""
     network = parsed(bundle_of(CASE), "decode", tmp_path)
     made = {layer.get_output(i).name: layer for layer in network.layers for i in range(layer.num_outputs)}
-    found = _trt_common.attentions(trt, network)
+    found = flavor.attentions(trt, network)
     for attention in found:
         assert attention.get_input(0).name.endswith("_scaled")
         assert made[attention.get_input(1).name].type == trt.LayerType.KV_CACHE_UPDATE
@@ -181,12 +184,12 @@ def test_an_engines_key_has_all_that_makes_it(bundle_of, monkeypatch):
 
     keys = [key(), key(target.model_copy(update={"gpu": "NVIDIA L4"}))]
     assert key() == keys[0]
-    monkeypatch.setattr(_trt_build, "__version__", "0.0.1")
+    monkeypatch.setattr(engine_build, "__version__", "0.0.1")
     assert len({*keys, key()}) == 3
 
 
 def test_embedded_weights_are_part_of_the_engine_and_of_its_key(bundle_of, monkeypatch, tmp_path):
-    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
     bundle = bundle_of(CASE, "fp16")
     spec, path = bundle.manifest.graphs["prefill"], bundle.graph_file("prefill")
     compiler = get_backend("tensorrt-rtx").compiler
@@ -226,20 +229,20 @@ def test_a_builder_without_memory_says_so(bundle_of, monkeypatch, tmp_path):
     target = compiler.target(BuildOptions(compute_capability="86"))
     folder = Path(shutil.copytree(bundle.path, tmp_path / "b"))
     plan = compiler.plan(folder / "prefill.onnx", spec, bundle.store, target)
-    monkeypatch.setattr(_trt_build, "WORKER", ["prlimit", "--data=150000000", *_trt_build.WORKER])
+    monkeypatch.setattr(engine_build, "WORKER", ["prlimit", "--data=150000000", *engine_build.WORKER])
     with pytest.raises(UserError, match="ran out of memory") as refusal:
         plan.build(folder / "x.engine", Progress())
     assert "graph prefill" in str(refusal.value) and "--engine-weights bound" in refusal.value.fix
 
 
 def test_a_killed_builder_says_so(monkeypatch):
-    monkeypatch.setattr(_trt_build, "WORKER", ["sh", "-c", "kill -9 $$"])
+    monkeypatch.setattr(engine_build, "WORKER", ["sh", "-c", "kill -9 $$"])
     with pytest.raises(UserError, match="ran out of memory"):
         run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
 
 
 def test_a_crashed_builder_says_so(monkeypatch):
-    monkeypatch.setattr(_trt_build, "WORKER", ["sh", "-c", "kill -SEGV $$"])
+    monkeypatch.setattr(engine_build, "WORKER", ["sh", "-c", "kill -SEGV $$"])
     with pytest.raises(UserError, match=r"it crashed \(ended by signal 11") as refusal:
         run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
     assert "memory" not in str(refusal.value)
@@ -252,7 +255,7 @@ def test_an_engine_that_cannot_be_written_is_none(bundle_of, monkeypatch, tmp_pa
     plan = get_backend("tensorrt-rtx").compiler.plan(
         bundle.graph_file("fold"), bundle.manifest.graphs["fold"], bundle.store, target
     )
-    monkeypatch.setattr(_trt_build, "WORKER", ["prlimit", "--fsize=1000000", *_trt_build.WORKER])
+    monkeypatch.setattr(engine_build, "WORKER", ["prlimit", "--fsize=1000000", *engine_build.WORKER])
     with pytest.raises(UserError, match="the engine cannot be written"):
         plan.build(tmp_path / "x.engine", Progress())
 
@@ -291,6 +294,6 @@ def test_a_recipe_names_backends_and_capabilities(tmp_path):
     recipe.write_text(
         "backend: [tensorrt-rtx, onnxruntime]\ncompute_capability: [86, 12.0]\nengine_weights: embedded\n"
     )
-    options = eas_export.recipe.resolve(recipe, {}).options
+    options = resolve(recipe, {}).options
     assert options.backend == ("tensorrt-rtx", "onnxruntime")
     assert read_capabilities(options.compute_capability) == ("8.6", "12.0")

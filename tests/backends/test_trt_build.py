@@ -9,13 +9,14 @@ import pytest
 import tensorrt_rtx as trt
 from conftest import golden_case
 
-from eas_export.backends import _trt_build, _trt_common
-from eas_export.backends._trt_build import profile_shapes
-from eas_export.backends._trt_callbacks import make_monitor, make_writer
-from eas_export.backends._trt_common import Refused, build, logger
-from eas_export.backends._trt_graphs import rewrite
-from eas_export.backends.tensorrt_rtx import FLAVOUR
-from eas_export.bundle import Target
+from eas_export.backends.tensorrt import build as engine_build
+from eas_export.backends.tensorrt import flavor
+from eas_export.backends.tensorrt.build import profile_shapes
+from eas_export.backends.tensorrt.callbacks import make_monitor, make_writer
+from eas_export.backends.tensorrt.flavor import Refused, build, logger
+from eas_export.backends.tensorrt.lowering import rewrite
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR
+from eas_export.bundle.manifest import Target
 
 CASE = golden_case("half_13B")
 TARGET = Target(backend="tensorrt-rtx", version=trt.__version__, compute_capabilities=("8.6",), weights="bound")
@@ -40,16 +41,16 @@ def failing_first(monkeypatch):
     """failing_first(text): the first build fails with these words -> whether each build's attentions may be taken apart"""
 
     def fail(text: str) -> list[list[bool]]:
-        write, tries = _trt_common._write, []
+        write, tries = flavor._write, []
 
         def once(trt, network, config, engine: Path) -> bool:
-            tries.append([attention.decomposable for attention in _trt_common.attentions(trt, network)])
+            tries.append([attention.decomposable for attention in flavor.attentions(trt, network)])
             if len(tries) > 1:
                 return write(trt, network, config, engine)
             logger(trt).errors.append(text)
             return False
 
-        monkeypatch.setattr(_trt_common, "_write", once)
+        monkeypatch.setattr(flavor, "_write", once)
         return tries
 
     return fail
@@ -72,15 +73,15 @@ def test_neither_a_lack_of_memory_nor_a_graph_without_attention_is_tried_again(b
 
 
 def test_a_build_that_nobody_waits_for_is_not_tried_again(build_graph, monkeypatch):
-    write, tries = _trt_common._write, []
-    monkeypatch.setattr(_trt_common, "_write", lambda *args: tries.append(args) or write(*args))
+    write, tries = flavor._write, []
+    monkeypatch.setattr(flavor, "_write", lambda *args: tries.append(args) or write(*args))
     with pytest.raises(Refused):
         build_graph("decode", lambda done: False)
     assert len(tries) == 1
 
 
 def test_the_compilers_failure_is_told_from_a_lack_of_memory():
-    refusal = _trt_build._refusal(
+    refusal = engine_build._refusal(
         FLAVOUR, "decode", [MYELIN, "Could not find any implementation for node {ForeignNode}"]
     )
     assert "its compiler fails" in refusal.what and "memory" not in refusal.what
@@ -162,4 +163,4 @@ def test_what_the_builder_does_not_take_is_refused():
         create_builder_config = Config
 
     with pytest.raises(Refused, match="does not take the limits"):
-        _trt_common.make_config(trt, _trt_common.Network(Builder(), definition, None), {})
+        flavor.make_config(trt, flavor.Network(Builder(), definition, None), {})

@@ -11,14 +11,14 @@ import tensorrt_rtx
 import torch
 from engine_stand_in import trt
 
-from eas_export import conversation
-from eas_export.backends import _trt_session
-from eas_export.backends._trt_common import get_flavour, logger
-from eas_export.backends._trt_session import EngineSession, device_weights
 from eas_export.backends.runtime import MORE_MEMORY, Runtime
-from eas_export.backends.tensorrt_rtx import make_context
-from eas_export.errors import InternalError, UserError
-from eas_export.graph import GraphSpec, TensorSpec
+from eas_export.backends.tensorrt import session
+from eas_export.backends.tensorrt.flavor import get_flavour, logger
+from eas_export.backends.tensorrt.session import EngineSession, device_weights
+from eas_export.backends.tensorrt.tensorrt_rtx import make_context
+from eas_export.core.errors import InternalError, UserError
+from eas_export.core.graph_spec import GraphSpec, TensorSpec
+from eas_export.generation import conversation
 
 X, Y = (TensorSpec(name=name, dtype="float32", shape=(1,)) for name in "xy")
 SPEC = GraphSpec(name="decode", dims={}, inputs=(X,), outputs=(Y,))
@@ -102,8 +102,8 @@ def did() -> list[str]:
 @pytest.fixture
 def cuda(monkeypatch, did) -> Cuda:
     stand_in = Cuda(did)
-    monkeypatch.setattr(_trt_session, "torch", SimpleNamespace(cuda=stand_in))
-    monkeypatch.setattr(_trt_session, "_stream_of", lambda device: stand_in.inner)
+    monkeypatch.setattr(session, "torch", SimpleNamespace(cuda=stand_in))
+    monkeypatch.setattr(session, "_stream_of", lambda device: stand_in.inner)
     return stand_in
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eas_export.backends import _trt_callbacks, _trt_common, _trt_session, tensorrt
+from eas_export.backends.tensorrt import callbacks as _trt_callbacks
+from eas_export.backends.tensorrt import flavor, session, tensorrt
 
 VERSIONS = ("10.16.1.11", "11.4.0.106")
 # What TensorRT's objects are called in our files
@@ -61,7 +62,7 @@ def bindings(request, tmp_path_factory) -> bytes:
 
 
 def test_every_name_is_in_the_bindings(bindings):
-    ours = (_trt_callbacks, _trt_common, _trt_session, tensorrt)
+    ours = (_trt_callbacks, flavor, session, tensorrt)
     used = names_used(*(module.__file__ for module in ours))
     known = {"OnnxParser", "parse_from_file", "IAttentionInputLayer", "set_timing_cache", "execute_async_v3", "TF32"}
     assert known <= used and len(used) > 45, sorted(used)

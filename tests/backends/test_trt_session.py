@@ -10,16 +10,16 @@ from conftest import RUN_HERE, golden_case, max_error, text_prompts
 from engine_stand_in import open_stand_in, trt
 from test_golden import check_against_golden
 
-from eas_export.answer import answer
-from eas_export.backends import _trt_graphs, _trt_session
-from eas_export.backends._trt_common import get_flavour
-from eas_export.backends._trt_graphs import engine_spec
-from eas_export.backends._trt_session import EngineSession, require_same
 from eas_export.backends.opening import open_runtime
-from eas_export.bundle import Target
-from eas_export.conversation import Conversation
-from eas_export.errors import UserError
-from eas_export.generate import generate
+from eas_export.backends.tensorrt import lowering, session
+from eas_export.backends.tensorrt.flavor import get_flavour
+from eas_export.backends.tensorrt.lowering import engine_spec
+from eas_export.backends.tensorrt.session import EngineSession, require_same
+from eas_export.bundle.manifest import Target
+from eas_export.core.errors import UserError
+from eas_export.generation.conversation import Conversation
+from eas_export.generation.generate import generate
+from eas_export.generation.stream import answer
 
 CASE = golden_case("half_13B")
 FLAVOUR = get_flavour("tensorrt-rtx")
@@ -28,7 +28,7 @@ FLAVOUR = get_flavour("tensorrt-rtx")
 @pytest.fixture(autouse=True)
 def bind_all(monkeypatch):
     """At the goldens' sizes no weight is large enough by itself."""
-    monkeypatch.setattr(_trt_graphs, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
 
 
 @pytest.mark.parametrize("weights", ["bound", "embedded"])
@@ -177,8 +177,8 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
     ],
 )
 def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs, does):
-    monkeypatch.setattr(_trt_session, "_capability", lambda: capability)
-    found = _trt_session.health(FLAVOUR)
+    monkeypatch.setattr(session, "_capability", lambda: capability)
+    found = session.health(FLAVOUR)
     assert found.runs is runs and does in found.does
 
 

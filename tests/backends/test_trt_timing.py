@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eas_export.backends import tensorrt
-from eas_export.digests import cache_folder
-from eas_export.recipe import BuildOptions
+from eas_export.backends.tensorrt import tensorrt
+from eas_export.core.options import BuildOptions
+from eas_export.system.hashing import cache_folder
 
 
 class Config:

@@ -10,10 +10,10 @@ import eas_export
 ASK = """
 import sys
 sys.path.insert(next(i for i, path in enumerate(sys.path) if path.endswith("site-packages")), sys.argv[1])
-from eas_export.backends import _trt_build
-from eas_export.backends.tensorrt_rtx import FLAVOUR
-assert _trt_build.__file__.startswith(sys.argv[1])
-_trt_build.run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "nowhere"}, print)
+from eas_export.backends.tensorrt import build
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR
+assert build.__file__.startswith(sys.argv[1])
+build.run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "nowhere"}, print)
 """
 
 

@@ -4,10 +4,10 @@ import onnx
 import torch
 from conftest import golden_case, max_error
 
+from eas_export.backends.onnxruntime.widen import widen_model
 from eas_export.backends.opening import open_runtime, open_sparing_runtime
-from eas_export.backends.widen import widen_model
-from eas_export.generate import generate
-from eas_export.parity import Request, compare_bundle
+from eas_export.generation.generate import generate
+from eas_export.verify import Request, compare_bundle
 
 CASE = golden_case("half_13B")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from eas_export.checkpoint.lightning import read_lightning
-from eas_export.checkpoint.stand_ins import LONGEST_TEXT, MOST_COPIED
+from eas_export.checkpoint.restricted_unpickler import LONGEST_TEXT, MOST_COPIED
 from eas_export.checkpoint.torch_zip import read_torch_zip
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 
 STATE_DICT = b"\x8c\x0bcollections\x8c\x0bOrderedDict\x93)R"  # an empty OrderedDict
 

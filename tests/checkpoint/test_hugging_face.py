@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from eas_export.checkpoint.hf_clip import read_preprocessing, read_tower
 from eas_export.checkpoint.hugging_face import read_folder
 from eas_export.checkpoint.safetensors_file import read_safetensors
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "c": torch.empty(0)}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from eas_export.checkpoint.lazy import LazyTensor, combine
-from eas_export.errors import InternalError
+from eas_export.checkpoint.lazy_tensor import LazyTensor, combine
+from eas_export.core.errors import InternalError
 
 
 def lazy(*shape: int, dtype: torch.dtype = torch.float32) -> LazyTensor:

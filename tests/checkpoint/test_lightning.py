@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from eas_export.checkpoint.lightning import read_lightning
-from eas_export.checkpoint.stand_ins import Inert
+from eas_export.checkpoint.restricted_unpickler import Inert
 from eas_export.checkpoint.torch_zip import read_torch_zip
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 
 GONE = "pytorch_lightning_of_long_ago.callbacks"
 

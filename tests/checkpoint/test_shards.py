@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eas_export.checkpoint.keys import Key, merge_shards
-from eas_export.checkpoint.lazy import LazyTensor
-from eas_export.errors import UserError
+from eas_export.checkpoint.lazy_tensor import LazyTensor
+from eas_export.core.errors import UserError
 
 TABLE = {"layers.{i}.w": Key("layers.{i}.q", ("out", "in"), shard=1), "norm": Key("norm", ("in",))}
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from eas_export.checkpoint.lazy import LazyTensor
+from eas_export.checkpoint.lazy_tensor import LazyTensor
 from eas_export.checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 
 
 def saved(tmp_path: Path, value: object) -> Path:

@@ -12,7 +12,7 @@ import torch
 from conftest import GOLDEN, TINY, by_itself, golden_case
 from sentencepiece import SentencePieceTrainer
 
-from eas_export.bundle import open_bundle
+from eas_export.bundle.bundle import open_bundle
 
 
 @pytest.fixture
@@ -327,9 +327,9 @@ def test_a_skip_list_that_is_not_the_checkpoints_is_noted(data, tmp_path, comman
 
 
 def test_our_own_bugs_show_their_traceback(tmp_path, command, monkeypatch):
-    import eas_export.assembly
+    from eas_export.build import artifacts
 
-    monkeypatch.setattr(eas_export.assembly, "export_graph", lambda *a: 1 / 0)
+    monkeypatch.setattr(artifacts, "export_graph", lambda *a: 1 / 0)
     code, _, err = command("build", "--ckpt", GOLDEN / "lavin" / "first", "--out", tmp_path / "o")
     assert code == 70 and "ZeroDivisionError" in err and "Traceback" in err and "bug of eas-export" in err
     assert [p.name for p in tmp_path.iterdir()] == [".o.partial"]  # the weights were finished: the next build has them

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from conftest import golden_case
 
-from eas_export.backends.backend import Layer
 from eas_export.backends.checking import GraphCheck
+from eas_export.backends.contract import Layer
 
 CASE = golden_case("half_13B")
 

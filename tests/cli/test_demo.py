@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import made_once
 
-from eas_export.bundle import open_bundle
+from eas_export.bundle.bundle import open_bundle
 from eas_export.demo import BASE, CHECKPOINT, QUESTIONS, digits, train
 from eas_export.demo.compare import BARE, EAS, FULL
 from eas_export.families import load_checkpoint
-from eas_export.family import Sources
+from eas_export.families.contract import Sources
 from eas_export.inputs.questions import read_questions
 
 DIGITS = Path(__file__).parents[2] / "calibration" / "digits.jsonl"

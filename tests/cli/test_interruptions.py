@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from synthetic import SHAPES, write_checkpoint
 
-from eas_export.bundle import open_bundle
-from eas_export.errors import UserError
+from eas_export.build.workspace import hold, workplace
+from eas_export.bundle.bundle import open_bundle
+from eas_export.core.errors import UserError
+from eas_export.core.progress import Progress
 from eas_export.pipeline import build, verify
-from eas_export.progress import Progress
-from eas_export.workplace import hold, workplace
 
 COMMAND = [sys.executable, "-c", "from eas_export.cli.main import main; main()"]
 
@@ -267,8 +267,7 @@ def test_an_unfinished_bundle_never_opens_under_another_ones_manifest(tmp_path):
 @pytest.mark.parametrize("moment", ["hashing", "writing"])
 def test_a_checkpoint_that_changes_while_it_is_read_is_refused(checkpoint, tmp_path, monkeypatch, moment):
     """What was mapped is what is written: under the new file's name it would be a lie that no later build finds."""
-    import eas_export.assembly
-    import eas_export.identity
+    from eas_export.build import artifacts, keys
 
     folder = Path(shutil.copytree(checkpoint, tmp_path / "data"))
     shard = next(folder.glob("weights/*/consolidated.00.pth"))
@@ -279,8 +278,8 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(checkpoint, tmp_p
         copy.replace(shard)
 
     where, name = {
-        "hashing": (eas_export.identity, "remembered_sha256"),
-        "writing": (eas_export.assembly, "write_store"),
+        "hashing": (keys, "remembered_sha256"),
+        "writing": (artifacts, "write_store"),
     }[moment]
     real = getattr(where, name)
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import GOLDEN
 from meter_cases import MeterCase
 
-from eas_export.bundle import WEIGHTS
+from eas_export.bundle.manifest import WEIGHTS
 
 CASE = MeterCase("vqa_skip10")
 SKIP = ",".join(map(str, CASE.skip))

@@ -10,8 +10,8 @@ from conftest import by_itself, golden_case
 from test_build import adapters, change
 
 import eas_export
-from eas_export.bundle import open_bundle
-from eas_export.store import Store
+from eas_export.bundle.bundle import open_bundle
+from eas_export.bundle.store import Store
 
 CASE = by_itself(golden_case("first"))
 

@@ -11,12 +11,13 @@ import pytest
 from conftest import TINY, golden_case
 from PIL import Image
 
-from eas_export import Question, Sampling, UserError, open_model, text
-from eas_export.bundle import open_bundle
-from eas_export.config import Limits
-from eas_export.conversation import Conversation
-from eas_export.parity.samples import read_samples
-from eas_export.text import TextModel
+from eas_export import Question, Sampling, UserError, open_model
+from eas_export.bundle.bundle import open_bundle
+from eas_export.core.limits import Limits
+from eas_export.generation import text_model as text
+from eas_export.generation.conversation import Conversation
+from eas_export.generation.text_model import TextModel
+from eas_export.verify.samples import read_samples
 
 SET = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "questions.jsonl"
 PICTURE = SET.parent / "images" / "circle.png"

@@ -11,9 +11,10 @@ from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends.opening import open_runtime
-from eas_export.bundle import WEIGHTS, Bundle, open_bundle
-from eas_export.conversation import Conversation
-from eas_export.digests import sha256_of
+from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.bundle.manifest import WEIGHTS
+from eas_export.generation.conversation import Conversation
+from eas_export.system.hashing import sha256_of
 
 CASE = golden_case("first")
 

@@ -12,11 +12,11 @@ import pytest
 from conftest import TINY, copy_of, golden_case
 
 from eas_export.backends import BACKENDS, get_backend
-from eas_export.bundle import open_bundle, write_manifest
-from eas_export.errors import NoRoom, UserError
-from eas_export.parity import ledger
-from eas_export.parity.schema import PATH as SCHEMA
-from eas_export.precision import PRECISIONS
+from eas_export.bundle.bundle import open_bundle, write_manifest
+from eas_export.core.errors import NoRoom, UserError
+from eas_export.core.precision import PRECISIONS
+from eas_export.verify import ledger
+from eas_export.verify.schema import PATH as SCHEMA
 
 CASE = golden_case("first")
 LABELLED = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "labelled.jsonl"
@@ -174,7 +174,7 @@ def test_labelled_questions_are_scored(bundle_of, command):
 
 def test_numbers_that_are_not_finite_differ(bundle_of, tmp_path, command):
     """A graph that fails is a verdict, not wrong use."""
-    from parity.test_divergence import scaled
+    from verify.test_divergence import scaled
 
     spoilt = scaled(bundle_of(CASE), "layers.3.ffn.down.weight", float("inf"), tmp_path / "spoilt")
     code, out, err = command("verify", spoilt.path, "--ckpt", CASE.folder, "--json")

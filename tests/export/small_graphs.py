@@ -8,8 +8,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from torch import Tensor, nn
 
+from eas_export.core.graph_spec import Dim, GraphSpec, TensorSpec
 from eas_export.export.recorder import record
-from eas_export.graph import Dim, GraphSpec, TensorSpec
 
 Shape = Sequence[int | str]
 

@@ -11,10 +11,10 @@ import pytest
 from conftest import golden_case
 from floor import FLOOR
 
-from eas_export.bundle import WEIGHTS
+from eas_export.bundle.manifest import WEIGHTS
+from eas_export.core.precision import DTYPES, PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.export.passes.static_shapes import StaticShapes
-from eas_export.precision import DTYPES, PRECISIONS
+from eas_export.export.lowerings.static_shapes import StaticShapes
 
 # Operators that a bundle may hold: all of the standard domain
 ADDED_BY_US = {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization", "Swish"}

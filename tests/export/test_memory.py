@@ -6,16 +6,17 @@ import onnx
 import pytest
 from conftest import golden_case
 
-from eas_export.export.graphs import DECODER
-from eas_export.export.memory import device_memory
-from eas_export.precision import PRECISIONS
+from eas_export.core.precision import PRECISIONS
+from eas_export.networks.decoder.graphs import WITH_ADAPTERS
+from eas_export.networks.graphs import graphs_of
+from eas_export.networks.memory import device_memory
 
 
-@pytest.mark.parametrize("fold", DECODER)
+@pytest.mark.parametrize("fold", WITH_ADAPTERS)
 def test_graphs_read_what_their_rows_say(lavin_case, bundle_of, fold):
     bundle = bundle_of(lavin_case, "fp16", fold) if fold == "lowrank" else bundle_of(lavin_case, "fp16")
     entries, plan = bundle.store.entries, bundle.manifest.plan
-    for name, graph in DECODER[fold].items():
+    for name, graph in graphs_of(bundle.manifest.config, fold).items():
         model = onnx.load(bundle.graph_file(name), load_external_data=False).graph
         held = {i.name for i in model.initializer if i.external_data}
         assert held == {parameter for parameter in entries if graph.reads(plan, parameter)}, name

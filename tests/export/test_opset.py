@@ -12,22 +12,23 @@ import torch
 from conftest import by_itself, golden_case, max_error
 from test_golden import check_against_golden
 
-from eas_export import UserError, assembly
+from eas_export import UserError
 from eas_export.backends.opening import open_runtime
-from eas_export.errors import InternalError
-from eas_export.export.passes import LIFT
-from eas_export.export.passes.drop_no_ops import DropNoOps
-from eas_export.export.passes.expand_functions import ExpandFunctions
-from eas_export.export.passes.scatter_places import ScatterPlaces
-from eas_export.export.passes.set_opset import SetOpset
-from eas_export.export.passes.share_constants import ShareConstants
-from eas_export.export.passes.share_shapes import ShareShapes
-from eas_export.generate import generate
-from eas_export.model import ops
+from eas_export.build import artifacts as assembly
+from eas_export.core.errors import InternalError
+from eas_export.core.options import BuildOptions
+from eas_export.core.precision import DTYPES
+from eas_export.core.progress import Progress
+from eas_export.export.lowerings import LIFT
+from eas_export.export.lowerings.drop_no_ops import DropNoOps
+from eas_export.export.lowerings.expand_functions import ExpandFunctions
+from eas_export.export.lowerings.scatter_places import ScatterPlaces
+from eas_export.export.lowerings.set_opset import SetOpset
+from eas_export.export.lowerings.share_constants import ShareConstants
+from eas_export.export.lowerings.share_shapes import ShareShapes
+from eas_export.generation.generate import generate
+from eas_export.networks import ops
 from eas_export.pipeline import build, verify
-from eas_export.precision import DTYPES
-from eas_export.progress import Progress
-from eas_export.recipe import BuildOptions
 
 FIRST, HALF = by_itself(golden_case("first")), golden_case("half_13B")
 

@@ -10,18 +10,19 @@ from conftest import golden_case, llava_golden_case
 from small_graphs import f32, i64, record_function, run
 from torch import Tensor, nn
 
-from eas_export.config import Limits, ModelConfig
-from eas_export.errors import InternalError
+from eas_export.core.configs.decoder import ModelConfig
+from eas_export.core.errors import InternalError
+from eas_export.core.graph_spec import Dim, GraphSpec, TensorSpec
+from eas_export.core.limits import Limits
+from eas_export.core.plan import SkipPlan, make_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
 from eas_export.export.free_sizes import FreeSize, FreeSizes
-from eas_export.export.graphs import graphs_of
 from eas_export.export.recorder import record
-from eas_export.graph import Dim, GraphSpec, TensorSpec
-from eas_export.model import ops
-from eas_export.model.recordable import within
-from eas_export.model.skeleton import skeleton
-from eas_export.plan import SkipPlan, make_plan
-from eas_export.precision import PRECISIONS
+from eas_export.networks import ops
+from eas_export.networks.graphs import graphs_of
+from eas_export.networks.recordable import within
+from eas_export.networks.skeleton import skeleton
 
 FIRST = golden_case("first")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eas_export.export import recorder
 from eas_export.export.rules import RULES
-from eas_export.model import ops
+from eas_export.networks import ops
 
 SIZES = ({"B": 3, "S": 5, "T": 9}, {"B": 1, "S": 1, "T": 5}, {"B": 2, "S": 4, "T": 8})
 

@@ -14,16 +14,17 @@ from conftest import golden_case, llava_golden_case
 from meter_cases import LIMITS, Arrays, MeterCase, opened, run_onnx
 from torch import Tensor, nn
 
-from eas_export.any_config import AnyConfig
+from eas_export.core.configs import AnyConfig
+from eas_export.core.graph_spec import GraphSpec
+from eas_export.core.plan import SkipPlan, make_plan
+from eas_export.core.precision import PRECISIONS
 from eas_export.export import recorder
 from eas_export.export.export_graph import export_graph
-from eas_export.export.graphs import Graph, graphs_of
 from eas_export.export.rules import RULES
-from eas_export.graph import GraphSpec
-from eas_export.model import ops
-from eas_export.model.network import build_network, store_name
-from eas_export.plan import SkipPlan, make_plan
-from eas_export.precision import PRECISIONS
+from eas_export.networks import ops
+from eas_export.networks.contract import Graph
+from eas_export.networks.graphs import graphs_of
+from eas_export.networks.network import build_network, store_name
 
 FP32 = PRECISIONS["fp32"]
 SAME = 2e-5  # largest error; sums are rounded in other orders

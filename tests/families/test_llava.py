@@ -14,18 +14,19 @@ from reference.llava import read_folder
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.checkpoint.hf_llama import LlamaConfig
-from eas_export.config import ImageConfig, Limits
-from eas_export.errors import UserError
+from eas_export.core.configs.vit import ImageConfig
+from eas_export.core.errors import UserError
+from eas_export.core.limits import Limits
+from eas_export.core.plan import choose_plan, make_plan
 from eas_export.families import detect, get_family, load_checkpoint
-from eas_export.families.llava_prompt import IMAGE, SYSTEM
-from eas_export.family import Sources
-from eas_export.images import to_pixels
+from eas_export.families.contract import Sources
+from eas_export.families.llava.prompt import IMAGE, SYSTEM
+from eas_export.families.processing.image_processor import to_pixels
+from eas_export.families.processing.question import Question
+from eas_export.families.processing.tokenizer import Tokenizer
 from eas_export.inputs.npz import make_inputs
 from eas_export.inputs.questions import encode_question, make_prompt, require_short
-from eas_export.plan import choose_plan, make_plan
-from eas_export.question import Question
-from eas_export.rewrite.prune import prune
-from eas_export.tokenizer import Tokenizer
+from eas_export.networks.prune import prune
 
 PROMPTS = get_family("llava").prompts
 SHAPE = LlavaShape(skip=(0, 2))

@@ -7,13 +7,13 @@ import torch
 from meter_cases import MeterCase, opened
 from synthetic_meter import MeterShape, meter_shapes
 
-from eas_export.cross_encoder_config import Attention
-from eas_export.errors import UserError
+from eas_export.core.configs.cross_encoder import Attention
+from eas_export.core.errors import UserError
+from eas_export.core.plan import SkipEvidence, choose_plan, disagreement, make_plan
 from eas_export.families import detect, get_family, load_checkpoint
+from eas_export.families.contract import Sources
 from eas_export.families.meter import METER
-from eas_export.family import Sources
-from eas_export.plan import SkipEvidence, choose_plan, disagreement, make_plan
-from eas_export.rewrite.prune import prune
+from eas_export.networks.prune import prune
 
 CASE = MeterCase("vqa_skip10")
 
@@ -46,7 +46,7 @@ def test_what_a_file_says(tmp_path):
 @pytest.mark.parametrize("task, answers", [("vqa", 3129), ("nlvr2", 2), ("retrieval", 1)])
 def test_the_published_sizes_need_no_option(monkeypatch, task, answers):
     """Of RoBERTa base; nothing is read."""
-    from eas_export.checkpoint.lazy import LazyTensor
+    from eas_export.checkpoint.lazy_tensor import LazyTensor
     from eas_export.families import meter
 
     def unread():

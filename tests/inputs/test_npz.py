@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import golden_case
 
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 from eas_export.families import get_family
 from eas_export.inputs.npz import make_inputs, read_inputs
 

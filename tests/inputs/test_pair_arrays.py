@@ -7,9 +7,9 @@ import pytest
 import torch
 from meter_cases import MeterCase
 
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 from eas_export.families import load_checkpoint
-from eas_export.family import Sources
+from eas_export.families.contract import Sources
 from eas_export.inputs.pairs import make_pairs, read_pairs, write_answers
 
 VQA, NLVR2, RETRIEVAL = (MeterCase(name) for name in ("vqa_skip10", "nlvr2_skip10", "irtr_skip10"))

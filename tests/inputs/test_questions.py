@@ -8,18 +8,18 @@ from conftest import TINY
 from PIL import Image
 from sentencepiece import SentencePieceTrainer
 
-from eas_export.config import ImageConfig
-from eas_export.errors import UserError
+from eas_export.core.configs.vit import ImageConfig
+from eas_export.core.errors import UserError
 from eas_export.families import get_family
-from eas_export.images import read_image, to_pixels
+from eas_export.families.processing.image_processor import read_image, to_pixels
+from eas_export.families.processing.question import Question
+from eas_export.families.processing.tokenizer import TextStream, Tokenizer
 from eas_export.inputs.questions import encode_question, make_prompt, read_questions
-from eas_export.question import Question
-from eas_export.tokenizer import TextStream, Tokenizer
 
 CONFIG = TINY.checkpoint.config
 FAMILY = get_family("lavin")
 CHOICE = {"question": "Which is larger?", "options": ["the sun", "the moon"]}
-TOKENIZER = Tokenizer(TINY.folder / "weights" / "tokenizer.model", CONFIG.vocab_size)
+TOKENIZER = Tokenizer((TINY.folder / "weights" / "tokenizer.model",), CONFIG.vocab_size)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def byte_tokenizer(path) -> Tokenizer:
             vocab_size=285,
             minloglevel=2,
         )
-    return Tokenizer(path, 300)  # the model's vocabulary is padded
+    return Tokenizer((path,), 300)  # the model's vocabulary is padded
 
 
 def test_half_of_a_character_waits_for_its_other_half(tmp_path):
@@ -237,15 +237,15 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"no sentencepiece model")
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        Tokenizer(path, 128)
+        Tokenizer((path,), 128)
     whole = (TINY.folder / "weights" / "tokenizer.model").read_bytes()
     assert b"the" in whole
     path.write_bytes(whole.replace(b"the", b"th\xff"))  # no piece of it is text
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        Tokenizer(path, 128)
+        Tokenizer((path,), 128)
     path.write_bytes(whole)
     with pytest.raises(UserError, match="it has 128 tokens, the model 96"):
-        Tokenizer(path, 96)
+        Tokenizer((path,), 96)
 
 
 @pytest.mark.parametrize("size", [(1, 101), (30000, 1)])

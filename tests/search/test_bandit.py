@@ -8,7 +8,7 @@ from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
 from eas_export.search.bandit import POLICIES, Bandit, get_policy, update
 
 EVENTS = np.load(GOLDEN / "search" / "lavin.npz")

@@ -12,19 +12,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from search_cases import OPTIONS
 
-from eas_export.errors import UserError
+from eas_export.core.errors import UserError
+from eas_export.core.plan import make_plan
+from eas_export.core.precision import PRECISIONS
+from eas_export.core.progress import Progress
 from eas_export.families import get_family, load_checkpoint
-from eas_export.family import Sources
-from eas_export.plan import make_plan
-from eas_export.precision import PRECISIONS
-from eas_export.progress import Progress
-from eas_export.rewrite.prune import prune
+from eas_export.families.contract import Sources
+from eas_export.families.processing.tokenizer import Tokenizer
+from eas_export.networks.prune import prune
 from eas_export.search import folder, run, search
 from eas_export.search.examples import Examples, batch_at
 from eas_export.search.folder import hold, load_report, save_report
 from eas_export.search.report import SearchReport
 from eas_export.search.subnetwork import Supernet, make_batch
-from eas_export.tokenizer import Tokenizer
 
 WORDS = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 

@@ -5,16 +5,16 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, llava_golden_case
 
-from eas_export.config import Limits
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
 from eas_export.families import get_family, load_checkpoint
-from eas_export.family import Ranks, Sources
-from eas_export.parity.reference import Reference
-from eas_export.precision import PRECISIONS
-from eas_export.rewrite.constants import network_parameters
-from eas_export.rewrite.prune import prune
+from eas_export.families.contract import Ranks, Sources
+from eas_export.families.processing.tokenizer import Tokenizer
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 from eas_export.search.examples import Example, Examples, batch_at
 from eas_export.search.subnetwork import Supernet, make_batch
-from eas_export.tokenizer import Tokenizer
+from eas_export.verify.reference import Reference
 
 FP32, LIMITS, CPU = PRECISIONS["fp32"], Limits(max_prompt=64, max_tokens=96), torch.device("cpu")
 LLAVA = get_family("llava")
@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_reference(case):
 
 
 def _tiny_prompts():
-    from eas_export.parity.samples import sample_prompts
+    from eas_export.verify.samples import sample_prompts
 
     return list(sample_prompts(TINY.checkpoint.config, LIMITS, 8).prompts.values())
 

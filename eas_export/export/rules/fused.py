@@ -1,8 +1,8 @@
-"""The operators of model/ops.py (gemm: layers.py): each call is one node of the operator that it computes."""
+"""The operators of networks/ops.py (gemm: layers.py): each call is one node of the operator that it computes."""
 
 from torch import Tensor
 
-from ...model import ops
+from ...networks import ops
 from ..graph_writer import GraphWriter
 from .reshaping import expand
 from .table import like, rule

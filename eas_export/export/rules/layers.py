@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...model import ops
+from ...networks import ops
 from ..graph_writer import GraphWriter, NotCovered, meta
 from .arithmetic import add
 from .reshaping import transpose

@@ -1,0 +1,257 @@
+"""ONNX Runtime on the CPU.
+
+Weights are passed in as values over one mapped copy of the store, shared by all sessions, and nothing is repacked: loading
+costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
+
+That holds for float32. Weights in float16 are widened when a session opens, a private copy in each, and those in bfloat16 in each run
+(widen.py); `open_sparing` opens a session for one block after the other instead.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+
+from ...bundle.bundle import Bundle
+from ...core.errors import NoRoom, UserError
+from ...core.graph_spec import GraphSpec
+from ...core.precision import DTYPES, PRECISIONS
+from ...system.machine import free_memory
+from ..contract import Backend, Health
+from ..runtime import Runtime, Tensors
+from .split import Part, split
+from .widen import NARROW, widen_model, widen_spec
+
+# Unless it is told before it is loaded, it sends telemetry, and keeps an id and a database of it in the user's cache (1.32)
+SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
+ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
+NO_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory")  # what ONNX Runtime says then
+MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
+
+
+class OnnxRuntimeSession:
+    """A graph in one piece, open all the time."""
+
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
+        self.spec = spec
+        self.session, self._weights = _open(ort, path, folder, _read(ort, path), values)
+
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        for inputs, outputs in requests:
+            self.bind(inputs, outputs)()
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        binding = self.session.io_binding()
+        with _translated(self.spec.name):
+            for name, tensor in inputs.items():
+                _bind(binding.bind_input, name, tensor)
+            for name, tensor in outputs.items():
+                _bind(binding.bind_output, name, tensor)
+
+        def run(held: object = (inputs, outputs)) -> None:
+            """The binding knows addresses only: the tensors are held as long as this is."""
+            with _translated(self.spec.name):
+                self.session.run_with_iobinding(binding)
+
+        return run
+
+
+class PartedSession:
+    """A graph in parts, each opened for all requests and closed again."""
+
+    def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
+        self.spec = spec
+        self._ort, self._path, self._folder, self._values = ort, path, folder, values
+        with _refused(ort, path):
+            self._parts = split(_read(ort, path))
+
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        handed: list[Tensors] = [{} for _ in requests]
+        for part in self._parts:
+            session, weights = _open(self._ort, self._path, self._folder, part.model, self._values)
+            with _translated(self.spec.name):
+                for (inputs, outputs), values in zip(requests, handed):
+                    self._run_part(session, part, inputs, outputs, values)
+            del session, weights
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        return lambda: self.run([(inputs, outputs)])
+
+    @staticmethod
+    def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: Tensors) -> None:
+        """values: what earlier parts handed on; a result of the graph may be read by a later part too"""
+        binding, known = session.io_binding(), inputs | outputs | values
+        for name in part.inputs:
+            _bind(binding.bind_input, name, known[name])
+        for name in part.outputs:
+            if name in outputs:
+                _bind(binding.bind_output, name, outputs[name])
+            else:
+                binding.bind_output(name, "cpu")
+        session.run_with_iobinding(binding)
+        given = zip(part.outputs, binding.get_outputs())  # copied: one of them would keep the whole session in memory
+        values.update({name: torch.from_numpy(v.numpy().copy()) for name, v in given if name not in outputs})
+        for name in [name for name in values if name not in part.needed]:
+            del values[name]
+
+
+def _bind(bind, name: str, tensor) -> None:
+    dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+    bind(name, "cpu", 0, dtype, tuple(tensor.shape), tensor.data_ptr())
+
+
+@contextmanager
+def _translated(graph: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the bindings' exception classes have no common base but this
+        if any(said in str(error) for said in NO_MEMORY):
+            fix = "end other programs, or lower --max-prompt and --max-batch"
+            raise NoRoom("the memory does not suffice for it", where=f"graph {graph}", fix=fix) from error
+        raise UserError(
+            f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
+            where=f"graph {graph}",
+            fix="eas-export verify tells whether the bundle is damaged",
+        ) from error
+
+
+def open_bundle(bundle: Bundle) -> Runtime:
+    """Sessions for every graph. Raises UserError without ONNX Runtime, where it refuses a graph, and where weights that it widens
+    would not fit into memory."""
+    m = bundle.manifest
+    needed, free = private_bytes(bundle), free_memory()
+    if needed > free:
+        what = f"ONNX Runtime widens {m.precision} weights on a CPU, a copy per graph: {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
+        fix = "build with --precision fp32, which stays mapped and is shared, or use a machine with more memory"
+        raise UserError(what, where=bundle.path, fix=fix)
+    return Runtime(_name(m.precision), m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
+
+
+def _name(precision: str) -> str:
+    """What reports call it: parity in another dtype than the bundle's is not parity in the bundle's."""
+    widened = PRECISIONS[precision].dtype == NARROW
+    return f"onnxruntime, {precision} computed in float32" if widened else "onnxruntime"
+
+
+def private_bytes(bundle: Bundle) -> int:
+    """What the weights take in memory beside the mapped store: nothing where the CPU computes with them as they lie there."""
+    if PRECISIONS[bundle.manifest.precision].dtype in MAPPED:
+        return 0
+    ort, entries = import_onnxruntime(), bundle.store.entries
+    graphs = [_read(ort, bundle.graph_file(name)).graph for name in bundle.manifest.graphs]
+    numbers = sum(prod(entries[i.name].shape) for graph in graphs for i in graph.initializer if i.name in entries)
+    return round(ARENA * 4 * numbers)
+
+
+def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, OnnxRuntimeSession]:
+    """Sessions for these graphs of the bundle's folder, over one mapped copy of its weights."""
+    return _sessions(OnnxRuntimeSession, bundle, graphs)
+
+
+def open_sparing(bundle: Bundle) -> Runtime:
+    """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
+    m = bundle.manifest
+    mapped = PRECISIONS[m.precision].dtype in MAPPED
+    sessions = _sessions(OnnxRuntimeSession if mapped else PartedSession, bundle, m.graphs)
+    return Runtime(_name(m.precision), m.config, m.plan, m.limits, sessions, stays_open=mapped)
+
+
+def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, Any]:
+    ort = import_onnxruntime()
+    values = _mapped_values(ort, bundle)
+    specs = {name: widen_spec(spec) for name, spec in graphs.items()}
+    return {name: kind(ort, spec, bundle.graph_file(name), bundle.path, values) for name, spec in specs.items()}
+
+
+def import_onnxruntime() -> ModuleType:
+    """The library, told not to call home. Raises UserError where it cannot be imported."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        raise UserError(
+            f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})",
+            where="--backend onnxruntime",
+            fix="pip install 'eas-export[cpu]'" if missing else "pip install --force-reinstall onnxruntime",
+        ) from None
+    return onnxruntime
+
+
+def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
+    """Every tensor of the store as a value over the mapped file."""
+    values = {}
+    for entry in bundle.store.entries.values():
+        array = bundle.store.array(entry.name)
+        values[entry.name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, DTYPES[entry.dtype].onnx)
+    return values
+
+
+def _read(ort: ModuleType, path: Path) -> ModelProto:
+    with _refused(ort, path):
+        return widen_model(onnx.load(path, load_external_data=False))
+
+
+def _open(ort: ModuleType, path: Path, folder: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:
+    """A session over a graph whose weights lie in `folder`, and those values that it reads the memory of."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = os.cpu_count() or 1
+    # Threads wait for work actively while a graph runs, and only then: sessions in one process must not fight for the cores. Nor are
+    # weights repacked: that is a private copy of each
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    with _refused(ort, path):
+        shapes = {i.name: list(i.dims) for i in model.graph.initializer if i.external_data}
+        used = {name: values[name] for name, shape in shapes.items() if values[name].shape() == shape}
+        for name, value in used.items():
+            options.add_initializer(name, value)
+        session = ort.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["ConstantFolding"],
+        )
+    return session, used
+
+
+@contextmanager
+def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the bindings' and protobuf's exception classes have no common base but this
+        raise UserError(
+            f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})",
+            where=path,
+            fix="eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)",
+        ) from error
+
+
+def health() -> Health:
+    try:
+        ort = import_onnxruntime()
+    except UserError as error:
+        return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
+    does = (
+        "runs bundles on the CPU, weights mapped and shared in fp32; fp16 weights are widened, a private copy per graph"
+    )
+    return Health(version=ort.__version__, runs=True, does=does)
+
+
+ONNXRUNTIME = Backend(
+    open=open_bundle,
+    open_sparing=open_sparing,
+    private_bytes=private_bytes,
+    health=health,
+    open_tapped=open_sparing,
+)

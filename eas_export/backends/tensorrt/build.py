@@ -1,0 +1,186 @@
+"""Engines from a bundle's graphs, each built in a process of its own, and what went wrong in words that help."""
+
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ... import __version__
+from ...bundle.manifest import EngineRecord, Made, Target
+from ...bundle.store import Store
+from ...core.errors import InternalError, UserError
+from ...core.graph_spec import GraphSpec
+from ...core.progress import Progress
+from ...system.hashing import key_of
+from ..contract import EnginePlan, Layer
+from .flavor import OUT_OF_MEMORY, Flavour, Shapes
+from .lowering import engine_spec, rewrite
+
+# Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
+WORKER = [
+    sys.executable,
+    "-c",
+    "import sys; sys.path[:] = sys.argv[1:]; from eas_export.backends.tensorrt.worker import main; main()",
+]
+LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with more"
+# What the builder says -> what it means, and what to do
+REFUSALS = (
+    (
+        rf"{OUT_OF_MEMORY}|\bkilled\b",
+        "it ran out of memory",
+        f"build with --engine-weights bound, {LESS}",
+    ),
+    (
+        r"FP32 GEMM is not supported",
+        "compute capability 7.5 has no float32 matrix products, which routers and pooling need",
+        "leave 7.5 out of --compute-capability",
+    ),
+    (
+        r"MyelinCheckException",
+        "its compiler fails on a part of the graph, which is a mistake of this version",
+        "try another version of it, and report the graph to its makers",
+    ),
+    (
+        r"Could not find any implementation",
+        "it finds no kernel for a part of the graph, which is mostly a lack of memory",
+        f"close other programs on the GPU, or {LESS}",
+    ),
+    (r"No space left|File too large|quota", "the engine cannot be written", "free some space"),
+    (r"ended by signal", "it crashed", "try another version of it, and report the graph to its makers"),
+)
+ANYTHING_ELSE = "try another version of it; eas-export check lists the graph's layers as it sees them"
+
+
+def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, store: Store, target: Target) -> EnginePlan:
+    """The engine of a graph's file; see backend.Compiler."""
+    model = rewrite(path, spec, store, target.weights)
+    shapes = profile_shapes(spec)
+    content = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+    return EnginePlan(
+        key=key_of(__version__, target.model_dump(mode="json"), content, shapes),
+        reads=_read_by_builder(model),
+        build=lambda out, progress: _build(flavour, model, spec.name, target, shapes, out, progress),
+    )
+
+
+def profile_shapes(spec: GraphSpec) -> Shapes:
+    """The smallest, usual and largest shape of every input that has a free size."""
+    spec = engine_spec(spec)
+    sizes = [{name: getattr(dim, bound) for name, dim in spec.dims.items()} for bound in ("min", "opt", "max")]
+    free = [tensor for tensor in spec.inputs if not all(isinstance(size, int) for size in tensor.shape)]
+    return {tensor.name: tuple(list(tensor.sizes(each)) for each in sizes) for tensor in free}
+
+
+def list_layers(flavour: Flavour, path: Path, spec: GraphSpec, store: Store) -> list[Layer]:
+    """See backend.Compiler."""
+    flavour.load()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.name
+        ir.save(rewrite(path, spec, store, "bound"), file)
+        request = {"backend": flavour.backend, "model": str(file)}
+        answer = run_worker(flavour, spec.name, request, lambda fraction: None)
+    return [Layer(**layer) for layer in answer["layers"]]
+
+
+def _read_by_builder(model: ir.Model) -> tuple[str, ...]:
+    """The files beside the model that hold what is not in it."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return tuple(sorted({tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
+
+
+def _build(
+    flavour: Flavour, model: ir.Model, graph: str, target: Target, shapes: Shapes, out: Path, progress: Progress
+) -> Made:
+    """Build into `out`; what the builder reads stands beside it for as long as it takes."""
+    file = out.with_suffix(".rewritten.onnx")
+    request = {
+        "backend": flavour.backend,
+        "model": str(file),
+        "engine": str(out),
+        "shapes": shapes,
+        "target": target.model_dump(mode="json"),
+    }
+    start = time.monotonic()
+    try:
+        ir.save(model, file)
+        with progress.stage(f"building {graph} for {flavour.title}", 100, "%") as done:
+            told = 0
+
+            def tell(fraction: float) -> None:
+                nonlocal told
+                percent = int(100 * fraction)
+                if percent > told:
+                    done(percent - told)
+                    told = percent
+
+            answer = run_worker(flavour, graph, request, tell)
+            tell(1.0)
+    finally:
+        file.unlink(missing_ok=True)
+    seconds = round(time.monotonic() - start, 1)
+    return Made(engine=EngineRecord(graph=graph, target=target, attention=answer["attention"], seconds=seconds))
+
+
+def run_worker(
+    flavour: Flavour, graph: str, request: dict[str, Any], on_fraction: Callable[[float], None]
+) -> dict[str, Any]:
+    """The last answer of the process. Raises UserError for what the builder refuses."""
+    answer: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as said, _started(said) as process:
+        with suppress(BrokenPipeError):  # it has ended already: how is seen below
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
+        for line in process.stdout:
+            answer = json.loads(line)
+            if "fraction" in answer:
+                on_fraction(answer["fraction"])
+        code = process.wait()
+        said.seek(0)
+        printed = said.read().decode(errors="replace")
+    if "attention" in answer or "layers" in answer:
+        return answer
+    if "refused" in answer:
+        raise _refusal(flavour, graph, answer["refused"])
+    if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
+        raise _refusal(flavour, graph, ["killed"])
+    if re.search(OUT_OF_MEMORY, printed, re.I):
+        raise _refusal(flavour, graph, [printed.splitlines()[-1]])
+    if code < 0:
+        raise _refusal(flavour, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])
+    raise InternalError(f"the process that builds {graph} ended with {code}:\n{printed[-4000:]}")
+
+
+@contextmanager
+def _started(said: Any) -> Iterator[subprocess.Popen]:
+    command = [*WORKER, *sys.path]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def _refusal(flavour: Flavour, graph: str, errors: list[str]) -> UserError:
+    text = " ".join("; ".join(errors).split())
+    for pattern, meaning, fix in REFUSALS:
+        if re.search(pattern, text, re.I):
+            return UserError(f"{flavour.title}: {meaning} ({_first(text)})", where=f"graph {graph}", fix=fix)
+    return UserError(f"{flavour.title} refuses it ({_first(text)})", where=f"graph {graph}", fix=ANYTHING_ELSE)
+
+
+def _first(text: str) -> str:
+    return text[:300] or "no reason given"

@@ -1,0 +1,220 @@
+"""What TensorRT and TensorRT-RTX have in common: from an ONNX file to an engine. The module is an argument, so that both can be used
+in one process. No torch here: engines are built in a process of their own (worker.py).
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...bundle.manifest import Target
+from ...core.errors import UserError
+from ...core.registry import lookup
+from .callbacks import make_monitor, make_writer
+
+FLAVOURS = {
+    "tensorrt": ".backends.tensorrt.tensorrt:FLAVOUR",
+    "tensorrt-rtx": ".backends.tensorrt.tensorrt_rtx:FLAVOUR",
+}
+UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
+OUT_OF_MEMORY = r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC"  # in what the builder says, in any case
+
+Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two.
+
+    backend    its name among the backends
+    module     what is imported
+    title      its name for people
+    extra      the extra of this package that brings it
+    without_gpu    what it does on a machine without a GPU
+    captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
+    configure      (module, builder's config, target) sets what only this one has; what it returns is held until the
+                   engine is built
+    keep           (module, builder's config, target) keeps what a build leaves for the next one
+    make_context   (module, engine, whether it runs on the same tensors again and again) -> what executes it; None where it cannot
+    supports       (module, compute capability) -> whether engines for such a GPU can be built
+    """
+
+    backend: str
+    module: str
+    title: str
+    extra: str
+    without_gpu: str
+    captured_here: bool
+    configure: Callable[[ModuleType, Any, Target], object]
+    keep: Callable[[ModuleType, Any, Target], None]
+    make_context: Callable[[ModuleType, Any, bool], Any]
+    supports: Callable[[ModuleType, str], bool]
+
+    def load(self) -> ModuleType:
+        """The module. Raises UserError where it is not installed, or where its libraries are missing."""
+        try:
+            return importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name != self.module:
+                raise self._broken(error) from None
+            fix = f"pip install 'eas-export[{self.extra}]'"
+            raise UserError(f"{self.title} is not installed", where=f"--backend {self.backend}", fix=fix) from None
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+        ) as error:  # wheels of bindings without their libraries, and the like
+            raise self._broken(error) from None
+
+    def _broken(self, error: Exception) -> UserError:
+        what = f"{self.title} cannot be imported ({' '.join(str(error).split())[:200]})"
+        fix = f"pip install --force-reinstall 'eas-export[{self.extra}]', on a machine that reaches NVIDIA's package index"
+        return UserError(what, where=f"--backend {self.backend}", fix=fix)
+
+
+def get_flavour(backend: str) -> Flavour:
+    return lookup(FLAVOURS, backend, "TensorRT", "backend")
+
+
+class Refused(Exception):
+    """The parser or the builder refuses a graph; `errors` are its own words."""
+
+    def __init__(self, errors: list[str]):
+        self.errors = errors
+        super().__init__("; ".join(errors)[:2000] or "no reason given")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed graph. What it was parsed with has to live as long as it does."""
+
+    builder: Any
+    definition: Any
+    parser: Any
+
+    @property
+    def layers(self) -> list[Any]:
+        return [self.definition.get_layer(index) for index in range(self.definition.num_layers)]
+
+
+@functools.cache
+def logger(trt: ModuleType) -> Any:
+    """The one logger of a process, which keeps what was refused in `errors`."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.errors.append(text)
+
+    return Log()
+
+
+def parse(trt: ModuleType, model: Path) -> Network:
+    """The ONNX file as a strongly typed network, its attentions as they are meant. Raises Refused."""
+    log = logger(trt)
+    log.errors.clear()
+    builder = trt.Builder(log)
+    definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(definition, log)
+    network = Network(builder, definition, parser)
+    if not parser.parse_from_file(str(model)):
+        raise Refused([parser.get_error(index).desc() for index in range(parser.num_errors)] or log.errors)
+    _drop_scales_of_one(trt, network)
+    return network
+
+
+def attentions(trt: ModuleType, network: Network) -> list[Any]:
+    """The attentions that have a layer of their own; one that the parser took apart is none."""
+    found = []
+    for layer in network.layers:
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer
+            found.append(layer.attention)
+    return found
+
+
+def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
+    """The parser multiplies q and k by the root of Attention's scale, which the rewritten graph says is 1: past those products, k is the
+    cache itself and not a copy of it. The graph's own products, which have names, stay: that of q by its scale is one."""
+    made = {layer.get_output(index).name: layer for layer in network.layers for index in range(layer.num_outputs)}
+    for attention in attentions(trt, network):
+        for side in (0, 1):
+            tensor = attention.get_input(side)
+            product = made.get(tensor.name)
+            if tensor.name.startswith(UNNAMED) and product is not None and product.type == trt.LayerType.ELEMENTWISE:
+                attention.set_input(side, product.get_input(0))
+
+
+def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
+    """The builder's configuration: full float32 products, and one profile from the limits. Raises Refused."""
+    from polygraphy.backend.trt import Profile
+
+    config = network.builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    profile = Profile()
+    for name, (smallest, usual, largest) in shapes.items():
+        profile.add(name, smallest, usual, largest)
+    inputs = [network.definition.get_input(index) for index in range(network.definition.num_inputs)]
+    for tensor in inputs:  # weights, and what has one shape only
+        if tensor.name not in shapes:
+            profile.add(tensor.name, *[tuple(tensor.shape)] * 3)
+    if config.add_optimization_profile(profile.to_trt(network.builder, network.definition)) < 0:
+        raise Refused([*logger(trt).errors, "it does not take the limits as shapes"])
+    return config
+
+
+def build(
+    flavour: Flavour,
+    model: Path,
+    engine: Path,
+    shapes: Shapes,
+    target: Target,
+    on_fraction: Callable[[float], bool] = lambda done: True,
+) -> str:
+    """Write the engine of an ONNX file. on_fraction is told how far it is, 0 to 1; False from it ends the build.
+
+    Returns how attention is computed: "fused", "decomposed" where the builder makes no kernel for it as a whole, or "none". Raises
+    Refused, and what on_fraction raises.
+    """
+    trt = flavour.load()
+    network = parse(trt, model)
+    found = attentions(trt, network)
+    config = make_config(trt, network, shapes)
+    held = flavour.configure(trt, config, target)
+    config.progress_monitor = monitor = make_monitor(trt, on_fraction)
+    errors = logger(trt).errors
+    errors.clear()
+    done = _write(trt, network, config, engine)
+    given_up = monitor.stopped or re.search(OUT_OF_MEMORY, "; ".join(errors), re.I)
+    decomposed = not done and bool(found) and not given_up
+    if decomposed:  # no kernel, or one that the builder's own compiler fails on: it says so in many ways
+        for attention in found:
+            attention.decomposable = True
+        errors.clear()
+        monitor.restart()
+        done = _write(trt, network, config, engine)
+    if monitor.failure:
+        raise monitor.failure
+    if not done:
+        raise Refused(list(errors))
+    flavour.keep(trt, config, target)
+    del held
+    return "decomposed" if decomposed else "fused" if found else "none"
+
+
+def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:
+    """Build into a file as it comes, whether it did. Raises OSError where the file cannot be written: the builder would take no notice."""
+    with open(engine, "wb") as file:
+        writer = make_writer(trt, file)
+        done = network.builder.build_serialized_network_to_stream(network.definition, config, writer)
+        if writer.failure:
+            raise writer.failure
+        return bool(done) and file.tell() > 0

@@ -1,0 +1,227 @@
+"""Engines at work: tensors on the device through torch, one copy of the bound weights for all of them, caches updated in place.
+
+A graph that runs again and again is bound to its tensors once: a step then copies its three small inputs and launches. Where the API
+allows it, all launches of a step become one: TensorRT-RTX captures a CUDA graph itself, TensorRT's is captured here.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ...bundle.bundle import Bundle
+from ...bundle.manifest import Target
+from ...core.errors import InternalError, UserError
+from ...core.graph_spec import GraphSpec
+from ..contract import Health
+from ..runtime import MORE_MEMORY, Runtime, Tensors, device_memory
+from .flavor import Flavour, logger
+from .lowering import engine_spec
+
+AGAIN = "build again with --force"
+BOUND = "decode"  # the graph that is bound; the others' tensors are elsewhere each time
+
+
+class EngineSession:
+    """A graph's engine.
+
+    weights  name -> tensor on the device, for every input that is not the spec's
+    """
+
+    def __init__(self, trt: ModuleType, flavour: Flavour, engine: Any, spec: GraphSpec, weights: Tensors):
+        self.spec, self._flavour, self._engine = spec, flavour, engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+        _require_own(trt, engine, spec, set(names) - self._inputs)
+        self._names = set(names)
+        self._errors = logger(trt).errors
+        self._errors.clear()
+        self._context = flavour.make_context(trt, engine, spec.name == BOUND)
+        if self._context is None:
+            raise self._failure("cannot make it ready", MORE_MEMORY)
+        self._weights = {name: weights[name] for name in self._inputs - {tensor.name for tensor in spec.inputs}}
+        for name, tensor in self._weights.items():
+            self._set_address(name, tensor)
+        self._attached: object = None
+
+    def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
+        for inputs, outputs in requests:
+            self._attach(inputs, outputs)
+            self._launch()
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        ours = object()  # the session must not hold the tensors when nobody runs this any more
+        graph: torch.cuda.CUDAGraph | None = None  # of one attachment: another one changes what it is a graph of
+        warm, capturable = False, self._flavour.captured_here and torch.cuda.is_available()
+
+        def run() -> None:
+            nonlocal graph, warm, capturable
+            if self._attached is not ours:
+                self._attach(inputs, outputs)
+                self._attached, graph, warm = ours, None, False
+            if graph is None and warm and capturable:
+                graph = self._capture()
+                capturable = graph is not None
+            if graph is not None:
+                graph.replay()
+            else:  # the first time allocates what the engine needs
+                self._launch()
+                warm = True
+
+        return run
+
+    def _attach(self, inputs: Tensors, outputs: Tensors) -> None:
+        self._attached = None
+        for name in self._inputs - set(self._weights):
+            shape = tuple(inputs[name].shape)
+            if not self._context.set_input_shape(name, shape):  # sizes were held to the limits before
+                raise InternalError(f"the engine of {self.spec.name} does not take {name} of shape {shape}")
+        for name, tensor in (*inputs.items(), *outputs.items()):
+            if name in self._names:
+                self._set_address(name, tensor)
+
+    def _set_address(self, name: str, tensor: torch.Tensor) -> None:
+        if not self._context.set_tensor_address(name, tensor.data_ptr()):
+            raise InternalError(f"the engine of {self.spec.name} does not take an address for {name}")
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """The launches of a step as one; None where they cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _engines_stream() as stream:
+                captured_on = torch.cuda.current_stream()
+                with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
+                    self._enqueue(stream)
+        except (UserError, RuntimeError):  # the engine's word, or CUDA's when the capture ends
+            return None
+        return graph
+
+    def _launch(self) -> None:
+        with _engines_stream() as stream:
+            self._enqueue(stream)
+
+    def _enqueue(self, stream: int) -> None:
+        self._errors.clear()
+        if not self._context.execute_async_v3(stream):
+            fix = "eas-export inspect --check tells whether the bundle is damaged; if memory is short, lower its limits"
+            raise self._failure("failed in it", fix)
+
+    def _failure(self, did: str, fix: str) -> UserError:
+        what = f"{self._flavour.title} {did} ({'; '.join(self._errors)[:300] or 'no reason given'})"
+        return UserError(what, where=f"graph {self.spec.name}", fix=fix)
+
+
+@contextmanager
+def _engines_stream() -> Iterator[int]:
+    """A stream beside the default one, on which TensorRT would wait for the device at each launch; in order with what is around it."""
+    if not torch.cuda.is_available():  # engines that stand in for real ones
+        yield 0
+        return
+    outer, inner = torch.cuda.current_stream(), _stream_of(torch.cuda.current_device())
+    inner.wait_stream(outer)
+    try:
+        with torch.cuda.stream(inner):
+            yield inner.cuda_stream
+    finally:
+        outer.wait_stream(inner)
+
+
+@functools.cache
+def _stream_of(device: int) -> Any:
+    return torch.cuda.Stream(device)
+
+
+def _require_own(trt: ModuleType, engine: Any, spec: GraphSpec, outputs: set[str]) -> None:
+    """Raise UserError unless the engine gives what the spec says, and updates in place what the spec says."""
+    wanted = {tensor.name for tensor in spec.outputs}
+    in_place = {name: engine.get_aliased_input_tensor(name) for name in outputs & set(spec.aliases)}
+    if outputs != wanted or in_place != spec.aliases:
+        different = sorted((outputs ^ wanted) | {name for name in in_place if in_place[name] != spec.aliases[name]})
+        raise UserError(f"its engine is of another graph: {different[0]}", where=f"graph {spec.name}", fix=AGAIN)
+
+
+def open_engines(flavour: Flavour, bundle: Bundle) -> Runtime:
+    """Engines for every graph. Raises UserError where the bundle has none for this TensorRT or this GPU, and where the device's memory
+    does not suffice."""
+    m = bundle.manifest
+    built = m.engines(flavour.backend)
+    if set(built) != set(m.graphs):
+        what = (
+            f"it has no {flavour.title} engines"
+            if not built
+            else f"it has no engine for {min(set(m.graphs) - set(built))}"
+        )
+        raise UserError(what, where=bundle.path, fix=f"build with --backend {flavour.backend} and --force")
+    trt = flavour.load()
+    for record in built.values():
+        require_same(record.target, trt.__version__, _capability(), flavour, bundle)
+    device = torch.device("cuda", torch.cuda.current_device())
+    specs = {name: engine_spec(spec) for name, spec in m.graphs.items()}
+    runtime = trt.Runtime(logger(trt))
+    engines = {name: _load(flavour, trt, runtime, bundle, name) for name in specs}
+    weights = device_weights(bundle, engines.values(), device)
+    sessions = {n: EngineSession(trt, flavour, engine, specs[n], weights) for n, engine in engines.items()}
+    return Runtime(flavour.backend, m.config, m.plan, m.limits, sessions, device)
+
+
+def require_same(target: Target, version: str, capability: str | None, flavour: Flavour, bundle: Bundle) -> None:
+    """Raise UserError unless engines for `target` run with this version on a GPU of this compute capability (None: there is none)."""
+    where = bundle.path
+    if target.version != version:
+        what = f"its engines were built by {flavour.title} {target.version}, and {version} is installed"
+        fix = f"install {target.version}, or {AGAIN}"
+        raise UserError(what, where=where, fix=fix)
+    if capability is None:
+        fix = "run it on a machine with one, or with --backend onnxruntime"
+        raise UserError(f"{flavour.title} engines run on a GPU, and PyTorch sees none here", where=where, fix=fix)
+    if capability not in target.compute_capabilities:
+        for_ = ", ".join(target.compute_capabilities)
+        what = f"its engines are for compute capability {for_}, and this GPU is {capability}"
+        fix = f"{AGAIN} and --compute-capability {capability}, or on this machine with --backend tensorrt"
+        raise UserError(what, where=where, fix=fix)
+
+
+def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device) -> Tensors:
+    """One copy on the device of every tensor of the store that an engine takes as an input."""
+    names = {engine.get_tensor_name(index) for engine in engines for index in range(engine.num_io_tensors)} & set(
+        bundle.store.entries
+    )
+    needed = sum(bundle.store.entries[name].nbytes for name in names)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else needed
+    if needed > free:
+        what = f"the weights take {needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
+        raise UserError(what, where=bundle.path, fix=MORE_MEMORY)
+    with device_memory(bundle.path):
+        return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
+
+
+def _load(flavour: Flavour, trt: ModuleType, runtime: Any, bundle: Bundle, graph: str) -> Any:
+    path = bundle.engine_file(graph, flavour.backend)
+    errors = logger(trt).errors
+    errors.clear()
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        what = f"{flavour.title} {trt.__version__} does not load it ({'; '.join(errors)[:300] or 'no reason given'})"
+        raise UserError(what, where=path, fix=f"eas-export inspect --check tells whether it is damaged; else {AGAIN}")
+    return engine
+
+
+def _capability() -> str | None:
+    return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+
+
+def health(flavour: Flavour) -> Health:
+    try:
+        trt = flavour.load()
+    except UserError as error:
+        return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
+    capability = _capability()
+    if capability is None:
+        return Health(version=trt.__version__, runs=False, does=flavour.without_gpu)
+    if not flavour.supports(trt, capability):
+        does = f"builds engines ahead of time, and runs none: it supports no GPU of compute capability {capability}"
+        return Health(version=trt.__version__, runs=False, does=does, fix="for data-centre GPUs: --backend tensorrt")
+    return Health(version=trt.__version__, runs=True, does=f"builds and runs engines on this GPU ({capability})")

@@ -1,0 +1,67 @@
+"""The process that parses a graph and builds an engine with TensorRT; build.py starts it.
+
+The builder prints what it likes, takes memory that it does not give back, and may be killed for it: none of that reaches the process
+that asked. One JSON object on standard input, JSON lines on standard output; the last line says how it ended.
+
+    {"backend": .., "model": path}                                        -> {"layers": [{"name": .., "kind": .., "mask": bool}, ..]}
+    {.., "engine": path, "shapes": {..}, "target": {..}}                  -> {"fraction": 0.5} ..., {"attention": "fused"}
+                                                                          -> {"refused": [the builder's errors]}
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...bundle.manifest import Target
+from .flavor import Refused, attentions, build, get_flavour, parse
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.read())
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print goes where nobody takes it for an answer
+
+    def say(answer: dict[str, Any]) -> bool:
+        """Whether somebody is still listening."""
+        try:
+            answers.write(json.dumps(answer) + "\n")
+        except OSError:
+            return False
+        return True
+
+    try:
+        say(_build(request, say) if "engine" in request else _layers(request))
+    except Refused as refusal:
+        say({"refused": refusal.errors})
+    except MemoryError:
+        say({"refused": ["out of memory"]})
+    except OSError as error:  # a full disk, above all
+        say({"refused": [f"{error.strerror}"]})
+
+
+def _build(request: dict[str, Any], say: Any) -> dict[str, Any]:
+    shapes = {name: tuple(sizes) for name, sizes in request["shapes"].items()}
+    attention = build(
+        get_flavour(request["backend"]),
+        Path(request["model"]),
+        Path(request["engine"]),
+        shapes,
+        Target(**request["target"]),
+        lambda fraction: say({"fraction": fraction}),
+    )
+    return {"attention": attention}
+
+
+def _layers(request: dict[str, Any]) -> dict[str, Any]:
+    trt = get_flavour(request["backend"]).load()
+    network = parse(trt, Path(request["model"]))
+    masked = iter([attention.mask is not None for attention in attentions(trt, network)])
+    listed = []
+    for layer in network.layers:
+        kind = layer.type.name
+        listed.append(
+            {"name": layer.name, "kind": kind} | ({"mask": next(masked)} if kind == "ATTENTION_INPUT" else {})
+        )
+    return {"layers": listed}

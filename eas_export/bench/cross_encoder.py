@@ -1,0 +1,46 @@
+"""What `bench` times of a cross-encoder, and whom it compares with."""
+
+import torch
+
+from ..backends.runtime import Runtime
+from ..generation.encode import graph_inputs
+from ..networks.cross_encoder.pairs import Pairs
+from ..networks.cross_encoder.text_encoder import PADDING
+from .contestants import Contestant, Kind
+from .settings import Workload
+from .stages import ENCODE, Prepare, Work
+
+BASELINES = {
+    "onnxruntime-offline": Contestant("offline", "onnxruntime", "ONNX Runtime, adapters folded once and for all"),
+    "onnxruntime-unskipped": Contestant("unskipped", "onnxruntime", "ONNX Runtime, every attention, adapters folded"),
+    "pytorch-offline": Contestant("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
+    "pytorch-unskipped": Contestant("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
+    "pytorch-compiled": Contestant("offline", "compiled", "torch.compile, adapters folded"),
+}
+
+CAUSES = (
+    ("skipping attention", "pytorch-unskipped", "pytorch-offline"),
+    ("leaving eager mode", "pytorch-offline", "onnxruntime-offline"),
+    ("all of it", "pytorch-unskipped", "onnxruntime-offline"),
+)
+
+
+def parts(runtime: Runtime, workload: Workload) -> dict[str, Prepare]:
+    return {
+        ENCODE.format(rows): lambda rows=rows: _encode(runtime, rows)
+        for rows in workload.batches
+        if rows <= runtime.limits.max_batch
+    }
+
+
+def _encode(runtime: Runtime, rows: int) -> Work:
+    config, random = runtime.config, torch.Generator().manual_seed(0)
+    ids = torch.randint(config.text.vocab_size, (rows, config.text_length), generator=random)
+    ids = torch.where(ids == PADDING, 0, ids)
+    size, each = config.image.image_size, torch.arange(rows)
+    pixels = tuple(torch.randn(rows, 3, size, size, generator=random) for _ in range(config.images))
+    pairs = Pairs(ids, torch.ones_like(ids), pixels, each, each)
+    return runtime.bind("encode", graph_inputs(runtime, pairs)).run
+
+
+CROSS_ENCODER = Kind(step=ENCODE, parts=parts, baselines=BASELINES, claims=(), causes=CAUSES)

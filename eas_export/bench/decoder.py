@@ -1,0 +1,131 @@
+"""What `bench` times of a decoder, and whom it compares with."""
+
+from functools import cache, partial
+
+import torch
+
+from ..backends.runtime import Bound, Runtime
+from ..generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill
+from ..networks.decoder.prompts import Prompts
+from .contestants import Contestant, Kind
+from .settings import Workload
+from .stages import ANSWER, DECODE, FIRST, FOLD, FULL, PREFILL, VISION, Prepare, Work, prompt_ids, slots_of
+from .variants import ENGINES
+
+_FOLDED = "folded into the weights prompt by prompt"
+_BESIDE = "beside shared weights, frozen at the prompt's state"
+
+BASELINES = {
+    "onnxruntime-weights": Contestant("weights", "onnxruntime", f"ONNX Runtime, adapters {_FOLDED}"),
+    "onnxruntime-lowrank": Contestant("lowrank", "onnxruntime", f"ONNX Runtime, adapters {_BESIDE}"),
+    "onnxruntime-none": Contestant("none", "onnxruntime", "ONNX Runtime, a model without adapters"),
+    "onnxruntime-floor": Contestant("floor", "onnxruntime", "ONNX Runtime, the same graphs with the adapters left out"),
+    "onnxruntime-unskipped": Contestant(
+        "unskipped", "onnxruntime", f"ONNX Runtime, every attention, adapters {_BESIDE}"
+    ),
+    "onnxruntime-plain": Contestant(
+        "plain", "onnxruntime", "ONNX Runtime, the base model: every attention, no adapters"
+    ),
+    "onnxruntime-genai": Contestant("genai", "genai", "onnxruntime-genai, the base model from its own builder"),
+    "pytorch-unskipped": Contestant("unskipped", "published", "PyTorch eager as published, no attention skipped"),
+    "pytorch-published": Contestant(
+        "lowrank", "published", "PyTorch eager as published: adapters as convolutions in the loop"
+    ),
+    "pytorch-weights": Contestant("weights", "pytorch", f"PyTorch eager, adapters {_FOLDED}"),
+    "pytorch-lowrank": Contestant("lowrank", "pytorch", f"PyTorch eager, adapters {_BESIDE}"),
+    "pytorch-compiled": Contestant("lowrank", "compiled", f"torch.compile, adapters {_BESIDE}"),
+    **{
+        f"{backend}-{fold}-{weights}": Contestant(
+            f"{backend}-{fold}-{weights}",
+            backend,
+            f"{backend} engines with {weights} weights, adapters {_FOLDED if fold == 'weights' else _BESIDE}",
+        )
+        for backend in ENGINES
+        for fold in ("weights", "lowrank")
+        for weights in ("bound", "embedded")
+    },
+}
+
+# What the published claims and ours come to
+CLAIMS = (
+    ("folded against no adapters", "onnxruntime-weights", "onnxruntime-floor"),
+    ("low-rank against no adapters", "onnxruntime-lowrank", "onnxruntime-floor"),
+    ("eager as published against folded", "pytorch-published", "onnxruntime-weights"),
+    ("eager as published against low-rank", "pytorch-published", "onnxruntime-lowrank"),
+    ("onnxruntime-genai against the base model", "onnxruntime-genai", "onnxruntime-plain"),
+)
+
+CAUSES = (
+    ("skipping attention", "pytorch-unskipped", "pytorch-published"),
+    ("folding", "pytorch-published", "pytorch-weights"),
+    ("leaving eager mode", "pytorch-weights", "onnxruntime-weights"),
+    ("all of it", "pytorch-unskipped", "onnxruntime-weights"),
+)
+
+
+class _Decoder:
+    """How a decoder's parts are prepared; what its prompts leave behind is made once, folded weights are large."""
+
+    def __init__(self, runtime: Runtime, workload: Workload):
+        self.runtime, self.workload = runtime, workload
+        self.conversation = cache(self.read)
+
+    def parts(self) -> dict[str, Prepare]:
+        found: dict[str, Prepare] = {VISION: self.vision, PREFILL: self.prefill, FIRST: self.first, ANSWER: self.answer}
+        if "fold" in self.runtime.sessions:
+            found[FOLD] = lambda: partial(self.runtime.run, "fold", self.conversation().state)
+        for rows in self.workload.batches:
+            if rows <= self.runtime.limits.max_batch:
+                found[DECODE.format(rows)] = lambda rows=rows: self.bind(rows, DECODE).run
+        return found | {FULL: lambda: self.bind(1, FULL).run}
+
+    def vision(self) -> Work:
+        spec, size = self.runtime.sessions["vision"].spec, self.runtime.config.vision.image_size
+        pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        return self.runtime.bind("vision", {"pixel_values": pixels.to(getattr(torch, spec.inputs[0].dtype))}).run
+
+    def prefill(self) -> Work:
+        runtime, prompts = self.runtime, _prompts(self.runtime, 1, self.workload.prompt_tokens)
+        features = encode_images(runtime, prompts)
+        return lambda: prefill(runtime, prompts, features, empty_caches(runtime, 1, self.slots(PREFILL)))
+
+    def first(self) -> Work:
+        self.conversation()
+        return lambda: self.bind(1, FIRST).run()
+
+    def answer(self) -> Work:
+        def answer() -> None:
+            conversation = self.read()
+            for _ in range(self.workload.new_tokens):
+                conversation.feed(conversation.logits.argmax(-1).cpu())
+
+        return answer
+
+    def bind(self, rows: int, part: str) -> Bound:
+        """A step into the last slot. Every row has a state of its own, all with the same numbers: reading as many prompts for it would take
+        more memory than the step."""
+        slots, before = self.slots(part), self.conversation()
+        caches, lengths = empty_caches(self.runtime, rows, slots), torch.full((rows,), slots - 1)
+        states = {name: value.repeat(rows, *[1] * (value.dim() - 1)) for name, value in before.state.items()}
+        token = torch.ones(rows, dtype=torch.int64)
+        return self.runtime.bind("decode", decode_inputs(token, lengths, caches, before.folded or states))
+
+    def slots(self, part: str) -> int:
+        return slots_of(part, self.workload, self.runtime.limits.max_tokens)
+
+    def read(self) -> Conversation:
+        prompts = _prompts(self.runtime, 1, self.workload.prompt_tokens)
+        return Conversation(self.runtime, prompts, room=self.workload.new_tokens)
+
+
+def _prompts(runtime: Runtime, rows: int, length: int) -> Prompts:
+    """Different ones, the same for everyone."""
+    ids = prompt_ids(runtime.config.vocab_size, rows, length)
+    return Prompts(ids, torch.full((rows,), length), torch.full_like(ids, -1))
+
+
+def parts(runtime: Runtime, workload: Workload) -> dict[str, Prepare]:
+    return _Decoder(runtime, workload).parts()
+
+
+DECODER = Kind(step=DECODE, parts=parts, baselines=BASELINES, claims=CLAIMS, causes=CAUSES)

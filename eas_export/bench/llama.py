@@ -1,0 +1,101 @@
+"""A plain decoder's weights as a Hugging Face Llama, which other tools read.
+
+Plain: every attention, no adapters (`--skip none --adapters drop`). On text such a decoder is Llama, whatever family it came from: RoPE
+turns by differences of positions, so where a prompt begins changes nothing, and no token attends to a modality token. One thing is
+left: with `config.modality_token` the first token after a prompt has the position of the prompt's last one, as published. There logits
+are equal for prompts only.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from ..bundle.bundle import Bundle
+from ..bundle.store import Parameter, write_store
+from ..core.errors import UserError
+from ..core.precision import PRECISIONS
+
+PLAIN = ("vision", "prefill", "decode")  # the graphs of a decoder without adapters
+END = 2  # the id of LLaMA's </s>
+ONE_WORD = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+
+# Name in the store -> name in the Llama
+TOP = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
+LAYER = {
+    "norm.weight": "input_layernorm.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    **{f"attention.{part}.weight": f"self_attn.{part}_proj.weight" for part in "qkvo"},
+    **{f"ffn.{part}.weight": f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")},
+}
+
+
+def write_llama(bundle: Bundle, folder: Path, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+    """Write config.json, model.safetensors in the bundle's precision, and a tokenizer of one word, for tools that ask for one.
+
+    folder    is made where it is missing
+    on_bytes  is told the bytes of each tensor as it is written; one tensor at a time is in memory
+
+    Raises UserError for a bundle that is not plain.
+    """
+    m = bundle.manifest
+    if tuple(m.graphs) != PLAIN or m.plan.skipped:
+        what = "it is not a decoder with every attention and without adapters"
+        raise UserError(what, where=bundle.path, fix="build one with --skip none --adapters drop")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "config.json": llama_config(bundle),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+        "tokenizer.json": {"version": "1.0", "added_tokens": [], "model": ONE_WORD},
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_store(folder / "model.safetensors", _parameters(bundle), on_bytes)
+
+
+def llama_config(bundle: Bundle) -> dict:
+    """config.json of the Llama that a plain bundle is."""
+    m = bundle.manifest
+    c = m.config
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": PRECISIONS[m.precision].dtype,
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.dim,
+        "intermediate_size": c.ffn_dim,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "max_position_embeddings": m.limits.max_tokens + 1,  # a last token that is chosen and not fed
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": END,
+    }
+
+
+def half_split(weight: Tensor, heads: int) -> Tensor:
+    """The rows of a query or key matrix, [heads * head_dim, dim], for RoPE on the pairs (i, i + head_dim/2), where they stand for the
+    pairs (0, 1), (2, 3), ... Queries and keys that are both reordered have the same products."""
+    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)  # [heads, 2, head_dim/2, dim] in between
+
+
+def _parameters(bundle: Bundle) -> Iterator[Parameter]:
+    names = dict(TOP)
+    for i in range(bundle.manifest.config.layers):
+        names |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in LAYER.items()}
+    for ours, theirs in names.items():
+        entry = bundle.store.entries[ours]
+        yield Parameter(theirs, entry.dtype, entry.shape, f"{bundle.path}: {ours}", partial(_read, bundle, ours))
+
+
+def _read(bundle: Bundle, name: str) -> Tensor:
+    config, tensor = bundle.manifest.config, bundle.store.tensor(name)
+    if config.rope_interleaved and name.endswith(("attention.q.weight", "attention.k.weight")):
+        return half_split(tensor, len(tensor) // config.head_dim)
+    return tensor

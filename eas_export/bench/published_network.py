@@ -1,0 +1,149 @@
+"""The network with its adapters as they were published: 1x1 convolutions, the outer ones in two groups.
+
+All but the adapters is the network's own, weights and all. The adapters' numbers are recovered from the stacked form of
+networks/fold.py, which holds s, 1/t and ffn_norm.weight already. What was published multiplies by s and by that weight for every token,
+so here it is done with ones.
+
+Formulas (paper, Eq. 4-8; published code), letters as in networks/fold.py:
+
+    kept     h = A n + a                       skipped  h = 0.5 (p + C n + c),  p = mean of A n + a over tokens
+    both     y = s (w0 (B h + b) + w1 (D h + d)) + n
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint.eas_adapter import GROUPS, grouped
+from ..networks.adapter import Adapter, Pool, mean_over
+from ..networks.decoder.modules import AdaptedKeptBlock, AdaptedSkippedBlock, KeptBlock, Prompt, SkippedBlock, Tokens
+from ..networks.skeleton import skeleton
+from ..networks.vision import AdapterVisionBlock
+
+
+class PublishedAdapter(nn.Module):
+    """What both kinds have: h -> y. Tokens are [B, L, dim] outside and [B, dim, L] for the convolutions."""
+
+    def __init__(self, adapter: Adapter):
+        super().__init__()
+        self.rank = adapter.width // 2 - 1
+        parts = adapter.up.split([self.rank, 1, self.rank, 1], 1)  # s B, s b, s D, s d
+        self.conv_B, self.conv_D = (
+            _convolution(grouped(matrix), bias.flatten().contiguous(), GROUPS)
+            for matrix, bias in (parts[:2], parts[2:])
+        )
+        self.scale = 1.0  # s is in B, b, D, d
+
+    def mix(self, n: Tensor, h: Tensor, router: Tensor) -> Tensor:
+        """n [B, dim, L], h [B, rank, L], router [B, 2] of their dtype -> y [B, L, dim]"""
+        w0, w1 = router[:, 0, None, None], router[:, 1, None, None]  # [B, 1, 1]
+        delta = w0 * self.conv_B(h) + w1 * self.conv_D(h)  # [B, dim, L]
+        return (delta * self.scale + n).transpose(1, 2)
+
+
+class PublishedKeptAdapter(PublishedAdapter):
+    """Before an attention."""
+
+    def __init__(self, adapter: Adapter):
+        super().__init__(adapter)
+        self.conv_A = _inner(adapter.down.weight, adapter.down.bias, self.rank)
+
+    def forward(self, n: Tensor, router: Tensor) -> Tensor:
+        """n [B, L, dim], router [B, 2] of its dtype -> y [B, L, dim]"""
+        n = n.transpose(1, 2)
+        return self.mix(n, self.conv_A(n), router)
+
+
+class PublishedSkippedAdapter(PublishedAdapter):
+    """In place of an attention."""
+
+    def __init__(self, adapter: Adapter, pool: Pool):
+        super().__init__(adapter)
+        self.conv_A = _inner(pool.weight.to(adapter.up.dtype), pool.bias.to(adapter.up.dtype), self.rank)
+        self.conv_C = _inner(2 * adapter.down.weight, 2 * adapter.down.bias, self.rank)  # down has 0.5 C, 0.5 c
+
+    def features(self, n: Tensor) -> Tensor:
+        """What the pooled feature is a mean of, A n + a: [B, L, dim] -> [B, L, rank]"""
+        return self.conv_A(n.transpose(1, 2)).transpose(1, 2)
+
+    def forward(self, n: Tensor, router: Tensor, pooled: Tensor) -> Tensor:
+        """n [B, L, dim]; router [B, 2], pooled [B, rank] of its dtype -> y [B, L, dim]"""
+        n = n.transpose(1, 2)
+        return self.mix(n, 0.5 * (pooled[:, :, None] + self.conv_C(n)), router)
+
+
+class PublishedKeptBlock(KeptBlock):
+    """A kept block around another form of its adapter."""
+
+    def __init__(self, block: AdaptedKeptBlock):
+        nn.Module.__init__(self)  # its parts are the block's own
+        self.norm, self.attention, self.ffn_norm, self.ffn = block.norm, block.attention, block.ffn_norm, block.ffn
+        self.router, self.adapter = block.router, PublishedKeptAdapter(block.adapter)
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
+        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        return Tokens(n, self.adapter(rows, router.to(n.dtype)).flatten(0, 1), router)
+
+
+class PublishedSkippedBlock(SkippedBlock):
+    """A skipped block around another form of its adapter."""
+
+    def __init__(self, block: AdaptedSkippedBlock):
+        nn.Module.__init__(self)  # its parts are the block's own
+        self.norm, self.ffn = block.norm, block.ffn
+        self.router, self.adapter = block.router, PublishedSkippedAdapter(block.adapter, block.pool)
+        self.gain = nn.Parameter(torch.ones_like(block.norm.weight), requires_grad=False)  # the true one is in gate, up
+
+    def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
+        rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
+        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        pooled = mean_over(self.adapter.features(rows), prompt.pooled_mean)  # [B, rank]
+        y = self.adapter(rows, router.to(n.dtype), pooled.to(n.dtype))  # [B, L, dim]
+        return Tokens(n, y.flatten(0, 1), router, pooled)
+
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return super().project(y * self.gain)
+
+
+class PublishedVisionBlock(AdapterVisionBlock):
+    """A vision block around another form of its adapter."""
+
+    def __init__(self, block: AdapterVisionBlock):
+        nn.Module.__init__(self)  # its parts are the block's own
+        self.heads, self.activation = block.heads, block.activation
+        self.norm1, self.qkv, self.out = block.norm1, block.qkv, block.out
+        self.norm2, self.fc1, self.fc2 = block.norm2, block.fc1, block.fc2
+        self.router, self.adapter = block.router, PublishedKeptAdapter(block.adapter)
+
+    def adapt(self, n: Tensor, tokens: int) -> Tensor:
+        router = self.route(n, tokens).to(n.dtype)  # [N, 2]
+        return self.adapter(n.unflatten(0, (-1, tokens)), router).flatten(0, 1)
+
+
+BLOCKS = {
+    AdaptedKeptBlock: PublishedKeptBlock,
+    AdaptedSkippedBlock: PublishedSkippedBlock,
+    AdapterVisionBlock: PublishedVisionBlock,
+}
+
+
+def published_network(network: nn.Module) -> nn.Module:
+    """The same network, whose blocks with adapters were exchanged. Only the adapters' numbers are copied."""
+    network.decoder.layers, network.vision.blocks = (
+        nn.ModuleList(BLOCKS[type(block)](block) if type(block) in BLOCKS else block for block in blocks)
+        for blocks in (network.decoder.layers, network.vision.blocks)
+    )
+    return network
+
+
+def _inner(weight: Tensor, bias: Tensor, rank: int) -> nn.Conv1d:
+    """A or C of the first `rank` rows of a matrix [.., dim] and a bias [..]; a stacked one begins with them"""
+    return _convolution(weight[:rank, :, None], bias[:rank])
+
+
+def _convolution(weight: Tensor, bias: Tensor, groups: int = 1) -> nn.Conv1d:
+    """weight [out, in / groups, 1], bias [out]"""
+    with skeleton():
+        made = nn.Conv1d(weight.shape[1] * groups, len(weight), 1, groups=groups)
+    made.weight, made.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
+    return made

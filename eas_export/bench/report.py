@@ -1,0 +1,158 @@
+"""What was measured, as data: the form of `bench --json`. Its JSON Schema lies beside this file (report.schema.json).
+
+Seconds are of single pieces of work (timing.py); ratios are made round by round, so that they hold on a busy machine, too.
+"""
+
+from pydantic import Field, FiniteFloat
+
+from ..core.record import Record
+from .settings import Workload
+from .timing import Spread, Timing
+
+SCHEMA_VERSION = 1
+
+
+class Place(Record):
+    """Where it was measured. cpu, gpu: their names; gpu: None where everyone ran on the CPU; cores: of the machine; threads: that PyTorch and the
+    probes take; versions: package -> version"""
+
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    gpu: str | None
+    versions: dict[str, str]
+
+
+class Memory(Record):
+    """Of the contestant's process, at its peak.
+
+    private_bytes  of its own, the most that was seen after a turn; mapped files do not count
+    peak_bytes     resident, pages of mapped files included, which others may share
+    device_bytes   the most that PyTorch had allocated on the GPU, without what other libraries take there; None on a CPU
+    """
+
+    private_bytes: int
+    peak_bytes: int
+    device_bytes: int | None
+
+
+class Steady(Record):
+    """Decoding, or one pass, with so many rows at once. tokens_per_second: of all rows together; passes for a network that makes no tokens"""
+
+    rows: int
+    step: Timing
+    tokens_per_second: Spread
+
+
+class Result(Record):
+    """One contestant.
+
+    why_not         why it was not run; empty where it was
+    notes           what should be known of how it runs
+    opened_seconds  opening the model; PyTorch had been imported before, what else it runs on is imported in it
+    parts           part -> its timing, but for steady steps
+    steady          by rows
+    refused         part -> why it was not timed, where others were
+    disk_reads      pages of its weights that came from the disk while it was timed: above a few, memory did not suffice for everyone,
+                    and the disk was timed
+    """
+
+    what: str
+    why_not: str = ""
+    notes: tuple[str, ...] = ()
+    opened_seconds: FiniteFloat | None = None
+    memory: Memory | None = None
+    parts: dict[str, Timing] = Field(default_factory=dict)
+    steady: tuple[Steady, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
+    disk_reads: int = 0
+
+    @property
+    def step(self) -> Timing | None:
+        """A steady step of one row."""
+        return next((steady.step for steady in self.steady if steady.rows == 1), None)
+
+
+class Comparison(Record):
+    """One contestant's part against another's, round by round.
+
+    ratio          of / to: above 1, `to` is faster by so much
+    saved_seconds  of - to
+    """
+
+    name: str
+    part: str
+    of: str
+    to: str
+    ratio: Spread
+    saved_seconds: Spread
+
+
+class KvSaving(Record):
+    """What keys and values that are no longer kept save: a step at a full cache takes that much longer than at a short one.
+
+    full, short    slots of the two caches
+    saved_seconds  of a step: what the longer cache costs with every attention, less what it costs without the skipped ones
+    saved_bytes    of the caches, per row, when they are full
+    """
+
+    full: int
+    short: int
+    saved_seconds: Spread
+    saved_bytes: int
+
+
+class BreakEven(Record):
+    """When folding pays, for one prompt. tokens: decoded after it, None where a folded step is not faster beyond the spread"""
+
+    fold_seconds: Spread
+    saved_per_step_seconds: Spread
+    tokens: int | None
+
+
+class Rates(Record):
+    """What the machine did in a second beside the steady steps: bytes read by the best reader, operations of the fastest matrix product"""
+
+    read_bytes_per_second: Spread
+    product_flops_per_second: Spread
+
+
+class Roof(Record):
+    """One graph of the bundle against the machine's limit.
+
+    bytes, flops      that it has to move and to do at least, from shapes (work.py)
+    bound             memory or arithmetic: which of both takes longer at the measured rates
+    least_seconds     that it takes
+    share             least_seconds / measured seconds
+    """
+
+    part: str
+    graph: str
+    bytes: int
+    flops: int
+    bound: str
+    least_seconds: FiniteFloat
+    share: Spread
+
+
+class BenchReport(Record):
+    """subject: the contestant that is the bundle itself; against: every other one's parts over the subject's; claims, causes: see summary.py"""
+
+    schema_version: int = SCHEMA_VERSION
+    bundle: str
+    subject: str
+    precision: str
+    fold: str
+    skipped: int
+    sites: int
+    workload: Workload
+    place: Place
+    rates: Rates | None
+    contestants: dict[str, Result]
+    against: tuple[Comparison, ...] = ()
+    claims: tuple[Comparison, ...] = ()
+    causes: tuple[Comparison, ...] = ()
+    kv: KvSaving | None = None
+    break_even: BreakEven | None = None
+    roofline: tuple[Roof, ...] = ()

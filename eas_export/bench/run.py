@@ -1,0 +1,198 @@
+"""The way through: choose contestants, make what they run, let them take turns, make the report."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..backends.opening import require_own_graphs_and_weights
+from ..build.keys import hash_sources
+from ..bundle.bundle import Bundle, open_bundle
+from ..bundle.manifest import Manifest
+from ..core.errors import UserError
+from ..core.progress import Progress
+from ..families import load_checkpoint
+from ..families.contract import Sources
+from ..system.machine import cpu_name, total_memory
+from .contestants import Contestant, Kind, choose, kind_of, subject
+from .report import BenchReport, Memory, Place, Result
+from .schedule import Heat, run_race
+from .scratch_place import scratch_place
+from .settings import BATCHES, Workload, make_workload
+from .stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
+from .subprocess import Entrant, Refused, started
+from .summary import MACHINE, Summary
+from .variants import Variants
+
+PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai", "tensorrt-rtx", "tensorrt")
+PROBES = Contestant("", MACHINE, "what the machine can do")
+
+
+def bench(
+    bundle: Bundle | Path | str,
+    ckpt: Path | str | None = None,
+    *,
+    weights: Path | str | None = None,
+    vision: Path | str | None = None,
+    base_weights: Path | str | None = None,
+    against: Sequence[str] | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 20,
+    device: str | None = None,
+    scratch: Path | str | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Time a bundle, and what would be run otherwise, in turns.
+
+    ckpt, weights, vision, base_weights  see families/contract.Sources; without a checkpoint nothing can be compared that keeps every attention
+    against        names of contestants (contestants.py); None: all that there are
+    prompt_tokens, new_tokens, batches, rounds, device  see settings.Workload; device None: cuda where PyTorch sees a GPU
+    scratch        where the bundles go that only the comparison needs, and from which they are gone in the end; None: beside the bundle
+
+    Raises UserError for an unknown contestant, for a workload that the bundle does not take, and where the bundle itself cannot be run.
+    A contestant that cannot be run is in the report with the reason.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    require_own_graphs_and_weights(opened)
+    m, progress = opened.manifest, progress or Progress()
+    workload = make_workload(m.limits, prompt_tokens, new_tokens, tuple(batches), rounds, _device(device))
+    kind = kind_of(m.config)
+    own = subject(m, workload.device)
+    chosen, sources = (
+        choose(kind.baselines, own, against),
+        _sources(ckpt, weights, vision, base_weights, settings=m.options.settings),
+    )
+    if sources:
+        _require_origin(sources, m, progress)
+    with scratch_place(opened, _path(scratch)) as folder, ExitStack() as processes:
+        entrants, missing = _open(processes, Variants(opened, sources, workload, folder, progress), chosen)
+        probes = entrants[MACHINE].parts if MACHINE in entrants else {}
+        race = run_race([*entrants.values()], _heats(kind, workload, tuple(probes)), progress)
+        summary = Summary(opened, workload, race, probes)
+        if not summary.turns(own, summary.step):
+            raise _cannot_run(own, race.refused.get(own, {}).get(summary.step, "it has no such step"))
+        results = {
+            name: summary.result(name, each).model_copy(update=_of_process(entrants[name]))
+            if name in entrants
+            else Result(what=each.what, why_not=missing[name])
+            for name, each in chosen.items()
+        }
+    return BenchReport(
+        bundle=opened.path.resolve().name,
+        subject=own,
+        precision=m.precision,
+        fold=m.fold,
+        skipped=len(m.plan.skipped),
+        sites=m.plan.sites,
+        workload=workload,
+        place=_place(workload),
+        contestants=results,
+        **summary.sections(own),
+    )
+
+
+def _open(
+    processes: ExitStack, variants: Variants, chosen: Mapping[str, Contestant]
+) -> tuple[dict[str, Entrant], dict[str, str]]:
+    """A process for everyone who can be run, and why others cannot. The first is the bundle itself, the machine's probes are the last. Raises
+    UserError where the bundle itself cannot be run, before anything is made for the others."""
+    entrants: dict[str, Entrant] = {}
+    missing: dict[str, str] = {}
+    for name, contestant in {**chosen, MACHINE: PROBES}.items():
+        try:
+            place = variants.place(contestant.variant) if contestant.variant else variants.bundle.path
+            entrant = processes.enter_context(started(name, variants.folder))
+            with variants.progress.stage(f"opening {name}"):
+                entrant.open(contestant.runner, place, variants.workload)
+            entrants[name] = entrant
+        except (UserError, Refused) as refusal:
+            missing[name] = str(refusal)
+            if not entrants:
+                raise _cannot_run(name, missing[name]) from None
+    return entrants, missing
+
+
+def _cannot_run(name: str, why: str) -> UserError:
+    fix = "see eas-export doctor; on a machine with a GPU, --device cpu leaves it out"
+    return UserError(f"the bundle itself cannot be run: {why}", where=name, fix=fix)
+
+
+def _require_origin(sources: Sources, m: Manifest, progress: Progress) -> None:
+    """Raise UserError unless it is the checkpoint that the bundle was built from; more files than then may belong to it."""
+    checkpoint = load_checkpoint(sources, m.config.family)
+    if not set(m.sources) <= set(hash_sources(checkpoint, progress)):
+        what = "it is not the checkpoint that the bundle was built from"
+        raise UserError(what, where=f"--ckpt {sources.ckpt}", fix="give that one")
+
+
+def _heats(kind: Kind, workload: Workload, probes: tuple[str, ...]) -> list[Heat]:
+    """Everything that a contestant may have. The machine's probes run beside what is held against them."""
+    one, *more = (kind.step.format(rows) for rows in workload.batches)
+    few = workload.few
+    return [
+        *(Heat(part, few, probes) for part in (VISION, PREFILL)),
+        Heat(FOLD, few, (one, *probes)),
+        Heat(FIRST, few),
+        Heat(one, workload.rounds, probes),
+        *(Heat(part, few, probes) for part in more),
+        Heat(FULL, few, (one, *probes)),
+        Heat(ANSWER, workload.answers),
+    ]
+
+
+def _of_process(entrant: Entrant) -> dict[str, object]:
+    """What its process says in the end; nothing where it has crashed."""
+    try:
+        memory = Memory(**entrant.ask({"memory": True}))
+    except Refused:
+        memory = None
+    return {"opened_seconds": entrant.seconds, "notes": entrant.notes, "memory": memory}
+
+
+def _sources(*given: Path | str | None, settings: Mapping[str, object]) -> Sources | None:
+    """given: ckpt, weights, vision, base_weights"""
+    paths = [_path(each) for each in given]
+    if paths[0] is not None:
+        return Sources(*paths, **settings)
+    if any(paths[1:]):
+        what = "--weights, --vision and --base-weights belong to a checkpoint"
+        raise UserError(what, where="bench", fix="pass --ckpt too")
+    return None
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _device(asked: str | None) -> str:
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("PyTorch sees no GPU here", where="--device cuda", fix="leave it out, or see eas-export doctor")
+    return asked or ("cuda" if there else "cpu")
+
+
+def _place(workload: Workload) -> Place:
+    gpu = torch.cuda.get_device_name(0) if workload.device == "cuda" else None
+    return Place(
+        cpu=cpu_name(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        memory_bytes=total_memory(),
+        gpu=gpu,
+        versions=dict(_versions()),
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    yield "eas-export", __version__
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)

@@ -1,0 +1,171 @@
+"""From turns to a report: all of the arithmetic, and none of the measuring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from ..bundle.bundle import Bundle
+from .contestants import Comparisons, Contestant, Kind, kind_of
+from .report import BreakEven, Comparison, KvSaving, Rates, Result, Roof, Steady
+from .roofline import limit_of, work_of
+from .schedule import Race
+from .settings import Workload
+from .stages import DECODE, ENCODE, FOLD, FULL, PREFILL, PRODUCT, READ, VISION, slots_of
+from .timing import Turns, by_round, difference, inverse, quotient, spread, timing
+
+MACHINE = "machine"  # who takes part with what the machine can do
+
+KV = ("onnxruntime-unskipped", "onnxruntime-lowrank")  # with every attention, and without the skipped ones
+FOLDING = ("onnxruntime-lowrank", "onnxruntime-weights")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a race of a bundle's contestants came to. amounts: probe -> bytes that one piece of it reads, or operations that it does"""
+
+    bundle: Bundle
+    workload: Workload
+    race: Race
+    amounts: Mapping[str, int]
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.bundle.manifest.config)
+
+    @property
+    def step(self) -> str:
+        """The part that is a steady step of one row."""
+        return self.kind.step.format(1)
+
+    def turns(self, name: str, part: str, heat: str | None = None) -> Turns | None:
+        """A contestant's turns of a part; None where it was not timed."""
+        return self.race.turns.get(heat or part, {}).get((name, part))
+
+    def sections(self, subject: str) -> dict[str, Any]:
+        """The report's fields beside the contestants' own figures."""
+        return {
+            "rates": self.rates(),
+            "against": self.against(subject),
+            "claims": self.rows_of(self.kind.claims),
+            "causes": self.rows_of(self.kind.causes),
+            "kv": self.kv(),
+            "break_even": self.break_even(),
+            "roofline": self.roofline(subject),
+        }
+
+    def result(self, name: str, contestant: Contestant) -> Result:
+        """Of a contestant that took part."""
+        steps = {self.kind.step.format(rows): rows for rows in self.workload.batches}
+        timed = {part: turns for part in self.race.turns if (turns := self.turns(name, part))}
+        steady = []
+        for part, rows in steps.items():
+            if part in timed:
+                step = timing(timed[part])
+                steady.append(Steady(rows=rows, step=step, tokens_per_second=inverse(step.seconds, rows)))
+        parts = {part: timing(turns) for part, turns in timed.items() if part not in steps}
+        refused, disk_reads = self.race.refused.get(name, {}), self.race.disk_reads[name]
+        return Result(what=contestant.what, parts=parts, steady=tuple(steady), refused=refused, disk_reads=disk_reads)
+
+    def compared(self, name: str, part: str, of: str, to: str) -> Comparison | None:
+        """None where one of the two was not timed."""
+        before, after = self.turns(of, part), self.turns(to, part)
+        if not before or not after:
+            return None
+        ratio, saved = quotient(before, after), difference(before, after)
+        return Comparison(name=name, part=part, of=of, to=to, ratio=ratio, saved_seconds=saved)
+
+    def against(self, subject: str) -> tuple[Comparison, ...]:
+        """Every part that another contestant has too, over the subject's."""
+        pairs = [(part, name) for part, taken in self.race.turns.items() for name, timed in taken if timed == part]
+        found = [
+            self.compared(f"{name} against the bundle", part, name, subject) for part, name in pairs if name != subject
+        ]
+        return tuple(filter(None, found))
+
+    def rows_of(self, table: Comparisons) -> tuple[Comparison, ...]:
+        """Claims or causes, those whose contestants were timed."""
+        found = [self.compared(name, self.step, of, to) for name, of, to in table]
+        return tuple(filter(None, found))
+
+    def kv(self) -> KvSaving | None:
+        """Both steps are timed in the same rounds for it."""
+        taken = [self.turns(name, part, heat=FULL) for name in KV for part in (FULL, self.step)]
+        if not all(taken):
+            return None
+        m = self.bundle.manifest
+        most, accounts = m.limits.max_tokens, m.accounts
+        saved = spread([(a - b) - (c - d) for a, b, c, d in by_round(*taken)])
+        lost = accounts.before.kv_bytes_per_token - accounts.after.kv_bytes_per_token
+        short = slots_of(self.step, self.workload, most)
+        return KvSaving(full=most, short=short, saved_seconds=saved, saved_bytes=most * lost)
+
+    def break_even(self) -> BreakEven | None:
+        """Folding costs once per prompt, and saves in every step; all three are timed in the same rounds for it."""
+        beside, folded = (self.turns(name, self.step, heat=FOLD) for name in FOLDING)
+        fold = self.turns(FOLDING[1], FOLD)
+        if not (beside and folded and fold):
+            return None
+        costs, saved = timing(fold).seconds, difference(beside, folded)
+        tokens = ceil(costs.p50 / saved.p50) if saved.p10 > 0 else None
+        return BreakEven(fold_seconds=costs, saved_per_step_seconds=saved, tokens=tokens)
+
+    def rates(self) -> Rates | None:
+        """What the machine did beside the steady steps; None where its probes were not timed."""
+        rounds = self._rates_by_round(self.step)
+        if not rounds:
+            return None
+        reads, products = zip(*rounds)
+        return Rates(read_bytes_per_second=spread(reads), product_flops_per_second=spread(products))
+
+    def roofline(self, subject: str) -> tuple[Roof, ...]:
+        """The subject's graphs, each against what the machine did in the same rounds."""
+        return tuple(
+            self._roof(subject, part, graph, sizes)
+            for part, graph, sizes in self._graph_runs()
+            if self.turns(subject, part) and self._rates_by_round(part)
+        )
+
+    def _graph_runs(self) -> list[tuple[str, str, dict[str, int]]]:
+        """Part, the graph that it runs once, and the sizes that it is run with."""
+        most, prompt = self.bundle.manifest.limits.max_tokens, self.workload.prompt_tokens
+        steps = [(DECODE.format(rows), rows) for rows in self.workload.batches]
+        one = {"B": 1, "S": prompt, "M": 1, "N": 1}
+        decodes = [(part, "decode", {"B": rows, "T": slots_of(part, self.workload, most)}) for part, rows in steps]
+        encodes = [(ENCODE.format(rows), "encode", {"B": rows, "M": rows, "N": rows}) for rows in self.workload.batches]
+        return [
+            (VISION, "vision", one),
+            (PREFILL, "prefill", one | {"T": prompt}),
+            (FOLD, "fold", one),
+            *decodes,
+            (FULL, "decode", {"B": 1, "T": most}),
+            *encodes,
+        ]
+
+    def _roof(self, subject: str, part: str, graph: str, sizes: dict[str, int]) -> Roof:
+        work, rounds = work_of(self.bundle, graph, sizes), self._rates_by_round(part)
+        limits = [limit_of(work, *rates) for rates in rounds]
+        measured = [seconds for (seconds,) in by_round(self.turns(subject, part))]
+        least = sorted(limits, key=lambda limit: limit.seconds)[len(limits) // 2]
+        return Roof(
+            part=part,
+            graph=graph,
+            bytes=work.bytes,
+            flops=work.flops,
+            bound=least.bound,
+            least_seconds=least.seconds,
+            share=spread([limit.seconds / seconds for limit, seconds in zip(limits, measured, strict=True)]),
+        )
+
+    def _rates_by_round(self, heat: str) -> list[tuple[float, float]]:
+        """(bytes per second, operations per second) of each round of a heat: the best reader's and the fastest product's."""
+        taken = self.race.turns.get(heat, {})
+        probes = [(part, turns) for (name, part), turns in taken.items() if name == MACHINE]
+        if not all(any(part.startswith(kind) for part, _ in probes) for kind in (READ, PRODUCT)):
+            return []
+        rounds = by_round(*(turns for _, turns in probes))
+
+        def best(kind: str, seconds: tuple[float, ...]) -> float:
+            return max(self.amounts[part] / took for (part, _), took in zip(probes, seconds) if part.startswith(kind))
+
+        return [(best(READ, seconds), best(PRODUCT, seconds)) for seconds in rounds]

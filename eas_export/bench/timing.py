@@ -1,0 +1,88 @@
+"""Seconds of pieces of work, taken turn by turn, and what they come to. Knows no model.
+
+A turn is short, and in each round everyone has one: whatever slows the machine down slows all of them. So figures are compared within
+a round, and of the rounds' quotients the median and the 10th and 90th percentile are given.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from pydantic import FiniteFloat
+
+from ..core.record import Record
+
+WARM = 2  # pieces after preparing a part, not counted: kernels are chosen, memory is touched
+SHORT = 0.02  # seconds: pieces below it are run uncounted for as long at the beginning of a turn: threads wake up, caches fill
+A_TURN = 0.1  # seconds: so long pieces are counted, one at least
+MOST_PIECES = 200  # of one turn
+
+Clock = Callable[[], float]
+Turns = Sequence[Sequence[float]]  # seconds of each piece, by turn
+
+
+class Spread(Record):
+    """The 10th percentile, the median and the 90th percentile."""
+
+    p10: FiniteFloat
+    p50: FiniteFloat
+    p90: FiniteFloat
+
+
+class Timing(Record):
+    """Seconds of one piece of work: of all pieces that were counted, in so many turns."""
+
+    seconds: Spread
+    pieces: int
+    turns: int
+
+
+def take_turn(work: Callable[[], object], clock: Clock = time.perf_counter) -> list[float]:
+    """Seconds of each counted piece. What is asynchronous has to wait for itself inside `work`."""
+    start = clock()
+    first = _piece(work, clock)
+    if first < SHORT:
+        while clock() - start < SHORT:
+            work()
+        first = _piece(work, clock)
+    pieces = [first]
+    while sum(pieces) < A_TURN and len(pieces) < MOST_PIECES:
+        pieces.append(_piece(work, clock))
+    return pieces
+
+
+def _piece(work: Callable[[], object], clock: Clock) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def spread(values: Sequence[float]) -> Spread:
+    low, middle, high = np.percentile(values, (10, 50, 90)).tolist()
+    return Spread(p10=low, p50=middle, p90=high)
+
+
+def timing(turns: Turns) -> Timing:
+    pieces = [seconds for turn in turns for seconds in turn]
+    return Timing(seconds=spread(pieces), pieces=len(pieces), turns=len(turns))
+
+
+def by_round(*contestants: Turns) -> list[tuple[float, ...]]:
+    """The median piece of each contestant in each round."""
+    return list(zip(*([statistics.median(turn) for turn in turns] for turns in contestants), strict=True))
+
+
+def quotient(of: Turns, to: Turns) -> Spread:
+    """of / to, round by round."""
+    return spread([mine / other for mine, other in by_round(of, to)])
+
+
+def difference(of: Turns, to: Turns) -> Spread:
+    """of - to, round by round, in seconds."""
+    return spread([mine - other for mine, other in by_round(of, to)])
+
+
+def inverse(values: Spread, numerator: float) -> Spread:
+    """numerator / value: seconds to rates and back. The largest becomes the smallest."""
+    return Spread(p10=numerator / values.p90, p50=numerator / values.p50, p90=numerator / values.p10)

@@ -1,0 +1,209 @@
+"""The bundles that contestants run: the bundle itself, others over its very weights, and what only its checkpoint can give.
+
+    weights, lowrank, none, offline   the same model in this fold mode
+    floor      the same model with its adapters left out: nobody's model, but what "zero extra latency" is measured against
+    unskipped  the model that the checkpoint would be with every attention, adapters beside the weights
+    plain      the same without adapters: what the base model is, and any runtime for language models takes
+    genai      the plain model as onnxruntime-genai takes it
+    tensorrt-rtx-weights-bound ...    with engines, which read their weights from one copy or have them embedded
+
+All lie in one scratch folder. Weights that are the same are shared with the bundle, not written again.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..backends import get_backend
+from ..bundle.bundle import Bundle, open_bundle, write_manifest
+from ..bundle.manifest import TASK, WEIGHTS, FileRecord, Manifest
+from ..core.configs import AnyConfig
+from ..core.errors import NoRoom, UserError
+from ..core.limits import Limits
+from ..core.precision import PRECISIONS
+from ..core.progress import Progress
+from ..export.export_graph import export_graph
+from ..export.weights import attach_weights
+from ..families.contract import Sources
+from ..networks import network_part
+from ..networks.graphs import fold_modes, graphs_of
+from ..pipeline import build
+from ..system.files import link_or_copy
+from ..system.hashing import key_of, sha256_of
+from .genai import export_genai, require_genai
+from .llama import write_llama
+from .settings import Workload
+
+SHARED = (WEIGHTS, TASK)
+ENGINES = ("tensorrt-rtx", "tensorrt")
+
+
+@dataclass
+class Variants:
+    """Each is made when it is first asked for.
+
+    sources  of the checkpoint, None without one
+    folder   scratch, gone when the run is over
+    """
+
+    bundle: Bundle
+    sources: Sources | None
+    workload: Workload
+    folder: Path
+    progress: Progress
+    _made: dict[str, Path | UserError] = field(default_factory=dict)
+
+    def place(self, name: str) -> Path:
+        """The folder of a variant. Raises UserError, each time, where it cannot be made, and without room on the disk."""
+        if name not in self._made:
+            try:
+                self._made[name] = VARIANTS[name](self, self.folder / name)
+            except UserError as error:
+                self._made[name] = error
+            except OSError as error:
+                fix = "give another --scratch, make room, or name fewer --against"
+                self._made[name] = NoRoom(f"it cannot be written ({error.strerror})", where=self.folder, fix=fix)
+        if isinstance(self._made[name], UserError):
+            raise self._made[name]
+        return self._made[name]
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def limits(self, fold: str) -> Limits:
+        """The bundle's, with room for the workload's rows where the fold mode takes several."""
+        rows = 1 if fold == "weights" else max(self.workload.batches)
+        return self.manifest.limits.model_copy(update={"max_batch": rows})
+
+
+def in_fold_mode(given: Variants, folder: Path, fold: str) -> Path:
+    """The bundle's own folder in its own fold mode, whatever rows it takes."""
+    m = given.manifest
+    if fold not in fold_modes(m.config):
+        known = ", ".join(fold_modes(m.config))
+        raise UserError(
+            f"the bundle's network folds another way ({known})", where=f"fold mode {fold}", fix="leave it out"
+        )
+    if m.fold == fold:
+        return given.bundle.path
+    return _over_the_same_weights(given.bundle, folder, m.config, fold, given.limits(fold), given.progress)
+
+
+def floor(given: Variants, folder: Path) -> Path:
+    return _without_adapters(given, given.bundle, folder)
+
+
+def unskipped(given: Variants, folder: Path) -> Path:
+    fold = "lowrank" if "lowrank" in fold_modes(given.manifest.config) else given.manifest.fold
+    _build(given, folder, base=_alike(given), skip="none", fold=fold)
+    return folder
+
+
+def plain(given: Variants, folder: Path) -> Path:
+    place = given.place("unskipped")
+    return place if given.manifest.fold == "none" else _without_adapters(given, open_bundle(place), folder)
+
+
+def engines(given: Variants, folder: Path, backend: str, fold: str, weights: str) -> Path:
+    """The bundle's own folder where it has such engines."""
+    health, m = get_backend(backend).health(), given.manifest
+    if not health.runs or given.workload.device != "cuda":
+        what = health.does if not health.runs else "engines run on a GPU"
+        raise UserError(what, where=backend, fix=health.fix or "use a GPU that it supports, and --device cuda")
+    built = m.engines(backend).values()
+    if m.fold == fold and built and all(each.target.weights == weights for each in built):
+        return given.bundle.path
+    skip = ",".join(map(str, m.plan.skipped)) or "none"
+    _build(given, folder, base=given.bundle.path, skip=skip, fold=fold, backend=backend, engine_weights=weights)
+    return folder
+
+
+def genai(given: Variants, folder: Path) -> Path:
+    precision, llama = given.manifest.precision, folder.with_name("llama")
+    require_genai(precision)
+    if given.workload.device != "cpu":
+        raise UserError("its model is made for the CPU", where="onnxruntime-genai", fix="compare with --device cpu")
+    bundle = open_bundle(given.place("plain"))
+    try:
+        with given.progress.stage("writing the base model for onnxruntime-genai") as done:
+            write_llama(bundle, llama, done)
+        with given.progress.stage("exporting with onnxruntime-genai's builder"):
+            export_genai(llama, folder, precision)
+    finally:
+        shutil.rmtree(llama, ignore_errors=True)
+    return folder
+
+
+def _without_adapters(given: Variants, bundle: Bundle, folder: Path) -> Path:
+    m = bundle.manifest
+    if "lowrank" not in fold_modes(m.config):
+        fix = "leave it out"
+        raise UserError("the bundle has no adapters beside its weights", where=given.bundle.path, fix=fix)
+    bare, _ = network_part(m.config, "without_adapters")(m.config)
+    return _over_the_same_weights(bundle, folder, bare, "none", given.limits("none"), given.progress)
+
+
+def _over_the_same_weights(
+    bundle: Bundle, folder: Path, config: AnyConfig, fold: str, limits: Limits, progress: Progress
+) -> Path:
+    """A bundle with other graphs over a bundle's own store."""
+    m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
+    folder.mkdir()
+    records = {name: record for name, record in m.files.items() if name in SHARED}
+    for name in records:
+        link_or_copy(bundle.path / name, folder / name)
+    shared = Bundle(folder, m.model_copy(update={"files": records}))
+    specs = {}
+    for name, graph in graphs_of(config, fold).items():
+        with progress.stage(f"exporting {name} for {folder.name}"):
+            specs[name], model = export_graph(graph, config, m.plan, precision, limits, m.options.opset)
+            ir.save(attach_weights(model, shared.store), shared.graph_file(name))
+            records[f"{name}.onnx"] = _record(shared.graph_file(name))
+    changed: dict[str, Any] = {"config": config, "fold": fold, "limits": limits, "graphs": specs, "files": records}
+    write_manifest(folder, m.model_copy(update=changed | {"key": key_of(m.key, folder.name)}))
+    return folder
+
+
+def _build(given: Variants, folder: Path, base: Path | None, **asked: Any) -> None:
+    """Build from the checkpoint with the bundle's own options but for those that are asked for."""
+    if given.sources is None:
+        raise UserError("it needs what the bundle no longer has", where="bench", fix="pass --ckpt too")
+    m, sources = given.manifest, given.sources
+    limits = given.limits(asked["fold"] or "none").model_dump(exclude=set(m.config.unused_limits))
+    options = (
+        {n: getattr(m.options, n) for n in ("precision", "adapters", "opset")} | m.options.settings | limits | asked
+    )
+    paths = {name: getattr(sources, name) for name in ("weights", "vision", "base_weights")}
+    build(sources.ckpt, folder, base=base, verify=False, progress=given.progress, **paths, **options)
+
+
+def _alike(given: Variants) -> Path | None:
+    """The bundle, where the model with every attention has most of its weights."""
+    plan = given.manifest.plan
+    return given.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
+
+
+def _record(path: Path) -> FileRecord:
+    sha256 = sha256_of(path)
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key_of(sha256))
+
+
+VARIANTS: dict[str, Callable[[Variants, Path], Path]] = {
+    **{fold: partial(in_fold_mode, fold=fold) for fold in ("weights", "lowrank", "none", "offline")},
+    **{
+        f"{backend}-{fold}-{weights}": partial(engines, backend=backend, fold=fold, weights=weights)
+        for backend in ENGINES
+        for fold in ("weights", "lowrank")
+        for weights in ("bound", "embedded")
+    },
+    "floor": floor,
+    "unskipped": unskipped,
+    "plain": plain,
+    "genai": genai,
+}

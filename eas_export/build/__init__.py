@@ -1,0 +1,1 @@
+"""BUILD: a checkpoint and options become the files of a bundle."""

@@ -1,0 +1,39 @@
+"""Count what skipping saves, from tensors' shapes and the config; nothing is read."""
+
+from collections.abc import Mapping
+
+from ..bundle.manifest import Account, Accounts
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.plan import SkipPlan
+from ..core.precision import DTYPES
+from ..networks import network_part
+from ..networks.contract import Costs
+from ..networks.prune import prune
+
+
+def account(checkpoint: Checkpoint, plan: SkipPlan, dtype: str) -> Accounts:
+    """Before and after pruning by this plan and folding what folds without a prompt, every parameter and the caches counted in `dtype`."""
+    costs = network_part(checkpoint.config, "costs")(checkpoint.config, plan)
+    before, after = (_parameters(each.tensors, costs.parts) for each in (checkpoint, prune(checkpoint, plan)))
+    before |= {part: max(number, before[part]) for part, number in costs.trained.items()}
+    after |= {costs.folded: 0} if costs.folded else {}
+    return Accounts(before=_account(before, costs, 0, dtype), after=_account(after, costs, 1, dtype))
+
+
+def _parameters(tensors: Mapping[str, LazyTensor], parts: Mapping[str, str]) -> dict[str, int]:
+    counts = dict.fromkeys(parts, 0)
+    for name, tensor in tensors.items():
+        counts[next(part for part, mark in parts.items() if mark in name)] += tensor.numel
+    return counts
+
+
+def _account(parameters: dict[str, int], costs: "Costs", when: int, dtype: str) -> Account:
+    total, size = sum(parameters.values()), DTYPES[dtype].size
+    return Account(
+        parameters=parameters,
+        total_parameters=total,
+        total_bytes=total * size,
+        kv_bytes_per_token=costs.kv[when] * size,
+        flops=costs.flops[when],
+    )

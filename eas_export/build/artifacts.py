@@ -1,0 +1,193 @@
+"""The files of a bundle: how each is made, and the key of what decides its content."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..backends import get_backend
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import SCHEMA_VERSION, TASK, WEIGHTS, Accounts, Made, Manifest, Target, engine_file
+from ..bundle.store import Parameter, Store, write_store
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.errors import UserError
+from ..core.graph_spec import GraphSpec
+from ..core.options import DEFAULT_OPSET, BuildOptions
+from ..core.plan import SkipPlan
+from ..core.precision import PRECISIONS, Precision
+from ..core.progress import Progress
+from ..export.export_graph import export_graph
+from ..export.weights import attach_weights
+from ..networks.graphs import graphs_of
+from ..networks.memory import DeviceMemory, device_memory
+from ..networks.parameters import network_parameters
+from ..system.hashing import key_of
+from .keys import Identity, graph_key
+from .workspace import Workplace
+
+ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What is to be built. checkpoint: pruned by the plan; targets: what engines are built for, none to many"""
+
+    checkpoint: Checkpoint
+    plan: SkipPlan
+    options: BuildOptions
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def precision(self) -> Precision:
+        return PRECISIONS[self.options.precision]
+
+    @cached_property
+    def parameters(self) -> dict[str, LazyTensor]:
+        """Every parameter of the network, by its name in the store, in its dtype."""
+        return network_parameters(self.checkpoint, self.plan, self.precision, self.options.limits)
+
+    @property
+    def graphs(self) -> dict[str, GraphSpec]:
+        """The specs of the fold mode's graphs."""
+        config, limits = self.checkpoint.config, self.options.limits
+        modes = graphs_of(self.checkpoint.config, self.options.fold).items()
+        return {name: graph.spec(config, self.plan, self.precision, limits) for name, graph in modes}
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """What its engines take of a GPU."""
+        nbytes = {name: t.numel * t.dtype.itemsize for name, t in self.parameters.items()}
+        config, options = self.checkpoint.config, self.options
+        return device_memory(config, self.plan, self.precision, options.limits, options.fold, nbytes)
+
+
+def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
+    """What the options' backends build engines for. Raises UserError where one cannot do it here or from this opset, and for
+    options of engines without a backend that builds any."""
+    compilers = [get_backend(name).compiler for name in options.backend]
+    targets = tuple(compiler.target(options) for compiler in compilers if compiler)
+    if not targets and (options.compute_capability is not None or options.engine_weights != "bound"):
+        option = "--compute-capability" if options.compute_capability is not None else "--engine-weights"
+        raise UserError("no engines are built", where=option, fix="pass --backend tensorrt-rtx or tensorrt too")
+    if targets and options.opset != DEFAULT_OPSET:
+        what = f"engines are built from graphs of opset {DEFAULT_OPSET}, which say how caches are updated in place"
+        raise UserError(what, where="--opset", fix="leave it out, or build a bundle of its own for older consumers")
+    return targets
+
+
+def make_files(
+    place: Workplace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
+) -> None:
+    """Every file but the manifest. Raises UserError for tensors that are not finite, and for a base that is none."""
+    parameters = [
+        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
+        for name, t in blueprint.parameters.items()
+    ]
+    if base is None:
+        place.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, blueprint, progress))
+        store = Store(place.folder / WEIGHTS)
+    else:
+        store = _share_store(place, parameters, blueprint, identity, base, progress)
+    for name, spec in blueprint.graphs.items():
+        key = graph_key(spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options, store, identity.toolchain)
+        place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
+    for target in blueprint.targets:
+        for name, spec in blueprint.graphs.items():
+            _make_engine(place, name, spec, store, target, progress)
+    for tokenizer in blueprint.checkpoint.tokenizer:
+        content = tokenizer.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        place.make(tokenizer.name, key_of(sha256), lambda path, content=content: _copy(path, content))
+    place.end()
+
+
+def describe(
+    place: Workplace, blueprint: Blueprint, identity: Identity, accounts: Accounts, notes: tuple[str, ...]
+) -> Manifest:
+    """The manifest of the files that were made."""
+    options = blueprint.options
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        key=identity.key,
+        config=blueprint.checkpoint.config,
+        plan=blueprint.plan,
+        precision=options.precision,
+        fold=options.fold,
+        limits=options.limits,
+        graphs=blueprint.graphs,
+        files=dict(sorted(place.records.items())),
+        sources=identity.sources,
+        options=identity.options,
+        toolchain=identity.toolchain,
+        accounts=accounts,
+        base=identity.base,
+        notes=notes,
+    )
+
+
+def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> Made:
+    """The sha256 is made as the store is written: nothing is read back for it."""
+    with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
+        sha256 = write_store(path, parameters, done)
+    blueprint.checkpoint.require_unchanged()
+    return Made(sha256=sha256)
+
+
+def _share_store(
+    place: Workplace,
+    parameters: list[Parameter],
+    blueprint: Blueprint,
+    identity: Identity,
+    base: Bundle,
+    progress: Progress,
+) -> Store:
+    """The base's store, and a small one of what is not in it: found by comparing every byte."""
+
+    def refuse(_: Path) -> None:
+        fix = "build the base again with --force"
+        raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
+
+    place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
+    shared = Store(place.folder / WEIGHTS)
+
+    def write_own(path: Path) -> Made:
+        own = []
+        with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
+            for p in parameters:
+                own += [] if shared.holds(p) else [p]
+                done(p.nbytes)
+        missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
+        if 2 * missing > total:
+            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
+            raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
+        return _write(path, own, blueprint, progress)
+
+    place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
+    return Store(place.folder / WEIGHTS, place.folder / TASK)
+
+
+def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress: Progress) -> None:
+    """Record and save one graph of the fold mode."""
+    options = blueprint.options
+    with progress.stage(f"exporting {name}"):
+        config = blueprint.checkpoint.config
+        graph = graphs_of(config, options.fold)[name]
+        _, model = export_graph(graph, config, blueprint.plan, blueprint.precision, options.limits, options.opset)
+        ir.save(attach_weights(model, store), path)
+
+
+def _make_engine(
+    place: Workplace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
+) -> None:
+    """Build one graph's engine, unless there is one from the same graph for the same target."""
+    with progress.stage(f"preparing {name} for {target.backend}"):
+        plan = get_backend(target.backend).compiler.plan(place.folder / f"{name}.onnx", spec, store, target)
+    key = key_of(plan.key, [place.records[file].sha256 for file in plan.reads])
+    place.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
+
+
+def _copy(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,189 @@
+"""What each step needs of disk, memory and time, against what is there: asked before any work."""
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+from ..bundle.bundle import Bundle, find_bundle
+from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.configs import AnyConfig
+from ..core.errors import UserError
+from ..core.plan import SkipPlan
+from ..core.precision import DTYPES, PRECISIONS
+from ..core.record import Record
+from ..networks import network_part
+from ..networks.memory import request_memory
+from ..system.machine import free_disk, free_memory
+from .artifacts import Blueprint
+from .keys import weight_numbers
+from .workspace import unfinished_bytes
+
+PROCESS = 400_000_000  # bytes: Python with PyTorch and the file readers
+GRAPH_FILES = 10_000_000  # bytes on disk
+ENGINE_FILE = 30_000_000  # bytes of a bound engine, from benchmarks/results/engines_7B_fp16_weights_bound.json
+BUILDER = 900_000_000  # bytes of the process that builds an engine, without weights
+BUILDER_COPIES = (
+    2.0  # of the weights that an engine embeds; 1.4 in benchmarks/results/engines_1B_fp16_weights_embedded.json
+)
+ENGINE_PER_BLOCK = 0.25  # seconds
+# A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
+READ, WRITE = 0.55e9, 0.25e9  # bytes/s
+PER_BLOCK = 0.01  # seconds to record a block in two graphs, from benchmarks/results/trace_7B_fp16_weights.json
+BLOCK = re.compile(r"\w*\.?\w*(layers|blocks)\.\d+")
+PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
+FLOPS = 70e9  # of matrix products/s, from benchmarks/results/real_size_7B_fp16_weights.json
+BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
+VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
+
+
+class Need(Record):
+    """What a step takes at most.
+
+    disk_bytes     written, beside the bundle for as long as the step lasts or (kept) for good
+    memory_bytes   of its own; mapped files do not count
+    seconds        about
+    """
+
+    step: str
+    disk_bytes: int = 0
+    kept: bool = True
+    memory_bytes: int
+    seconds: float
+
+
+def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bool) -> tuple[Need, ...]:
+    """The steps of a build to `out`. What may be taken over, of the bundle there, of an unfinished build and of the base, is not
+    counted: whether it is the same is known when everything is hashed."""
+    checkpoint, parameters = blueprint.checkpoint, blueprint.parameters
+    config, sizes = checkpoint.config, [path.stat().st_size for path in checkpoint.files]
+    read = sum(sizes)
+    old, options = find_bundle(out), blueprint.options
+    stores = [base.store] if base and _same_disk(base.path, out) else []
+    if old and [source.bytes for source in old.manifest.sources] == sizes:
+        m = old.manifest
+        numbers = weight_numbers(config, blueprint.plan, options.precision, options.limits)
+        stores += [old.store] if weight_numbers(m.config, m.plan, m.precision, m.limits) == numbers else []
+    stored = {name: entry for store in stores for name, entry in store.entries.items()}
+    own = {n: t for n, t in parameters.items() if n not in stored or stored[n].shape != t.shape}
+    written = max(0, sum(_nbytes(t) for t in own.values()) - unfinished_bytes(out))
+    largest = max(t.numel for t in parameters.values())
+    by_block = _by_block(parameters)
+    needs = (
+        Need(step="reading the checkpoint's identity", memory_bytes=PROCESS, seconds=read / READ),
+        Need(
+            step="writing weights",
+            disk_bytes=written,
+            memory_bytes=PROCESS + 8 * largest,  # two float32 copies of one tensor
+            seconds=written / WRITE,
+        ),
+        Need(
+            step="exporting graphs",
+            disk_bytes=GRAPH_FILES,
+            memory_bytes=PROCESS,
+            seconds=PER_BLOCK * len(blueprint.graphs) / 2 * len(by_block),
+        ),
+    )
+    if blueprint.targets:
+        needs = (*needs, _engines_need(blueprint))
+    if not verify:
+        return needs
+    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, by_block, BUILD_PASSES, 1))
+
+
+def _engines_need(blueprint: Blueprint) -> Need:
+    """Bound engines hold kernels and small weights; embedded ones all weights of their graph, which the builder has several times."""
+    targets, device = blueprint.targets, blueprint.device_memory
+    embedded = sum(target.weights == "embedded" for target in targets)
+    engines = len(targets) * len(blueprint.graphs)
+    blocks = len(_by_block(blueprint.parameters))
+    return Need(
+        step="building engines",
+        disk_bytes=engines * ENGINE_FILE + embedded * device.embedded,
+        memory_bytes=PROCESS + BUILDER + (round(BUILDER_COPIES * device.largest) if embedded else 0),
+        seconds=len(targets) * ENGINE_PER_BLOCK * len(blueprint.graphs) / 2 * blocks
+        + embedded * device.embedded / WRITE,
+    )
+
+
+def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:
+    """The step of verifying a bundle."""
+    m = bundle.manifest
+    blocks, longest = _by_block(bundle.store.entries), m.limits.max_prompt
+    return (_verify_need(m.config, m.plan, m.precision, m.fold, blocks, VERIFY_PASSES, longest),)
+
+
+def _verify_need(
+    config: AnyConfig,
+    plan: SkipPlan,
+    precision_name: str,
+    fold: str,
+    blocks: Mapping[str, int],
+    passes: int,
+    longest: int,
+) -> Need:
+    """The ledger's step.
+
+    blocks   block -> the number of its parameters, "" for what is in none
+    passes   of samples through the whole model
+    longest  tokens of a prompt, whose attention scores are in memory
+    """
+    precision = PRECISIONS[precision_name]
+    total = sum(blocks.values()) * DTYPES[precision.dtype].size
+    request = request_memory(config, plan, precision).get(fold)
+    return Need(
+        step="comparing with PyTorch",
+        disk_bytes=request.folded_weights_bytes if request else 0,
+        kept=False,
+        memory_bytes=PROCESS + network_part(config, "reference_bytes")(config, blocks, longest),
+        seconds=total / READ
+        + passes * (total / PASS + 2 * sum(blocks.values()) * network_part(config, "image_tokens")(config) / FLOPS),
+    )
+
+
+def require_room(needs: Sequence[Need], folder: Path, instead: str) -> None:
+    """Raise UserError unless disk and memory suffice.
+
+    folder   where files go
+    instead  what to do where that has no room, beside making some
+    """
+    disk, memory = free_disk(folder), free_memory()
+    kept = sum(need.disk_bytes for need in needs if need.kept)
+    written = kept + max((need.disk_bytes for need in needs if not need.kept), default=0)
+    if written > disk:
+        what = f"there is {_gb(disk)} of free disk, and {_gb(written)} are needed" + _steps(needs)
+        raise UserError(what, where=folder, fix=f"free some space, or {instead}")
+    hungry = max(needs, key=lambda need: need.memory_bytes)
+    if hungry.memory_bytes > memory:
+        what = f"{hungry.step} takes up to {_gb(hungry.memory_bytes)} of memory, and {_gb(memory)} are free"
+        raise UserError(what, where="memory", fix="end other programs, or use a machine with more")
+
+
+def _same_disk(path: Path, out: Path) -> bool:
+    """Whether a file there can be linked here."""
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    return path.stat().st_dev == there.stat().st_dev
+
+
+def _by_block(tensors: Mapping) -> dict[str, int]:
+    """Block ("layers.3", "vision.blocks.0", "vision" for the rest of a tower, "" for what is in none) -> parameters, from anything with
+    shapes."""
+    counts: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        match = BLOCK.match(name)
+        block = match[0] if match else "vision" if name.startswith("vision.") else ""
+        counts[block] = counts.get(block, 0) + prod(tensor.shape)
+    return counts
+
+
+def _nbytes(tensor: LazyTensor) -> int:
+    return tensor.numel * tensor.dtype.itemsize
+
+
+def _steps(needs: Sequence[Need]) -> str:
+    parts = [f"{need.step} {_gb(need.disk_bytes)}" for need in needs if need.disk_bytes > GRAPH_FILES]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"

@@ -1,0 +1,1 @@
+"""ON DISK: the bundle, the only thing between the stages."""

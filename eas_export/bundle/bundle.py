@@ -1,0 +1,161 @@
+"""The bundle: the only thing on disk between the stages.
+
+    manifest.json         what it is: config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain
+    weights.safetensors   one store for all graphs
+    task.safetensors      in a bundle that shares another's store: what the task's checkpoint has instead (`--base`)
+    <graph>.onnx          graphs without weights, pointing into the store
+    <graph>.<backend>.engine  what a backend built from a graph (`--backend`)
+    tokenizer.model       carried along where the checkpoint has one
+    reports/*.json        what was found out about it later; not part of its identity
+
+It is written elsewhere and renamed at the end (build/workspace.py): what opens is whole. Names in the manifest are relative; a bundle
+can be moved.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..core.errors import UserError
+from ..system.files import require_file
+from ..system.hashing import sha256_of
+from .manifest import MANIFEST, REPORTS, SCHEMA_VERSION, TASK, WEIGHTS, Manifest, engine_file
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder and its manifest; `open_bundle` makes one from a folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(*(self.path / name for name in (WEIGHTS, TASK) if name in self.manifest.files))
+
+    def graph_file(self, name: str) -> Path:
+        return self.path / f"{name}.onnx"
+
+    def engine_file(self, name: str, backend: str) -> Path:
+        return self.path / engine_file(name, backend)
+
+    def damaged_files(
+        self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
+    ) -> list[str]:
+        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` remembers. Raises UserError for a file
+        that cannot be read."""
+        try:
+            files = self.manifest.files.items()
+            return [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
+        except OSError as error:
+            name = Path(error.filename or "a file").name
+            what = f"{name} cannot be read ({error.strerror})"
+            raise UserError(what, where=self.path, fix="copy the bundle again, or see to its permissions") from None
+
+    def require_whole(
+        self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
+    ) -> None:
+        """Raise UserError that names the first damaged file, if there is one."""
+        if damaged := self.damaged_files(on_bytes, sha256):
+            what = f"{damaged[0]} is damaged: its sha256 is not the manifest's"
+            raise UserError(what, where=self.path, fix="copy the bundle again, or build it again with --force")
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all its files."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
+    def read_report(self, name: str) -> dict | None:
+        """reports/<name>.json, or None where there is none that can be read."""
+        try:
+            return json.loads(require_file(self.path / REPORTS / f"{name}.json").read_text("utf-8"))
+        except (UserError, OSError, ValueError, RecursionError):
+            return None
+
+    def write_report(self, name: str, report: dict) -> None:
+        """Keep a report under reports/<name>.json."""
+        folder = self.path / REPORTS
+        folder.mkdir(exist_ok=True)
+        partial = folder / f".{name}.partial"
+        try:
+            partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+            partial.replace(folder / f"{name}.json")
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def open_bundle(path: Path | str, check: bool = False) -> Bundle:
+    """The bundle at `path`. Raises UserError where there is none, or not a whole one: sizes are always checked; with `check` every
+    byte is."""
+    folder = Path(path)
+    manifest = _read_manifest(folder / MANIFEST)
+    for name, record in manifest.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != record.bytes:
+            said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
+            raise UserError(f"{name} {said}", where=folder, fix="copy the bundle again, or build it again with --force")
+    bundle = Bundle(folder, manifest)
+    if check:
+        bundle.require_whole()
+    return bundle
+
+
+def find_bundle(path: Path) -> Bundle | None:
+    """The bundle at `path`, or None where there is none that opens."""
+    try:
+        return open_bundle(path)
+    except UserError:
+        return None
+
+
+def looks_like_bundle(path: Path) -> bool:
+    """Whether a folder has a manifest of ours, whole or not."""
+    try:
+        data = json.loads(require_file(path / MANIFEST).read_text("utf-8"))
+    except (UserError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"schema_version", "graphs", "files"} <= set(data)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, after everything else: a folder without it is no bundle."""
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        if path.exists():
+            require_file(path)
+        data = json.loads(path.read_text("utf-8"))
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}",
+                where=path,
+                fix="build it again with this version and --force",
+            )
+        return Manifest.model_validate(data)
+    except PermissionError as error:
+        fix = "see to its permissions"
+        raise UserError(f"it cannot be read ({error.strerror})", where=path.parent, fix=fix) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            "there is no bundle (no manifest.json)", where=path.parent, fix="give a folder that eas-export build wrote"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"the manifest is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            where=path,
+            fix="delete the folder and build the bundle again",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"the manifest is damaged ({error})", where=path, fix="delete the folder and build the bundle again"
+        ) from None

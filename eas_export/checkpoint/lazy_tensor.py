@@ -1,0 +1,60 @@
+"""Tensors that are known but not read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..core.errors import InternalError
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in a file.
+
+    shape, dtype  known without reading
+    source        where it comes from, for messages ("consolidated.00.pth: norm.weight")
+    read          gives the tensor; a view of the mapped file wherever no conversion is needed. Do not write to it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    source: str
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    def map(
+        self,
+        convert: Callable[[torch.Tensor], torch.Tensor],
+        shape: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "LazyTensor":
+        """The tensor after `convert`, which gives a tensor of this shape and dtype; without them, of the tensor's own."""
+        return combine([self], convert, shape, dtype)
+
+
+def combine(
+    tensors: Sequence[LazyTensor],
+    convert: Callable[..., torch.Tensor],
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+) -> LazyTensor:
+    """`convert(*tensors)` as one lazy tensor; all are read when it is.
+
+    shape, dtype  of the result, by default the first tensor's. They are given, and not found out on meta tensors, whose arithmetic imports
+                  PyTorch's compiler; that they are right is checked when the tensor is read, and an InternalError where they are not
+    """
+    first = tensors[0]
+    shape, dtype = first.shape if shape is None else tuple(shape), first.dtype if dtype is None else dtype
+    source = first.source + (f" and {len(tensors) - 1} more" if len(tensors) > 1 else "")
+
+    def read() -> torch.Tensor:
+        result = convert(*(tensor.read() for tensor in tensors))
+        if (tuple(result.shape), result.dtype) != (shape, dtype):
+            raise InternalError(f"{source} became {result.dtype} {tuple(result.shape)}, and not {dtype} {shape}")
+        return result
+
+    return LazyTensor(shape, dtype, source, read)

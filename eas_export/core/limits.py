@@ -1,0 +1,28 @@
+"""The largest inputs that a bundle takes."""
+
+from pydantic import Field, PositiveInt, model_validator
+
+from .record import Record
+
+
+class Limits(Record):
+    """The largest inputs a bundle takes.
+
+    max_batch   rows
+    max_images  images of one prompt
+    max_prompt  tokens of one prompt
+    max_tokens  tokens of one prompt and its answer together: the cache's slots, and the length of RoPE's tables
+    """
+
+    max_batch: PositiveInt = 1
+    max_images: PositiveInt = 1
+    max_prompt: PositiveInt = 1024
+    max_tokens: PositiveInt = Field(default=2048, le=1 << 17)
+
+    @model_validator(mode="after")
+    def _prompt_fits(self):
+        if self.max_prompt >= self.max_tokens:
+            raise ValueError(
+                f"max_prompt {self.max_prompt} leaves no room for an answer in max_tokens {self.max_tokens}"
+            )
+        return self

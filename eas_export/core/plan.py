@@ -1,0 +1,135 @@
+"""Which attentions are gone: the skip plan, its text forms and where it came from."""
+
+import re
+from collections.abc import Callable, Iterable
+
+from pydantic import Field
+
+from .errors import UserError
+from .record import Record
+
+GIVEN = "--skip"  # the origin of an explicit choice
+
+
+class SkipPlan(Record):
+    """The attentions that are skipped, in ascending order.
+
+    sites    how many attentions the model has that could be; a decoder's are its layers
+    skipped  indices into them
+    origin   who decided ("--skip", "recipe lavin-7b.yaml", "args.skip_list of checkpoint-19.pth")
+    """
+
+    sites: int = Field(gt=0, le=1000)
+    skipped: tuple[int, ...]
+    origin: str
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return tuple(i for i in range(self.sites) if i not in self.skipped)
+
+
+class SkipEvidence(Record):
+    """What a checkpoint says of its own skips; `text` is None where it says nothing."""
+
+    text: str | None
+    origin: str
+
+
+def parse_skip(text: str, where: str) -> tuple[int, ...]:
+    """Read "20-31,5", "[24, 23]" or "none" as layer indices in ascending order; "" and "[]" are not an answer."""
+    body = text.strip().removeprefix("[").removesuffix("]").strip()
+    if body.lower() == "none":
+        return ()
+    indices: set[int] = set()
+    for part in body.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
+        if not match:
+            raise UserError(
+                f"skip list {text!r} has the part {part.strip()!r}",
+                where=where,
+                fix="write numbers of attentions and ranges like 20-31,5, or none",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"skip range {part.strip()!r} runs backwards", where=where, fix=f"write {last}-{first}")
+        named = set(range(first, last + 1))
+        if named & indices:
+            raise UserError(
+                f"skip list names attention {min(named & indices)} twice", where=where, fix="name each once"
+            )
+        indices |= named
+    return tuple(sorted(indices))
+
+
+def make_plan(sites: int, text: str, origin: str) -> SkipPlan:
+    """The plan that `text` describes for a model with so many attentions. Raises UserError for indices it does not have."""
+    skipped = parse_skip(text, origin)
+    for index in skipped:
+        if index >= sites:
+            raise UserError(
+                f"skip index {index} is out of range: the model has attentions 0-{sites - 1}",
+                where=origin,
+                fix=f"give indices from 0 to {sites - 1}",
+            )
+    return SkipPlan(sites=sites, skipped=skipped, origin=origin)
+
+
+def choose_plan(
+    sites: int, evidence: SkipEvidence, given: str | None = None, recipe: tuple[str, str] | None = None
+) -> SkipPlan:
+    """Decide which attentions are skipped.
+
+    given   the text of --skip: an explicit choice, it wins over everything
+    recipe  (name, text): a published list, used where the checkpoint records none; it never overrides a record
+    """
+    if given is not None:
+        return make_plan(sites, given, GIVEN)
+    recorded = _recorded(evidence)
+    if recipe is not None:
+        plan = make_plan(sites, recipe[1], f"recipe {recipe[0]}")
+        if recorded is not None and make_plan(sites, recorded, evidence.origin).skipped != plan.skipped:
+            raise UserError(
+                f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}",
+                where=evidence.origin,
+                fix=f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint",
+            )
+        return plan if recorded is None else make_plan(sites, recorded, evidence.origin)
+    if recorded is not None:
+        return make_plan(sites, recorded, evidence.origin)
+    said = "nothing" if evidence.text is None else repr(evidence.text)
+    raise UserError(
+        f"the checkpoint does not say which attentions are skipped (it says {said})",
+        where=evidence.origin,
+        fix=f"pass --skip LIST with the attentions it was trained without (of 0-{sites - 1}, as in 3-5,1), or --skip none",
+    )
+
+
+def disagreement(
+    plan: SkipPlan, evidence: SkipEvidence, attentions: Callable[[Iterable[int]], frozenset], adapters: bool = True
+) -> tuple[str, ...]:
+    """Notes where an explicit choice is not what the checkpoint records: it may be meant, but then adapters are used that were never
+    trained.
+
+    attentions  what sites stand for (a config's): two may be one
+    adapters    whether any are used at all
+    """
+    recorded = _recorded(evidence)
+    trained = plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped
+    kept = [site for site in trained if attentions([site]).isdisjoint(attentions(plan.skipped))]
+    skipped = [site for site in plan.skipped if attentions([site]).isdisjoint(attentions(trained))]
+    notes = []
+    if kept or skipped:
+        notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
+    if kept and adapters:
+        notes.append(f"adapters before kept attentions were never trained, for these were skipped: {_listed(kept)}")
+    if skipped and adapters:
+        notes.append(f"adapters of skipped attentions were never trained, for these were kept: {_listed(skipped)}")
+    return tuple(notes)
+
+
+def _listed(sites: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(sites)))
+
+
+def _recorded(evidence: SkipEvidence) -> str | None:
+    return evidence.text if (evidence.text or "").strip() not in ("", "[]") else None

@@ -1,0 +1,52 @@
+"""Records that are written to and read from JSON and YAML, and what pydantic refuses as an error of ours. No torch here."""
+
+import difflib
+import reprlib
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys: the base of everything that is written to or read from JSON or YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Size = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension of a model is larger
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: object) -> UserError:
+    """The first thing that is wrong with values for `record`; `kind` is what a key is called there ("option", "key")."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, record.model_fields, n=1)
+        fix = f"did you mean {close[0]}?" if close else f"there are: {', '.join(record.model_fields)}"
+        return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
+    said = first["msg"].removeprefix("Value error, ")
+    what = f"{key} is {_shown(first['input'])}: {said}" if key else said
+    return UserError(
+        what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
+    )
+
+
+def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
+    """`record(**values)` of what a file's shapes and keys say. Raises UserError where a size is none that a model has."""
+    try:
+        return record(**values)
+    except ValidationError as error:
+        raise UserError(refusal(error, record, "size", where).what, where=where, fix=fix) from None
+
+
+def _shown(value: Any) -> str:
+    """A value's beginning and end."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "too long to be shown"

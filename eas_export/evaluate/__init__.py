@@ -1,0 +1,1 @@
+"""HOW GOOD? Questions with known answers, scored."""

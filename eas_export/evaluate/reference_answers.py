@@ -1,0 +1,94 @@
+"""The reference's own greedy answers, without a pass through the network per token.
+
+Another model's answer is a draft: one pass over prompt and draft tells the reference's choice at every place of it. Up to the first place
+where the draft has another token it is the reference's answer; the reference's token takes that place, the other model goes on from there,
+and the rest is read again. What comes out does not depend on who drafts, only the number of passes does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backends.runtime import Runtime
+from ..generation.conversation import Conversation
+from ..generation.generate import Generation
+from ..generation.stream import answer
+from ..networks.decoder.prompts import Prompts, join_prompts
+
+Tokens = tuple[int, ...]
+Read = Callable[[list[Prompts], list[Tensor]], list[Generation]]
+GoOn = Callable[[Sequence[Prompts], Sequence[Tokens]], list[Tokens]]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where an answer ends: with the end token, after `max_new_tokens`, or where prompt and answer fill `max_tokens`."""
+
+    eos: int
+    max_new_tokens: int
+    max_tokens: int
+
+    def most(self, prompt: Prompts) -> int:
+        """Tokens of an answer to the prompt; the last one is never fed."""
+        return min(self.max_new_tokens, self.max_tokens - int(prompt.prompt_lengths) + 1)
+
+    def reached(self, prompt: Prompts, tokens: Tokens) -> bool:
+        return tokens[-1:] == (self.eos,) or len(tokens) >= self.most(prompt)
+
+
+def reference_answers(
+    read: Read, go_on: GoOn, prompts: Sequence[Prompts], drafts: Sequence[Tokens], ends: Ends
+) -> list[Tokens]:
+    """The greedy answer to each prompt of the model that `read` gives the logits of.
+
+    read    Reference.read
+    go_on   prompts and how their answers begin, no end reached -> whole answers, greedy ones of whatever model
+    drafts  answers that have come to an end
+    """
+    answers, settled = list(drafts), [0] * len(drafts)  # so many tokens are the reference's
+    rows = list(range(len(drafts)))
+    while rows:
+        forced = [torch.tensor(answers[row][:-1], dtype=torch.int64)[:, None] for row in rows]  # [steps, 1]
+        chosen = [one.tokens[:, 0].tolist() for one in read([prompts[row] for row in rows], forced)]
+        for row, tokens in zip(rows, chosen):
+            answers[row] = corrected(answers[row], tokens, settled[row])
+            settled[row] = len(answers[row])
+        rows = [row for row in rows if not ends.reached(prompts[row], answers[row])]
+        for row, whole in zip(rows, go_on([prompts[row] for row in rows], [answers[row] for row in rows])):
+            answers[row] = whole
+    return answers
+
+
+def corrected(draft: Tokens, chosen: Sequence[int], settled: int) -> Tokens:
+    """The draft up to the first token that is not the one chosen at its place, which stands there instead. Those that are settled stay:
+    another batch may round two choices that lie close together otherwise, and would turn back."""
+    for place in range(settled, len(draft)):
+        if draft[place] != chosen[place]:
+            return (*draft[:place], chosen[place])
+    return draft
+
+
+def continued(
+    runtime: Runtime,
+    ends: Ends,
+    prompts: Sequence[Prompts],
+    begun: Sequence[Tokens],
+    done: Callable[[int], None] = lambda count: None,
+) -> list[Tokens]:
+    """The runtime's greedy answers from the tokens on with which they begin, as many at once as it takes; `done` is told of each batch."""
+    answers, size = [], runtime.limits.max_batch
+    for first in range(0, len(prompts), size):
+        batch = slice(first, first + size)
+        answers += _continue_batch(runtime, ends, prompts[batch], begun[batch])
+        done(len(prompts[batch]))
+    return answers
+
+
+def _continue_batch(runtime: Runtime, ends: Ends, prompts: Sequence[Prompts], begun: Sequence[Tokens]) -> list[Tokens]:
+    conversation = Conversation(runtime, join_prompts(list(prompts)), ends.max_new_tokens)
+    conversation.extend([list(tokens) for tokens in begun])
+    missing = [ends.most(prompt) - len(tokens) for prompt, tokens in zip(prompts, begun)]
+    said = answer(conversation, max(missing), ends.eos)
+    return [(*tokens, *more.tokens[:count]) for tokens, more, count in zip(begun, said, missing)]

@@ -1,0 +1,36 @@
+"""LLaVA-EAS, see load.py for its files, prompt.py for what it is asked and train.py for how it comes about."""
+
+import json
+from pathlib import Path
+
+from ...checkpoint.hugging_face import CONFIG_FILE
+from ..contract import Family
+from .files import MODEL_TYPES
+from .load import load
+from .prompt import PROMPTS
+from .train import train
+
+LARGEST_CONFIG = 1 << 20  # bytes
+
+
+def detect(path: Path) -> bool:
+    config = path / CONFIG_FILE
+    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
+        return False
+    try:
+        said = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("model_type") in MODEL_TYPES
+
+
+LLAVA = Family(
+    name="llava",
+    layout="LLaVA-EAS's Hugging Face folder, with config.json and weights",
+    detect=detect,
+    load=load,
+    takes=("vision", "base_weights", "router_temperature", "adapter_scale"),
+    prompts=PROMPTS,
+    shortcuts=("published fold",),
+    train=train,
+)

@@ -1,0 +1,76 @@
+"""LLaVA-1.5 as its training code writes it, with EAS adapters: the keys of its config.json and the names of its tensors."""
+
+import reprlib
+from typing import Any, Literal, get_args
+
+from pydantic import model_validator
+
+from ...checkpoint.eas_adapter import adapter_keys
+from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LLAMA_KEYS, LlamaConfig, attention_keys
+from ...checkpoint.keys import Key, KeyTable
+
+ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
+MODEL_TYPES = get_args(ModelType)
+OWN_TOWER = "model.vision_tower.vision_tower."  # a CLIPVisionModel inside the checkpoint
+
+# Groups of layers, by what they hold: an attention, the adapter before it ("kept"), the adapter in its place ("skipped")
+LAYER_KEYS: KeyTable = {
+    **LLAMA_KEYS,
+    **attention_keys("attention"),
+    **adapter_keys(
+        "model.layers.{kept}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A", router_bias=False
+    ),
+    **adapter_keys("model.layers.{skipped}.replaced_adapter", "layers.{i}.skipped_adapter", "dim", "skipped", "AC"),
+    "model.mm_projector.0.weight": Key("vision.project1.weight", ("dim", "width")),
+    "model.mm_projector.0.bias": Key("vision.project1.bias", ("dim",)),
+    "model.mm_projector.2.weight": Key("vision.project2.weight", ("dim", "dim")),
+    "model.mm_projector.2.bias": Key("vision.project2.bias", ("dim",)),
+    "model.vision_tower.*": None,  # read with its own table, or from the tower's folder
+}
+UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
+TIED_HEAD: KeyTable = {HEAD_KEY: None, EMBED_KEY: Key("embed.weight", ("vocab", "dim"))}
+
+
+class LlavaConfig(LlamaConfig):
+    """config.json; defaults are those of LLaVA's own code where a key is absent."""
+
+    model_type: ModelType
+    mm_vision_tower: str | None = None
+    mm_projector_type: str = "linear"
+    mm_vision_select_layer: int = -2
+    mm_vision_select_feature: str = "patch"
+    mm_use_im_start_end: bool = False
+    image_aspect_ratio: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_llavas_own(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "text_config" in values:
+            raise ValueError("it has a text_config: transformers' own layout of LLaVA, which EAS was not trained in")
+        return values
+
+    @model_validator(mode="after")
+    def _is_supported(self) -> "LlavaConfig":
+        supported = {
+            "mm_projector_type": ("mlp2x_gelu",),
+            "mm_vision_select_feature": ("patch",),
+            "mm_use_im_start_end": (False,),
+            "image_aspect_ratio": ("pad", "square", None),
+        }
+        for key, values in supported.items():
+            if getattr(self, key) not in values:
+                known = " or ".join("none" if value is None else str(value) for value in values)
+                raise ValueError(f"{key} is {reprlib.repr(getattr(self, key))}: only {known} is supported")
+        return self
+
+    @property
+    def square(self) -> Literal["pad", "crop"]:
+        """How an image becomes square (core/configs/vit.ImageConfig)."""
+        return "pad" if self.image_aspect_ratio == "pad" else "crop"
+
+    def tower_blocks(self, layers: int) -> int | None:
+        """How many blocks of a tower of `layers` blocks are run: hidden_states[select_layer] is read, [0] is before the first. None
+        where there are no such hidden states."""
+        blocks = self.mm_vision_select_layer
+        blocks = blocks if blocks >= 0 else layers + 1 + blocks
+        return blocks if 1 <= blocks <= layers else None

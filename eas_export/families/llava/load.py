@@ -1,0 +1,305 @@
+"""LLaVA-EAS's files: a Hugging Face folder of the LLaVA-1.5 layout, and CLIP's vision tower as Hugging Face has it.
+
+Formats, from the published training code:
+- a fine-tuned checkpoint has self_attn and adapter_attn in kept layers and replaced_adapter in skipped ones: the only record of the
+  skip list; one of the search stage has all of them everywhere
+- scale 1 and temperature 10 are constants of the code, stored nowhere; adapter_attn's router has no bias
+- the tower is a folder that config.json names, relative to the checkpoint, or a name on Hugging Face's hub
+"""
+
+import os
+import re
+import reprlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.eas_adapter import GROUPS
+from ...checkpoint.hf_clip import (
+    PREPROCESSOR_FILE,
+    ClipVisionConfig,
+    Preprocessing,
+    guess_config,
+    read_preprocessing,
+    read_tower,
+    rename_tower,
+)
+from ...checkpoint.hf_llama import EMBED_KEY, LlamaConfig, attention_keys
+from ...checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
+from ...checkpoint.json_file import read_json
+from ...checkpoint.keys import rename, require
+from ...checkpoint.lazy_tensor import LazyTensor
+from ...core.configs.decoder import ModelConfig
+from ...core.errors import UserError
+from ...core.plan import SkipEvidence
+from ...core.record import validated
+from ..contract import Sources
+from ..processing.tokenizer import find_tokenizer
+from .files import LAYER_KEYS, OWN_TOWER, TIED_HEAD, UNTIED_HEAD, LlavaConfig
+
+SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
+PART = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn\.\w_proj|adapter_attn|replaced_adapter)\.")
+
+Tensors = dict[str, LazyTensor]
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Which layers hold an attention, the adapter before it, and the adapter in its place."""
+
+    count: int
+    attention: frozenset[int]
+    kept: frozenset[int]
+    skipped: frozenset[int]
+
+    @property
+    def groups(self) -> dict[str, frozenset[int]]:
+        """As LAYER_KEYS calls them."""
+        return {"attention": self.attention, "kept": self.kept, "skipped": self.skipped}
+
+    def evidence(self, folder: Path) -> SkipEvidence:
+        """Skipped layers are those that have lost their attention; where a layer has both, the files do not say. Without adapters none is."""
+        both = sorted(self.attention & self.skipped)
+        if both:
+            return SkipEvidence(text=None, origin=f"{folder}: layers {_list(both)} hold self_attn and replaced_adapter")
+        text = str(sorted(self.skipped)) if self.skipped else "none"
+        return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """CLIP's tower: `blocks` of its blocks are run; `where` names it in messages."""
+
+    config: ClipVisionConfig
+    preprocessing: Preprocessing
+    blocks: int
+    tensors: Tensors
+    where: str
+    files: tuple[Path, ...]
+
+
+def load(sources: Sources) -> Checkpoint:
+    """Read the headers of the model's and the tower's files. Raises UserError for anything that is missing, unknown, mis-shaped or does
+    not fit."""
+    return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt))
+
+
+def read_config(folder: Path) -> LlavaConfig:
+    return read_json(
+        folder / CONFIG_FILE, LlavaConfig, "the config.json of a LLaVA-1.5 model", "give a LLaVA-EAS checkpoint"
+    )
+
+
+def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
+    """The checkpoint that these published tensors are. Raises UserError as `load` does."""
+    folder = sources.ckpt
+    layers = _find_layers(published, config.num_hidden_layers, folder)
+    tower = _find_tower(config, sources, published)
+    sizes = _sizes(config, published, layers, tower, folder)
+
+    table = {**LAYER_KEYS, **(TIED_HEAD if config.tie_word_embeddings else UNTIED_HEAD)}
+    tensors = rename(published, table, sizes, layers.count, str(folder), layers.groups)
+    tensors |= rename_tower(tower.tensors, tower.config, tower.blocks, tower.where)
+    tensors |= {f"layers.{i}.kept_adapter.e": _zeros("no router bias in adapter_attn", 2) for i in layers.kept}
+    if config.tie_word_embeddings:
+        tensors["head.weight"] = tensors["embed.weight"]
+    notes: tuple[str, ...] = ()
+    if sources.base_weights:
+        extra, base_files, notes = _from_base(sources.base_weights, config, layers, sizes)
+        tensors, files = tensors | extra, (*files, *base_files)
+    tokenizer = find_tokenizer(folder)
+    return Checkpoint(
+        config=_config(config, sizes, tower, sources),
+        tensors=tensors,
+        evidence=layers.evidence(folder),
+        files=(folder / CONFIG_FILE, *files, *tower.files, *tokenizer),
+        notes=notes,
+        tokenizer=tokenizer,
+    )
+
+
+def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
+    found: dict[str, set[int]] = {"self_attn": set(), "adapter_attn": set(), "replaced_adapter": set()}
+    for key in published:
+        if (match := PART.match(key)) and int(match[1]) < count:
+            found[match[2].split(".")[0]].add(int(match[1]))
+    layers = _Layers(count, *map(frozenset, found.values()))
+    if len(layers.attention) == count and not layers.kept | layers.skipped:  # a plain model
+        return layers
+    for i in range(count):
+        if i not in layers.skipped and not (i in layers.attention and i in layers.kept):
+            lost = "adapter_attn" if i in layers.attention else "replaced_adapter, and no self_attn either"
+            raise UserError(
+                f"layer {i} has no {lost}",
+                where=folder,
+                fix="give a checkpoint that EAS's training wrote, with all its files; eas-export search makes one of a plain model",
+            )
+    return layers
+
+
+def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _Tower:
+    """--vision, else the folder that config.json names below the checkpoint's, else what the checkpoint holds itself. A folder with a
+    config and no weights goes with the checkpoint's own."""
+    named = config.mm_vision_tower
+    folder = sources.vision or (sources.ckpt / named if named and stays_inside(named) else None)
+    if folder != sources.vision and not os.path.isdir(folder):  # a name on the hub
+        folder = None
+    own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
+    where = str(folder or sources.ckpt)
+    if folder is None and not own:
+        raise UserError(
+            f"its vision tower is {reprlib.repr(named)}, which is no folder here, and the checkpoint holds none",
+            where=sources.ckpt / CONFIG_FILE,
+            fix=f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR",
+        )
+    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
+    if not tensors and not own:
+        raise UserError("the tower's folder has no weights", where=where, fix="copy it with all its files")
+    preprocessing = read_preprocessing(folder) if folder else Preprocessing()
+    if folder and (folder / PREPROCESSOR_FILE).is_file():
+        preprocessing.require_size(clip.image_size, config.square == "pad", folder / PREPROCESSOR_FILE)
+        files = (*files, folder / PREPROCESSOR_FILE)
+    blocks = config.tower_blocks(clip.num_hidden_layers)
+    if blocks is None:
+        raise UserError(
+            f"mm_vision_select_layer is {config.mm_vision_select_layer}, the tower has {clip.num_hidden_layers} blocks",
+            where=sources.ckpt / CONFIG_FILE,
+            fix="give the tower that the model was trained with: --vision DIR",
+        )
+    return _Tower(clip, preprocessing, blocks, tensors or own, where, files)
+
+
+def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tower, folder: Path) -> dict[str, int]:
+    """The sizes that the key table names. Raises UserError where the embedding is not the config's, and for odd ranks."""
+    rows = require(published, EMBED_KEY, 2, str(folder))[0]
+    if rows != config.vocab_size:
+        raise UserError(
+            f"vocab_size is {config.vocab_size}, {EMBED_KEY} has {rows} rows",
+            where=folder / CONFIG_FILE,
+            fix="give the config.json that belongs to these weights",
+        )
+    ranks = {}
+    for name, part, members in (("kept", "adapter_attn", layers.kept), ("skipped", "replaced_adapter", layers.skipped)):
+        if members:
+            key = f"model.layers.{min(members)}.{part}.conv_A.weight"
+            ranks[name] = require(published, key, 3, str(folder))[0]
+            if ranks[name] % GROUPS:
+                raise UserError(
+                    f"{key} has rank {ranks[name]}, which {GROUPS} groups do not divide",
+                    where=folder,
+                    fix="check the file",
+                )
+    if ranks:
+        ranks = dict.fromkeys(("kept", "skipped"), max(ranks.values())) | ranks  # a kind that no layer has
+    return {
+        "dim": config.hidden_size,
+        "kv": config.kv_heads * (config.hidden_size // config.num_attention_heads),
+        "ffn": config.intermediate_size,
+        "vocab": config.vocab_size,
+        "width": tower.config.hidden_size,
+        **ranks,
+        **{f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()},
+    }
+
+
+def _from_base(
+    base: Path, config: LlavaConfig, layers: _Layers, sizes: dict[str, int]
+) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
+    """The attentions that the checkpoint lacks, from the model it was trained from, the files, and a note. Their adapters were never
+    trained: zeros, which change nothing."""
+    published, files = read_folder(base)
+    _require_same_attentions(base, config)
+    lacking = sorted(set(range(layers.count)) - layers.attention)
+    untrained = sorted(set(range(layers.count)) - layers.kept) if "kept" in sizes else []
+    wanted = {
+        key: tensor
+        for key, tensor in published.items()
+        if (m := PART.match(key)) and m[2].startswith("self_attn") and int(m[1]) in lacking
+    }
+    tensors = rename(wanted, attention_keys("lacking"), sizes, layers.count, str(base), {"lacking": lacking})
+    tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
+    name = base.resolve().name
+    note = (
+        f"attentions of layers {_list(lacking)}, where they are kept, are {name}'s; adapters before them change nothing"
+    )
+    return tensors, (base / CONFIG_FILE, *files), (note,) if lacking else ()
+
+
+def _require_same_attentions(base: Path, config: LlavaConfig) -> None:
+    """Raise UserError for a model whose attentions compute something else, though its weights may have the same shapes."""
+    theirs = read_json(
+        base / CONFIG_FILE,
+        LlamaConfig,
+        "the config.json of a LLaMA model",
+        "give the model that EAS's training began with",
+    )
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
+        if getattr(theirs, key) != getattr(config, key):
+            raise UserError(
+                f"its {key} is {getattr(theirs, key)}, the checkpoint's {getattr(config, key)}",
+                where=f"--base-weights {base}",
+                fix="give the model that EAS's training began with",
+            )
+
+
+def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:
+    dim, rank = sizes["dim"], sizes["kept"]
+    shapes = {"A": (rank, dim), "a": (rank,), "B": (dim, rank), "b": (dim,), "D": (dim, rank), "d": (dim,)}
+    shapes |= {"E": (2, dim), "e": (2,)}
+    return {f"layers.{layer}.kept_adapter.{name}": _zeros("never trained", *shape) for name, shape in shapes.items()}
+
+
+def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: Sources) -> ModelConfig:
+    given = sources.adapter_scale, sources.router_temperature
+    scale, temperature = (
+        published if value is None else value for value, published in zip(given, (SCALE, TEMPERATURE))
+    )
+    clip, adapters = tower.config, dict.fromkeys(("kept_adapter", "skipped_adapter"))
+    if "kept" in sizes:
+        adapters = {
+            f"{kind}_adapter": dict(rank=sizes[kind], scale=scale, temperature=temperature)
+            for kind in ("kept", "skipped")
+        }
+    return validated(
+        ModelConfig,
+        sources.ckpt,
+        "check that the files are whole and belong together",
+        family="llava",
+        vocab_size=config.vocab_size,
+        dim=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.kv_heads,
+        ffn_dim=config.intermediate_size,
+        norm_eps=config.rms_norm_eps,
+        rope_theta=config.rope_theta,
+        rope_interleaved=False,
+        modality_token=False,
+        **adapters,
+        vision=dict(
+            image_size=clip.image_size,
+            patch_size=clip.patch_size,
+            width=clip.hidden_size,
+            blocks=tower.blocks,
+            heads=clip.num_attention_heads,
+            ffn_dim=clip.intermediate_size,
+            activation=clip.hidden_act,
+            norm_eps=clip.layer_norm_eps,
+            features="patches",
+            feature_every=tower.blocks,
+            projector_width=config.hidden_size,
+            projector_activation="gelu",
+            image=dict(square=config.square, mean=tower.preprocessing.image_mean, std=tower.preprocessing.image_std),
+        ),
+    )
+
+
+def _zeros(why: str, *shape: int) -> LazyTensor:
+    return LazyTensor(shape, torch.float32, why, lambda: torch.zeros(shape))
+
+
+def _list(layers: Collection[int]) -> str:
+    return ", ".join(map(str, layers))

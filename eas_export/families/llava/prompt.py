@@ -1,0 +1,85 @@
+"""LLaVA-1.5's prompts: its conversation ("vicuna_v1"), where images stand in it, and their pixels.
+
+Source: LLaVA's generation/generation/conversation.py, mm_utils.py and its ScienceQA evaluation.
+"""
+
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...core.configs.decoder import ModelConfig
+from ...core.errors import UserError
+from ..contract import PromptFormat
+from ..processing.image_processor import to_pixels
+from ..processing.question import Question
+from ..processing.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PLACEHOLDER = "<image>"  # in text
+IMAGE = -200  # in token ids
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+def format_question(question: Question) -> str:
+    """The conversation up to the answer: image, context, question, and options as the published ScienceQA evaluation has them."""
+    lines = [PLACEHOLDER] * len(question.image)
+    lines += [f"Context: {question.context}"] if question.context else []
+    lines.append(question.question)
+    lines += [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options)]
+    lines += ["Answer with the option's letter from the given choices directly."] if question.options else []
+    message = "\n".join(lines)
+    return f"{SYSTEM} USER: {message} ASSISTANT:"
+
+
+def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
+    """The first token, and the text between images, each part encoded on its own, with IMAGE between them. Images that the text has no
+    place for stand at its beginning, a line each. Raises UserError where the text has more places than there are images."""
+    places = text.count(PLACEHOLDER)
+    if places > images:
+        what = f"the text has {places} places for an image ({PLACEHOLDER}), there are {images} images"
+        raise UserError(what, where="prompt", fix=f"give as many images, or leave {PLACEHOLDER} out")
+    parts = (f"{PLACEHOLDER}\n" * (images - places) + text).split(PLACEHOLDER)
+    ids = [tokenizer.bos, *tokenizer.encode(parts[0])]
+    for part in parts[1:]:
+        ids += [IMAGE, *tokenizer.encode(part)]
+    return ids
+
+
+def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
+    """Each IMAGE becomes as many zeros as an image has features, which go there. Raises UserError unless there is one per image."""
+    places = token_ids.count(IMAGE)
+    if places != images:
+        raise UserError(
+            f"a prompt with {images} images has {places} places for them ({IMAGE})",
+            where="input_ids",
+            fix=f"write {IMAGE} once where each image belongs",
+        )
+    ids: list[int] = []
+    positions: list[int] = []
+    for token in token_ids:
+        if token == IMAGE:
+            positions += range(len(ids), len(ids) + config.vision.tokens)
+            ids += [0] * config.vision.tokens
+        else:
+            ids.append(token)
+    return ids, positions
+
+
+def pixels(config: ModelConfig, image: "Image") -> Tensor:
+    """[3, image_size, image_size] float32"""
+    return to_pixels(image, config.vision.image_size, config.vision.image)
+
+
+PROMPTS = PromptFormat(
+    place_images=place_images,
+    format=format_question,
+    encode=encode,
+    pixels=pixels,
+    placeholder=IMAGE,
+)

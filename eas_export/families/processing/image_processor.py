@@ -1,0 +1,89 @@
+"""Image files to pixels."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.configs.vit import ImageConfig
+from ...core.errors import UserError
+from ...system.files import require_file
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # readers that start no other program
+LONGEST_SIDE = 100  # times the shorter one
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow would clip their values to 255
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def read_image(path: Path) -> "Image":
+    """The image in RGB; of an animation the first picture. Raises UserError for what is none, or too large to be one."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("Pillow is not installed", where=path, fix="pip install pillow") from None
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                sides, deep = image.size, image.mode in DEEP_MODES
+                if not deep and max(sides) <= LONGEST_SIDE * min(sides):
+                    return image.convert("RGB")
+    except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+        raise UserError(
+            f"it is not an image that can be read ({type(error).__name__})",
+            where=path,
+            fix=f"give a file of a sensible size in one of {', '.join(FORMATS)}",
+        ) from None
+    if deep:
+        raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
+    what = f"it has {sides[0]} x {sides[1]} pixels: one side is more than {LONGEST_SIDE} times the other"
+    raise UserError(what, where=path, fix="cut it: as a square it would be nearly empty")
+
+
+def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
+    """An image in RGB as a ViT reads it: [3, size, size] float32"""
+    values = np.asarray(RESIZED[config.square](image, size, config), np.float32) / 255  # [size, size, 3]
+    mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
+    return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
+
+
+def _squash(image: "Image", size: int, config: ImageConfig) -> "Image":
+    from PIL import Image
+
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """On a square of the mean colour, in its middle (LLaVA's expand2square)."""
+    from PIL import Image
+
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in config.mean))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return _squash(square, size, config)
+
+
+def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """The shorter side resized, the longer one's middle (transformers' CLIPImageProcessor)."""
+    from PIL import Image
+
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
+
+
+# How an image becomes a square of `size` (ImageConfig.square)
+RESIZED: Mapping[str, Callable[["Image", int, ImageConfig], "Image"]] = {
+    "squash": _squash,
+    "pad": _pad,
+    "crop": _crop,
+}

@@ -1,0 +1,107 @@
+"""What a user asks: text, and images that belong to it. As options of `run`, or as one line of a JSON-lines file."""
+
+from pathlib import PurePosixPath
+from string import ascii_uppercase
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ...core.record import Record
+
+MOST_IMAGES = 100  # of one question
+MOST_ANSWERS = 10  # that people gave to one question, as VQA's files have them
+
+
+class Question(Record):
+    """Either `prompt`, which the model reads as it is, or `question`, which is put into the family's own format.
+
+    context, options  go with `question`: what is known, and the answers to choose from
+    image             a file, or several in the order in which the text has them; in a JSON-lines file paths below that file's folder
+    answer            the label, which only verification reads. With options the right one: its letter, its text or its index, kept
+                      as the index from 0. Without options what people answered: one text or up to ten
+    """
+
+    prompt: str | None = None
+    question: str | None = None
+    context: str | None = None
+    options: tuple[str, ...] = Field(default=(), max_length=26)  # (A) to (Z)
+    image: tuple[str, ...] = Field(default=(), max_length=MOST_IMAGES)
+    answer: int | tuple[str, ...] | None = None
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _none_is_empty(cls, options: object) -> object:
+        return () if options is None else options
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, image: object) -> object:
+        return () if image is None else (image,) if isinstance(image, str) else image
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _is_an_answer(cls, answer: object, info: ValidationInfo) -> int | tuple[str, ...] | None:
+        if answer is None:
+            return None
+        options = info.data.get("options")
+        return _find_option(answer, options) if options else _read_answers(answer)
+
+    @field_validator("prompt", "question", "context", "options", "image", "answer")
+    @classmethod
+    def _is_unicode(cls, value: str | tuple[str, ...] | int | None) -> str | tuple[str, ...] | int | None:
+        try:
+            "".join(value if isinstance(value, str | tuple) else ()).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("it is not valid Unicode text") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Question":
+        if (self.prompt is None) == (self.question is None):
+            raise ValueError("give either prompt or question")
+        if self.prompt is not None and (self.context is not None or self.options):
+            raise ValueError("context and options go with question, not with prompt")
+        return self
+
+
+class FileQuestion(Question):
+    """A question whose images' paths were read from a file."""
+
+    @field_validator("image")
+    @classmethod
+    def _stays_in_the_folder(cls, image: tuple[str, ...]) -> tuple[str, ...]:
+        for name in image:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+                raise ValueError("an image is a path inside the file's folder")
+        return image
+
+
+def _find_option(answer: object, options: tuple[str, ...]) -> int:
+    """The index of the one option that the answer names. Raises ValueError where there is none, or more than one."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if not 0 <= answer < len(options):
+            raise ValueError(f"an option's index is from 0 to {len(options) - 1}")
+        return answer
+    if not isinstance(answer, str):
+        raise ValueError("with options an answer is the right one's letter, text or index")
+    said = answer.strip()
+    if not said:
+        raise ValueError("it is empty")
+    named = [i for i, text in enumerate(options) if said in (ascii_uppercase[i], text.strip())]
+    if len(named) != 1:
+        letters = f"A to {ascii_uppercase[len(options) - 1]}"
+        none = f"it is neither a letter from {letters} nor the text of an option"
+        raise ValueError(f"it names {len(named)} options: give the index" if named else none)
+    return named[0]
+
+
+def _read_answers(answer: object) -> tuple[str, ...]:
+    """One text or several, as several."""
+    answers = (answer,) if isinstance(answer, str) else answer
+    if not isinstance(answers, list | tuple) or not all(isinstance(text, str) for text in answers):
+        raise ValueError(f"without options an answer is a text, or a list of up to {MOST_ANSWERS} texts")
+    if not answers or not all(text.strip() for text in answers):
+        raise ValueError("it is empty")
+    if len(answers) > MOST_ANSWERS:
+        raise ValueError(f"there are {len(answers)} answers, of at most {MOST_ANSWERS}")
+    return tuple(answers)

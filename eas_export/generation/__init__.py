@@ -1,0 +1,1 @@
+"""ANSWER: text and arrays through any runtime's graphs."""

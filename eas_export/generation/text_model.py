@@ -1,0 +1,134 @@
+"""Text in, text out: a bundle with the checkpoint's own tokenizer and the family's prompt format.
+
+model = open_model("lavin-7b.bundle")
+for reply in model.replies([Question(question="What is it?", options=("a cat", "a dog"), image="cat.png")]):
+    print(reply.text)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends.opening import open_runtime
+from ..backends.runtime import Runtime
+from ..bundle.bundle import Bundle, open_bundle
+from ..bundle.manifest import SENTENCEPIECE, TOKENIZER_FILES
+from ..core.errors import UserError
+from ..families import get_family
+from ..families.processing.question import Question
+from ..families.processing.tokenizer import TextStream, Tokenizer, find_tokenizer
+from ..inputs.questions import make_prompt, require_short
+from ..networks.decoder.prompts import join_prompts
+from .conversation import Conversation, Finish
+from .sampling import GREEDY, Sampling
+from .stream import Token, answer, stream
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as text; its end token is silent there, and the last of `tokens`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Finish
+
+
+class TextModel:
+    """A runtime that reads and writes text."""
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
+        self.runtime, self.tokenizer = runtime, tokenizer
+        self.family = get_family(runtime.config.family)
+
+    def start(self, questions: Sequence[Question], room: int = 0, first: int = 1) -> Conversation:
+        """Read the questions' prompts, all in one batch.
+
+        room   tokens to come, best known before (see Conversation)
+        first  the first question's number in messages
+
+        Raises UserError where a prompt is too long or an image cannot be read, and as Conversation does.
+        """
+        if not questions:
+            raise UserError("there is no question", where="questions", fix="ask one at least")
+        self._require_short(questions, first)
+        config = self.runtime.config
+        prompts = [
+            make_prompt(question, config, self.family, self.tokenizer, f"question {number}")
+            for number, question in enumerate(questions, start=first)
+        ]
+        return Conversation(self.runtime, join_prompts(prompts), room)
+
+    def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
+        """Go on with the next turn's text, one per row, as Conversation.extend does. The prompts' fold state stays."""
+        conversation.extend([self.tokenizer.encode(turn) for turn in turns])
+
+    def stream(
+        self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
+    ) -> Iterator[list[tuple[Token, str]]]:
+        """Every step's new tokens, each with the text that it completes. What an answer that ended by length may still go on with,
+        half of a character, is not shown."""
+        texts = [TextStream(self.tokenizer, before) for before in conversation.said]
+        for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
+            ends = (token.finish in (Finish.EOS, Finish.LIMIT) for token in tokens)
+            yield [(token, texts[token.row].push(token.id, last)) for token, last in zip(tokens, ends)]
+
+    def replies(
+        self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Each question's reply, in order; as many questions at once as the bundle takes, each a conversation of its own.
+
+        Raises UserError before anything is generated where a prompt is too long; else as `start`, for the batch at hand.
+        """
+        self._require_short(questions)
+        size = self.runtime.limits.max_batch
+        for begin in range(0, len(questions), size):
+            yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
+
+    def _reply(self, batch: Sequence[Question], begin: int, max_new_tokens: int, sampling: Sampling) -> list[Reply]:
+        """A batch's replies; its caches and folded weights are gone before the next one's are made."""
+        conversation = self.start(batch, max_new_tokens, first=begin + 1)
+        rows = range(begin, begin + len(batch))
+        answers = answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, rows)
+        return [Reply(self.tokenizer.decode(said.tokens), said.tokens, said.finish) for said in answers]
+
+    def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
+        config, limits = self.runtime.config, self.runtime.limits
+        for number, question in enumerate(questions, start=first):
+            require_short(question, config, self.family, self.tokenizer, limits, f"question {number}")
+
+
+def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
+    """A bundle that reads and writes text. Raises UserError where its model does not, and where it has no tokenizer or another model's."""
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if get_family(opened.manifest.config.family).prompts is None:
+        fix = "give it arrays: eas-export run --inputs X.npz, or generation/encode.encode"
+        raise UserError("it reads arrays and says no words", where=opened.path, fix=fix)
+    tokenizer = open_tokenizer(opened)
+    return TextModel(open_runtime(opened, backend), tokenizer)
+
+
+def run(
+    bundle: Bundle | Path | str,
+    questions: Question | Sequence[Question],
+    max_new_tokens: int = 32,
+    sampling: Sampling = GREEDY,
+    backend: str = "onnxruntime",
+) -> list[Reply]:
+    """What a bundle answers to each question. Raises UserError as `open_model` and `TextModel.replies` do."""
+    asked = [questions] if isinstance(questions, Question) else questions
+    return list(open_model(bundle, backend).replies(asked, max_new_tokens, sampling))
+
+
+def has_tokenizer(bundle: Bundle) -> bool:
+    return not bundle.manifest.files.keys().isdisjoint(TOKENIZER_FILES)
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer. Raises UserError where there is none, or one of another model."""
+    if not has_tokenizer(bundle):
+        raise UserError(
+            f"the bundle has no {SENTENCEPIECE}: the checkpoint came without one",
+            where=bundle.path,
+            fix=f"put {SENTENCEPIECE} where the README's layout of the checkpoint has it and build again, or give token ids: --inputs X.npz",
+        )
+    return Tokenizer(find_tokenizer(bundle.path), bundle.manifest.config.vocab_size)

@@ -1,0 +1,91 @@
+"""NETWORK: the kinds of networks, and one definition of each, which is recorded as graphs and run as the reference.
+
+What a network is lies in networks/<kind>/, what a verb does to it in <verb>/<kind>.py; both are named here, once. The key is a config's
+`kind`. Nothing is imported before it is asked for.
+
+Shapes: B rows (prompts), L positions of a prompt with its prefix, S prompt tokens, T cache slots, n tokens of any rows
+(B*L in the prefill, B in decoding), dim the model's width, H heads of head_dim.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.configs import AnyConfig
+from ..core.registry import load
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is asked of a kind of network, each as ".module:attribute".
+
+    modules           (config, plan, limits) -> the network as a torch module
+    graphs            config -> fold mode -> graph's name -> contract.Graph; the first mode is the default
+    parameters        (checkpoint after prune, plan, limits) -> the network's parameters by name
+    useless           (config, plan) -> how the names begin of a checkpoint's tensors that the plan makes useless
+    without_adapters  config -> the config without adapters, and what marks their tensors' names; None: it is nothing without them
+    costs             (config, plan) -> contract.Costs
+    requests          (config, plan, precision) -> fold mode -> memory.RequestMemory
+    reference_bytes   (config, parameters by block, longest prompt) -> memory that verifying takes for the reference
+    image_tokens      config -> tokens of an image that lengthen a pass
+    describe          config -> rows of what `inspect` shows
+    ledger, faults    what `verify` compares, and the faults that it plants
+    bench             what `bench` times and whom it compares: bench/kind.Kind
+    run_arrays        what `run` does with an npz file
+    """
+
+    modules: str
+    graphs: str
+    parameters: str
+    useless: str
+    without_adapters: str | None
+    costs: str
+    requests: str
+    reference_bytes: str
+    image_tokens: str
+    describe: str
+    ledger: str
+    faults: str
+    bench: str
+    run_arrays: str
+
+
+NETWORKS = {
+    "decoder": Network(
+        modules=".networks.decoder.modules:DecoderNetwork",
+        graphs=".networks.decoder.graphs:graphs",
+        parameters=".networks.decoder.parameters:parameters",
+        useless=".networks.decoder.parameters:useless",
+        without_adapters=".networks.decoder.parameters:without_adapters",
+        costs=".networks.decoder.costs:costs",
+        requests=".networks.decoder.costs:requests",
+        reference_bytes=".networks.decoder.costs:reference_bytes",
+        image_tokens=".networks.decoder.costs:image_tokens",
+        describe=".networks.decoder.describe:describe",
+        ledger=".verify.ledger:Ledger",
+        faults=".verify.controls:CONTROLS",
+        bench=".bench.decoder:DECODER",
+        run_arrays=".cli.run_tokens:run_tokens",
+    ),
+    "cross-encoder": Network(
+        modules=".networks.cross_encoder.modules:folded_cross_encoder",
+        graphs=".networks.cross_encoder.graphs:graphs",
+        parameters=".networks.cross_encoder.parameters:folded_parameters",
+        useless=".networks.cross_encoder.parameters:useless",
+        without_adapters=None,
+        costs=".networks.cross_encoder.costs:costs",
+        requests=".networks.cross_encoder.costs:requests",
+        reference_bytes=".networks.cross_encoder.costs:reference_bytes",
+        image_tokens=".networks.cross_encoder.costs:image_tokens",
+        describe=".networks.cross_encoder.describe:describe",
+        ledger=".verify.cross.ledger:CrossLedger",
+        faults=".verify.cross.controls:CONTROLS",
+        bench=".bench.cross_encoder:CROSS_ENCODER",
+        run_arrays=".cli.run_pairs:run_pairs",
+    ),
+}
+
+
+def network_part(config: AnyConfig, name: str) -> Any:
+    """What the config's kind of network has under this field of Network; None where it has nothing."""
+    place = getattr(NETWORKS[config.kind], name)
+    return None if place is None else load(place)

@@ -1,0 +1,1 @@
+"""The cross-encoder: METER's network, its parameters and its graph."""

@@ -1,0 +1,159 @@
+"""The cross-encoder. Skipped attentions are built as their replacements: there is no flag to switch one off.
+
+    text   ids - RoBERTa - transform - [classifier token; others] + type - x
+    image  pixels - ViT - norm - transform + type - y
+    layer  a = norm(x + self(x));  z = norm(a + cross(a, other));  out = norm(z + FFN(z))       both streams read the other's OLD state
+    head   cls = [tanh(pooler x[0]); tanh(pooler y[0])]
+
+Tokens are flat, [rows * tokens, dim]. L text tokens, P image tokens, M texts, N images, B pairs of a text and an image (or two).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.configs.cross_encoder import Attention, CrossEncoderConfig
+from ...core.limits import Limits
+from ...core.plan import SkipPlan
+from ..attention import CrossAttention, FeedForward, SelfAttention
+from ..vision import VisionTransformer
+from .adapters import BehindAdapter, CrossReplacement, SelfReplacement
+from .text_encoder import TextEncoder
+
+MASKED = -10000.0  # what is added to the score of a padded token, as published
+
+Place = Callable[[nn.Module], nn.Module]  # what stands where a kept attention or a feed-forward network is
+
+
+class ImageEncoder(VisionTransformer):
+    """pixel_values [N, 3, H, W] -> [N*P, width]: all tokens, normalised once more, not projected"""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.last_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.last_norm(self.last_hidden(pixel_values).flatten(0, 1))
+
+
+class CrossLayer(nn.Module):
+    """One layer of a stream with so many tokens beside another; `skipped` holds its parts that are replaced."""
+
+    def __init__(self, config: CrossEncoderConfig, tokens: int, other_tokens: int, skipped: set[str], place: Place):
+        super().__init__()
+        dim, heads, rank, eps = config.dim, config.heads, config.skipped_rank, config.norm_eps
+        if "attention" in skipped:
+            self.attention = SelfReplacement(dim, rank, tokens)
+        else:
+            self.attention = place(SelfAttention(dim, heads, tokens))
+        if "cross_attention" in skipped:
+            self.cross_attention = CrossReplacement(dim, rank, tokens, other_tokens)
+        else:
+            self.cross_attention = place(CrossAttention(dim, heads, tokens, other_tokens))
+        self.ffn = place(FeedForward(dim, config.ffn_dim))
+        self.attention_norm, self.cross_attention_norm, self.ffn_norm = (nn.LayerNorm(dim, eps=eps) for _ in range(3))
+
+    def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
+        """x [B*tokens, dim], other [B*other_tokens, dim]; the masks [B, 1, 1, (other_)tokens], None for none -> as x"""
+        a = self.attention_norm(x + self.attention(x, mask))
+        z = self.cross_attention_norm(a + self.cross_attention(a, x, other, other_mask))
+        return self.ffn_norm(z + self.ffn(z))
+
+
+class Classifier(nn.Module):
+    """cls_feats [B, width] -> [B, answers]"""
+
+    def __init__(self, width: int, inner: int, answers: int, norm_eps: float):
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner)
+        self.norm = nn.LayerNorm(inner, eps=norm_eps)
+        self.fc2 = nn.Linear(inner, answers)
+
+    def forward(self, cls_feats: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.norm(self.fc1(cls_feats))))
+
+
+class CrossEncoder(nn.Module):
+    """Both encoders, both streams and the head; which of its methods are called on what is the graph's business. place: what stands
+    where a kept attention or a feed-forward network is, built from it"""
+
+    def __init__(self, config: CrossEncoderConfig, plan: SkipPlan, place: Place):
+        super().__init__()
+        self.config = config
+        dim, tokens = config.dim, {"text": config.text_length, "image": config.image_tokens}
+        skipped = config.attentions(plan.skipped)
+
+        def stream(name: str, other: str) -> nn.ModuleList:
+            return nn.ModuleList(
+                CrossLayer(config, tokens[name], tokens[other], _parts(skipped, name, i), place)
+                for i in range(config.layers)
+            )
+
+        self.text = TextEncoder(config.text, config.text_length)
+        self.vision = ImageEncoder(config.image)
+        self.text_transform = nn.Linear(config.text.width, dim)
+        self.image_transform = nn.Linear(config.image.width, dim)
+        self.classifier_token = nn.Parameter(torch.empty(dim))
+        self.types = nn.Parameter(
+            torch.empty(1 + config.images, dim)
+        )  # of the text, of the image, of NLVR2's second one
+        self.text_layers, self.image_layers = stream("text", "image"), stream("image", "text")
+        self.text_pooler, self.image_pooler = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        width = 2 * dim * config.images
+        if config.task == "retrieval":
+            self.head = nn.Linear(width, config.answers)
+        else:
+            self.head = Classifier(width, 2 * dim, config.answers, config.head_norm_eps)
+
+    def mask(self, text_masks: Tensor) -> Tensor:
+        """text_masks [M, L] int64, 0 for padding -> what is added to scores, [M, 1, 1, L]"""
+        return ((1 - text_masks) * MASKED).to(self.types.dtype)[:, None, None, :]
+
+    def encode_text(self, text_ids: Tensor, mask: Tensor) -> Tensor:
+        """text_ids [M, L] int64, mask [M, 1, 1, L] -> [M, L, dim]"""
+        return self.enter_text(self.text(text_ids, mask))
+
+    def enter_text(self, x: Tensor) -> Tensor:
+        """What the text encoder gave as the text stream reads it: [M*L, width] -> [M, L, dim]"""
+        x = self.text_transform(x).unflatten(0, (-1, self.config.text_length))
+        first = self.classifier_token.expand(x.shape[0], 1, -1)
+        return torch.cat([first, x[:, 1:]], 1) + self.types[0]
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [images*N, 3, H, W]; where an answer looks at two, all first ones and then all second ones -> [images*N, P, dim]"""
+        return self.enter_images(self.vision(pixel_values))
+
+    def enter_images(self, y: Tensor) -> Tensor:
+        """What the image encoder gave as the image stream reads it: [images*N*P, width] -> [images*N, P, dim]"""
+        y = self.image_transform(y)
+        y = y.unflatten(0, (self.config.images, -1)) + self.types[1:, None]  # [images, N*P, dim]
+        return y.flatten(0, 1).unflatten(0, (-1, self.config.image_tokens))
+
+    def cross(self, text: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        """text [B, L, dim], image [B, P, dim], mask [B, 1, 1, L] -> cls_feats [B, 2 dim]"""
+        x, y = text.flatten(0, 1), image.flatten(0, 1)
+        for text_layer, image_layer in zip(self.text_layers, self.image_layers):
+            x, y = text_layer(x, y, mask, None), image_layer(y, x, None, mask)
+        return self.pool(x, y)
+
+    def pool(self, x: Tensor, y: Tensor) -> Tensor:
+        """Each stream's first token: x [B*L, dim], y [B*P, dim] -> cls_feats [B, 2 dim]"""
+        tokens = self.config.text_length, self.config.image_tokens
+        first, first_of_image = (z.unflatten(0, (-1, n))[:, 0] for z, n in zip((x, y), tokens))  # [B, dim] each
+        return torch.cat([torch.tanh(self.text_pooler(first)), torch.tanh(self.image_pooler(first_of_image))], -1)
+
+
+def folded_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan, limits: Limits) -> CrossEncoder:
+    """The network that is exported: adapters before attentions and feed-forward networks are in the weights."""
+    return CrossEncoder(config, plan, place=lambda part: part)
+
+
+def unfolded_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan) -> CrossEncoder:
+    """The network as it was trained, to verify the folded one against."""
+    return CrossEncoder(config, plan, place=lambda part: BehindAdapter(part, config.dim, config.adapter_rank))
+
+
+def _parts(skipped: frozenset[Attention], stream: str, layer: int) -> set[str]:
+    return {each.part for each in skipped if (each.stream, each.layer) == (stream, layer)}

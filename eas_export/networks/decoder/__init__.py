@@ -1,0 +1,1 @@
+"""The decoder: LaVIN's and LLaVA's network, its parameters and its graphs."""

@@ -1,0 +1,51 @@
+"""What a decoder costs: parameters, caches, a request's memory, and the reference's."""
+
+from collections.abc import Mapping
+from math import prod
+
+from ...core.configs.decoder import ModelConfig
+from ...core.limits import Limits
+from ...core.plan import SkipPlan
+from ...core.precision import Precision
+from ..contract import Costs
+from ..graphs import fold_modes, graphs_of
+from ..memory import RequestMemory, nbytes
+from .specs import cache_specs, fold_state_specs
+
+
+def costs(config: ModelConfig, plan: SkipPlan) -> Costs:
+    marks = {"vision": "vision.", "attention": ".attention.", "feed-forward": ".ffn.", "adapters": "_adapter."}
+    trained = {"attention": config.layers * 2 * config.dim * (config.dim + config.kv_dim)}  # q and o, k and v
+    layer = 2 * config.kv_dim  # keys and values
+    return Costs(marks | {"other": ""}, trained, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
+
+
+def requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
+    state = fold_state_specs(config, plan, 1)
+    caches = cache_specs(config, plan, precision, 1, "past_key_values")
+    result = {}
+    for mode in fold_modes(config):
+        graphs = graphs_of(config, mode)
+        folded = graphs["fold"].spec(config, plan, precision, Limits()).outputs if "fold" in graphs else ()
+        result[mode] = RequestMemory(
+            kv_bytes_per_token=nbytes(caches),
+            fold_state_numbers=sum(prod(tensor.shape) for tensor in state),
+            fold_state_bytes=nbytes(state),
+            folded_weights_bytes=nbytes(folded),
+        )
+    return result
+
+
+def reference_bytes(config: ModelConfig, blocks: Mapping[str, int], longest: int) -> int:
+    """One block in float32 beside embeddings and head, or the vision tower, and one block widened; scores of one layer, and what every
+    block of the reference gives on a prompt with an image."""
+    decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
+    tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
+    weights = max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
+    probe = config.vision.tokens + 12  # tokens
+    return weights + 8 * config.heads * max(longest, probe) ** 2 + 4 * config.layers * probe * config.dim
+
+
+def image_tokens(config: ModelConfig) -> int:
+    """The tokens of an image, which make a pass longer where they are many."""
+    return config.vision.tokens

@@ -1,0 +1,167 @@
+"""decode: one new token per row and the caches -> its logits and the caches, one token longer
+
+Inputs   input_ids [B, 1] · position_ids [B, 1] · cache_lengths [B] (the slot to write) · past_key_values.N.key/value
+         and the prompt's adapters, either folded (`--fold weights`, B = 1: what the fold graph gives) or as the fold state itself
+         (the unfolded form, any B); nothing where they are left out
+Outputs  logits [B, vocab] float32 · present.N.key/value
+
+All forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ...core.configs.decoder import ModelConfig
+from ...core.graph_spec import GraphSpec, TensorSpec
+from ...core.limits import Limits
+from ...core.plan import SkipPlan
+from ...core.precision import Precision
+from .. import ops
+from ..contract import Graph
+from ..recordable import within
+from .fold_state import shifted_biases, spread_routers
+from .modules import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
+from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs
+
+# (layer, block, n [B, dim]) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up
+Project = Callable[[int, KeptBlock | SkippedBlock, Tensor], tuple[Tensor, ...]]
+
+
+class FoldedDecodeGraph(nn.Module):
+    """Decoding with weights into which one prompt's adapters were folded: no adapter is left."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        folded = {name.removeprefix("folded."): tensor for name, tensor in inputs.items() if name.startswith("folded.")}
+
+        def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+            return tuple(apply_folded(folded, name, n) for name in fold_names(layer, block))
+
+        return decode_step(self.network.decoder, inputs, project)
+
+
+class UnfoldedDecodeGraph(nn.Module):
+    """Decoding with the adapters in place, their router weights and pooled features frozen at the prompt's.
+
+    Two products and a multiplication per layer; what the fold state has to become for them is made once for all layers.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        decoder: Decoder = self.network.decoder
+        spreads, biases = spread_routers(decoder, inputs["router"]), shifted_biases(decoder, inputs.get("pooled"))
+        return decode_step(decoder, inputs, through_adapters(spreads, biases))
+
+
+class PlainDecodeGraph(nn.Module):
+    """Decoding without adapters."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return decode_step(self.network.decoder, inputs, without_adapters)
+
+
+def without_adapters(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+    return block.project(n)
+
+
+def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: Mapping[int, Tensor]) -> Project:
+    """The adapters in place: each layer's v [B, width] and, in a skipped layer, its down's bias [B, width]."""
+
+    def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+        return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
+
+    return project
+
+
+def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
+    """One step through the blocks; `project` applies the linear layers that stand behind a block's adapter."""
+    x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
+    outputs: dict[str, Tensor] = {}
+    for i, block in enumerate(decoder.layers):
+        with within(f"layers.{i}"):
+            x = decode_block(decoder, i, block, x, inputs, project, outputs)
+    return {"logits": decoder.logits(x)} | outputs
+
+
+def decode_block(
+    decoder: Decoder,
+    layer: int,
+    block: KeptBlock | SkippedBlock,
+    x: Tensor,
+    inputs: dict[str, Tensor],
+    project: Project,
+    outputs: dict[str, Tensor],
+) -> Tensor:
+    """One step through one block: x [B, dim] -> the same behind it. A kept block's caches, with the new token's key and value, go into
+    `outputs`."""
+    projected = project(layer, block, block.norm(x))
+    if isinstance(block, SkippedBlock):
+        return block.finish(x, *projected)
+    slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
+    head_dim = decoder.config.head_dim
+    q, k, v = (part.unflatten(-1, (-1, 1, head_dim)) for part in projected)  # [B, heads or kv_heads, 1, head_dim]
+    q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+    keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, kv_heads, T, head_dim]
+    values = ops.scatter_cache(inputs[f"past_key_values.{layer}.value"], v, slots)
+    outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = keys, values
+    return block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))
+
+
+def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    return _spec(config, plan, precision, limits, 1, folded_specs(config, plan, precision))
+
+
+def unfolded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    return _spec(config, plan, precision, limits, "B", fold_state_specs(config, plan, "B"))
+
+
+def _spec(
+    config: ModelConfig,
+    plan: SkipPlan,
+    precision: Precision,
+    limits: Limits,
+    batch: int | str,
+    adapters: tuple[TensorSpec, ...],
+) -> GraphSpec:
+    dims = dims_of(config, limits)
+    return GraphSpec(
+        name="decode",
+        dims={name: dims[name] for name in (("B",) if batch == "B" else ()) + (("T",) if plan.kept else ())},
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=(batch, 1)),
+            TensorSpec(name="position_ids", dtype="int64", shape=(batch, 1)),
+            TensorSpec(name="cache_lengths", dtype="int64", shape=(batch,)),
+            *adapters,
+            *cache_specs(config, plan, precision, batch, "past_key_values"),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=(batch, config.vocab_size)),
+            *cache_specs(config, plan, precision, batch, "present"),
+        ),
+        aliases=cache_aliases(plan),
+    )
+
+
+def folded_decode_reads(plan: SkipPlan, name: str) -> bool:
+    return unfolded_decode_reads(plan, name) and name not in folded_parameters(plan) and ".adapter." not in name
+
+
+def unfolded_decode_reads(plan: SkipPlan, name: str) -> bool:
+    """Not what only a prompt needs."""
+    return not name.startswith(("vision.", "modality.")) and ".router." not in name and ".pool." not in name
+
+
+FOLDED_DECODE = Graph(FoldedDecodeGraph, folded_decode_spec, folded_decode_reads)
+UNFOLDED_DECODE = Graph(UnfoldedDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)
+PLAIN_DECODE = Graph(PlainDecodeGraph, unfolded_decode_spec, unfolded_decode_reads)

@@ -1,0 +1,176 @@
+"""prefill: a prompt and empty caches -> the last token's logits, filled caches and the fold state
+
+Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features)
+         · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
+Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.configs.decoder import ModelConfig
+from ...core.graph_spec import GraphSpec, TensorSpec
+from ...core.limits import Limits
+from ...core.plan import SkipPlan
+from ...core.precision import Precision
+from .. import ops
+from ..contract import Graph
+from ..recordable import within
+from .modules import Decoder, KeptBlock, Prompt, SkippedBlock, State, Tokens
+from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs
+
+
+class PrefillGraph(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        decoder: Decoder = self.network.decoder
+        lengths = inputs["prompt_lengths"]  # [B]
+        first_slot = torch.zeros_like(lengths)
+        outputs: dict[str, Tensor] = {}
+
+        def keep(layer: int, key: Tensor, value: Tensor) -> None:
+            for part, update in (("key", key), ("value", value)):
+                cache = inputs[f"past_key_values.{layer}.{part}"]
+                outputs[f"present.{layer}.{part}"] = ops.scatter_cache(cache, update, first_slot)
+
+        x, reading = start_reading(decoder, inputs)
+        states = []
+        for i, block in enumerate(decoder.layers):
+            with within(f"layers.{i}"):
+                x, tokens = reading.block(i, block, x, keep)
+            states.append(tokens.state)
+        rows = torch.arange(reading.prompt.batch, device=x.device)
+        last = rows * reading.prompt.length + decoder.config.prefix + lengths - 1  # [B]
+        return {"logits": decoder.logits(x.index_select(0, last))} | join_state(states) | outputs
+
+
+# (layer, block, tokens) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up, each [B*L, out]
+Project = Callable[[int, KeptBlock | SkippedBlock, Tokens], tuple[Tensor, ...]]
+
+
+def project(layer: int, block: KeptBlock | SkippedBlock, tokens: Tokens) -> tuple[Tensor, ...]:
+    return block.project(tokens.y)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts on their way through the blocks: what every block has to know of them.
+
+    position_ids  [B, L]; L = prefix + S
+    """
+
+    decoder: Decoder
+    prompt: Prompt
+    position_ids: Tensor
+
+    def block(
+        self,
+        layer: int,
+        block: KeptBlock | SkippedBlock,
+        x: Tensor,
+        keep: Callable[[int, Tensor, Tensor], None],
+        project: Project = project,
+    ) -> tuple[Tensor, Tokens]:
+        """x [B*L, dim] -> the same behind the block, and the block's input on its way through the adapter."""
+        tokens = block.adapt(block.norm(x), self.prompt)
+        projected = project(layer, block, tokens)
+        if isinstance(block, SkippedBlock):
+            return block.finish(x, *projected), tokens
+        batch, length = self.prompt.batch, self.prompt.length
+        prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
+        q, k, values = (_heads(part, batch, length, head_dim) for part in projected)
+        q, k = self.decoder.rotate(q, self.position_ids), self.decoder.rotate(k, self.position_ids)
+        attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
+        keep(layer, k[:, :, prefix:], values[:, :, prefix:])
+        return block.finish(x, attended.transpose(1, 2).reshape(x.shape)), tokens
+
+
+def start_reading(
+    decoder: Decoder, inputs: dict[str, Tensor], position_ids: Tensor | None = None
+) -> tuple[Tensor, Reading]:
+    """x [B*L, dim] before the first block, and what the blocks need. position_ids: by default 0 to L - 1.
+
+    The means are the prompts' alone, over `prompt_lengths`: what stands behind a prompt sees its state and does not change it.
+    """
+    lengths = inputs["prompt_lengths"]  # [B]
+    x = _embed(decoder, inputs)  # [B, L, dim]
+    batch, length = x.shape[0], x.shape[1]
+    prefix = decoder.config.prefix
+    positions = torch.arange(length, device=x.device)  # [L]
+    if position_ids is None:
+        position_ids = positions[None, :].expand(batch, length)
+    router_mean = _mean_weights(positions, prefix, lengths + prefix)
+    pooled_mean = _mean_weights(positions, 0, lengths + prefix)
+    return x.flatten(0, 1), Reading(decoder, Prompt(batch, length, router_mean, pooled_mean), position_ids)
+
+
+def join_state(states: Sequence[State]) -> dict[str, Tensor]:
+    """The fold state of all blocks: router [B, layers, 2] and, where blocks are skipped, pooled [B, skipped, rank]; nothing
+    without adapters."""
+    routers = [state.router for state in states if state.router is not None]
+    pools = [state.pooled for state in states if state.pooled is not None]
+    return {name: torch.stack(parts, 1) for name, parts in (("router", routers), ("pooled", pools)) if parts}
+
+
+def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
+    dims = dims_of(config, limits)
+    return GraphSpec(
+        name="prefill",
+        dims={name: dims[name] for name in ("B", "S", "M") + (("T",) if plan.kept else ())},
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=("B", "S")),
+            TensorSpec(name="image_features", dtype=precision.dtype, shape=("M", config.dim)),
+            TensorSpec(name="image_index", dtype="int64", shape=("B", "S")),
+            TensorSpec(name="prompt_lengths", dtype="int64", shape=("B",)),
+            *cache_specs(config, plan, precision, "B", "past_key_values"),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=("B", config.vocab_size)),
+            *fold_state_specs(config, plan, "B"),
+            *cache_specs(config, plan, precision, "B", "present"),
+        ),
+        aliases=cache_aliases(plan),
+    )
+
+
+def prefill_reads(plan: SkipPlan, name: str) -> bool:
+    return not name.startswith("vision.")
+
+
+def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
+    """Token embeddings with image features in their places and, where the model has one, the modality token in front: [B, L, dim]"""
+    ids, index, features = inputs["input_ids"], inputs["image_index"], inputs["image_features"]
+    table = torch.cat([torch.zeros_like(features[:1]), features])  # row 0 for text, row i + 1 for feature i
+    x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embed(ids))  # [B, S, dim]
+    if not decoder.config.modality_token:
+        return x
+    has_image = (index.amax(1, keepdim=True) >= 0).long()  # [B, 1]
+    return torch.cat([decoder.modality(has_image), x], 1)
+
+
+def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
+    """Weights of the mean over positions [start, end) of each row: [L], ends [B] -> [B, L] float32"""
+    inside = (positions[None, :] >= start) & (positions[None, :] < ends[:, None])
+    return inside.float() / (ends - start).float()[:, None]
+
+
+def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
+    """[B*L, dim or kv_dim] -> [B, heads or kv_heads, L, head_dim]"""
+    return x.view(batch, length, -1, head_dim).transpose(1, 2)
+
+
+def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
+    """Causal attention over the prompt. The modality token attends to itself alone and no token attends to it, so its
+    output is its own v and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim] -> q's shape"""
+    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True)
+    return torch.cat([ops.repeat_heads(v[:, :, :prefix], q.shape[1]), attended], 2) if prefix else attended
+
+
+PREFILL = Graph(PrefillGraph, prefill_spec, prefill_reads)

@@ -1,0 +1,60 @@
+"""Prompts and the tokens that are fed after them in one pass: an adapter's state is its prompt's, so that what stands behind a prompt
+changes nothing before it, and a step needs no more of its own than causal attention over what came before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .prompts import Prompts, join_prompts
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A batch for export/prefill_graph.start_reading; L = prefix + S, the longest prompt with its tokens.
+
+    batch         prompts and what is fed behind them, where their padding would be
+    lengths       [B] int64: of the prompts alone
+    position_ids  [B, L] int64: of a fed token its slot
+    is_fed        [B, L] bool
+    """
+
+    batch: Prompts
+    lengths: Tensor
+    position_ids: Tensor
+    is_fed: Tensor
+
+    def inputs(self, features: Tensor) -> dict[str, Tensor]:
+        """start_reading's, with the image features [M, dim]"""
+        return {
+            "input_ids": self.batch.input_ids,
+            "image_index": self.batch.image_index,
+            "image_features": features,
+            "prompt_lengths": self.lengths,
+        }
+
+
+def force(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> Forced:
+    """One batch of prompts of one row each, and the tokens [steps] int64 that are fed after each.
+
+    prefix  positions before a prompt's first token (ModelConfig.prefix)
+    """
+    whole = [
+        Prompts(
+            torch.cat([p.input_ids[:, : int(p.prompt_lengths)], tokens[None]], 1),
+            p.prompt_lengths + len(tokens),
+            torch.cat([p.image_index[:, : int(p.prompt_lengths)], torch.full_like(tokens[None], -1)], 1),
+            p.pixel_values,
+        )
+        for p, tokens in zip(prompts, fed, strict=True)
+    ]
+    batch = join_prompts(whole)
+    lengths = torch.cat([p.prompt_lengths for p in prompts])  # [B]
+    slots = torch.arange(batch.input_ids.shape[1])  # [S]
+    behind = slots >= lengths[:, None]  # [B, S]
+    positions = torch.where(behind, slots, slots + prefix)  # a fed token's position is its slot
+    positions = torch.cat([torch.arange(prefix).expand(len(prompts), -1), positions], 1)  # [B, L]
+    is_fed = F.pad(behind & (slots < batch.prompt_lengths[:, None]), (prefix, 0))  # [B, L]
+    return Forced(batch, lengths, positions, is_fed)

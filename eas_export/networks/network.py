@@ -1,0 +1,49 @@
+"""The whole network of a config and plan, as a skeleton or with weights."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..core.configs import AnyConfig
+from ..core.errors import InternalError
+from ..core.limits import Limits
+from ..core.plan import SkipPlan
+from ..core.precision import Precision
+from . import network_part
+from .skeleton import skeleton
+
+
+def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
+    """The network in the precision's dtype, without weights, on the meta device."""
+    make = network_part(config, "modules")
+    with skeleton(getattr(torch, precision.dtype)):
+        network = make(config, plan, limits)
+    return network.eval().requires_grad_(False)
+
+
+def store_name(parameter: str) -> str:
+    """The name in the store of a network parameter: "decoder.layers.0.norm.weight" -> "layers.0.norm.weight" """
+    return parameter.removeprefix("decoder.")
+
+
+def parameter_shapes(network: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Store name -> shape and dtype of every parameter."""
+    return {store_name(name): (tuple(p.shape), p.dtype) for name, p in network.named_parameters()}
+
+
+def load_parameters(network: nn.Module, read: Mapping[str, Callable[[], Tensor]]) -> nn.Module:
+    """Give the network its weights, without a copy. Raises InternalError unless names, shapes and dtypes are exactly the network's."""
+    wanted = parameter_shapes(network)
+    if set(wanted) != set(read):
+        raise InternalError(f"parameters and network differ: {sorted(set(wanted) ^ set(read))[:5]}")
+    state = {}
+    for name, _ in network.named_parameters():
+        tensor = read[store_name(name)]()
+        if (tuple(tensor.shape), tensor.dtype) != wanted[store_name(name)]:
+            raise InternalError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype}, the network has {wanted[store_name(name)]}"
+            )
+        state[name] = tensor
+    network.load_state_dict(state, assign=True)
+    return network

@@ -1,0 +1,49 @@
+"""Cut the skipped attentions out of a checkpoint."""
+
+import re
+from dataclasses import replace
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..core.errors import UserError
+from ..core.plan import SkipPlan
+from . import network_part
+
+
+def prune(checkpoint: Checkpoint, plan: SkipPlan) -> Checkpoint:
+    """The checkpoint without what the plan makes useless: the attentions that are skipped with the adapters before them, and the adapters
+    that would stand for those that are kept. Nothing is read. Raises UserError where the plan needs what the checkpoint lacks."""
+    config, useless = checkpoint.config, network_part(checkpoint.config, "useless")
+    gone = config.attentions(plan.skipped)
+    left = tuple(site for site in plan.kept if gone.isdisjoint(config.attentions([site])))
+    opposite = plan.model_copy(update={"skipped": left})  # what it would drop is what this one needs
+    _require_complete(checkpoint, plan, useless(config, opposite))
+    names = tuple(useless(config, plan))
+    return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if not n.startswith(names)})
+
+
+def _require_complete(checkpoint: Checkpoint, plan: SkipPlan, needed: list[str]) -> None:
+    """Fine-tuning may have left out what its own skip list makes useless, and another plan needs it."""
+    lost = [prefix for prefix in needed if not any(name.startswith(prefix) for name in checkpoint.tensors)]
+    if lost:
+        keys = ", ".join(_published(checkpoint, prefix) for prefix in lost[:4])
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        recorded = checkpoint.evidence.text
+        fix = f"skip what it was trained with, {recorded}" if recorded else "skip other attentions"
+        if any("attention." in prefix for prefix in lost):
+            fix += ", or pass --base-weights DIR, the original model, for attentions that fine-tuning has removed"
+        raise UserError(
+            f"the checkpoint lacks {keys}{more}, which this skip list needs",
+            where=plan.origin,
+            fix=fix,
+        )
+
+
+def _published(checkpoint: Checkpoint, prefix: str) -> str:
+    """A key that would stand under our prefix, as another block's is called; the prefix where no block has one."""
+    number = re.search(r"\d+", prefix)[0]
+    pattern = re.compile(re.escape(prefix).replace(number, r"(\d+)", 1))
+    for name, tensor in checkpoint.tensors.items():
+        if (match := pattern.match(name)) and ": " in tensor.source:
+            key = tensor.source.split(": ")[1]
+            return key.replace(f".{match[1]}.", f".{number}.", 1)
+    return f"{prefix}*"

@@ -1,1 +1,0 @@
-"""SHRINK: cut the skipped attentions out, fold what needs no prompt, and the algebra of the fold. Pure functions of tensors."""

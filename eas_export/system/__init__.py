@@ -1,0 +1,1 @@
+"""MACHINE: files, hashes, memory and disk."""

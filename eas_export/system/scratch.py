@@ -1,0 +1,43 @@
+"""Tensors too large for memory, in files that are gone when they are."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.errors import NoRoom
+
+LARGE = 1 << 20  # bytes
+
+
+def scratch_folder(bundle: Path) -> Path:
+    """Beside the bundle, where such sizes fit; the system's place where that cannot be written."""
+    beside = bundle.absolute().parent
+    return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
+
+
+class Scratch:
+    """Where the tensors go that it makes: files in `folder` without a name, so that nothing of them stays, however the process ends."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def empty(self, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory gets short. Raises NoRoom
+        where the disk has no room for it."""
+        count = prod(sizes)
+        if count * dtype.itemsize < LARGE:
+            return torch.empty(sizes, dtype=dtype)
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                # or a full disk would be a signal later on
+                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+                name = f"/proc/self/fd/{file.fileno()}"
+                return torch.from_file(name, shared=True, size=count, dtype=dtype).view(*sizes)
+        except OSError as error:
+            what = f"{count * dtype.itemsize / 1e9:.2f} GB of scratch cannot be had there ({error.strerror})"
+            raise NoRoom(what, where=self.folder, fix="make room, or move the bundle to another disk") from None

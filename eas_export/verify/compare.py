@@ -1,0 +1,93 @@
+"""Verification of a bundle: the staged ledger, and where it first leaves the reference."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends import get_backend
+from ..backends.opening import require_own_graphs_and_weights
+from ..backends.runtime import Runtime
+from ..build.estimate import bundle_needs, require_room
+from ..bundle.bundle import Bundle
+from ..checkpoint.checkpoint import Checkpoint
+from ..core.progress import Progress
+from ..networks import network_part
+from ..system.scratch import scratch_folder
+from .report import Divergence, FileLine, ParityReport, Verdict
+from .staged_ledger import StagedLedger, open_for_verifying
+
+DEFAULT_BACKEND = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare, and how thoroughly.
+
+    checkpoint  where the reference's weights come from; None: the bundle, and the verdict is "self-consistent" at best
+    reference   what the report calls it
+    backends    what has to run the bundle; None: ONNX Runtime, and whatever the bundle has engines for
+    require     what has to have been run beside that
+    inputs      an npz or jsonl file as for `run`; None: prompts made from the config
+    steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
+    thorough    with the longest prompt, block by block, and with what the published code would do: what `verify` does, and `build` leaves
+    """
+
+    checkpoint: Checkpoint | None
+    reference: str
+    backends: tuple[str, ...] | None = None
+    require: tuple[str, ...] = ()
+    inputs: Path | None = None
+    steps: int = 8
+    thorough: bool = True
+
+
+def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None = None) -> ParityReport:
+    """Compare a bundle, step by step, prompt by prompt and, where it takes batches, all prompts at once.
+
+    The checkpoint must have the bundle's config. Raises UserError for inputs that do not fit the model, for a backend that there is not,
+    and for a bundle whose graphs or weights are not those of its config.
+    """
+    progress = progress or Progress()
+    m = bundle.manifest
+    engines = {record.engine.target.backend: None for record in m.engine_files.values()}
+    chosen = (DEFAULT_BACKEND, *engines) if request.backends is None else request.backends
+    required = (*(request.backends or ()), *request.require)
+    rows = {name: get_backend(name) for name in (*chosen, *request.require)}
+    report = ParityReport(
+        verdict=Verdict.NOT_RUN,
+        reference=request.reference,
+        precision=m.precision,
+        fold=m.fold,
+        files=_check_files(bundle, progress),
+        steps=(),
+        required=required,
+    )
+    if report.damaged:  # nothing of a damaged bundle is run
+        found = Divergence(step="", case="", graph=None, layer=None, stage=report.damaged[0], error=None)
+        return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
+
+    require_room(bundle_needs(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
+    ledger_of: type[StagedLedger] = network_part(m.config, "ledger")
+    samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
+    require_own_graphs_and_weights(bundle)
+    opened = {name: open_for_verifying(bundle, name) for name in rows}
+    runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
+    ledger = ledger_of(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
+    steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
+    report = report.model_copy(update={"steps": tuple(steps)})
+    tapped = {name: (rows[name], runtime) for name, runtime in runtimes.items() if rows[name].open_tapped}
+    if request.thorough:
+        right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
+        extra = {"shortcuts": ledger.shortcuts(), "accuracy": ledger.accuracy(right)}
+        report = report.model_copy(update={"blocks": ledger.blocks(tapped), **extra})
+    if not report.all_same:
+        found = ledger.locate(steps, report.blocks, tapped)
+        return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
+    passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
+    proven = any(step.ran and rows[step.name].runs_files for step in steps if step.name in rows)
+    return report.model_copy(update={"verdict": passed if proven else Verdict.NOT_RUN})
+
+
+def _check_files(bundle: Bundle, progress: Progress) -> tuple[FileLine, ...]:
+    with progress.stage("checking files", bundle.nbytes) as done:
+        damaged = bundle.damaged_files(done)
+    return tuple(FileLine(name=name, ok=name not in damaged) for name in bundle.manifest.files)

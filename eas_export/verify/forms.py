@@ -1,0 +1,85 @@
+"""The forms in which an adapter meets tokens: the exact ones, and those of the published code.
+
+Formulas: networks/fold.py; letters as there. A skipped layer's W is W G here, with G = diag(ffn_norm.weight) in it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..networks.decoder.fold import fold_factors
+from ..networks.decoder.modules import KeptBlock, SkippedBlock, Tokens
+from ..networks.fold import fold_linear
+
+Block = KeptBlock | SkippedBlock
+# (layer, block, tokens [B*L, .], fed [B, L] bool: behind its prompt) -> the outputs of the linear layers behind the adapter, [B*L, out]
+Form = Callable[[int, Block, Tokens, Tensor], tuple[Tensor, ...]]
+
+
+def unfolded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+    """Router weights and pooled feature frozen at the prompt's, the adapter in place: the paper, and the reference."""
+    return block.project(tokens.y)
+
+
+def folded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+    """The same function, folded into the weights for what is fed after the prompt: W' n + b'."""
+    return _through_folded(block, tokens, fed, fold_linear)
+
+
+def published_fold(gains: Mapping[int, Tensor]) -> Form:
+    """The fold as it was published, which the prompt goes through too: the bias is computed from the weight that was just overwritten,
+    b' = W' G U m1 for W G U m1 (G = 1 in a kept layer). gains: skipped layer -> ffn_norm.weight [dim] float32"""
+
+    def form(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+        def fold(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
+            changed, _ = fold_linear(weight, outer, inner, inner_bias)
+            beta = outer @ inner_bias  # [dim]
+            return changed, changed @ (beta * gains[layer] if layer in gains else beta)
+
+        return _through_folded(block, tokens, torch.ones_like(fed), fold)
+
+    return form
+
+
+def published_dynamic(gains: Mapping[int, Tensor]) -> Form:
+    """Decoding as LaVIN was published for batches: a skipped layer's pooled feature is that of the one new token."""
+
+    def form(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+        parts = block.project(tokens.y)
+        if isinstance(block, SkippedBlock):
+            for row, at in _rows(fed):
+                n = tokens.n[at]  # [k, dim]
+                bias = block.adapter.shifted_bias(block.pool(n.float()))  # [k, width]
+                v = block.adapter.spread(tokens.router[row]).expand_as(bias)
+                for part, own in zip(parts, block.project(block.adapter(n, v, bias))):
+                    part[at] = own
+        return parts
+
+    return form
+
+
+# What published code does instead, by name; a family says which of them are its own
+SHORTCUTS: Mapping[str, Callable[[Mapping[int, Tensor]], Form]] = {
+    "published fold": published_fold,
+    "published dynamic decode": published_dynamic,
+}
+
+
+def _through_folded(block: Block, tokens: Tokens, where: Tensor, fold: Callable) -> tuple[Tensor, ...]:
+    """One folded weight is in memory at a time."""
+    parts = block.project(tokens.y)
+    for row, at in _rows(where):
+        bias = block.adapter.down.bias if tokens.bias is None else tokens.bias[row]
+        factors = fold_factors(block, tokens.router[row], bias)
+        for part, name in zip(parts, block.folds):
+            part[at] = F.linear(tokens.n[at], *fold(block.get_submodule(name).weight, *factors))
+    return parts
+
+
+def _rows(where: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each row that has a place there [B, L], and its places among all tokens [B*L]."""
+    for row, mine in enumerate(where):
+        if mine.any():
+            yield row, mine.nonzero().flatten() + row * where.shape[1]

@@ -1,0 +1,183 @@
+"""What verification found, as data: the form of `verify --json`, of reports/verify.json in a bundle, and of the page's numbers.
+
+Its JSON Schema lies beside this file (report.schema.json).
+"""
+
+from enum import StrEnum
+
+from pydantic import Field, FiniteFloat
+
+from ..core.record import Record
+from ..evaluate.accuracy import Accuracy
+from .metrics import Line, Measured
+
+SCHEMA_VERSION = 1
+
+
+class Verdict(StrEnum):
+    """SELF_CONSISTENT: no checkpoint was given, so graphs and weights fit together, whatever they came from"""
+
+    SAME = "same as the checkpoint"
+    SELF_CONSISTENT = "self-consistent"
+    DIFFERS = "differs"
+    NOT_RUN = "not run"
+
+
+class FileLine(Record):
+    """One file of the bundle: whether its sha256 is the manifest's."""
+
+    name: str
+    ok: bool
+
+
+class StepReport(Record):
+    """One step on the way from the checkpoint to what is deployed, compared with the reference and with the step before it.
+
+    name       "pytorch, folded", "pytorch, the bundle's weights", or the backend
+    what       it ran, in words
+    before     the step that it is compared with beside the reference
+    tolerance  largest error allowed against the step before, in units of the reference's standard deviation; reason: why so large
+    why_not    why it was not run; empty where it was
+    cases      prompt, or batch of prompts -> its lines in the order of computation
+    """
+
+    name: str
+    what: str
+    before: str
+    tolerance: FiniteFloat
+    reason: str
+    why_not: str = ""
+    cases: dict[str, tuple[Line, ...]] = Field(default_factory=dict)
+
+    @property
+    def ran(self) -> bool:
+        return not self.why_not
+
+    @property
+    def ok(self) -> bool:
+        return all(line.ok for lines in self.cases.values() for line in lines)
+
+    @property
+    def worst(self) -> tuple[str, Line] | None:
+        """The case and line that take most of what they are allowed; None without any."""
+        lines = [(case, line) for case, lines in self.cases.items() for line in lines]
+        return max(lines, key=lambda each: each[1].used, default=None)
+
+
+class BlockLine(Record):
+    """The output of one block at the prefill of one prompt, on one backend, against the reference's.
+
+    part      of the network, where it has several rows of blocks ("text stream"); empty where it has one
+    kind      kept or skipped: whether the block has its attention, or all of them
+    relative  largest error in units of the reference's standard deviation at this place; tolerance in the same
+    """
+
+    step: str
+    case: str
+    part: str = ""
+    layer: int
+    kind: str
+    error: Measured
+    relative: Measured
+    cosine: Measured
+    tolerance: FiniteFloat
+    ok: bool
+
+
+class Shortcut(Record):
+    """How far another form that was published would be from the exact one on this prompt: for information, no verdict.
+
+    relative   largest difference of the logits after any fed token, in units of the reference's standard deviation
+    tolerance  what a bundle in this precision would be allowed
+    """
+
+    name: str
+    case: str
+    relative: Measured
+    tolerance: FiniteFloat
+
+
+class Divergence(Record):
+    """Where a step first leaves the reference.
+
+    graph  vision, prefill, fold, decode or encode; None where no part alone is at fault: errors added up, or the backend does not show its parts
+    part, layer  the block, see BlockLine; None where it is in none
+    stage  in EAS terms: "norm", "router", "pooled", "adapter", "q", "key cache", "attention", "gate", "down", "fold of ffn.gate.bias" ...
+    error  in units of the reference's standard deviation: the stage's own, the reference being given the very inputs that the stage had;
+           without a graph, the output's against the reference
+
+    A damaged file has an empty step and case, and stands as the stage.
+    """
+
+    step: str
+    case: str
+    graph: str | None
+    part: str = ""
+    layer: int | None
+    stage: str
+    error: Measured
+
+
+class ControlReport(Record):
+    """A known fault, planted in a copy of the bundle to see it found.
+
+    why_not  why it does not apply to such a bundle; empty where it does
+    graph, part, layer  where it was planted
+    found    where verification of the copy located a difference; None where it found none
+    ok       whether that is the planted layer, and one of the stages that the fault shows in; True for what does not apply
+    """
+
+    name: str
+    what: str
+    why_not: str = ""
+    graph: str | None = None
+    part: str = ""
+    layer: int | None = None
+    found: Divergence | None = None
+    ok: bool = True
+
+
+class ParityReport(Record):
+    """reference: what everything is compared with; required: what had to run; blocks: of one prompt, for each backend that runs graphs
+    as they are; controls: known faults that were to be found, where they were asked for"""
+
+    schema_version: int = SCHEMA_VERSION
+    verdict: Verdict
+    reference: str
+    precision: str
+    fold: str
+    files: tuple[FileLine, ...]
+    steps: tuple[StepReport, ...]
+    required: tuple[str, ...] = ()
+    blocks: tuple[BlockLine, ...] = ()
+    shortcuts: tuple[Shortcut, ...] = ()
+    accuracy: Accuracy | None = None
+    controls: tuple[ControlReport, ...] = ()
+    first_divergence: Divergence | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for was run, and is the same."""
+        return self.exit_code == 0
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(line.name for line in self.files if not line.ok)
+
+    @property
+    def all_same(self) -> bool:
+        """Whether everything that was compared is within what is allowed."""
+        return not self.damaged and all(each.ok for each in (*self.steps, *self.blocks))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What was required and not run."""
+        ran = {step.name for step in self.steps if step.ran}
+        return tuple(name for name in self.required if name not in ran)
+
+    @property
+    def exit_code(self) -> int:
+        """0 the same, 1 differs or does not find a planted fault, 3 something that was required was not run"""
+        if self.verdict == Verdict.DIFFERS or not all(control.ok for control in self.controls):
+            return 1
+        return 3 if self.missing or self.verdict == Verdict.NOT_RUN else 0

@@ -1,0 +1,167 @@
+"""`eas-export bench` with real parts: ONNX Runtime and PyTorch in processes of their own, on the goldens' bundles."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from conftest import copy_of, golden_case, made_once
+from meter_cases import MeterCase
+from PIL import Image
+
+from eas_export.backends.opening import open_runtime
+from eas_export.bench import cross_encoder, decoder
+from eas_export.bench import variants as variants_module
+from eas_export.bench.report import BenchReport
+from eas_export.bench.runners import RUNNERS
+from eas_export.bench.schema import PATH, report_schema
+from eas_export.bench.scratch_place import scratch_place
+from eas_export.bench.settings import Workload
+from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
+from eas_export.bench.variants import VARIANTS, Variants
+from eas_export.bundle.bundle import open_bundle
+from eas_export.core.errors import NoRoom, UserError
+from eas_export.core.progress import Progress
+from eas_export.families.contract import Sources
+from eas_export.generation.generate import generate
+
+QUICK = ("--prompt-tokens", 6, "--new-tokens", 3, "--batch", "1,2", "--rounds", 2)
+CASE = golden_case("first")
+
+
+@pytest.fixture(scope="session")
+def variants(bundle_of, tmp_path_factory):
+    """variants(name) -> a variant of the bundle in fold mode weights; all are made together, once."""
+    workload = Workload(prompt_tokens=6, new_tokens=3, batches=(1, 2))
+    with made_once(tmp_path_factory, "variants", CASE.name) as out:
+        if not out.exists():
+            out.mkdir()
+            own = copy_of(bundle_of(CASE), out / "own")  # the others link to its weights
+            made = Variants(own, Sources(CASE.folder), workload, out, Progress())
+            for name in ("lowrank", "plain"):
+                made.place(name)
+    return lambda name: open_bundle(out / name, check=True)
+
+
+def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_path):
+    bundle = bundle_of(CASE, fold="lowrank").path
+    plot = tmp_path / "plot.svg"
+    names = "pytorch-published,pytorch-lowrank,onnxruntime-none,tensorrt-rtx-weights-bound"
+    code, out, _ = command("bench", bundle, *QUICK, "--against", names, "--plot", plot, "--json")
+    report = BenchReport.model_validate_json(out)
+    assert code == 0 and not [*bundle.parent.glob(f".{bundle.name}.bench")]
+    assert report.subject == "onnxruntime-lowrank" and report.workload.batches == (1, 2)
+    ran = {name for name, each in report.contestants.items() if not each.why_not}
+    assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank"}
+    assert report.contestants["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
+    assert "no GPU" in report.contestants["tensorrt-rtx-weights-bound"].why_not
+    for name in ran:
+        each = report.contestants[name]
+        assert set(each.parts) == {VISION, PREFILL, FIRST, FULL, ANSWER} and [s.rows for s in each.steady] == [1, 2]
+        assert each.memory.private_bytes > 1e7 and each.opened_seconds > 0 and not each.refused
+        assert all(timing.seconds.p50 > 0 and timing.pieces >= timing.turns >= 2 for timing in each.parts.values())
+    assert {(c.of, c.part) for c in report.against} >= {("pytorch-published", "decode x2"), ("pytorch-lowrank", ANSWER)}
+    assert [claim.name for claim in report.claims] == ["eager as published against low-rank"]
+    assert {roof.part for roof in report.roofline} == {VISION, PREFILL, FULL, "decode x1", "decode x2"}
+    assert report.rates.read_bytes_per_second.p50 > 1e8 and report.causes == () and report.break_even is None
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_a_cross_encoder_is_timed_in_passes(command, meter_bundle_of, tmp_path):
+    bundle, plot = meter_bundle_of(MeterCase("vqa_skip10")).path, tmp_path / "plot.png"
+    code, out, err = command("bench", bundle, *QUICK, "--against", "pytorch-offline", "--plot", plot)
+    assert code == 0, err
+    assert "passes per second" in out and "leaving eager mode" in out and "encode x2" in out and "tokens" not in out
+    assert Image.open(plot).size[0] > 1000
+
+
+def test_the_other_fold_mode_lies_over_the_same_weights(variants):
+    lowrank, own = variants("lowrank"), variants("own")
+    assert (lowrank.path / "weights.safetensors").samefile(own.path / "weights.safetensors")
+    assert lowrank.manifest.fold == "lowrank" and lowrank.manifest.limits.max_batch == 2
+    prompts, forced = CASE.prompts("txt1").prompts, CASE.prompts("txt1").forced_tokens
+    got, want = (generate(open_runtime(b, "onnxruntime"), prompts, forced=forced).logits for b in (lowrank, own))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+def test_the_model_with_every_attention_is_the_checkpoints(variants):
+    m = variants("unskipped").manifest
+    assert m.plan.skipped == () and m.fold == "lowrank" and m.limits.max_batch == 2 and m.base is not None
+
+
+def test_the_base_model_has_neither_skips_nor_adapters(variants):
+    plain = variants("plain").manifest
+    assert plain.plan.skipped == () and plain.config.kept_adapter is None and plain.fold == "none"
+
+
+def test_another_checkpoint_is_refused_before_any_work(refused, bundle_of):
+    line = refused("bench", bundle_of(CASE).path, "--ckpt", golden_case("half_13B").folder)
+    assert "it is not the checkpoint that the bundle was built from (--ckpt" in line
+
+
+def test_a_comparison_at_a_time_and_what_a_killed_one_left_goes(bundle_of, tmp_path):
+    bundle = bundle_of(CASE)
+    with scratch_place(bundle, tmp_path) as place:
+        (place / "lowrank").mkdir()
+        with pytest.raises(UserError, match="another comparison of this bundle is going on"):
+            scratch_place(bundle, tmp_path).__enter__()
+        assert place.is_dir()
+    assert not place.exists()
+    (place / "unskipped").mkdir(parents=True)
+    with scratch_place(bundle, tmp_path) as place:
+        assert [*place.iterdir()] == []
+
+
+def test_a_full_disk_keeps_those_from_running_who_need_it(bundle_of, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(variants_module, "link_or_copy", full)
+    given = Variants(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
+    with pytest.raises(NoRoom, match="No space left on device"):
+        given.place("floor")
+
+
+def test_contestants_run_what_there_is():
+    for table in (decoder.BASELINES, cross_encoder.BASELINES):
+        assert {each.variant for each in table.values()} <= set(VARIANTS)
+        assert {each.runner for each in table.values()} <= set(RUNNERS)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            ("--against", "onnxruntime-cuda"),
+            "there is no 'onnxruntime-cuda' (--against): choose from onnxruntime-weights",
+        ),
+        (("--prompt-tokens", 4000), "it is 4000, and the bundle takes 128 at most (--prompt-tokens)"),
+        (("--new-tokens", 4000), "it is 4000, and the bundle takes 192 at most (--new-tokens)"),
+        (("--batch", "0,2"), "[0, 2] are no batch sizes (--batch)"),
+        (("--batch", "two"), "'two' is no list of numbers: write them like 1,2,4,8"),
+        (("--rounds", 1), "it is 1 (--rounds): give 2 to 10000: one turn has no spread"),
+        (("--rounds", 20000), "it is 20000 (--rounds): give 2 to 10000"),
+        (("--plot", "plot.pdf"), "a plot does not go there (--plot plot.pdf): give a name that ends in .png or .svg"),
+        (("--plot", "no/such/plot.png"), "is no folder that can be written to"),
+        (
+            ("--vision", "clip.pt"),
+            "--weights, --vision and --base-weights belong to a checkpoint (bench): pass --ckpt too",
+        ),
+        (("--scratch", "no/such"), "it is no folder that can be written to (--scratch no/such)"),
+        (("--device", "cuda"), "PyTorch sees no GPU here (--device cuda)"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(refused, bundle_of, options, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused("bench", bundle_of(CASE).path, *options)
+
+
+def test_without_a_checkpoint_what_needs_one_says_so(bundle_of, tmp_path):
+    given = Variants(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
+    for name in ("unskipped", "plain", "genai"):
+        with pytest.raises(UserError, match="pass --ckpt too"):
+            given.place(name)
+
+
+def test_the_schema_is_the_reports():
+    assert json.loads(PATH.read_text()) == report_schema(), "run python -m eas_export.bench.schema"

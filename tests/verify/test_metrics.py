@@ -1,0 +1,43 @@
+"""The comparison itself: it must be able to fail."""
+
+import math
+
+import pytest
+import torch
+
+from eas_export.verify.metrics import compare, compare_tokens, spread, worst
+
+
+def test_error_against_tolerance():
+    line = compare("x", torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0]), 0.5)
+    assert (line.error, line.ok) == (0.5, True)
+    assert not compare("x", torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0]), 0.49).ok
+
+
+@pytest.mark.parametrize(
+    "got", [torch.tensor([1.0, math.nan]), torch.tensor([1.0, math.inf]), torch.ones(3), torch.ones(1, 2)]
+)
+def test_nan_infinity_and_other_shapes_differ(got):
+    line = compare("x", got, torch.ones(2), 1e9)
+    assert line.error is None and not line.ok
+
+
+def test_spread_is_the_deviation_or_one():
+    assert spread(torch.tensor([1.0, 3.0])) == 1.0
+    assert spread(torch.full((4,), 7.0)) == 1.0
+    assert spread(torch.tensor([0.0, 6.0])) == 3.0
+
+
+def test_another_token_counts_by_its_margin():
+    logits = torch.tensor([[[0.0, 1.0, 0.9]], [[5.0, 1.0, 0.0]]])  # [2, 1, 3]
+    assert compare_tokens("t", torch.tensor([[1], [0]]), logits, 0.01).note == "all 2 equal"
+    close = compare_tokens("t", torch.tensor([[2], [0]]), logits, 0.06)
+    assert close.ok and close.note == "1 of 2 differ; first token 1: 2, not 1, by a margin of 1.0e-01"
+    assert not compare_tokens("t", torch.tensor([[2], [0]]), logits, 0.04).ok
+    assert not compare_tokens("t", torch.tensor([[1], [1]]), logits, 1.0).ok
+
+
+def test_the_worst_line_stands_for_all():
+    lines = [compare(str(i), torch.tensor([1.0 + e]), torch.ones(1), 0.1) for i, e in enumerate((0.05, 0.2, 0.01))]
+    line = worst("all", lines)
+    assert not line.ok and line.error == pytest.approx(0.2) and line.note == "largest at 1 of 3"
