@@ -71,7 +71,9 @@ class _Decoder:
         self.conversation = cache(self.read)
 
     def parts(self) -> dict[str, Prepare]:
-        found: dict[str, Prepare] = {VISION: self.vision, PREFILL: self.prefill, FIRST: self.first, ANSWER: self.answer}
+        found: dict[str, Prepare] = {PREFILL: self.prefill, FIRST: self.first, ANSWER: self.answer}
+        if "vision" in self.runtime.sessions:
+            found[VISION] = self.vision
         if "fold" in self.runtime.sessions:
             found[FOLD] = lambda: partial(self.runtime.run, "fold", self.conversation().state)
         for rows in self.workload.batches:

@@ -152,6 +152,8 @@ class Conversation:
 
 def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
     """Image features [N * tokens, dim]; one row of zeros where there is no image."""
+    if runtime.config.vision is None:
+        return torch.zeros(1, runtime.config.dim)
     spec = runtime.sessions["vision"].spec
     if prompts.pixel_values is None:
         return torch.zeros(1, runtime.config.dim, dtype=getattr(torch, spec.outputs[0].dtype))
@@ -207,7 +209,12 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
             fix="run one prompt at a time, or build with --fold lowrank",
         )
     limits = runtime.limits
-    images = int((prompts.image_index >= 0).sum(1).max()) // runtime.config.vision.tokens
+    features = int((prompts.image_index >= 0).sum(1).max())
+    if features and not runtime.config.vision:
+        raise UserError(
+            "there is an image, and the model reads text alone", where="image_index", fix="leave images out"
+        )
+    images = features // max(1, runtime.config.image_tokens)
     for name, value, limit in (
         ("max-batch", rows, limits.max_batch),
         ("max-prompt", length, limits.max_prompt),

@@ -72,7 +72,7 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
         except UserError as error:
             raise UserError(error.what, where=f"{where}: {error.where}, row {row}", fix=error.fix) from None
         index = torch.full((len(own),), -1)
-        features = torch.from_numpy(mine)[:, None] * config.vision.tokens + torch.arange(config.vision.tokens)
+        features = torch.from_numpy(mine)[:, None] * config.image_tokens + torch.arange(config.image_tokens)
         index[positions] = features.flatten()
         placed.append((torch.tensor(own), index))
     forced = None
@@ -144,6 +144,8 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
     """pixel_values as a tensor, or None, and the row of each image"""
     if "pixel_values" not in arrays and "image_row" not in arrays:
         return None, np.empty(0, np.int64)
+    if config.vision is None:
+        raise UserError("there are images, and the model reads text alone", where=where, fix="leave them out")
     size = config.vision.image_size
     if "pixel_values" not in arrays:
         raise UserError(

@@ -28,6 +28,9 @@ class FoldMode:
     help: str
     graphs: Mapping[str, str]
 
+    def without(self, graph: str) -> "FoldMode":
+        return FoldMode(self.help, {name: place for name, place in self.graphs.items() if name != graph})
+
 
 @dataclass(frozen=True)
 class Costs:

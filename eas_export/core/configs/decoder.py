@@ -1,4 +1,4 @@
-"""What a model is and how large its inputs may be, as data. No torch here."""
+"""What a decoder is, as data."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -11,13 +11,14 @@ from .vit import VisionConfig
 
 
 class ModelConfig(Record):
-    """A decoder with a vision tower.
+    """A decoder, most often with a vision tower.
 
     kv_heads        of keys and values; queries have `heads`, as many times more
     modality_token  the prompt starts with a token that says whether there is an image: it has a table of two of
                     its own, no other token attends to it, its keys and values are not cached, and the
                     router's mean leaves it out (LaVIN)
     kept_adapter, skipped_adapter  before a layer's attention, and where an attention was; None: left out everywhere
+    vision          None: the model reads text alone
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
 
@@ -35,12 +36,14 @@ class ModelConfig(Record):
     modality_token: bool
     kept_adapter: AdapterConfig | None
     skipped_adapter: AdapterConfig | None
-    vision: VisionConfig
+    vision: VisionConfig | None
 
     @model_validator(mode="after")
-    def _adapters_go_together(self) -> "ModelConfig":
+    def _fits_together(self) -> "ModelConfig":
         if (self.kept_adapter is None) != (self.skipped_adapter is None):
             raise ValueError("either both kinds of layers have adapters, or none")
+        if self.modality_token and self.vision is None:
+            raise ValueError("a modality token tells images from text, and there are no images without a tower")
         return self
 
     def structure(self) -> dict:
@@ -61,7 +64,12 @@ class ModelConfig(Record):
     @property
     def unused_limits(self) -> tuple[str, ...]:
         """Fields of Limits that mean nothing to it."""
-        return ()
+        return () if self.vision else ("max_images",)
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image; 0 where there can be none."""
+        return self.vision.tokens if self.vision else 0
 
     @property
     def sites(self) -> int:

@@ -42,10 +42,10 @@ def reference_bytes(config: ModelConfig, blocks: Mapping[str, int], longest: int
     decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
     tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
     weights = max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
-    probe = config.vision.tokens + 12  # tokens
+    probe = config.image_tokens + 12  # tokens
     return weights + 8 * config.heads * max(longest, probe) ** 2 + 4 * config.layers * probe * config.dim
 
 
 def image_tokens(config: ModelConfig) -> int:
     """The tokens of an image, which make a pass longer where they are many."""
-    return config.vision.tokens
+    return config.image_tokens

@@ -7,14 +7,14 @@ from ...core.configs.decoder import ModelConfig
 def describe(config: ModelConfig) -> list[list[str]]:
     """Rows of a name and what there is to say."""
     vision = config.vision
-    rows = [
+    return [
         [
             "layers",
             f"{config.layers} of width {config.dim}, {config.heads} heads ({config.kv_heads} of keys and values), feed-forward {config.ffn_dim}, vocabulary {config.vocab_size}",
         ],
         [
             "adapter ranks",
-            f"kept {_rank(config.kept_adapter)}, skipped {_rank(config.skipped_adapter)}, vision {_rank(vision.adapter)}",
+            f"kept {_rank(config.kept_adapter)}, skipped {_rank(config.skipped_adapter)}, vision {_rank(vision and vision.adapter)}",
         ],
         *(
             [["scale, temperature", f"{config.kept_adapter.scale:g}, {config.kept_adapter.temperature:g}"]]
@@ -23,10 +23,11 @@ def describe(config: ModelConfig) -> list[list[str]]:
         ),
         [
             "vision",
-            f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image",
+            f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image"
+            if vision
+            else "none: the model reads text alone",
         ],
     ]
-    return rows
 
 
 def _rank(adapter: AdapterConfig | None) -> str:

@@ -23,4 +23,6 @@ WITHOUT_ADAPTERS = {
 
 
 def graphs(config: ModelConfig) -> Mapping[str, FoldMode]:
-    return WITH_ADAPTERS if config.has_adapters else WITHOUT_ADAPTERS
+    """The fold modes of this decoder; one that reads text alone has no graph of a tower."""
+    modes = WITH_ADAPTERS if config.has_adapters else WITHOUT_ADAPTERS
+    return modes if config.vision else {name: mode.without("vision") for name, mode in modes.items()}

@@ -237,9 +237,10 @@ def apply_folded(folded: dict[str, Tensor], name: str, n: Tensor) -> Tensor:
 
 
 class DecoderNetwork(nn.Module):
-    """decoder and vision: the parameters' names are the store's, without the first word "decoder."."""
+    """decoder and, where the model sees images, vision: the parameters' names are the store's, without the first word "decoder."."""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits):
         super().__init__()
         self.decoder = Decoder(config, plan, limits.max_tokens + config.prefix)
-        self.vision = TOWERS[config.vision.features](config.vision, config.dim)
+        if config.vision:
+            self.vision = TOWERS[config.vision.features](config.vision, config.dim)

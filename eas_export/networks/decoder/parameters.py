@@ -63,7 +63,7 @@ def _skipped(here: Tensors, config: ModelConfig) -> Tensors:
 
 def _vision(source: Tensors, config: ModelConfig) -> Tensors:
     plain = {name: t for name, t in source.items() if ".adapter." not in name}
-    for i in range(config.vision.blocks if config.vision.adapter else 0):
+    for i in range(config.vision.blocks if config.vision and config.vision.adapter else 0):
         here = {n.removeprefix(f"blocks.{i}."): t for n, t in source.items() if n.startswith(f"blocks.{i}.")}
         adapter = _adapter(here, "adapter.", config.vision.adapter, inner=("A", "a"), half=1.0)
         plain |= {f"blocks.{i}.{name}": tensor for name, tensor in adapter.items()}
@@ -116,6 +116,6 @@ def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:
 
 def without_adapters(config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
     """The config without adapters, and what marks their tensors' names."""
-    vision = config.vision.model_copy(update={"adapter": None})
+    vision = config.vision and config.vision.model_copy(update={"adapter": None})
     bare = config.model_copy(update={"kept_adapter": None, "skipped_adapter": None, "vision": vision})
     return bare, (".kept_adapter.", ".skipped_adapter.", ".adapter.")

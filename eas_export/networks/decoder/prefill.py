@@ -1,7 +1,7 @@
 """prefill: a prompt and empty caches -> the last token's logits, filled caches and the fold state
 
-Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features)
-         · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
+Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features); both not in a model
+         that reads text alone · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
@@ -121,13 +121,17 @@ def join_state(states: Sequence[State]) -> dict[str, Tensor]:
 
 def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
     dims = dims_of(config, limits)
+    images = (
+        TensorSpec(name="image_features", dtype=precision.dtype, shape=("M", config.dim)),
+        TensorSpec(name="image_index", dtype="int64", shape=("B", "S")),
+    )
+    images = images if config.vision else ()
     return GraphSpec(
         name="prefill",
-        dims={name: dims[name] for name in ("B", "S", "M") + (("T",) if plan.kept else ())},
+        dims={name: dims[name] for name in ("B", "S", *(("M",) if images else ()), *(("T",) if plan.kept else ()))},
         inputs=(
             TensorSpec(name="input_ids", dtype="int64", shape=("B", "S")),
-            TensorSpec(name="image_features", dtype=precision.dtype, shape=("M", config.dim)),
-            TensorSpec(name="image_index", dtype="int64", shape=("B", "S")),
+            *images,
             TensorSpec(name="prompt_lengths", dtype="int64", shape=("B",)),
             *cache_specs(config, plan, precision, "B", "past_key_values"),
         ),
@@ -146,7 +150,10 @@ def prefill_reads(plan: SkipPlan, name: str) -> bool:
 
 def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
     """Token embeddings with image features in their places and, where the model has one, the modality token in front: [B, L, dim]"""
-    ids, index, features = inputs["input_ids"], inputs["image_index"], inputs["image_features"]
+    ids = inputs["input_ids"]
+    if decoder.config.vision is None:
+        return decoder.embed(ids)
+    index, features = inputs["image_index"], inputs["image_features"]
     table = torch.cat([torch.zeros_like(features[:1]), features])  # row 0 for text, row i + 1 for feature i
     x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embed(ids))  # [B, S, dim]
     if not decoder.config.modality_token:

@@ -11,7 +11,7 @@ from .modules import KeptBlock, SkippedBlock
 def dims_of(config: ModelConfig, limits: Limits) -> dict[str, Dim]:
     """B rows, S prompt tokens, T cache slots, M image feature vectors, N images of all rows."""
     images = limits.max_batch * limits.max_images
-    tokens = config.vision.tokens
+    tokens = config.image_tokens
     return {
         "B": Dim(min=1, opt=limits.max_batch, max=limits.max_batch, limit="max-batch"),
         "S": Dim(min=1, opt=max(1, limits.max_prompt // 2), max=limits.max_prompt, limit="max-prompt"),
