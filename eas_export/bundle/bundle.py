@@ -138,7 +138,7 @@ def _read_manifest(path: Path) -> Manifest:
             raise UserError(
                 f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}",
                 where=path,
-                fix="build it again with this version and --force",
+                fix=f"build it again: eas-export build --ckpt CHECKPOINT --out {path.parent} --force",
             )
         return Manifest.model_validate(data)
     except PermissionError as error:
