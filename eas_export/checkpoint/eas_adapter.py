@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
 from .keys import Key
 
 GROUPS = 2  # of conv_B and conv_D in all published code
@@ -38,6 +39,15 @@ def adapter_keys(
     if router_bias:
         keys[f"{published}.expert_weights.bias"] = Key(f"{ours}.e", (2,))
     return keys
+
+
+def rank_sizes(ranks: dict[str, int], where: object) -> dict[str, int]:
+    """The sizes that `adapter_keys` names: each rank and its share of a group. Raises UserError for a rank that groups do not divide."""
+    for name, rank in ranks.items():
+        if rank % GROUPS:
+            what = f"the {name} adapters have rank {rank}, which {GROUPS} groups do not divide"
+            raise UserError(what, where=where, fix="check the file")
+    return ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}
 
 
 def fresh_adapter(

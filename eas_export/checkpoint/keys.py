@@ -162,3 +162,9 @@ def _nearest(key: str, wanted: Mapping) -> str:
 
     close = difflib.get_close_matches(key, list(wanted), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def count_blocks(tensors: Mapping[str, LazyTensor], start: str) -> int:
+    """How many blocks there are whose keys begin so."""
+    numbers = [int(m[1]) for key in tensors if (m := re.match(re.escape(start) + r"\.(\d{1,4})\.", key))]
+    return 1 + max(numbers, default=-1)

@@ -1,6 +1,12 @@
 """OpenAI's CLIP: the key names of its ViT's state dict. The text encoder and what comes after the last block are left out."""
 
-from .keys import Key, KeyTable
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .keys import Key, KeyTable, count_blocks, require
+from .lazy_tensor import LazyTensor
+
+HEAD_WIDTH = 64  # of every CLIP ViT
 
 _BLOCK = "visual.transformer.resblocks.{i}"
 
@@ -34,3 +40,41 @@ CLIP_KEYS: KeyTable = {
     "context_length": None,
     "vocab_size": None,
 }
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """A ViT's sizes as its tensors' shapes say them."""
+
+    width: int
+    patch: int
+    positions: int
+    blocks: int
+
+    @property
+    def is_published(self) -> bool:
+        """Whether a published CLIP ViT can have them: heads of 64, a square of patches and one class token."""
+        return bool(self.blocks) and not self.width % HEAD_WIDTH and self._side**2 == self.positions - 1
+
+    @property
+    def config(self) -> dict[str, int]:
+        """The fields of a VitConfig."""
+        return {
+            "image_size": self.patch * self._side,
+            "patch_size": self.patch,
+            "width": self.width,
+            "blocks": self.blocks,
+            "heads": self.width // HEAD_WIDTH,
+            "ffn_dim": 4 * self.width,
+        }
+
+    @property
+    def _side(self) -> int:
+        return round((self.positions - 1) ** 0.5)
+
+
+def clip_sizes(tensors: Mapping[str, LazyTensor], file: str, prefix: str = "") -> ClipSizes:
+    """prefix: before CLIP's own keys. Raises UserError where the first of them are missing or of another rank."""
+    width, _, patch, _ = require(tensors, f"{prefix}visual.conv1.weight", 4, file)
+    positions = require(tensors, f"{prefix}visual.positional_embedding", 2, file)[0]
+    return ClipSizes(width, patch, positions, count_blocks(tensors, f"{prefix}visual.transformer.resblocks"))

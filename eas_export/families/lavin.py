@@ -7,7 +7,6 @@ Formats, from the published training code:
 - clip/*.pth or *.pt: a state dict, or the TorchScript archive that OpenAI publishes
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.eas_adapter import GROUPS, adapter_keys
+from ..checkpoint.eas_adapter import adapter_keys, rank_sizes
 from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy_tensor import LazyTensor
-from ..checkpoint.openai_clip import CLIP_KEYS
+from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
-HEAD_WIDTH = 64  # of every CLIP ViT
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,18 +85,18 @@ def load(sources: Sources) -> Checkpoint:
     llama = meta_llama.read_shards(files.shards)
     clip = state_dict_of(read_torch_zip(files.vision), files.vision)
 
-    sizes, blocks = _sizes(params, llama, trained, clip, files)
+    sizes, vit = _sizes(params, llama, trained, clip, files)
     tensors = rename(llama, meta_llama.LLAMA_KEYS, sizes, params.n_layers, str(files.weights))
     tensors |= rename(trained, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
-    tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, blocks, str(adapters_file))
-    tensors |= rename(clip, CLIP_KEYS, sizes, blocks, str(files.vision))
+    tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, vit.blocks, str(adapters_file))
+    tensors |= rename(clip, CLIP_KEYS, sizes, vit.blocks, str(files.vision))
 
-    _check_n_prompt(args, blocks, adapters_file)
+    _check_n_prompt(args, vit.blocks, adapters_file)
     scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
     temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
     skip_list = args.get("skip_list")
     return Checkpoint(
-        config=_config(params, sizes, blocks, scale, temperature, files.vision),
+        config=_config(params, sizes, vit, scale, temperature, files.vision),
         tensors=tensors,
         evidence=SkipEvidence(
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
@@ -188,29 +186,19 @@ def _plain(value: Any) -> Any:
 
 def _sizes(
     params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: _Files
-) -> tuple[dict[str, int], int]:
-    """The sizes that the key tables name, and the number of vision blocks. Raises UserError where they fit no LaVIN model."""
+) -> tuple[dict[str, int], ClipSizes]:
+    """The sizes that the key tables name, and the tower's. Raises UserError where they fit no LaVIN model."""
     where, tower = str(files.adapters), str(files.vision)
     ranks = {
         "kept": require(trained, "layers.0.adapter_attn.conv_A.weight", 3, where)[0],
         "skipped": require(trained, "layers.0.replaced_adapter.conv_C.weight", 3, where)[0],
         "visual": require(trained, "backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight", 3, where)[0],
     }
-    for name, rank in ranks.items():
-        if rank % GROUPS:
-            raise UserError(
-                f"the {name} adapters have rank {rank}, which {GROUPS} groups do not divide",
-                where=where,
-                fix="check the file",
-            )
-    width, _, patch, _ = require(clip, "visual.conv1.weight", 4, tower)
-    positions = require(clip, "visual.positional_embedding", 2, tower)[0]
-    numbers = [int(m[1]) for key in clip if (m := re.match(r"visual\.transformer\.resblocks\.(\d{1,4})\.", key))]
-    blocks = 1 + max(numbers, default=-1)
-    square = round((positions - 1) ** 0.5) ** 2 == positions - 1
-    if blocks == 0 or blocks % FEATURE_EVERY or width % HEAD_WIDTH or not square:
+    ranks = rank_sizes(ranks, where)
+    vit = clip_sizes(clip, tower)
+    if vit.blocks % FEATURE_EVERY or not vit.is_published:
         raise UserError(
-            f"a tower of {blocks} blocks, width {width} and {positions} positions is no CLIP ViT of LaVIN's",
+            f"a tower of {vit.blocks} blocks, width {vit.width} and {vit.positions} positions is no CLIP ViT of LaVIN's",
             where=tower,
             fix="give CLIP's ViT-L/14: blocks in fours, width in 64s, a square of patches and one class token",
         )
@@ -219,15 +207,15 @@ def _sizes(
         "ffn": params.ffn_dim,
         "vocab": require(llama, "tok_embeddings.weight", 2, str(files.weights))[0],
         "projector": require(trained, "adapter_proj.conv_A.weight", 2, where)[0],
-        "width": width,
-        "patch": patch,
-        "positions": positions,
+        "width": vit.width,
+        "patch": vit.patch,
+        "positions": vit.positions,
     }
-    return sizes | ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}, blocks
+    return sizes | ranks, vit
 
 
 def _config(
-    params: meta_llama.LlamaParams, sizes: dict[str, int], blocks: int, scale: float, temperature: float, where: Path
+    params: meta_llama.LlamaParams, sizes: dict[str, int], vit: ClipSizes, scale: float, temperature: float, where: Path
 ) -> ModelConfig:
     def adapter(name: str) -> dict[str, float]:
         return {"rank": sizes[name], "scale": scale, "temperature": temperature}
@@ -250,12 +238,7 @@ def _config(
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),
         vision=dict(
-            image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
-            patch_size=sizes["patch"],
-            width=sizes["width"],
-            blocks=blocks,
-            heads=sizes["width"] // HEAD_WIDTH,
-            ffn_dim=4 * sizes["width"],
+            **vit.config,
             features="class",
             feature_every=FEATURE_EVERY,
             projector_width=sizes["projector"],

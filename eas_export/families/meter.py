@@ -5,7 +5,6 @@ were skipped too. Files of the search hold the scores of the attentions (nas_gat
 do not say what was skipped. No file holds the number of RoBERTa's heads.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ from typing import Any
 import torch
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.eas_adapter import GROUPS, block_diagonal
-from ..checkpoint.keys import Key, KeyTable, rename, require
+from ..checkpoint.eas_adapter import block_diagonal, rank_sizes
+from ..checkpoint.keys import Key, KeyTable, count_blocks, rename, require
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.lightning import read_lightning
-from ..checkpoint.openai_clip import CLIP_KEYS
+from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
 from ..core.record import validated
 from .contract import Family, Sources
 
-CLIP_HEAD_WIDTH = 64
 ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width
 FIRST_PLACE = 2  # the position of a text's first token, as RoBERTa counts
 TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
@@ -149,8 +147,8 @@ def load(sources: Sources) -> Checkpoint:
     published, parameters = read_lightning(file)
     settings = parameters.get("config")
     task = _task(published, file)
-    sizes, counts = _sizes(published, task, file)
-    config = _config(task, sizes, counts, settings if isinstance(settings, dict) else {}, sources, file)
+    sizes, counts, vit = _sizes(published, task, file)
+    config = _config(task, sizes, counts, vit, settings if isinstance(settings, dict) else {}, sources, file)
     tensors: dict[str, LazyTensor] = {}
     rooms = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
     for room, table in rooms.items():
@@ -196,42 +194,29 @@ def _task(published: Tensors, file: Path) -> str:
     return tasks[0]
 
 
-def _count(published: Tensors, start: str) -> int:
-    """How many blocks there are whose keys begin so."""
-    numbers = [int(m[1]) for key in published if (m := re.match(re.escape(start) + r"\.(\d{1,4})\.", key))]
-    return 1 + max(numbers, default=-1)
-
-
-def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """The sizes that the key tables name, and the number of each room's blocks. Raises UserError where they fit no METER model."""
+def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], dict[str, int], ClipSizes]:
+    """The sizes that the key tables name, the number of each room's blocks, and the tower's sizes. Raises UserError where they fit no METER model."""
 
     def shape(key: str, rank: int) -> tuple[int, ...]:
         return require(published, key, rank, str(file))
 
     layer = "cross_modal_text_layers.0"
     vocab, text_width = shape(f"{_TEXT}.embeddings.word_embeddings.weight", 2)
-    width, _, patch, _ = shape("vit_model.visual.conv1.weight", 4)
+    vit = clip_sizes(published, str(file), "vit_model.")
     ranks = {
         "before": shape(f"{layer}.attention.adapter.conv_C.weight", 3)[0],
         "skipped": shape(f"{layer}.adapter_self_attn.conv_C.weight", 3)[0],
     }
     counts = {
-        "text": _count(published, "text_transformer.encoder.layer"),
-        "vit": _count(published, "vit_model.visual.transformer.resblocks"),
-        "cross": _count(published, "cross_modal_text_layers"),
+        "text": count_blocks(published, "text_transformer.encoder.layer"),
+        "vit": vit.blocks,
+        "cross": count_blocks(published, "cross_modal_text_layers"),
     }
-    positions = shape("vit_model.visual.positional_embedding", 2)[0]
-    for name, rank in ranks.items():
-        if rank % GROUPS:
-            raise UserError(
-                f"the '{name}' adapters have rank {rank}, which {GROUPS} groups do not divide",
-                where=file,
-                fix="check the file",
-            )
-    if 0 in counts.values() or round((positions - 1) ** 0.5) ** 2 != positions - 1 or width % CLIP_HEAD_WIDTH:
+    ranks = rank_sizes(ranks, file)
+    if 0 in counts.values() or not vit.is_published:
         raise UserError(
             f"{counts['text']} text layers, {counts['cross']} cross-modal layers and a tower of {counts['vit']} blocks, width "
-            f"{width} and {positions} positions are no METER model",
+            f"{vit.width} and {vit.positions} positions are no METER model",
             where=file,
             fix="check that the file is whole: layers of each kind, a width in 64s, a square of patches and one class token",
         )
@@ -241,19 +226,25 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
         "text_positions": shape(f"{_TEXT}.embeddings.position_embeddings.weight", 2)[0],
         "text_types": shape(f"{_TEXT}.embeddings.token_type_embeddings.weight", 2)[0],
         "text_ffn": shape(_LAYER.format(i=0) + ".intermediate.dense.weight", 2)[0],
-        "width": width,
-        "patch": patch,
-        "positions": positions,
+        "width": vit.width,
+        "patch": vit.patch,
+        "positions": vit.positions,
         "dim": shape("cross_modal_text_transform.weight", 2)[0],
         "ffn": shape(f"{layer}.intermediate.dense.weight", 2)[0],
         "types": 3 if task == "nlvr2" else 2,  # text, image, and NLVR2's second image
         "answers": shape(next(key for key, each in TASKS.items() if each == task), 2)[0],
     }
-    return sizes | ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}, counts
+    return sizes | ranks, counts, vit
 
 
 def _config(
-    task: str, sizes: dict[str, int], counts: dict[str, int], settings: dict[str, Any], sources: Sources, file: Path
+    task: str,
+    sizes: dict[str, int],
+    counts: dict[str, int],
+    vit: ClipSizes,
+    settings: dict[str, Any],
+    sources: Sources,
+    file: Path,
 ) -> CrossEncoderConfig:
     width, longest = sizes["text_width"], sizes["text_positions"] - FIRST_PLACE
     length = _setting(settings, "max_text_len", file)
@@ -282,14 +273,7 @@ def _config(
             heads=_dividing(_text_heads(width, sources, file), width, "--text-heads", file),
             ffn_dim=sizes["text_ffn"],
         ),
-        image=dict(
-            image_size=sizes["patch"] * round((sizes["positions"] - 1) ** 0.5),
-            patch_size=sizes["patch"],
-            width=sizes["width"],
-            blocks=counts["vit"],
-            heads=sizes["width"] // CLIP_HEAD_WIDTH,
-            ffn_dim=4 * sizes["width"],
-        ),
+        image=vit.config,
         text_length=length,
         adapter_rank=sizes["before"],
         skipped_rank=sizes["skipped"],

@@ -117,7 +117,7 @@ REFUSED = {
     "a shape": (tensors(model__norm__weight=torch.ones(3)), r"model.norm.weight has shape \[3\], expected \[64\]"),
     "odd rank": (
         tensors(model__layers__1__adapter_attn__conv_A__weight=torch.ones(5, 64, 1)),
-        "has rank 5, which 2 groups",
+        "the kept adapters have rank 5, which 2 groups",
     ),
     "no tower": (without_tower, "its vision tower is 'vision_tower'.*download 'vision_tower' and pass --vision DIR"),
     "a tower elsewhere": (elsewhere, r"its vision tower is '../tower', which is no folder here"),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.eas_adapter import GROUPS
+from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import (
     PREPROCESSOR_FILE,
     ClipVisionConfig,
@@ -186,12 +186,6 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tow
         if members:
             key = f"model.layers.{min(members)}.{part}.conv_A.weight"
             ranks[name] = require(published, key, 3, str(folder))[0]
-            if ranks[name] % GROUPS:
-                raise UserError(
-                    f"{key} has rank {ranks[name]}, which {GROUPS} groups do not divide",
-                    where=folder,
-                    fix="check the file",
-                )
     if ranks:
         ranks = dict.fromkeys(("kept", "skipped"), max(ranks.values())) | ranks  # a kind that no layer has
     return {
@@ -200,8 +194,7 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tow
         "ffn": config.intermediate_size,
         "vocab": config.vocab_size,
         "width": tower.config.hidden_size,
-        **ranks,
-        **{f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()},
+        **rank_sizes(ranks, folder),
     }
 
 
