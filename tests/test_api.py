@@ -1,10 +1,12 @@
 """The way through Python, as the README shows it."""
 
+import importlib
+import pkgutil
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import golden_case
+from conftest import TINY, golden_case
 from meter_cases import MeterCase
 
 import eas_export
@@ -42,3 +44,22 @@ def test_a_model_of_arrays_says_no_words(meter_bundle_of):
     """And asks for no tokenizer, which would not help."""
     with pytest.raises(UserError, match=r"it reads arrays and says no words .*run --inputs X.npz"):
         eas_export.open_model(meter_bundle_of(MeterCase("vqa_skip10")))
+
+
+def test_every_verb_is_a_function_whatever_was_imported(bundle_of, tmp_path):
+    """Folders are called as the functions are; importing all of them must leave the functions where they were."""
+    for module in pkgutil.walk_packages(eas_export.__path__, "eas_export."):
+        importlib.import_module(module.name)
+    bundle = bundle_of(TINY)
+    question = eas_export.Question(prompt="What is shown?")
+    assert eas_export.build(TINY.folder, tmp_path / "o", dry_run=True).bundle is None
+    assert eas_export.verify(bundle_of(golden_case("first")), backend="pytorch", steps=1).verdict == "not run"
+    (reply,) = eas_export.run(bundle.path, question, max_new_tokens=2)
+    assert len(reply.tokens) == 2
+    assert eas_export.inspect(bundle.path)["precision"] == "fp32"
+    assert set(eas_export.check(bundle)) == set(bundle.manifest.graphs)
+    assert eas_export.doctor().ok
+    with pytest.raises(UserError, match="there is no 'nobody'"):
+        eas_export.bench(bundle, against=["nobody"])
+    with pytest.raises(UserError, match="either the number of attentions to skip, or a list of them"):
+        eas_export.search(TINY.folder, tmp_path / "x.jsonl", tmp_path / "s")

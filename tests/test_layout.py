@@ -6,6 +6,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,20 +27,32 @@ def room(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    package = ["eas_export", *path.relative_to(SOURCE).parts[:-1]]
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """What a file imports of this package, at its top or later: each as the names on the way to it, a module's own or one of its names."""
+    package = path.relative_to(SOURCE).parts[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-            found |= {base[1]} if len(base) > 1 else {alias.name for alias in node.names}
-    return found - {"__version__"}
+            base = (*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            found |= {(*base, alias.name) for alias in node.names}
+    return found - {("__version__",)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_imports_go_one_way(path):
-    for other in imported_rooms(path):
+    for other in {names[0] for names in imported(path)}:
         assert ROOMS.index(other) <= ROOMS.index(room(path)), f"{room(path)} imports {other}, which is below it"
+
+
+def test_no_file_imports_itself_on_a_way_round():
+    """In a folder, too, imports go one way, those inside functions included."""
+    files = {path.relative_to(SOURCE).with_suffix("").parts: path for path in FILES}
+    files = {names[:-1] if names[-1] == "__init__" else names: path for names, path in files.items()}
+    graph = {
+        names: {other if other in files else other[:-1] for other in imported(path)} & files.keys() - {names}
+        for names, path in files.items()
+    }
+    assert len([*TopologicalSorter(graph).static_order()]) == len(files)  # raises CycleError, which names the circle
 
 
 def test_every_room_is_in_the_order_and_few_files_are_loose():
