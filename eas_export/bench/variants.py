@@ -11,7 +11,7 @@ All lie in one scratch folder. Weights that are the same are shared with the bun
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,26 +20,24 @@ from typing import Any
 import onnx_ir as ir
 
 from ..backends import get_backend
-from ..bundle.bundle import Bundle, open_bundle, write_manifest
-from ..bundle.manifest import TASK, WEIGHTS, FileRecord, Manifest
+from ..bundle.bundle import Bundle, open_bundle
+from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
 from ..core.errors import NoRoom, UserError
+from ..core.graph_spec import GraphSpec
 from ..core.limits import Limits
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
+from ..export.derived_bundle import DerivedBundle
 from ..export.export_graph import export_graph
-from ..export.weights import attach_weights
 from ..families.contract import Sources
 from ..networks import network_part
 from ..networks.graphs import fold_modes, graphs_of
 from ..pipeline import build
-from ..system.files import link_or_copy
-from ..system.hashing import key_of, sha256_of
 from .genai import export_genai, require_genai
 from .llama import write_llama
 from .settings import Workload
 
-SHARED = (WEIGHTS, TASK)
 ENGINES = ("tensorrt-rtx", "tensorrt")
 
 
@@ -154,20 +152,15 @@ def _over_the_same_weights(
 ) -> Path:
     """A bundle with other graphs over a bundle's own store."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
-    folder.mkdir()
-    records = {name: record for name, record in m.files.items() if name in SHARED}
-    for name in records:
-        link_or_copy(bundle.path / name, folder / name)
-    shared = Bundle(folder, m.model_copy(update={"files": records}))
-    specs = {}
-    for name, graph in graphs_of(config, fold).items():
-        with progress.stage(f"exporting {name} for {folder.name}"):
-            specs[name], model = export_graph(graph, config, m.plan, precision, limits, m.options.opset)
-            ir.save(attach_weights(model, shared.store), shared.graph_file(name))
-            records[f"{name}.onnx"] = _record(shared.graph_file(name))
-    changed: dict[str, Any] = {"config": config, "fold": fold, "limits": limits, "graphs": specs, "files": records}
-    write_manifest(folder, m.model_copy(update=changed | {"key": key_of(m.key, folder.name)}))
-    return folder
+
+    def exported() -> Iterator[tuple[GraphSpec, ir.Model]]:
+        for name, graph in graphs_of(config, fold).items():
+            with progress.stage(f"exporting {name} for {folder.name}"):
+                yield export_graph(graph, config, m.plan, precision, limits, m.options.opset)
+
+    derived = DerivedBundle(bundle, folder)
+    derived.replace_graphs(exported())
+    return derived.seal(folder.name, config=config, fold=fold, limits=limits).path
 
 
 def _build(given: Variants, folder: Path, base: Path | None, **asked: Any) -> None:
@@ -187,11 +180,6 @@ def _alike(given: Variants) -> Path | None:
     """The bundle, where the model with every attention has most of its weights."""
     plan = given.manifest.plan
     return given.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
-
-
-def _record(path: Path) -> FileRecord:
-    sha256 = sha256_of(path)
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key_of(sha256))
 
 
 VARIANTS: dict[str, Callable[[Variants, Path], Path]] = {

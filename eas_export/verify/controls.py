@@ -11,9 +11,9 @@ from pathlib import Path
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
 from ..core.errors import InternalError
+from ..export.derived_bundle import DerivedBundle
 from ..networks.decoder.modules import KeptBlock, SkippedBlock
 from . import faults
-from .bundle_copy import BundleCopy
 from .words import block
 
 FOLDS = tuple(f"fold of {part}.{kind}" for part in KeptBlock.folds + SkippedBlock.folds for kind in ("weight", "bias"))
@@ -41,7 +41,7 @@ class Control:
     name: str
     what: str
     place: Callable[[Manifest], Place | str]
-    edit: Callable[[BundleCopy, Place], None]
+    edit: Callable[[DerivedBundle, Place], None]
     stages: tuple[str, ...]
 
 
@@ -51,9 +51,9 @@ def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
     place = control.place(bundle.manifest)
     if isinstance(place, str):
         raise InternalError(f"{control.name} does not apply: {place}")
-    copy = BundleCopy(bundle, folder)
+    copy = DerivedBundle(bundle, folder)
     control.edit(copy, place)
-    return copy.finish(
+    return copy.seal(
         control.name, f"a fault was planted in {block(place.part, place.layer)} to see it found: {control.what}"
     )
 

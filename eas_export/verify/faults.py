@@ -10,15 +10,15 @@ import onnx_ir as ir
 
 from ..core.errors import InternalError
 from ..core.plan import SkipPlan
+from ..export.derived_bundle import DerivedBundle
 from ..networks.decoder.modules import KeptBlock, SkippedBlock
-from .bundle_copy import BundleCopy
 
 # What writes into a cache -> which of its inputs says where to, and what one slot is in that: of slots [B] a number, of places
 # [B, H, 1, 3] the last of (row, head, slot)
 WRITERS = {"TensorScatter": (2, 1), "ScatterND": (1, [0, 0, 1])}
 
 
-def bias_from_folded_weight(copy: BundleCopy, graph: str, layer: int) -> None:
+def bias_from_folded_weight(copy: DerivedBundle, graph: str, layer: int) -> None:
     """b' = (W U) m1   ->   b' = W' (U m1), where W' is the folded weight"""
     name = f"layers.{layer}.{_first_folded(copy.manifest.plan, layer)}"
     edited = copy.graph(graph)
@@ -34,7 +34,7 @@ def bias_from_folded_weight(copy: BundleCopy, graph: str, layer: int) -> None:
     bias.replace_input_with(1, mixed)
 
 
-def scaled_router(copy: BundleCopy, graph: str, layer: int) -> None:
+def scaled_router(copy: DerivedBundle, graph: str, layer: int) -> None:
     """router   ->   router * [1, .. 1.01, .. 1] with the other number at the layer: router [B, layers, 2] float32"""
     edited, layers = copy.graph(graph), copy.manifest.config.layers
     router = _input(edited, "router")
@@ -45,14 +45,14 @@ def scaled_router(copy: BundleCopy, graph: str, layer: int) -> None:
     edited.insert_before(edited[0], tape.nodes)
 
 
-def transposed_weight(copy: BundleCopy, graph: str, layer: int) -> None:
+def transposed_weight(copy: DerivedBundle, graph: str, layer: int) -> None:
     """W [out, in], stored as if it were [in, out] and transposed: where it is square, W^T"""
     name = f"layers.{layer}.{_first_folded(copy.manifest.plan, layer)}.weight"
     weight = copy.weight(name)
-    copy.change_weight(name, weight.reshape(weight.shape[::-1]).T.contiguous())
+    copy.replace_weight(name, weight.reshape(weight.shape[::-1]).T.contiguous())
 
 
-def later_position(copy: BundleCopy, graph: str, layer: int) -> None:
+def later_position(copy: DerivedBundle, graph: str, layer: int) -> None:
     """RoPE of the layer's q and k   ->   of the next position: the layer reads copies of what is made of position_ids alone"""
     edited = copy.graph(graph)
     position = _input(edited, "position_ids")
@@ -69,7 +69,7 @@ def later_position(copy: BundleCopy, graph: str, layer: int) -> None:
     edited.insert_before(edited[0], tape.nodes)
 
 
-def earlier_slot(copy: BundleCopy, graph: str, layer: int) -> None:
+def earlier_slot(copy: DerivedBundle, graph: str, layer: int) -> None:
     """The layer's key goes into the slot before its own, where there is one; what lies in its own stays there."""
     edited = copy.graph(graph)
     scatter = _maker(edited, _output(edited, f"present.{layer}.key"), *WRITERS)

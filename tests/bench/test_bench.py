@@ -11,7 +11,6 @@ from PIL import Image
 
 from eas_export.backends.opening import open_runtime
 from eas_export.bench import cross_encoder, decoder
-from eas_export.bench import variants as variants_module
 from eas_export.bench.report import BenchReport
 from eas_export.bench.runners import RUNNERS
 from eas_export.bench.schema import PATH, report_schema
@@ -22,6 +21,7 @@ from eas_export.bench.variants import VARIANTS, Variants
 from eas_export.bundle.bundle import open_bundle
 from eas_export.core.errors import NoRoom, UserError
 from eas_export.core.progress import Progress
+from eas_export.export import derived_bundle
 from eas_export.families.contract import Sources
 from eas_export.generation.generate import generate
 
@@ -116,7 +116,7 @@ def test_a_full_disk_keeps_those_from_running_who_need_it(bundle_of, tmp_path, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(variants_module, "link_or_copy", full)
+    monkeypatch.setattr(derived_bundle, "link_or_copy", full)
     given = Variants(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
     with pytest.raises(NoRoom, match="No space left on device"):
         given.place("floor")

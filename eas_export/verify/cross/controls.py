@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ...bundle.manifest import Manifest
 from ...core.errors import InternalError
-from ..bundle_copy import BundleCopy
+from ...export.derived_bundle import DerivedBundle
 from ..controls import Control, Place
 from .network import PARTS
 from .taps import GRAPH
@@ -43,14 +43,14 @@ def _pooled(m: Manifest) -> Place | str:
     )
 
 
-def _transposed(copy: BundleCopy, place: Place) -> None:
+def _transposed(copy: DerivedBundle, place: Place) -> None:
     """W [out, in] of a layer's first feed-forward product, stored as if it were [in, out] and transposed"""
     name = f"{STREAM}.{place.layer}.ffn.fc1.weight"
     weight = copy.weight(name)
-    copy.change_weight(name, weight.reshape(weight.shape[::-1]).T.contiguous())
+    copy.replace_weight(name, weight.reshape(weight.shape[::-1]).T.contiguous())
 
 
-def _unmasked(copy: BundleCopy, place: Place) -> None:
+def _unmasked(copy: DerivedBundle, place: Place) -> None:
     """A self-attention without its mask: padding is read."""
     graph, name = copy.graph(place.graph), f"{STREAM}.{place.layer}.attention.o.weight"
     attention = _nearest(_maker_of(graph, name), ("Attention", "Softmax"))
@@ -62,11 +62,11 @@ def _unmasked(copy: BundleCopy, place: Place) -> None:
     graph.remove(masked, safe=True)
 
 
-def _pooled_twice(copy: BundleCopy, place: Place) -> None:
+def _pooled_twice(copy: DerivedBundle, place: Place) -> None:
     """The pooled feature of a skipped attention counts twice: 0.5 was not folded into it."""
     for part in ("weight", "bias"):
         name = f"{STREAM}.{place.layer}.attention.pool.{part}"
-        copy.change_weight(name, 2 * copy.weight(name))
+        copy.replace_weight(name, 2 * copy.weight(name))
 
 
 def _maker_of(graph: ir.Graph, weight: str) -> ir.Node:
@@ -91,7 +91,7 @@ def _row(
     name: str,
     what: str,
     place: Callable[[Manifest], Place | str],
-    edit: Callable[[BundleCopy, Place], None],
+    edit: Callable[[DerivedBundle, Place], None],
     *stages: str,
 ) -> tuple[str, Control]:
     return name, Control(name, what, place, edit, stages)
