@@ -9,11 +9,10 @@ from typing import Any
 from .backends.opening import require_own_graphs_and_weights
 from .build.accounting import account
 from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
-from .build.destination import check_destination
 from .build.estimate import Need, build_needs, require_room
 from .build.keys import Identity, hash_sources, identify
 from .build.recipe import Request, resolve
-from .build.workspace import hold, workplace
+from .build.workspace import check_destination, lock, workspace
 from .bundle.bundle import Bundle, find_bundle, open_bundle, write_manifest
 from .bundle.manifest import MANIFEST, Accounts, Manifest
 from .checkpoint.checkpoint import Checkpoint
@@ -102,26 +101,26 @@ def build(
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained)
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
-    lender = _open_base(Path(base), out, opts) if base else None
-    needs = build_needs(blueprint, out, lender, verify)
+    shared = _open_base(Path(base), out, opts) if base else None
+    needs = build_needs(blueprint, out, shared, verify)
     result = BuildResult(request, plan, accounts, needs, notes, blueprint.device_memory if blueprint.targets else None)
     if force or not (out / MANIFEST).exists():
         require_room(needs, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify")
     if dry_run:
         return result
 
-    with hold(out) as home:
-        identity = identify(checkpoint, plan, opts, blueprint.targets, lender, progress)
+    with lock(out) as home:
+        identity = identify(checkpoint, plan, opts, blueprint.targets, shared, progress)
         if (out / MANIFEST).exists() and not force:
             bundle = _same_bundle(out, identity, progress)
             report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
             return replace(result, bundle=bundle, report=report, reused=True)
-        lenders = [bundle for bundle in (lender, find_bundle(out)) if bundle]
-        with workplace(home, out, force, lenders, progress) as place:
-            make_files(place, blueprint, identity, lender, progress)
-            bundle = Bundle(place.folder, describe(place, blueprint, identity, accounts, notes))
+        reuse_sources = [bundle for bundle in (shared, find_bundle(out)) if bundle]
+        with workspace(home, out, force, reuse_sources, progress) as space:
+            make_files(space, blueprint, identity, shared, progress)
+            bundle = Bundle(space.folder, describe(space, blueprint, identity, accounts, notes))
             report = _verify(bundle, checkpoint, progress) if verify else None
-            write_manifest(place.folder, bundle.manifest)  # only now does it open
+            write_manifest(space.folder, bundle.manifest)  # only now does it open
     return replace(result, bundle=open_bundle(out), report=report)
 
 

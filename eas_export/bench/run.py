@@ -3,8 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -18,11 +19,13 @@ from ..core.errors import UserError
 from ..core.progress import Progress
 from ..families import load_checkpoint
 from ..families.contract import Sources
+from ..system.files import translated
+from ..system.locked_folder import clear, lock_folder
 from ..system.machine import cpu_name, total_memory
+from ..system.scratch import scratch_folder
 from .contestants import Contestant, Kind, choose, kind_of, subject
 from .report import BenchReport, Memory, Place, Result
 from .schedule import Heat, run_race
-from .scratch_place import scratch_place
 from .settings import BATCHES, Workload, make_workload
 from .stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
 from .subprocess import Entrant, Refused, started
@@ -71,7 +74,7 @@ def bench(
     )
     if sources:
         _require_origin(sources, m, progress)
-    with scratch_place(opened, _path(scratch)) as folder, ExitStack() as processes:
+    with folder_for_bundles(opened, _path(scratch)) as folder, ExitStack() as processes:
         entrants, missing = _open(processes, Variants(opened, sources, workload, folder, progress), chosen)
         probes = entrants[MACHINE].parts if MACHINE in entrants else {}
         race = run_race([*entrants.values()], _heats(kind, workload, tuple(probes)), progress)
@@ -96,6 +99,30 @@ def bench(
         contestants=results,
         **summary.sections(own),
     )
+
+
+@contextmanager
+def folder_for_bundles(bundle: Bundle, scratch: Path | None) -> Iterator[Path]:
+    """An empty folder in `scratch`, by default beside the bundle, which is removed in the end. What a comparison that was killed has left
+    there goes, too. Raises UserError where it cannot be made, and while another comparison of the bundle is going on."""
+
+    def busy(_: str) -> UserError:
+        what = "another comparison of this bundle is going on, and both would be slower for it"
+        return UserError(what, where=folder, fix="wait for it")
+
+    scratch = scratch_folder(bundle.path) if scratch is None else scratch
+    if not (scratch.is_dir() and os.access(scratch, os.W_OK)):
+        what = "it is no folder that can be written to"
+        raise UserError(what, where=f"--scratch {scratch}", fix="give another folder")
+    folder = scratch / f".{bundle.path.resolve().name}.bench"
+    with translated(folder, "it cannot be made", "give another --scratch"):
+        locked = lock_folder(folder, busy)
+    with locked:
+        clear(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(

@@ -26,7 +26,7 @@ from ..networks.memory import DeviceMemory, device_memory
 from ..networks.parameters import network_parameters
 from ..system.hashing import key_of
 from .keys import Identity, graph_key
-from .workspace import Workplace
+from .workspace import Workspace
 
 ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
 
@@ -79,7 +79,7 @@ def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
 
 
 def make_files(
-    place: Workplace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
+    workspace: Workspace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
 ) -> None:
     """Every file but the manifest. Raises UserError for tensors that are not finite, and for a base that is none."""
     parameters = [
@@ -87,25 +87,25 @@ def make_files(
         for name, t in blueprint.parameters.items()
     ]
     if base is None:
-        place.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, blueprint, progress))
-        store = Store(place.folder / WEIGHTS)
+        workspace.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, blueprint, progress))
+        store = Store(workspace.folder / WEIGHTS)
     else:
-        store = _share_store(place, parameters, blueprint, identity, base, progress)
+        store = _share_store(workspace, parameters, blueprint, identity, base, progress)
     for name, spec in blueprint.graphs.items():
         key = graph_key(spec, blueprint.checkpoint.config, blueprint.plan, blueprint.options, store, identity.toolchain)
-        place.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
+        workspace.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
     for target in blueprint.targets:
         for name, spec in blueprint.graphs.items():
-            _make_engine(place, name, spec, store, target, progress)
+            _make_engine(workspace, name, spec, store, target, progress)
     for tokenizer in blueprint.checkpoint.tokenizer:
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        place.make(tokenizer.name, key_of(sha256), lambda path, content=content: _copy(path, content))
-    place.end()
+        workspace.make(tokenizer.name, key_of(sha256), lambda path, content=content: _copy(path, content))
+    workspace.end()
 
 
 def describe(
-    place: Workplace, blueprint: Blueprint, identity: Identity, accounts: Accounts, notes: tuple[str, ...]
+    workspace: Workspace, blueprint: Blueprint, identity: Identity, accounts: Accounts, notes: tuple[str, ...]
 ) -> Manifest:
     """The manifest of the files that were made."""
     options = blueprint.options
@@ -118,7 +118,7 @@ def describe(
         fold=options.fold,
         limits=options.limits,
         graphs=blueprint.graphs,
-        files=dict(sorted(place.records.items())),
+        files=dict(sorted(workspace.records.items())),
         sources=identity.sources,
         options=identity.options,
         toolchain=identity.toolchain,
@@ -137,7 +137,7 @@ def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progre
 
 
 def _share_store(
-    place: Workplace,
+    workspace: Workspace,
     parameters: list[Parameter],
     blueprint: Blueprint,
     identity: Identity,
@@ -150,8 +150,8 @@ def _share_store(
         fix = "build the base again with --force"
         raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
 
-    place.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
-    shared = Store(place.folder / WEIGHTS)
+    workspace.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
+    shared = Store(workspace.folder / WEIGHTS)
 
     def write_own(path: Path) -> Made:
         own = []
@@ -165,8 +165,8 @@ def _share_store(
             raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
         return _write(path, own, blueprint, progress)
 
-    place.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
-    return Store(place.folder / WEIGHTS, place.folder / TASK)
+    workspace.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)
+    return Store(workspace.folder / WEIGHTS, workspace.folder / TASK)
 
 
 def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress: Progress) -> None:
@@ -180,13 +180,13 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
 
 
 def _make_engine(
-    place: Workplace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
+    workspace: Workspace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
 ) -> None:
     """Build one graph's engine, unless there is one from the same graph for the same target."""
     with progress.stage(f"preparing {name} for {target.backend}"):
-        plan = get_backend(target.backend).compiler.plan(place.folder / f"{name}.onnx", spec, store, target)
-    key = key_of(plan.key, [place.records[file].sha256 for file in plan.reads])
-    place.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
+        plan = get_backend(target.backend).compiler.plan(workspace.folder / f"{name}.onnx", spec, store, target)
+    key = key_of(plan.key, [workspace.records[file].sha256 for file in plan.reads])
+    workspace.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
 
 
 def _copy(path: Path, content: bytes) -> None:

@@ -10,51 +10,38 @@ build into the same place takes over those that it would write again. The bundle
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
-from ..bundle.bundle import Bundle
-from ..bundle.manifest import MANIFEST, FileRecord, Made
+from ..bundle.bundle import Bundle, looks_like_bundle
+from ..bundle.manifest import MANIFEST, PARTS, FileRecord, Made
 from ..core.errors import UserError
 from ..core.progress import Progress
-from ..system.files import link_or_copy
+from ..system.files import link_or_copy, translated
 from ..system.hashing import remembered_sha256, sha256_of
-from .destination import check_destination
+from ..system.locked_folder import clear, lock_folder
 
 CANNOT_WRITE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EBUSY,
-    errno.ESTALE,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBUSY, errno.ESTALE),
 )
+LONGEST_NAME = 240  # bytes: the names beside it are a little longer, and file systems take 255
 LOCK, FINISHED, OLD = "lock", "finished.json", "old"
 
 
-class Workplace:
+class Workspace:
     """The files of one bundle while it is made.
 
-    folder   where they are
-    lenders  bundles whose files may be taken over: linked where the file system can, else copied
+    folder         where they are
+    reuse_sources  bundles whose files may be taken over: linked where the file system can, else copied
     """
 
-    def __init__(self, home: Path, lenders: Sequence[Bundle], progress: Progress):
-        self.folder, self.lenders, self.progress = home / "bundle", lenders, progress
+    def __init__(self, home: Path, reuse_sources: Sequence[Bundle], progress: Progress):
+        self.folder, self.reuse_sources, self.progress = home / "bundle", reuse_sources, progress
         self.records: dict[str, FileRecord] = {}
         self._list = home / FINISHED
         self.folder.mkdir(exist_ok=True)
@@ -62,17 +49,17 @@ class Workplace:
         self.remove_unfinished()
 
     def make(self, name: str, key: str, write: Callable[[Path], Made | None]) -> FileRecord:
-        """The file `name` whose content `key` decides: as it was finished before or lies in a lender, else as `write` writes it."""
+        """The file `name` whose content `key` decides: as it was finished before or lies in a bundle to reuse, else as `write` writes it."""
         path = self.folder / name
         before = self._before.get(name)
         if before and before.key == key and self._is_whole(path, before, sha256_of):
             return self._finish(name, before)
         self._before.pop(name, None)
         path.unlink(missing_ok=True)
-        for lender in self.lenders:
-            record = lender.manifest.files.get(name)
-            if record and record.key == key and self._is_whole(lender.path / name, record, remembered_sha256):
-                link_or_copy(lender.path / name, path, self.progress.stage(f"copying {name}"))
+        for source in self.reuse_sources:
+            record = source.manifest.files.get(name)
+            if record and record.key == key and self._is_whole(source.path / name, record, remembered_sha256):
+                link_or_copy(source.path / name, path, self.progress.stage(f"copying {name}"))
                 return self._finish(name, record)
         made = write(path) or Made()
         sha256 = made.sha256 or sha256_of(path)
@@ -85,9 +72,7 @@ class Workplace:
 
     def remove_unfinished(self) -> None:
         """Remove what was neither finished now nor before."""
-        for path in self.folder.iterdir():
-            if path.name not in self._before | self.records:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        clear(self.folder, keep=self._before | self.records)
 
     def _is_whole(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
         if not path.is_file() or path.stat().st_size != record.bytes:
@@ -107,40 +92,51 @@ class Workplace:
 
 
 @contextmanager
-def hold(out: Path) -> Iterator[Path]:
-    """Hold the place where the bundle for `out` is made; what a killed build left is put in order first.
+def lock(out: Path) -> Iterator[Path]:
+    """Lock the folder where the bundle for `out` is made; what a killed build left is put in order first.
 
-    Raises UserError where another process holds it, and where the disk is full or cannot be written.
+    Raises UserError where another process holds the lock, and where the disk is full or cannot be written.
     """
+
+    def busy(holder: str) -> UserError:
+        what = f"process {holder or 'another'} is building it at this moment"
+        return UserError(what, where=out, fix="wait until it is done, or choose another --out")
+
     home = home_of(out)
-    with _translated(out), _locked(home, out):
-        try:
-            _put_back(home / OLD, out)
-            yield home
-        finally:
-            if not _finished(home):
-                _remove(home)
+    with _translated(out):
+        if home.is_symlink() or (home.exists() and not _is_ours(home)):
+            what = f"{home.name} beside it is in the way, and is none of ours"
+            raise UserError(what, where=out, fix="move that away, or choose another --out")
+        with lock_folder(home, busy, LOCK):
+            try:
+                _put_back(home / OLD, out)
+                yield home
+            finally:
+                if not _finished(home):
+                    _remove(home)
 
 
 @contextmanager
-def workplace(home: Path, out: Path, force: bool, lenders: Sequence[Bundle], progress: Progress) -> Iterator[Workplace]:
+def workspace(
+    home: Path, out: Path, force: bool, reuse_sources: Sequence[Bundle], progress: Progress
+) -> Iterator[Workspace]:
     """A place to make the bundle that goes to `out`, where it takes the place of what is there when the block ends well.
 
-    home   held
+    home   locked
     force  a bundle may be replaced
     """
-    place = Workplace(home, lenders, progress)
+    space = Workspace(home, reuse_sources, progress)
     try:
-        yield place
+        yield space
     except BaseException:
-        place.remove_unfinished()
+        space.remove_unfinished()
         raise
-    for path in (place.folder / MANIFEST, place.folder):
+    for path in (space.folder / MANIFEST, space.folder):
         _to_disk(path)
     check_destination(out)  # a build takes minutes
     if (out / MANIFEST).exists() and not force:
         raise UserError("a bundle has come there in the meantime", where=out, fix="pass --force to replace it")
-    _take_place(place.folder, home / OLD, out)
+    _take_place(space.folder, home / OLD, out)
     _remove(home)
 
 
@@ -166,46 +162,6 @@ def _translated(out: Path) -> Iterator[None]:
         raise UserError(f"the bundle cannot be written ({error.strerror})", where=out, fix=fix) from error
 
 
-@contextmanager
-def _locked(home: Path, out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process however that ends."""
-    lock = None
-    while lock is None:
-        if home.is_symlink() or (home.exists() and not _is_ours(home)):
-            what = f"{home.name} beside it is in the way, and is none of ours"
-            raise UserError(what, where=out, fix="move that away, or choose another --out")
-        home.parent.mkdir(parents=True, exist_ok=True)
-        lock = _try_lock(home, out)
-    with lock:
-        lock.truncate(0)
-        lock.write(f"{os.getpid()} on {os.uname().nodename}")
-        lock.flush()
-        yield
-
-
-def _try_lock(home: Path, out: Path) -> TextIO | None:
-    """The locked file, or None where its last holder removed it in the meantime."""
-    try:
-        home.mkdir(exist_ok=True)
-        file = open(home / LOCK, "a+", encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(home / LOCK)):
-            return file
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read(100) or "another"
-        file.close()
-        what = f"process {holder} is building it at this moment"
-        raise UserError(what, where=out, fix="wait until it is done, or choose another --out") from None
-    except FileNotFoundError:
-        pass
-    file.close()
-    return None
-
-
 def _is_ours(home: Path) -> bool:
     return home.is_dir() and ((home / LOCK).is_file() or not any(home.iterdir()))
 
@@ -213,9 +169,7 @@ def _is_ours(home: Path) -> bool:
 def _remove(home: Path) -> None:
     """The lock last: without it the folder would be none of ours."""
     with suppress(OSError):  # another build may hold a new lock already
-        for path in home.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        clear(home, keep=(LOCK,))
         (home / LOCK).unlink()
         home.rmdir()
 
@@ -262,3 +216,31 @@ def _finished(home: Path) -> dict[str, FileRecord]:
         return {}
     there = {path.name for path in (home / "bundle").glob("*")}
     return {name: record for name, record in records.items() if name in there}
+
+
+def check_destination(out: Path) -> None:
+    """Raise UserError unless a bundle can be put at `out`: nothing is there, or an empty folder, or a bundle (whole or not) with
+    nothing else in it."""
+    if len(os.fsencode(out.name)) > LONGEST_NAME:
+        raise UserError("its name is too long", where=str(out)[:200], fix="choose another --out")
+    with translated(out, "it cannot be looked at", "choose another --out"):  # a folder not to be entered, a long path
+        _check(out)
+
+
+def _check(out: Path) -> None:
+    if out.is_mount():
+        raise UserError("a disk is mounted there, which cannot be renamed", where=out, fix="name a folder inside it")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not looks_like_bundle(out):
+            fix = "choose another --out: only bundles are replaced"
+            raise UserError("it exists and is no bundle", where=out, fix=fix)
+        foreign = [path.name for path in sorted(out.iterdir()) if not any(path.match(part) for part in PARTS)]
+        if foreign:
+            what = f"it holds {foreign[0]}, which is no part of a bundle"
+            raise UserError(what, where=out, fix="move that, or choose another --out")
+        if not os.access(out, os.W_OK):
+            raise UserError("it cannot be replaced: you may not write to it", where=out, fix="choose another --out")
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        said = "cannot be written to" if parent.is_dir() else "is not a folder"
+        raise UserError(f"no folder can be made there: {parent} {said}", where=out, fix="choose another --out")

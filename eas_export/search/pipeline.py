@@ -24,7 +24,7 @@ from ..system.hashing import sha256_of
 from ..system.memory import enough_memory
 from .bandit import Bandit, get_policy
 from .examples import Examples
-from .folder import hold, load_report
+from .folder import load_report, lock
 from .report import SearchOptions, SearchReport
 from .run import STATE, Run, split
 
@@ -87,7 +87,7 @@ def search(
         questions=len(examples),
         trained_parameters=sum(t.numel() for t in trainable.adapters.values()),
     )
-    with hold(out):
+    with lock(out):
         there = load_report(out)
         if there is not None and there.version != begin.version:
             what = f"a search by version {there.version} was written there, and this is {begin.version}"

@@ -107,10 +107,11 @@ def _take_place(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(
+    path: Path, what: str = "it cannot be written", fix: str = "choose another place, or make room"
+) -> Iterator[None]:
     """Raise UserError for what the system says against writing there."""
     try:
         yield
     except OSError as error:
-        fix = "choose another place, or make room"
-        raise UserError(f"it cannot be written ({error.strerror})", where=str(path)[:200], fix=fix) from None
+        raise UserError(f"{what} ({error.strerror})", where=str(path)[:200], fix=fix) from None

@@ -12,9 +12,9 @@ from PIL import Image
 from eas_export.backends.opening import open_runtime
 from eas_export.bench import cross_encoder, decoder
 from eas_export.bench.report import BenchReport
+from eas_export.bench.run import folder_for_bundles
 from eas_export.bench.runners import RUNNERS
 from eas_export.bench.schema import PATH, report_schema
-from eas_export.bench.scratch_place import scratch_place
 from eas_export.bench.settings import Workload
 from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
 from eas_export.bench.variants import VARIANTS, Variants
@@ -101,14 +101,14 @@ def test_another_checkpoint_is_refused_before_any_work(refused, bundle_of):
 
 def test_a_comparison_at_a_time_and_what_a_killed_one_left_goes(bundle_of, tmp_path):
     bundle = bundle_of(CASE)
-    with scratch_place(bundle, tmp_path) as place:
+    with folder_for_bundles(bundle, tmp_path) as place:
         (place / "lowrank").mkdir()
         with pytest.raises(UserError, match="another comparison of this bundle is going on"):
-            scratch_place(bundle, tmp_path).__enter__()
+            folder_for_bundles(bundle, tmp_path).__enter__()
         assert place.is_dir()
     assert not place.exists()
     (place / "unskipped").mkdir(parents=True)
-    with scratch_place(bundle, tmp_path) as place:
+    with folder_for_bundles(bundle, tmp_path) as place:
         assert [*place.iterdir()] == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from synthetic import SHAPES, write_checkpoint
 
-from eas_export.build.workspace import hold, workplace
+from eas_export.build.workspace import lock, workspace
 from eas_export.bundle.bundle import open_bundle
 from eas_export.core.errors import UserError
 from eas_export.core.progress import Progress
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @contextmanager
 def making(out: Path, force: bool = True):
-    with hold(out) as home, workplace(home, out, force, [], Progress()) as place:
+    with lock(out) as home, workspace(home, out, force, [], Progress()) as place:
         yield place
 
 

@@ -20,11 +20,12 @@ from eas_export.families import get_family, load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.families.processing.tokenizer import Tokenizer
 from eas_export.networks.prune import prune
-from eas_export.search import folder, run, search
+from eas_export.search import run, search
 from eas_export.search.examples import Examples, batch_at
-from eas_export.search.folder import hold, load_report, save_report
+from eas_export.search.folder import load_report, lock, save_report
 from eas_export.search.report import SearchReport
 from eas_export.search.subnetwork import Supernet, make_batch
+from eas_export.system import locked_folder
 
 WORDS = [part for name, value in OPTIONS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -152,7 +153,7 @@ def test_what_a_killed_search_left_goes(searched, plain, questions, tmp_path):
     new.mkdir()
     for out in (new, ended):
         (out / ".4711.partial").write_bytes(b"half")
-        with hold(out):
+        with lock(out):
             assert not (out / ".4711.partial").exists()
     (ended / run.STATE).write_bytes(b"state")
     assert search(plain, questions, ended, count=2, **OPTIONS) == searched[1]
@@ -183,9 +184,9 @@ def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folder.fcntl, "flock", refuse)
+    monkeypatch.setattr(locked_folder.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"no search can be written there \(No locks available\)"):
-        hold(tmp_path / "o").__enter__()
+        lock(tmp_path / "o").__enter__()
 
 
 def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(searched, plain, questi
     assert "no report of a search by this version" in said("report") and "choose another --out" in said("report")
     assert "no state of this training" in said("state") and "delete it to begin anew" in said("state")
     assert "Not a directory" in said("file") or "is no search" in said("file")
-    with hold(tmp_path / "held"):
+    with lock(tmp_path / "held"):
         assert "another search is at work there" in said("held")
 
 
