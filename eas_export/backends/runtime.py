@@ -1,7 +1,6 @@
 """What every backend gives: sessions that run graphs on tensors, and who they belong to."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -10,24 +9,13 @@ import torch
 from torch import Tensor
 
 from ..core.configs import AnyConfig
-from ..core.errors import NoRoom
 from ..core.graph_spec import GraphSpec
 from ..core.limits import Limits
 from ..core.plan import SkipPlan
+from ..system.memory import enough_memory
 
 Tensors = dict[str, Tensor]
 CPU = torch.device("cpu")
-MORE_MEMORY = "end other programs on the GPU, or use one with more memory"
-
-
-@contextmanager
-def device_memory(where: object) -> Iterator[None]:
-    """Raise NoRoom where torch finds no memory on the device."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        what = f"the GPU's memory does not suffice ({' '.join(str(error).split())[:200]})"
-        raise NoRoom(what, where=where, fix=MORE_MEMORY) from error
 
 
 class Session(Protocol):
@@ -101,7 +89,7 @@ class Runtime:
         in_place = {*spec.aliases.values()}
         given = {t.name: inputs[t.name] for t in spec.inputs}
         empty = self.empty or partial(torch.empty, device=self.device)
-        with device_memory(f"graph {spec.name}"):
+        with enough_memory(f"graph {spec.name}"):
             ready = {n: t if n in in_place else t.to(self.device).contiguous() for n, t in given.items()}
             outputs = {
                 t.name: ready[spec.aliases[t.name]]

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backends.runtime import Bound, Runtime, Tensors, device_memory
+from ..backends.runtime import Bound, Runtime, Tensors
 from ..core.errors import UserError
 from ..networks.decoder.prompts import Prompts
+from ..system.memory import enough_memory
 
 
 class Finish(StrEnum):
@@ -167,7 +168,7 @@ def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
     spec = runtime.sessions["decode"].spec
     sizes = {"B": batch, "T": slots}
     caches = [t for t in spec.inputs if t.name in spec.aliases.values()]
-    with device_memory("caches"):
+    with enough_memory("caches"):
         return {
             t.name: torch.zeros((batch, *t.sizes(sizes)[1:]), dtype=getattr(torch, t.dtype), device=runtime.device)
             for t in caches

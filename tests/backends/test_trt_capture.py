@@ -11,7 +11,7 @@ import tensorrt_rtx
 import torch
 from engine_stand_in import trt
 
-from eas_export.backends.runtime import MORE_MEMORY, Runtime
+from eas_export.backends.runtime import Runtime
 from eas_export.backends.tensorrt import session
 from eas_export.backends.tensorrt.flavor import get_flavour, logger
 from eas_export.backends.tensorrt.session import EngineSession, device_weights
@@ -19,6 +19,7 @@ from eas_export.backends.tensorrt.tensorrt_rtx import make_context
 from eas_export.core.errors import InternalError, UserError
 from eas_export.core.graph_spec import GraphSpec, TensorSpec
 from eas_export.generation import conversation
+from eas_export.system.memory import MORE_MEMORY
 
 X, Y = (TensorSpec(name=name, dtype="float32", shape=(1,)) for name in "xy")
 SPEC = GraphSpec(name="decode", dims={}, inputs=(X,), outputs=(Y,))

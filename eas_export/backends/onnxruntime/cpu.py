@@ -21,10 +21,11 @@ import torch
 from onnx import ModelProto
 
 from ...bundle.bundle import Bundle
-from ...core.errors import NoRoom, UserError
+from ...core.errors import UserError
 from ...core.graph_spec import GraphSpec
 from ...core.precision import DTYPES, PRECISIONS
 from ...system.machine import free_memory
+from ...system.memory import enough_memory
 from ..contract import Backend, Health
 from ..runtime import Runtime, Tensors
 from .split import Part, split
@@ -33,7 +34,6 @@ from .widen import NARROW, widen_model, widen_spec
 # Unless it is told before it is loaded, it sends telemetry, and keeps an id and a database of it in the user's cache (1.32)
 SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
 ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
-NO_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory")  # what ONNX Runtime says then
 MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
 
 
@@ -111,16 +111,14 @@ def _bind(bind, name: str, tensor) -> None:
 @contextmanager
 def _translated(graph: str) -> Iterator[None]:
     try:
-        yield
+        with enough_memory(f"graph {graph}", "end other programs, or lower --max-prompt and --max-batch"):
+            yield
+    except UserError:
+        raise
     except Exception as error:  # the bindings' exception classes have no common base but this
-        if any(said in str(error) for said in NO_MEMORY):
-            fix = "end other programs, or lower --max-prompt and --max-batch"
-            raise NoRoom("the memory does not suffice for it", where=f"graph {graph}", fix=fix) from error
-        raise UserError(
-            f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})",
-            where=f"graph {graph}",
-            fix="eas-export verify tells whether the bundle is damaged",
-        ) from error
+        what = f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})"
+        fix = "eas-export verify tells whether the bundle is damaged"
+        raise UserError(what, where=f"graph {graph}", fix=fix) from error
 
 
 def open_bundle(bundle: Bundle) -> Runtime:

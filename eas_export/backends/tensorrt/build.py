@@ -22,8 +22,9 @@ from ...core.errors import InternalError, UserError
 from ...core.graph_spec import GraphSpec
 from ...core.progress import Progress
 from ...system.hashing import key_of
+from ...system.memory import OUT_OF_MEMORY
 from ..contract import EnginePlan, Layer
-from .flavor import OUT_OF_MEMORY, Flavour, Shapes
+from .flavor import Flavour, Shapes
 from .lowering import engine_spec, rewrite
 
 # Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
@@ -36,7 +37,7 @@ LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with m
 # What the builder says -> what it means, and what to do
 REFUSALS = (
     (
-        rf"{OUT_OF_MEMORY}|\bkilled\b",
+        rf"{OUT_OF_MEMORY.pattern}|\bkilled\b",
         "it ran out of memory",
         f"build with --engine-weights bound, {LESS}",
     ),
@@ -153,7 +154,7 @@ def run_worker(
         raise _refusal(flavour, graph, answer["refused"])
     if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
         raise _refusal(flavour, graph, ["killed"])
-    if re.search(OUT_OF_MEMORY, printed, re.I):
+    if OUT_OF_MEMORY.search(printed):
         raise _refusal(flavour, graph, [printed.splitlines()[-1]])
     if code < 0:
         raise _refusal(flavour, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])

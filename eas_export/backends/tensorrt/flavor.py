@@ -4,7 +4,6 @@ in one process. No torch here: engines are built in a process of their own (work
 
 import functools
 import importlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from ...bundle.manifest import Target
 from ...core.errors import UserError
 from ...core.registry import lookup
+from ...system.memory import OUT_OF_MEMORY
 from .callbacks import make_monitor, make_writer
 
 FLAVOURS = {
@@ -21,7 +21,6 @@ FLAVOURS = {
     "tensorrt-rtx": ".backends.tensorrt.tensorrt_rtx:FLAVOUR",
 }
 UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
-OUT_OF_MEMORY = r"out ?of ?memory|bad_alloc|cannot allocate|MEM_ALLOC"  # in what the builder says, in any case
 
 Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
 
@@ -193,7 +192,7 @@ def build(
     errors = logger(trt).errors
     errors.clear()
     done = _write(trt, network, config, engine)
-    given_up = monitor.stopped or re.search(OUT_OF_MEMORY, "; ".join(errors), re.I)
+    given_up = monitor.stopped or OUT_OF_MEMORY.search("; ".join(errors))
     decomposed = not done and bool(found) and not given_up
     if decomposed:  # no kernel, or one that the builder's own compiler fails on: it says so in many ways
         for attention in found:

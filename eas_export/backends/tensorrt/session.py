@@ -16,8 +16,9 @@ from ...bundle.bundle import Bundle
 from ...bundle.manifest import Target
 from ...core.errors import InternalError, UserError
 from ...core.graph_spec import GraphSpec
+from ...system.memory import MORE_MEMORY, enough_memory
 from ..contract import Health
-from ..runtime import MORE_MEMORY, Runtime, Tensors, device_memory
+from ..runtime import Runtime, Tensors
 from .flavor import Flavour, logger
 from .lowering import engine_spec
 
@@ -194,7 +195,7 @@ def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device)
     if needed > free:
         what = f"the weights take {needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
         raise UserError(what, where=bundle.path, fix=MORE_MEMORY)
-    with device_memory(bundle.path):
+    with enough_memory(bundle.path):
         return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
 
 
