@@ -9,7 +9,7 @@ from typing import Any
 from .backends.opening import require_own_graphs_and_weights
 from .build.accounting import account
 from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
-from .build.estimate import Need, build_needs, require_room
+from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
 from .build.recipe import Request, resolve
 from .build.workspace import check_destination, lock, workspace
@@ -41,13 +41,13 @@ ORIGIN = "the checkpoint it was built from"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """needs: what each step takes of the machine; device: what engines take of a GPU, None without any; bundle is None after a dry run, report where nothing was verified; reused: the same
+    """estimates: what each step takes of the machine; device: what engines take of a GPU, None without any; bundle is None after a dry run, report where nothing was verified; reused: the same
     bundle was there already"""
 
     request: Request
     plan: SkipPlan
     accounts: Accounts
-    needs: tuple[Need, ...]
+    estimates: tuple[Estimate, ...]
     notes: tuple[str, ...]
     device: DeviceMemory | None = None
     bundle: Bundle | None = None
@@ -88,7 +88,7 @@ def build(
     out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts = request.options
-    sources = Sources(Path(ckpt), _path(weights), _path(vision), _path(base_weights), **opts.settings)
+    sources = Sources.given("build", ckpt, weights, vision, base_weights, **opts.settings)
 
     checkpoint = _load(sources, opts)
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
@@ -102,10 +102,14 @@ def build(
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     shared = _open_base(Path(base), out, opts) if base else None
-    needs = build_needs(blueprint, out, shared, verify)
-    result = BuildResult(request, plan, accounts, needs, notes, blueprint.device_memory if blueprint.targets else None)
+    estimates = estimate_build(blueprint, out, shared, verify)
+    result = BuildResult(
+        request, plan, accounts, estimates, notes, blueprint.device_memory if blueprint.targets else None
+    )
     if force or not (out / MANIFEST).exists():
-        require_room(needs, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify")
+        check_resources(
+            estimates, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify"
+        )
     if dry_run:
         return result
 
@@ -150,20 +154,18 @@ def verify(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
-    if ckpt is not None:
-        paths = (Path(ckpt), _path(weights), _path(vision), _path(base_weights))
-        checkpoint = _load(Sources(*paths, **m.options.settings), m.options, m.config.family)
+    sources = Sources.given("verify", ckpt, weights, vision, base_weights, **m.options.settings)
+    if sources:
+        checkpoint = _load(sources, m.options, m.config.family)
         _require_same_model(m, checkpoint)
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
-    elif any(path is not None for path in (weights, vision, base_weights)):
-        what = "--weights, --vision and --base-weights belong to a checkpoint"
-        raise UserError(what, where="verify", fix="pass --ckpt too")
     if negative_controls and checkpoint is None:
         what = "a wrong weight is only wrong beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
     chosen = None if backend is None else _names(backend)
-    request = ParityRequest(checkpoint, reference, chosen, _names(require), _path(inputs), steps)
+    file = None if inputs is None else Path(inputs)
+    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps)
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report
@@ -236,7 +238,3 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
 
 def _names(value: Sequence[str] | str) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _path(value: Path | str | None) -> Path | None:
-    return None if value is None else Path(value)

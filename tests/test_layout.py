@@ -228,8 +228,7 @@ def test_public_names_resolve_whatever_was_imported():
 
 
 def test_summaries_are_the_commands_first_lines():
-    from eas_export.cli.main import COMMANDS, SUMMARIES, cli
+    from eas_export.cli.main import COMMANDS, cli
 
-    assert list(COMMANDS) == list(SUMMARIES)
-    for name, summary in SUMMARIES.items():
+    for name, summary in COMMANDS.items():
         assert cli.get_command(None, name).help.splitlines()[0] == summary

@@ -68,13 +68,11 @@ def bench(
     workload = make_workload(m.limits, prompt_tokens, new_tokens, tuple(batches), rounds, _device(device))
     kind = kind_of(m.config)
     own = subject(m, workload.device)
-    chosen, sources = (
-        choose(kind.baselines, own, against),
-        _sources(ckpt, weights, vision, base_weights, settings=m.options.settings),
-    )
+    chosen = choose(kind.baselines, own, against)
+    sources = Sources.given("bench", ckpt, weights, vision, base_weights, **m.options.settings)
     if sources:
         _require_origin(sources, m, progress)
-    with folder_for_bundles(opened, _path(scratch)) as folder, ExitStack() as processes:
+    with folder_for_bundles(opened, scratch) as folder, ExitStack() as processes:
         entrants, missing = _open(processes, Variants(opened, sources, workload, folder, progress), chosen)
         probes = entrants[MACHINE].parts if MACHINE in entrants else {}
         race = run_race([*entrants.values()], _heats(kind, workload, tuple(probes)), progress)
@@ -102,15 +100,15 @@ def bench(
 
 
 @contextmanager
-def folder_for_bundles(bundle: Bundle, scratch: Path | None) -> Iterator[Path]:
-    """An empty folder in `scratch`, by default beside the bundle, which is removed in the end. What a comparison that was killed has left
+def folder_for_bundles(bundle: Bundle, given: Path | str | None) -> Iterator[Path]:
+    """An empty folder in `given`, by default beside the bundle, which is removed in the end. What a comparison that was killed has left
     there goes, too. Raises UserError where it cannot be made, and while another comparison of the bundle is going on."""
 
     def busy(_: str) -> UserError:
         what = "another comparison of this bundle is going on, and both would be slower for it"
         return UserError(what, where=folder, fix="wait for it")
 
-    scratch = scratch_folder(bundle.path) if scratch is None else scratch
+    scratch = scratch_folder(bundle.path) if given is None else Path(given)
     if not (scratch.is_dir() and os.access(scratch, os.W_OK)):
         what = "it is no folder that can be written to"
         raise UserError(what, where=f"--scratch {scratch}", fix="give another folder")
@@ -181,21 +179,6 @@ def _of_process(entrant: Entrant) -> dict[str, object]:
     except Refused:
         memory = None
     return {"opened_seconds": entrant.seconds, "notes": entrant.notes, "memory": memory}
-
-
-def _sources(*given: Path | str | None, settings: Mapping[str, object]) -> Sources | None:
-    """given: ckpt, weights, vision, base_weights"""
-    paths = [_path(each) for each in given]
-    if paths[0] is not None:
-        return Sources(*paths, **settings)
-    if any(paths[1:]):
-        what = "--weights, --vision and --base-weights belong to a checkpoint"
-        raise UserError(what, where="bench", fix="pass --ckpt too")
-    return None
-
-
-def _path(value: Path | str | None) -> Path | None:
-    return None if value is None else Path(value)
 
 
 def _device(asked: str | None) -> str:

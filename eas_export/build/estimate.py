@@ -37,7 +37,7 @@ BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
 VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
 
 
-class Need(Record):
+class Estimate(Record):
     """What a step takes at most.
 
     disk_bytes     written, beside the bundle for as long as the step lasts or (kept) for good
@@ -52,7 +52,7 @@ class Need(Record):
     seconds: float
 
 
-def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bool) -> tuple[Need, ...]:
+def estimate_build(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bool) -> tuple[Estimate, ...]:
     """The steps of a build to `out`. What may be taken over, of the bundle there, of an unfinished build and of the base, is not
     counted: whether it is the same is known when everything is hashed."""
     checkpoint, parameters = blueprint.checkpoint, blueprint.parameters
@@ -69,15 +69,15 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
     written = max(0, sum(_nbytes(t) for t in own.values()) - unfinished_bytes(out))
     largest = max(t.numel for t in parameters.values())
     by_block = _by_block(parameters)
-    needs = (
-        Need(step="reading the checkpoint's identity", memory_bytes=PROCESS, seconds=read / READ),
-        Need(
+    estimates = (
+        Estimate(step="reading the checkpoint's identity", memory_bytes=PROCESS, seconds=read / READ),
+        Estimate(
             step="writing weights",
             disk_bytes=written,
             memory_bytes=PROCESS + 8 * largest,  # two float32 copies of one tensor
             seconds=written / WRITE,
         ),
-        Need(
+        Estimate(
             step="exporting graphs",
             disk_bytes=GRAPH_FILES,
             memory_bytes=PROCESS,
@@ -85,19 +85,19 @@ def build_needs(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bo
         ),
     )
     if blueprint.targets:
-        needs = (*needs, _engines_need(blueprint))
+        estimates = (*estimates, _engines(blueprint))
     if not verify:
-        return needs
-    return (*needs, _verify_need(config, blueprint.plan, options.precision, options.fold, by_block, BUILD_PASSES, 1))
+        return estimates
+    return (*estimates, _comparing(config, blueprint.plan, options.precision, options.fold, by_block, BUILD_PASSES, 1))
 
 
-def _engines_need(blueprint: Blueprint) -> Need:
+def _engines(blueprint: Blueprint) -> Estimate:
     """Bound engines hold kernels and small weights; embedded ones all weights of their graph, which the builder has several times."""
     targets, device = blueprint.targets, blueprint.device_memory
     embedded = sum(target.weights == "embedded" for target in targets)
     engines = len(targets) * len(blueprint.graphs)
     blocks = len(_by_block(blueprint.parameters))
-    return Need(
+    return Estimate(
         step="building engines",
         disk_bytes=engines * ENGINE_FILE + embedded * device.embedded,
         memory_bytes=PROCESS + BUILDER + (round(BUILDER_COPIES * device.largest) if embedded else 0),
@@ -106,14 +106,14 @@ def _engines_need(blueprint: Blueprint) -> Need:
     )
 
 
-def bundle_needs(bundle: Bundle) -> tuple[Need, ...]:
+def estimate_verify(bundle: Bundle) -> tuple[Estimate, ...]:
     """The step of verifying a bundle."""
     m = bundle.manifest
     blocks, longest = _by_block(bundle.store.entries), m.limits.max_prompt
-    return (_verify_need(m.config, m.plan, m.precision, m.fold, blocks, VERIFY_PASSES, longest),)
+    return (_comparing(m.config, m.plan, m.precision, m.fold, blocks, VERIFY_PASSES, longest),)
 
 
-def _verify_need(
+def _comparing(
     config: AnyConfig,
     plan: SkipPlan,
     precision_name: str,
@@ -121,7 +121,7 @@ def _verify_need(
     blocks: Mapping[str, int],
     passes: int,
     longest: int,
-) -> Need:
+) -> Estimate:
     """The ledger's step.
 
     blocks   block -> the number of its parameters, "" for what is in none
@@ -131,7 +131,7 @@ def _verify_need(
     precision = PRECISIONS[precision_name]
     total = sum(blocks.values()) * DTYPES[precision.dtype].size
     request = request_memory(config, plan, precision).get(fold)
-    return Need(
+    return Estimate(
         step="comparing with PyTorch",
         disk_bytes=request.folded_weights_bytes if request else 0,
         kept=False,
@@ -141,19 +141,19 @@ def _verify_need(
     )
 
 
-def require_room(needs: Sequence[Need], folder: Path, instead: str) -> None:
+def check_resources(estimates: Sequence[Estimate], folder: Path, instead: str) -> None:
     """Raise UserError unless disk and memory suffice.
 
     folder   where files go
     instead  what to do where that has no room, beside making some
     """
     disk, memory = free_disk(folder), free_memory()
-    kept = sum(need.disk_bytes for need in needs if need.kept)
-    written = kept + max((need.disk_bytes for need in needs if not need.kept), default=0)
+    kept = sum(each.disk_bytes for each in estimates if each.kept)
+    written = kept + max((each.disk_bytes for each in estimates if not each.kept), default=0)
     if written > disk:
-        what = f"there is {_gb(disk)} of free disk, and {_gb(written)} are needed" + _steps(needs)
+        what = f"there is {_gb(disk)} of free disk, and {_gb(written)} are needed" + _steps(estimates)
         raise UserError(what, where=folder, fix=f"free some space, or {instead}")
-    hungry = max(needs, key=lambda need: need.memory_bytes)
+    hungry = max(estimates, key=lambda each: each.memory_bytes)
     if hungry.memory_bytes > memory:
         what = f"{hungry.step} takes up to {_gb(hungry.memory_bytes)} of memory, and {_gb(memory)} are free"
         raise UserError(what, where="memory", fix="end other programs, or use a machine with more")
@@ -180,8 +180,8 @@ def _nbytes(tensor: LazyTensor) -> int:
     return tensor.numel * tensor.dtype.itemsize
 
 
-def _steps(needs: Sequence[Need]) -> str:
-    parts = [f"{need.step} {_gb(need.disk_bytes)}" for need in needs if need.disk_bytes > GRAPH_FILES]
+def _steps(estimates: Sequence[Estimate]) -> str:
+    parts = [f"{each.step} {_gb(each.disk_bytes)}" for each in estimates if each.disk_bytes > GRAPH_FILES]
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -12,7 +12,7 @@ from .sources import path_options, setting_options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..build.estimate import Need
+    from ..build.estimate import Estimate
 
 
 @click.command()
@@ -108,7 +108,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
                 "plan": result.plan.model_dump(mode="json"),
                 "options": result.request.options.model_dump(mode="json"),
                 "accounts": result.accounts.model_dump(mode="json"),
-                "needs": [need.model_dump(mode="json") for need in result.needs],
+                "needs": [each.model_dump(mode="json") for each in result.estimates],
                 "engines": as_plain(result.bundle.manifest.engine_files) if result.bundle else {},
                 "device_memory": as_plain(result.device),
                 "notes": result.notes,
@@ -125,7 +125,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
         console.print(f"note: {note}")
     console.print(accounts_table(result.accounts))
     if dry_run:
-        console.print(needs_table(result.needs))
+        console.print(estimates_table(result.estimates))
     if result.device:
         console.print(device_table(result.device))
     if result.report:
@@ -143,15 +143,15 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     return 0 if result.report is None or result.report.ok else 1
 
 
-def needs_table(needs: "tuple[Need, ...]") -> "Table":
+def estimates_table(estimates: "tuple[Estimate, ...]") -> "Table":
     rows = [
         [
-            need.step,
-            size(need.disk_bytes) + ("" if need.kept else " for its time"),
-            size(need.memory_bytes),
-            f"{need.seconds:.0f} s",
+            each.step,
+            size(each.disk_bytes) + ("" if each.kept else " for its time"),
+            size(each.memory_bytes),
+            f"{each.seconds:.0f} s",
         ]
-        for need in needs
+        for each in estimates
     ]
     return table(
         "what each step takes (what can be taken over is not counted)",

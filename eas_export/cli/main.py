@@ -19,20 +19,8 @@ from .. import __version__
 from ..core.errors import UserError
 from ..core.registry import lookup
 
+# A command's summary, which --help shows without importing it: the command lies in the file of its name
 COMMANDS = {
-    "build": ".cli.build:build",
-    "verify": ".cli.verify:verify",
-    "bench": ".cli.bench:bench",
-    "run": ".cli.run:run",
-    "search": ".cli.search:search",
-    "inspect": ".cli.inspect:inspect",
-    "check": ".cli.check:check",
-    "demo": ".cli.demo:demo",
-    "doctor": ".cli.doctor:doctor",
-}
-
-# Shown by --help without importing the commands
-SUMMARIES = {
     "build": "Take an EAS checkpoint to a verified bundle.",
     "verify": "Compare a bundle with PyTorch, step by step.",
     "bench": "Time a bundle against what would be run otherwise, and against this machine's limit.",
@@ -43,7 +31,7 @@ SUMMARIES = {
     "demo": "Build and verify the small trained model that comes along, and let it answer questions.",
     "doctor": "Show what is installed, what could run here, and how to get what is missing.",
 }
-
+PLACES = {name: f".cli.{name}:{name}" for name in COMMANDS}
 
 AGAIN = "start it again; a build goes on from the files that it had finished, a search from its last steps"
 
@@ -55,11 +43,11 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return lookup(COMMANDS, name, "command", "eas-export")
+        return lookup(PLACES, name, "command", "eas-export")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(SUMMARIES.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

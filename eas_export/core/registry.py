@@ -1,20 +1,27 @@
-"""Lazy tables of things by name: "name" -> "package.module:attribute", imported when it is asked for."""
+"""Tables of things by name. Most are lazy: "name" -> "package.module:attribute", imported when it is asked for."""
 
 import difflib
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError
 
+T = TypeVar("T")
 
-def lookup(table: Mapping[str, str], name: str, kind: str, where: str) -> Any:
-    """The thing that `name` stands for. Raises UserError with the nearest names when there is none."""
+
+def find(table: Mapping[str, T], name: str, kind: str, where: str) -> T:
+    """The row called `name`. Raises UserError with the nearest names when there is none."""
     if name not in table:
         close = difflib.get_close_matches(name, list(table), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"unknown {kind} {name!r}", where=where, fix=f"{hint}there are: {', '.join(table)}")
-    return load(table[name])
+    return table[name]
+
+
+def lookup(table: Mapping[str, str], name: str, kind: str, where: str) -> Any:
+    """The thing that `name` stands for in a lazy table. Raises UserError with the nearest names when there is none."""
+    return load(find(table, name, kind, where))
 
 
 def load(place: str) -> Any:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
 from ..core.progress import Progress
 from .processing.question import Question
 from .processing.tokenizer import Tokenizer
@@ -36,6 +37,25 @@ class Sources:
     adapter_scale: float | None = None
     text_heads: int | None = None
     image_cross_reading: str | None = None
+
+    @classmethod
+    def given(
+        cls,
+        where: str,
+        ckpt: Path | str | None,
+        weights: Path | str | None = None,
+        vision: Path | str | None = None,
+        base_weights: Path | str | None = None,
+        **settings: Any,
+    ) -> "Sources | None":
+        """What the user of the command `where` gave; None without any path. Raises UserError for other paths without a checkpoint."""
+        others = [None if path is None else Path(path) for path in (weights, vision, base_weights)]
+        if ckpt is not None:
+            return cls(Path(ckpt), *others, **settings)
+        if any(others):
+            what = "--weights, --vision and --base-weights belong to a checkpoint"
+            raise UserError(what, where=where, fix="pass --ckpt too")
+        return None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from ..core.record import Record
-from ..core.registry import lookup
+from ..core.registry import find
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -76,14 +76,10 @@ class Policy:
     rate: float
 
 
-LAVIN = Policy(softmax, draw_by_share, rate=2.0)
-METER = Policy(sigmoid, draw_by_share, rate=1.0)
-PAPER = Policy(softmax, draw_lowest, rate=-2.0)  # it gives neither its softmax nor its rate: LaVIN's
-
 POLICIES = {
-    "lavin-code": ".search.bandit:LAVIN",
-    "meter-code": ".search.bandit:METER",
-    "paper": ".search.bandit:PAPER",
+    "lavin-code": Policy(softmax, draw_by_share, rate=2.0),
+    "meter-code": Policy(sigmoid, draw_by_share, rate=1.0),
+    "paper": Policy(softmax, draw_lowest, rate=-2.0),  # it gives neither its softmax nor its rate: LaVIN's
 }
 
 
@@ -157,4 +153,4 @@ class Bandit(Record):
 
 def get_policy(name: str) -> Policy:
     """Raises UserError for a name that is none."""
-    return lookup(POLICIES, name, "policy", "--policy")
+    return find(POLICIES, name, "policy", "--policy")

@@ -65,7 +65,7 @@ def search(
     get_policy(opts.policy)
     where = _device(device)
     with enough_memory(where, LESS):
-        trainable = _load(Sources(ckpt, vision=None if vision is None else Path(vision)), opts, where)
+        trainable = _load(Sources.given("search", ckpt, vision=vision), opts, where)
     checkpoint = trainable.checkpoint
     config, sites = checkpoint.config, checkpoint.config.sites
     if skip is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..backends import get_backend
 from ..backends.opening import require_own_graphs_and_weights
 from ..backends.runtime import Runtime
-from ..build.estimate import bundle_needs, require_room
+from ..build.estimate import check_resources, estimate_verify
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.progress import Progress
@@ -65,7 +65,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         found = Divergence(step="", case="", graph=None, layer=None, stage=report.damaged[0], error=None)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
 
-    require_room(bundle_needs(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
+    check_resources(estimate_verify(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
     ledger_of: type[StagedLedger] = network_part(m.config, "ledger")
     samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
     require_own_graphs_and_weights(bundle)

@@ -14,11 +14,11 @@ from eas_export.bench import cross_encoder, decoder
 from eas_export.bench.report import BenchReport
 from eas_export.bench.run import folder_for_bundles
 from eas_export.bench.runners import RUNNERS
-from eas_export.bench.schema import PATH, report_schema
 from eas_export.bench.settings import Workload
 from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
 from eas_export.bench.variants import VARIANTS, Variants
 from eas_export.bundle.bundle import open_bundle
+from eas_export.cli.schemas import report_schema, schema_file
 from eas_export.core.errors import NoRoom, UserError
 from eas_export.core.progress import Progress
 from eas_export.export import derived_bundle
@@ -164,4 +164,5 @@ def test_without_a_checkpoint_what_needs_one_says_so(bundle_of, tmp_path):
 
 
 def test_the_schema_is_the_reports():
-    assert json.loads(PATH.read_text()) == report_schema(), "run python -m eas_export.bench.schema"
+    committed = json.loads(schema_file("bench-report").read_text())
+    assert committed == report_schema("bench-report"), "run python -m eas_export.cli.schemas"

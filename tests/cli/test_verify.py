@@ -13,10 +13,10 @@ from conftest import TINY, copy_of, golden_case
 
 from eas_export.backends import BACKENDS, get_backend
 from eas_export.bundle.bundle import open_bundle, write_manifest
+from eas_export.cli.schemas import schema_file
 from eas_export.core.errors import NoRoom, UserError
 from eas_export.core.precision import PRECISIONS
 from eas_export.verify import ledger
-from eas_export.verify.schema import PATH as SCHEMA
 
 CASE = golden_case("first")
 LABELLED = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "labelled.jsonl"
@@ -160,7 +160,7 @@ def test_the_page_and_the_tables_of_a_bundle_with_faults_to_find(bundle_of, tmp_
     assert code == 0 and "known faults, each planted in a copy" in out and "layer 3, key cache" in out
     assert "<script" not in text and "Known faults" in text and "stale cache slot" in text and "<svg" in text
     code, out, _ = command(*verify, "--json")
-    assert set(json.loads(out)) == set(json.loads(SCHEMA.read_text())["properties"])
+    assert set(json.loads(out)) == set(json.loads(schema_file("parity-report").read_text())["properties"])
 
 
 def test_labelled_questions_are_scored(bundle_of, command):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from sample_reports import ALL, lacking, passing
 
+from eas_export.cli.schemas import report_schema, schema_file
 from eas_export.verify.metrics import Line, compare, compare_logits, compare_tokens
 from eas_export.verify.report import ParityReport, StepReport, Verdict
-from eas_export.verify.schema import PATH, report_schema
 
 
 def test_the_committed_schema_is_current():
-    assert json.loads(PATH.read_text("utf-8")) == report_schema(), "run python -m eas_export.verify.schema"
+    committed = json.loads(schema_file("parity-report").read_text("utf-8"))
+    assert committed == report_schema("parity-report"), "run python -m eas_export.cli.schemas"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -21,14 +22,14 @@ def test_a_report_is_json_and_comes_back(name):
     report = ALL[name]()
     text = json.dumps(report.model_dump(mode="json"), allow_nan=False)
     assert ParityReport.model_validate_json(text) == report
-    assert_fits(json.loads(text), report_schema())
+    assert_fits(json.loads(text), report_schema("parity-report"))
 
 
 def test_the_schema_refuses_what_is_no_report():
     plain = passing().model_dump(mode="json")
     for wrong in (plain | {"more": 1}, plain | {"steps": "none"}, plain | {"verdict": "fine"}):
         with pytest.raises(AssertionError):
-            assert_fits(wrong, report_schema())
+            assert_fits(wrong, report_schema("parity-report"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
