@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 
 from eas_export.backends.runtime import Runtime
-from eas_export.backends.tensorrt.flavor import Flavour, get_flavour
+from eas_export.backends.tensorrt.flavor import Flavor, get_flavor
 from eas_export.backends.tensorrt.lowering import engine_spec, rewrite
 from eas_export.backends.tensorrt.session import EngineSession, device_weights
 from eas_export.bundle.bundle import Bundle
@@ -118,12 +118,12 @@ class StandIn:
 def open_stand_in(bundle: Bundle, weights: str = "bound", backend: str = "tensorrt") -> StandIn:
     """A bundle's graphs as `open_engines` opens them, on the CPU."""
     m = bundle.manifest
-    flavour: Flavour = replace(
-        get_flavour(backend), make_context=lambda trt, engine, stays: engine.create_execution_context()
+    flavor: Flavor = replace(
+        get_flavor(backend), make_context=lambda trt, engine, stays: engine.create_execution_context()
     )
     engines = {
         n: Engine(rewrite(bundle.graph_file(n), s, bundle.store, weights), s, bundle.path) for n, s in m.graphs.items()
     }
     held = device_weights(bundle, engines.values(), torch.device("cpu"))
-    sessions = {n: EngineSession(trt, flavour, e, engine_spec(m.graphs[n]), held) for n, e in engines.items()}
+    sessions = {n: EngineSession(trt, flavor, e, engine_spec(m.graphs[n]), held) for n, e in engines.items()}
     return StandIn(Runtime("stand-in", m.config, m.plan, m.limits, sessions), engines)

@@ -1,7 +1,7 @@
 """Tables of things by name. Most are lazy: "name" -> "package.module:attribute", imported when it is asked for."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -28,3 +28,8 @@ def load(place: str) -> Any:
     """What lies at ".module:attribute" of this package."""
     module, attribute = place.split(":")
     return getattr(import_module(module, __package__.split(".")[0]), attribute)
+
+
+def deferred(place: str, *first: Any) -> Callable[..., Any]:
+    """The function at a place with these first arguments, imported when it is called."""
+    return lambda *others: load(place)(*first, *others)

@@ -16,7 +16,7 @@ from eas_export.backends.tensorrt import build as engine_build
 from eas_export.backends.tensorrt import flavor, lowering
 from eas_export.backends.tensorrt.build import profile_shapes, run_worker
 from eas_export.backends.tensorrt.lowering import rewrite
-from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR, read_capabilities
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOR, read_capabilities
 from eas_export.build.recipe import resolve
 from eas_export.bundle.bundle import Bundle, open_bundle
 from eas_export.bundle.manifest import Target, engine_file
@@ -90,7 +90,7 @@ def test_float32_products_are_float32(bundle_of, tmp_path):
     network = parsed(bundle, "decode", tmp_path)
     assert network.builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)
     config = flavor.make_config(trt, network, profile_shapes(bundle.manifest.graphs["decode"]))
-    FLAVOUR.configure(trt, config, get_backend("tensorrt-rtx").compiler.target(BuildOptions(compute_capability="86")))
+    FLAVOR.configure(trt, config, get_backend("tensorrt-rtx").compiler.target(BuildOptions(compute_capability="86")))
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.num_compute_capabilities == 1
     assert config.get_compute_capability(0) == trt.ComputeCapability.SM86
@@ -238,13 +238,13 @@ def test_a_builder_without_memory_says_so(bundle_of, monkeypatch, tmp_path):
 def test_a_killed_builder_says_so(monkeypatch):
     monkeypatch.setattr(engine_build, "WORKER", ["sh", "-c", "kill -9 $$"])
     with pytest.raises(UserError, match="ran out of memory"):
-        run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
+        run_worker(FLAVOR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
 
 
 def test_a_crashed_builder_says_so(monkeypatch):
     monkeypatch.setattr(engine_build, "WORKER", ["sh", "-c", "kill -SEGV $$"])
     with pytest.raises(UserError, match=r"it crashed \(ended by signal 11") as refusal:
-        run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
+        run_worker(FLAVOR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
     assert "memory" not in str(refusal.value)
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_graph_is_refused_in_the_parsers_words(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     request = {"backend": "tensorrt-rtx", "model": str(tmp_path / "x.onnx")}
     with pytest.raises(UserError, match="TensorRT-RTX refuses it"):
-        run_worker(FLAVOUR, "decode", request, lambda fraction: None)
+        run_worker(FLAVOR, "decode", request, lambda fraction: None)
 
 
 def test_engines_here_are_built_and_not_run(engines_of, command):

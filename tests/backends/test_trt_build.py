@@ -15,7 +15,7 @@ from eas_export.backends.tensorrt.build import profile_shapes
 from eas_export.backends.tensorrt.callbacks import make_monitor, make_writer
 from eas_export.backends.tensorrt.flavor import Refused, build, logger
 from eas_export.backends.tensorrt.lowering import rewrite
-from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOR
 from eas_export.bundle.manifest import Target
 
 CASE = golden_case("half_13B")
@@ -31,7 +31,7 @@ def build_graph(bundle_of, tmp_path):
         bundle, model = bundle_of(CASE, "fp16"), tmp_path / f"{graph}.onnx"
         spec = bundle.manifest.graphs[graph]
         ir.save(rewrite(bundle.graph_file(graph), spec, bundle.store, "bound"), model)
-        return build(FLAVOUR, model, tmp_path / "x.engine", profile_shapes(spec), TARGET, on_fraction)
+        return build(FLAVOR, model, tmp_path / "x.engine", profile_shapes(spec), TARGET, on_fraction)
 
     return run
 
@@ -82,7 +82,7 @@ def test_a_build_that_nobody_waits_for_is_not_tried_again(build_graph, monkeypat
 
 def test_the_compilers_failure_is_told_from_a_lack_of_memory():
     refusal = engine_build._refusal(
-        FLAVOUR, "decode", [MYELIN, "Could not find any implementation for node {ForeignNode}"]
+        FLAVOR, "decode", [MYELIN, "Could not find any implementation for node {ForeignNode}"]
     )
     assert "its compiler fails" in refusal.what and "memory" not in refusal.what
 
@@ -154,7 +154,7 @@ def test_what_the_builder_does_not_take_is_refused():
             return False
 
     with pytest.raises(Refused, match=r"does not take compute capability 8\.6"):
-        FLAVOUR.configure(trt, Config(), TARGET)
+        FLAVOR.configure(trt, Config(), TARGET)
     builder = trt.Builder(logger(trt))
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 

@@ -13,7 +13,7 @@ from engine_stand_in import trt
 
 from eas_export.backends.runtime import Runtime
 from eas_export.backends.tensorrt import session
-from eas_export.backends.tensorrt.flavor import get_flavour, logger
+from eas_export.backends.tensorrt.flavor import get_flavor, logger
 from eas_export.backends.tensorrt.session import EngineSession, device_weights
 from eas_export.backends.tensorrt.tensorrt_rtx import make_context
 from eas_export.core.errors import InternalError, UserError
@@ -109,8 +109,8 @@ def cuda(monkeypatch, did) -> Cuda:
 
 
 def open_session(engine: Engine, make_context=lambda trt, engine, stays: engine, spec=SPEC) -> EngineSession:
-    flavour = replace(get_flavour("tensorrt"), make_context=make_context)
-    return EngineSession(trt, flavour, engine, spec, {"w": torch.zeros(1)})
+    flavor = replace(get_flavor("tensorrt"), make_context=make_context)
+    return EngineSession(trt, flavor, engine, spec, {"w": torch.zeros(1)})
 
 
 def pair() -> tuple[dict, dict]:

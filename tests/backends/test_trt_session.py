@@ -12,7 +12,7 @@ from test_golden import check_against_golden
 
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.tensorrt import lowering, session
-from eas_export.backends.tensorrt.flavor import get_flavour
+from eas_export.backends.tensorrt.flavor import get_flavor
 from eas_export.backends.tensorrt.lowering import engine_spec
 from eas_export.backends.tensorrt.session import EngineSession, require_same
 from eas_export.bundle.manifest import Target
@@ -22,7 +22,7 @@ from eas_export.generation.generate import generate
 from eas_export.generation.stream import answer
 
 CASE = golden_case("half_13B")
-FLAVOUR = get_flavour("tensorrt-rtx")
+FLAVOR = get_flavor("tensorrt-rtx")
 
 
 @pytest.fixture(autouse=True)
@@ -140,10 +140,10 @@ def test_an_engine_of_another_graph_is_refused(bundle_of):
     stand_in = open_stand_in(bundle_of(CASE))
     engine, m = stand_in.engines["decode"], bundle_of(CASE).manifest
     with pytest.raises(UserError, match="its engine is of another graph"):
-        EngineSession(trt, FLAVOUR, engine, engine_spec(m.graphs["prefill"]), {})
+        EngineSession(trt, FLAVOR, engine, engine_spec(m.graphs["prefill"]), {})
     engine.aliases = {}  # one that copies its caches
     with pytest.raises(UserError, match=r"its engine is of another graph: present\.\d"):
-        EngineSession(trt, FLAVOUR, engine, engine_spec(m.graphs["decode"]), {})
+        EngineSession(trt, FLAVOR, engine, engine_spec(m.graphs["decode"]), {})
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
     target = Target(backend="tensorrt-rtx", version="1.7.1", compute_capabilities=("8.6", "12.0"), weights="bound")
     bundle = bundle_of(CASE)
     with pytest.raises(UserError) as refusal:
-        require_same(target, version, capability, FLAVOUR, bundle)
+        require_same(target, version, capability, FLAVOR, bundle)
     assert what in refusal.value.what and fix in refusal.value.fix and "\n" not in str(refusal.value)
-    require_same(target, "1.7.1", "12.0", FLAVOUR, bundle)
+    require_same(target, "1.7.1", "12.0", FLAVOR, bundle)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
 )
 def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs, does):
     monkeypatch.setattr(session, "_capability", lambda: capability)
-    found = session.health(FLAVOUR)
+    found = session.health(FLAVOR)
     assert found.runs is runs and does in found.does
 
 

@@ -29,7 +29,7 @@ def target_on(monkeypatch, tmp_path):
     """target_on(a GPU's name) -> what is built for there"""
     trt = SimpleNamespace(__version__="11.4.0.106")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tensorrt, "FLAVOUR", SimpleNamespace(load=lambda: trt))
+    monkeypatch.setattr(tensorrt, "FLAVOR", SimpleNamespace(load=lambda: trt))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
 
@@ -48,10 +48,12 @@ def test_gpus_of_one_compute_capability_are_two_targets(target_on):
 def test_each_gpu_has_its_own_timings(target_on):
     l4, l40, config = target_on("NVIDIA L4"), target_on("NVIDIA L40S"), Config()
     for target in (l4, l40):
-        assert tensorrt.configure(None, config, target) == b""
+        keep = tensorrt.configure(None, config, target)
+        assert config.cache == b""
         config.cache = target.gpu.encode()
-        tensorrt.keep(None, config, target)
-    assert tensorrt.configure(None, config, l4) == b"NVIDIA L4"
-    assert tensorrt.configure(None, config, l40) == b"NVIDIA L40S"
+        keep()
+    for target, measured in ((l4, b"NVIDIA L4"), (l40, b"NVIDIA L40S")):
+        tensorrt.configure(None, config, target)
+        assert config.cache == measured
     names = sorted(path.name for path in cache_folder().iterdir())
     assert names == ["timing-11.4.0.106-NVIDIA-L4.cache", "timing-11.4.0.106-NVIDIA-L40S.cache"]

@@ -11,9 +11,9 @@ ASK = """
 import sys
 sys.path.insert(next(i for i, path in enumerate(sys.path) if path.endswith("site-packages")), sys.argv[1])
 from eas_export.backends.tensorrt import build
-from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOUR
+from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOR
 assert build.__file__.startswith(sys.argv[1])
-build.run_worker(FLAVOUR, "decode", {"backend": "tensorrt-rtx", "model": "nowhere"}, print)
+build.run_worker(FLAVOR, "decode", {"backend": "tensorrt-rtx", "model": "nowhere"}, print)
 """
 
 

@@ -24,7 +24,7 @@ from ...core.progress import Progress
 from ...system.hashing import key_of
 from ...system.memory import OUT_OF_MEMORY
 from ..contract import EnginePlan, Layer
-from .flavor import Flavour, Shapes
+from .flavor import Flavor, Shapes
 from .lowering import engine_spec, rewrite
 
 # Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
@@ -62,7 +62,7 @@ REFUSALS = (
 ANYTHING_ELSE = "try another version of it; eas-export check lists the graph's layers as it sees them"
 
 
-def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, store: Store, target: Target) -> EnginePlan:
+def plan_engine(flavor: Flavor, path: Path, spec: GraphSpec, store: Store, target: Target) -> EnginePlan:
     """The engine of a graph's file; see backend.Compiler."""
     model = rewrite(path, spec, store, target.weights)
     shapes = profile_shapes(spec)
@@ -70,7 +70,7 @@ def plan_engine(flavour: Flavour, path: Path, spec: GraphSpec, store: Store, tar
     return EnginePlan(
         key=key_of(__version__, target.model_dump(mode="json"), content, shapes),
         reads=_read_by_builder(model),
-        build=lambda out, progress: _build(flavour, model, spec.name, target, shapes, out, progress),
+        build=lambda out, progress: _build(flavor, model, spec.name, target, shapes, out, progress),
     )
 
 
@@ -82,14 +82,14 @@ def profile_shapes(spec: GraphSpec) -> Shapes:
     return {tensor.name: tuple(list(tensor.sizes(each)) for each in sizes) for tensor in free}
 
 
-def list_layers(flavour: Flavour, path: Path, spec: GraphSpec, store: Store) -> list[Layer]:
+def list_layers(flavor: Flavor, path: Path, spec: GraphSpec, store: Store) -> list[Layer]:
     """See backend.Compiler."""
-    flavour.load()
+    flavor.load()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         ir.save(rewrite(path, spec, store, "bound"), file)
-        request = {"backend": flavour.backend, "model": str(file)}
-        answer = run_worker(flavour, spec.name, request, lambda fraction: None)
+        request = {"backend": flavor.backend, "model": str(file)}
+        answer = run_worker(flavor, spec.name, request, lambda fraction: None)
     return [Layer(**layer) for layer in answer["layers"]]
 
 
@@ -100,12 +100,12 @@ def _read_by_builder(model: ir.Model) -> tuple[str, ...]:
 
 
 def _build(
-    flavour: Flavour, model: ir.Model, graph: str, target: Target, shapes: Shapes, out: Path, progress: Progress
+    flavor: Flavor, model: ir.Model, graph: str, target: Target, shapes: Shapes, out: Path, progress: Progress
 ) -> Made:
     """Build into `out`; what the builder reads stands beside it for as long as it takes."""
     file = out.with_suffix(".rewritten.onnx")
     request = {
-        "backend": flavour.backend,
+        "backend": flavor.backend,
         "model": str(file),
         "engine": str(out),
         "shapes": shapes,
@@ -114,7 +114,7 @@ def _build(
     start = time.monotonic()
     try:
         ir.save(model, file)
-        with progress.stage(f"building {graph} for {flavour.title}", 100, "%") as done:
+        with progress.stage(f"building {graph} for {flavor.title}", 100, "%") as done:
             told = 0
 
             def tell(fraction: float) -> None:
@@ -124,7 +124,7 @@ def _build(
                     done(percent - told)
                     told = percent
 
-            answer = run_worker(flavour, graph, request, tell)
+            answer = run_worker(flavor, graph, request, tell)
             tell(1.0)
     finally:
         file.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def _build(
 
 
 def run_worker(
-    flavour: Flavour, graph: str, request: dict[str, Any], on_fraction: Callable[[float], None]
+    flavor: Flavor, graph: str, request: dict[str, Any], on_fraction: Callable[[float], None]
 ) -> dict[str, Any]:
     """The last answer of the process. Raises UserError for what the builder refuses."""
     answer: dict[str, Any] = {}
@@ -151,13 +151,13 @@ def run_worker(
     if "attention" in answer or "layers" in answer:
         return answer
     if "refused" in answer:
-        raise _refusal(flavour, graph, answer["refused"])
+        raise _refusal(flavor, graph, answer["refused"])
     if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
-        raise _refusal(flavour, graph, ["killed"])
+        raise _refusal(flavor, graph, ["killed"])
     if OUT_OF_MEMORY.search(printed):
-        raise _refusal(flavour, graph, [printed.splitlines()[-1]])
+        raise _refusal(flavor, graph, [printed.splitlines()[-1]])
     if code < 0:
-        raise _refusal(flavour, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])
+        raise _refusal(flavor, graph, [f"ended by signal {-code}", *printed.splitlines()[-1:]])
     raise InternalError(f"the process that builds {graph} ended with {code}:\n{printed[-4000:]}")
 
 
@@ -175,12 +175,12 @@ def _started(said: Any) -> Iterator[subprocess.Popen]:
         process.stdout.close()
 
 
-def _refusal(flavour: Flavour, graph: str, errors: list[str]) -> UserError:
+def _refusal(flavor: Flavor, graph: str, errors: list[str]) -> UserError:
     text = " ".join("; ".join(errors).split())
     for pattern, meaning, fix in REFUSALS:
         if re.search(pattern, text, re.I):
-            return UserError(f"{flavour.title}: {meaning} ({_first(text)})", where=f"graph {graph}", fix=fix)
-    return UserError(f"{flavour.title} refuses it ({_first(text)})", where=f"graph {graph}", fix=ANYTHING_ELSE)
+            return UserError(f"{flavor.title}: {meaning} ({_first(text)})", where=f"graph {graph}", fix=fix)
+    return UserError(f"{flavor.title} refuses it ({_first(text)})", where=f"graph {graph}", fix=ANYTHING_ELSE)
 
 
 def _first(text: str) -> str:

@@ -12,32 +12,29 @@ from typing import Any
 
 from ...bundle.manifest import Target
 from ...core.errors import UserError
-from ...core.registry import lookup
+from ...core.options import BuildOptions
+from ...core.registry import deferred, load
 from ...system.memory import OUT_OF_MEMORY
+from .. import BACKENDS
+from ..contract import Backend, Compiler
 from .callbacks import make_monitor, make_writer
 
-FLAVOURS = {
-    "tensorrt": ".backends.tensorrt.tensorrt:FLAVOUR",
-    "tensorrt-rtx": ".backends.tensorrt.tensorrt_rtx:FLAVOUR",
-}
 UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
 
 Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
 
 
 @dataclass(frozen=True)
-class Flavour:
-    """One of the two.
+class Flavor:
+    """One of the two: FLAVOR in the file that BACKENDS names.
 
-    backend    its name among the backends
-    module     what is imported
-    title      its name for people
-    extra      the extra of this package that brings it
+    backend        its name among the backends
+    module         what is imported
+    title          its name for people
+    extra          the extra of this package that brings it
     without_gpu    what it does on a machine without a GPU
     captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
-    configure      (module, builder's config, target) sets what only this one has; what it returns is held until the
-                   engine is built
-    keep           (module, builder's config, target) keeps what a build leaves for the next one
+    configure      (module, builder's config, target) sets what only this one has; returns what to call when the engine is built, or None
     make_context   (module, engine, whether it runs on the same tensors again and again) -> what executes it; None where it cannot
     supports       (module, compute capability) -> whether engines for such a GPU can be built
     """
@@ -48,10 +45,24 @@ class Flavour:
     extra: str
     without_gpu: str
     captured_here: bool
-    configure: Callable[[ModuleType, Any, Target], object]
-    keep: Callable[[ModuleType, Any, Target], None]
-    make_context: Callable[[ModuleType, Any, bool], Any]
-    supports: Callable[[ModuleType, str], bool]
+    configure: Callable[[ModuleType, Any, Target], Callable[[], None] | None]
+    make_context: Callable[[ModuleType, Any, bool], Any] = lambda trt, engine, stays: engine.create_execution_context()
+    supports: Callable[[ModuleType, str], bool] = lambda trt, capability: True
+
+    def as_backend(self, target: Callable[[BuildOptions], Target]) -> Backend:
+        """Its row of the table of backends; what needs torch or onnx_ir is imported when it is called."""
+        open_engines = deferred(".backends.tensorrt.session:open_engines", self)
+        return Backend(
+            open=open_engines,
+            open_sparing=open_engines,
+            private_bytes=lambda bundle: 0,  # they are on the device
+            health=deferred(".backends.tensorrt.session:health", self),
+            compiler=Compiler(
+                target,
+                plan=deferred(".backends.tensorrt.build:plan_engine", self),
+                layers=deferred(".backends.tensorrt.build:list_layers", self),
+            ),
+        )
 
     def load(self) -> ModuleType:
         """The module. Raises UserError where it is not installed, or where its libraries are missing."""
@@ -62,11 +73,7 @@ class Flavour:
                 raise self._broken(error) from None
             fix = f"pip install 'eas-export[{self.extra}]'"
             raise UserError(f"{self.title} is not installed", where=f"--backend {self.backend}", fix=fix) from None
-        except (
-            ImportError,
-            OSError,
-            RuntimeError,
-        ) as error:  # wheels of bindings without their libraries, and the like
+        except (ImportError, OSError, RuntimeError) as error:  # wheels without their libraries, and the like
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> UserError:
@@ -75,8 +82,8 @@ class Flavour:
         return UserError(what, where=f"--backend {self.backend}", fix=fix)
 
 
-def get_flavour(backend: str) -> Flavour:
-    return lookup(FLAVOURS, backend, "TensorRT", "backend")
+def get_flavor(backend: str) -> Flavor:
+    return load(f"{BACKENDS[backend].split(':')[0]}:FLAVOR")
 
 
 class Refused(Exception):
@@ -171,7 +178,7 @@ def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
 
 
 def build(
-    flavour: Flavour,
+    flavor: Flavor,
     model: Path,
     engine: Path,
     shapes: Shapes,
@@ -183,11 +190,11 @@ def build(
     Returns how attention is computed: "fused", "decomposed" where the builder makes no kernel for it as a whole, or "none". Raises
     Refused, and what on_fraction raises.
     """
-    trt = flavour.load()
+    trt = flavor.load()
     network = parse(trt, model)
     found = attentions(trt, network)
     config = make_config(trt, network, shapes)
-    held = flavour.configure(trt, config, target)
+    keep = flavor.configure(trt, config, target)
     config.progress_monitor = monitor = make_monitor(trt, on_fraction)
     errors = logger(trt).errors
     errors.clear()
@@ -204,8 +211,8 @@ def build(
         raise monitor.failure
     if not done:
         raise Refused(list(errors))
-    flavour.keep(trt, config, target)
-    del held
+    if keep:
+        keep()
     return "decomposed" if decomposed else "fused" if found else "none"
 
 

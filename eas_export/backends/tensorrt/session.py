@@ -19,7 +19,7 @@ from ...core.graph_spec import GraphSpec
 from ...system.memory import MORE_MEMORY, enough_memory
 from ..contract import Health
 from ..runtime import Runtime, Tensors
-from .flavor import Flavour, logger
+from .flavor import Flavor, logger
 from .lowering import engine_spec
 
 AGAIN = "build again with --force"
@@ -32,15 +32,15 @@ class EngineSession:
     weights  name -> tensor on the device, for every input that is not the spec's
     """
 
-    def __init__(self, trt: ModuleType, flavour: Flavour, engine: Any, spec: GraphSpec, weights: Tensors):
-        self.spec, self._flavour, self._engine = spec, flavour, engine
+    def __init__(self, trt: ModuleType, flavor: Flavor, engine: Any, spec: GraphSpec, weights: Tensors):
+        self.spec, self._flavor, self._engine = spec, flavor, engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
         _require_own(trt, engine, spec, set(names) - self._inputs)
         self._names = set(names)
         self._errors = logger(trt).errors
         self._errors.clear()
-        self._context = flavour.make_context(trt, engine, spec.name == BOUND)
+        self._context = flavor.make_context(trt, engine, spec.name == BOUND)
         if self._context is None:
             raise self._failure("cannot make it ready", MORE_MEMORY)
         self._weights = {name: weights[name] for name in self._inputs - {tensor.name for tensor in spec.inputs}}
@@ -56,7 +56,7 @@ class EngineSession:
     def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
         ours = object()  # the session must not hold the tensors when nobody runs this any more
         graph: torch.cuda.CUDAGraph | None = None  # of one attachment: another one changes what it is a graph of
-        warm, capturable = False, self._flavour.captured_here and torch.cuda.is_available()
+        warm, capturable = False, self._flavor.captured_here and torch.cuda.is_available()
 
         def run() -> None:
             nonlocal graph, warm, capturable
@@ -111,7 +111,7 @@ class EngineSession:
             raise self._failure("failed in it", fix)
 
     def _failure(self, did: str, fix: str) -> UserError:
-        what = f"{self._flavour.title} {did} ({'; '.join(self._errors)[:300] or 'no reason given'})"
+        what = f"{self._flavor.title} {did} ({'; '.join(self._errors)[:300] or 'no reason given'})"
         return UserError(what, where=f"graph {self.spec.name}", fix=fix)
 
 
@@ -144,40 +144,40 @@ def _require_own(trt: ModuleType, engine: Any, spec: GraphSpec, outputs: set[str
         raise UserError(f"its engine is of another graph: {different[0]}", where=f"graph {spec.name}", fix=AGAIN)
 
 
-def open_engines(flavour: Flavour, bundle: Bundle) -> Runtime:
+def open_engines(flavor: Flavor, bundle: Bundle) -> Runtime:
     """Engines for every graph. Raises UserError where the bundle has none for this TensorRT or this GPU, and where the device's memory
     does not suffice."""
     m = bundle.manifest
-    built = m.engines(flavour.backend)
+    built = m.engines(flavor.backend)
     if set(built) != set(m.graphs):
         what = (
-            f"it has no {flavour.title} engines"
+            f"it has no {flavor.title} engines"
             if not built
             else f"it has no engine for {min(set(m.graphs) - set(built))}"
         )
-        raise UserError(what, where=bundle.path, fix=f"build with --backend {flavour.backend} and --force")
-    trt = flavour.load()
+        raise UserError(what, where=bundle.path, fix=f"build with --backend {flavor.backend} and --force")
+    trt = flavor.load()
     for record in built.values():
-        require_same(record.target, trt.__version__, _capability(), flavour, bundle)
+        require_same(record.target, trt.__version__, _capability(), flavor, bundle)
     device = torch.device("cuda", torch.cuda.current_device())
     specs = {name: engine_spec(spec) for name, spec in m.graphs.items()}
     runtime = trt.Runtime(logger(trt))
-    engines = {name: _load(flavour, trt, runtime, bundle, name) for name in specs}
+    engines = {name: _load(flavor, trt, runtime, bundle, name) for name in specs}
     weights = device_weights(bundle, engines.values(), device)
-    sessions = {n: EngineSession(trt, flavour, engine, specs[n], weights) for n, engine in engines.items()}
-    return Runtime(flavour.backend, m.config, m.plan, m.limits, sessions, device)
+    sessions = {n: EngineSession(trt, flavor, engine, specs[n], weights) for n, engine in engines.items()}
+    return Runtime(flavor.backend, m.config, m.plan, m.limits, sessions, device)
 
 
-def require_same(target: Target, version: str, capability: str | None, flavour: Flavour, bundle: Bundle) -> None:
+def require_same(target: Target, version: str, capability: str | None, flavor: Flavor, bundle: Bundle) -> None:
     """Raise UserError unless engines for `target` run with this version on a GPU of this compute capability (None: there is none)."""
     where = bundle.path
     if target.version != version:
-        what = f"its engines were built by {flavour.title} {target.version}, and {version} is installed"
+        what = f"its engines were built by {flavor.title} {target.version}, and {version} is installed"
         fix = f"install {target.version}, or {AGAIN}"
         raise UserError(what, where=where, fix=fix)
     if capability is None:
         fix = "run it on a machine with one, or with --backend onnxruntime"
-        raise UserError(f"{flavour.title} engines run on a GPU, and PyTorch sees none here", where=where, fix=fix)
+        raise UserError(f"{flavor.title} engines run on a GPU, and PyTorch sees none here", where=where, fix=fix)
     if capability not in target.compute_capabilities:
         for_ = ", ".join(target.compute_capabilities)
         what = f"its engines are for compute capability {for_}, and this GPU is {capability}"
@@ -199,13 +199,13 @@ def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device)
         return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
 
 
-def _load(flavour: Flavour, trt: ModuleType, runtime: Any, bundle: Bundle, graph: str) -> Any:
-    path = bundle.engine_file(graph, flavour.backend)
+def _load(flavor: Flavor, trt: ModuleType, runtime: Any, bundle: Bundle, graph: str) -> Any:
+    path = bundle.engine_file(graph, flavor.backend)
     errors = logger(trt).errors
     errors.clear()
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        what = f"{flavour.title} {trt.__version__} does not load it ({'; '.join(errors)[:300] or 'no reason given'})"
+        what = f"{flavor.title} {trt.__version__} does not load it ({'; '.join(errors)[:300] or 'no reason given'})"
         raise UserError(what, where=path, fix=f"eas-export inspect --check tells whether it is damaged; else {AGAIN}")
     return engine
 
@@ -214,15 +214,15 @@ def _capability() -> str | None:
     return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
-def health(flavour: Flavour) -> Health:
+def health(flavor: Flavor) -> Health:
     try:
-        trt = flavour.load()
+        trt = flavor.load()
     except UserError as error:
         return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
     capability = _capability()
     if capability is None:
-        return Health(version=trt.__version__, runs=False, does=flavour.without_gpu)
-    if not flavour.supports(trt, capability):
+        return Health(version=trt.__version__, runs=False, does=flavor.without_gpu)
+    if not flavor.supports(trt, capability):
         does = f"builds engines ahead of time, and runs none: it supports no GPU of compute capability {capability}"
         return Health(version=trt.__version__, runs=False, does=does, fix="for data-centre GPUs: --backend tensorrt")
     return Health(version=trt.__version__, runs=True, does=f"builds and runs engines on this GPU ({capability})")

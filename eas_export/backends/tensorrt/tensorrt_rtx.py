@@ -10,8 +10,7 @@ from typing import Any
 from ...bundle.manifest import Target
 from ...core.errors import UserError
 from ...core.options import BuildOptions
-from .entry import trt_backend
-from .flavor import Flavour, Refused
+from .flavor import Flavor, Refused
 
 BACKEND = "tensorrt-rtx"
 # Ampere, Ada and Blackwell. Turing, 7.5, has no float32 matrix products
@@ -33,7 +32,7 @@ def make_context(trt: ModuleType, engine: Any, stays: bool) -> Any:
     return engine.create_execution_context(config)
 
 
-FLAVOUR = Flavour(
+FLAVOR = Flavor(
     backend=BACKEND,
     module="tensorrt_rtx",
     title="TensorRT-RTX",
@@ -41,7 +40,6 @@ FLAVOUR = Flavour(
     without_gpu="builds engines ahead of time, and runs none: PyTorch sees no GPU here",
     captured_here=False,
     configure=configure,
-    keep=lambda trt, config, target: None,
     make_context=make_context,
     supports=lambda trt, capability: _member(trt, capability) is not None,
 )
@@ -60,16 +58,14 @@ def read_capabilities(text: str | None) -> tuple[str, ...]:
 
 def target(options: BuildOptions) -> Target:
     """Raises UserError where TensorRT-RTX is missing, and for GPUs that it builds nothing for."""
-    trt = FLAVOUR.load()
+    trt = FLAVOR.load()
     capabilities = read_capabilities(options.compute_capability)
     for capability in capabilities:
-        if not FLAVOUR.supports(trt, capability):
+        if not FLAVOR.supports(trt, capability):
             known = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if name.startswith("SM"))
-            raise UserError(
-                f"TensorRT-RTX {trt.__version__} builds nothing for compute capability {capability}",
-                where="--compute-capability",
-                fix=f"choose from {','.join(map(str, known))}; for data-centre GPUs --backend tensorrt",
-            )
+            what = f"TensorRT-RTX {trt.__version__} builds nothing for compute capability {capability}"
+            fix = f"choose from {','.join(map(str, known))}; for data-centre GPUs --backend tensorrt"
+            raise UserError(what, where="--compute-capability", fix=fix)
     return Target(
         backend=BACKEND,
         version=trt.__version__,
@@ -83,4 +79,4 @@ def _member(trt: ModuleType, capability: str) -> Any:
     return getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}", None)
 
 
-TENSORRT_RTX = trt_backend(FLAVOUR, target)
+TENSORRT_RTX = FLAVOR.as_backend(target)

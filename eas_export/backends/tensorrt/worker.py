@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.manifest import Target
-from .flavor import Refused, attentions, build, get_flavour, parse
+from .flavor import Refused, attentions, build, get_flavor, parse
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 def _build(request: dict[str, Any], say: Any) -> dict[str, Any]:
     shapes = {name: tuple(sizes) for name, sizes in request["shapes"].items()}
     attention = build(
-        get_flavour(request["backend"]),
+        get_flavor(request["backend"]),
         Path(request["model"]),
         Path(request["engine"]),
         shapes,
@@ -55,7 +55,7 @@ def _build(request: dict[str, Any], say: Any) -> dict[str, Any]:
 
 
 def _layers(request: dict[str, Any]) -> dict[str, Any]:
-    trt = get_flavour(request["backend"]).load()
+    trt = get_flavor(request["backend"]).load()
     network = parse(trt, Path(request["model"]))
     masked = iter([attention.mask is not None for attention in attentions(trt, network)])
     listed = []
