@@ -20,8 +20,7 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
 from eas_export.families import detect
 from eas_export.families.contract import Sources
-from eas_export.networks.decoder.graphs import WITH_ADAPTERS
-from eas_export.networks.graphs import graphs_of
+from eas_export.networks.graphs import fold_modes, graphs_of
 from eas_export.networks.memory import request_memory
 
 
@@ -35,7 +34,7 @@ def main() -> None:
         folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
         checkpoint = detect(folder).load(Sources(folder))
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
-    graphs = {mode: (graphs_of(checkpoint.config, mode)["decode"], mode) for mode in WITH_ADAPTERS} | {
+    graphs = {mode: (graphs_of(checkpoint.config, mode)["decode"], mode) for mode in fold_modes(checkpoint.config)} | {
         "floor": (FLOOR, "lowrank")
     }
     nodes = {}

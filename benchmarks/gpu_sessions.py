@@ -14,7 +14,7 @@ from eas_export.bundle.bundle import Bundle
 from eas_export.core.precision import PRECISIONS
 from eas_export.core.registry import load
 from eas_export.networks.contract import Graph
-from eas_export.networks.decoder.graphs import WITH_ADAPTERS
+from eas_export.networks.decoder.graphs import FOLD_MODES
 
 
 class CapturedSession(PyTorchSession):
@@ -60,5 +60,9 @@ def with_graphs(runtime: Runtime, graphs: Mapping[str, Graph], precision: str, k
 
 
 # what a PyTorch mode runs; the floor is the decode step without adapters, no model that anybody would run
-DECODER = {fold: {name: load(place) for name, place in mode.graphs.items()} for fold, mode in WITH_ADAPTERS.items()}
+DECODER = {
+    fold: {name: load(place) for name, place in mode.graphs.items()}
+    for fold, mode in FOLD_MODES.items()
+    if mode.adapters
+}
 PYTORCH_GRAPHS = {**DECODER, "floor": {"decode": FLOOR}, "unskipped": DECODER["lowrank"]}

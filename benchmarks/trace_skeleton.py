@@ -19,7 +19,6 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
 from eas_export.families import detect
 from eas_export.families.contract import Sources
-from eas_export.networks.decoder.graphs import WITH_ADAPTERS
 from eas_export.networks.graphs import graphs_of
 from eas_export.system.machine import peak_memory
 
@@ -30,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SECONDS, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
-    parser.add_argument("--fold", choices=WITH_ADAPTERS, default="weights")
+    parser.add_argument("--fold", choices=["weights", "lowrank"], default="weights")
     given = parser.parse_args()
     options = BuildOptions(precision=given.precision, fold=given.fold)
     with tempfile.TemporaryDirectory() as scratch:

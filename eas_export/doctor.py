@@ -7,6 +7,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from .backends import BACKENDS, for_bundles, get_backend
 from .backends.contract import Health
 from .core.errors import UserError
 from .core.record import Record
@@ -50,7 +51,7 @@ class Report(Record):
     @property
     def ok(self) -> bool:
         needed = all(p.ok for p in self.packages if p.used_for == EVERYTHING or p.installed)
-        return needed and any(b.runs for name, b in self.backends.items() if name != "pytorch")
+        return needed and any(b.runs for name, b in self.backends.items() if name in for_bundles())
 
 
 def doctor() -> Report:
@@ -75,8 +76,6 @@ def doctor() -> Report:
 
 
 def _backends() -> dict[str, Health]:
-    from .backends import BACKENDS, get_backend
-
     result = {}
     for name in BACKENDS:
         try:

@@ -1,19 +1,49 @@
-"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, and one row.
+"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, one row here, and the extra in setup.py
+that brings what it runs on.
 
-Light on purpose: the process that builds an engine imports this package, and needs no torch.
+Light on purpose: the process that builds an engine imports this package, and so does --help; neither needs torch.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from ..core.registry import lookup
 from .contract import Backend
 
+
+@dataclass(frozen=True)
+class BackendRow:
+    """What is known of a backend before it is imported.
+
+    place     ".module:attribute" of its Backend
+    runs      the bundle's graphs, engines that are built from them (then it has a Compiler), or the modules that they were recorded from
+    packages  the distributions that it runs on, one of them where several bring the same
+    """
+
+    place: str
+    runs: Literal["graphs", "engines", "modules"]
+    packages: tuple[str, ...]
+
+
 BACKENDS = {
-    "onnxruntime": ".backends.onnxruntime.cpu:ONNXRUNTIME",
-    "pytorch": ".backends.pytorch:PYTORCH",
-    "tensorrt": ".backends.tensorrt.tensorrt:TENSORRT",
-    "tensorrt-rtx": ".backends.tensorrt.tensorrt_rtx:TENSORRT_RTX",
+    "onnxruntime": BackendRow(".backends.onnxruntime.cpu:ONNXRUNTIME", "graphs", ("onnxruntime", "onnxruntime-gpu")),
+    "pytorch": BackendRow(".backends.pytorch:PYTORCH", "modules", ("torch",)),
+    "tensorrt-rtx": BackendRow(".backends.tensorrt.tensorrt_rtx:TENSORRT_RTX", "engines", ("tensorrt-rtx",)),
+    "tensorrt": BackendRow(".backends.tensorrt.tensorrt:TENSORRT", "engines", ("tensorrt",)),
 }
 
 
 def get_backend(name: str) -> Backend:
     """Raises UserError for a name that is none."""
-    return lookup(BACKENDS, name, "backend", "--backend")
+    return lookup({known: row.place for known, row in BACKENDS.items()}, name, "backend", "--backend")
+
+
+def that_run(*what: str) -> Mapping[str, BackendRow]:
+    """The backends that run "graphs", "engines" or "modules"."""
+    return {name: row for name, row in BACKENDS.items() if row.runs in what}
+
+
+def for_bundles() -> Mapping[str, BackendRow]:
+    """The backends that a bundle can be built for: those that run its own files."""
+    return that_run("graphs", "engines")

@@ -89,8 +89,3 @@ class Backend:
     health: Callable[[], Health]
     compiler: Compiler | None = None
     open_tapped: "Callable[[Bundle], Runtime] | None" = None
-
-    @property
-    def runs_files(self) -> bool:
-        """Whether it runs the bundle's own graphs or engines, and not the modules that they were recorded from."""
-        return self.compiler is not None or self.open_tapped is not None

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import get_args
 
+from ..backends import that_run
 from ..backends.runtime import Runtime
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
 from ..core.errors import UserError
+from ..core.options import EngineWeights
 from ..networks import network_part
 from .settings import Workload
 from .stages import Prepare
@@ -19,6 +23,18 @@ class Contestant:
     variant: str
     runner: str
     what: str
+
+
+def with_backends(rows: Mapping[str, Contestant], modes: Mapping[str, str]) -> dict[str, Contestant]:
+    """The rows, and those that they lack for a bundle in these fold modes (each with its words) on every backend that runs its graphs
+    or engines."""
+    found = {
+        f"{b}-{m}": Contestant(m, b, f"{b}, {words}") for b, (m, words) in product(that_run("graphs"), modes.items())
+    }
+    for backend, (mode, words), weights in product(that_run("engines"), modes.items(), get_args(EngineWeights)):
+        name = f"{backend}-{mode}-{weights}"
+        found[name] = Contestant(name, backend, f"{backend} engines with {weights} weights, {words}")
+    return {**rows, **{name: row for name, row in found.items() if name not in rows}}
 
 
 Comparisons = tuple[

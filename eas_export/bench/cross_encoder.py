@@ -6,17 +6,18 @@ from ..backends.runtime import Runtime
 from ..generation.encode import graph_inputs
 from ..networks.cross_encoder.pairs import Pairs
 from ..networks.cross_encoder.text_encoder import PADDING
-from .contestants import Contestant, Kind
+from .contestants import Contestant, Kind, with_backends
 from .settings import Workload
 from .stages import ENCODE, Prepare, Work
 
-BASELINES = {
+_ROWS = {
     "onnxruntime-offline": Contestant("offline", "onnxruntime", "ONNX Runtime, adapters folded once and for all"),
     "onnxruntime-unskipped": Contestant("unskipped", "onnxruntime", "ONNX Runtime, every attention, adapters folded"),
     "pytorch-offline": Contestant("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
     "pytorch-unskipped": Contestant("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
     "pytorch-compiled": Contestant("offline", "compiled", "torch.compile, adapters folded"),
 }
+BASELINES = with_backends(_ROWS, {"offline": "adapters folded once and for all"})
 
 CAUSES = (
     ("skipping attention", "pytorch-unskipped", "pytorch-offline"),

@@ -6,16 +6,16 @@ import torch
 
 from ..backends.runtime import Bound, Runtime
 from ..generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill
+from ..networks.decoder.graphs import FOLD_MODES
 from ..networks.decoder.prompts import Prompts
-from .contestants import Contestant, Kind
+from .contestants import Contestant, Kind, with_backends
 from .settings import Workload
 from .stages import ANSWER, DECODE, FIRST, FOLD, FULL, PREFILL, VISION, Prepare, Work, prompt_ids, slots_of
-from .variants import ENGINES
 
 _FOLDED = "folded into the weights prompt by prompt"
 _BESIDE = "beside shared weights, frozen at the prompt's state"
 
-BASELINES = {
+_ROWS = {
     "onnxruntime-weights": Contestant("weights", "onnxruntime", f"ONNX Runtime, adapters {_FOLDED}"),
     "onnxruntime-lowrank": Contestant("lowrank", "onnxruntime", f"ONNX Runtime, adapters {_BESIDE}"),
     "onnxruntime-none": Contestant("none", "onnxruntime", "ONNX Runtime, a model without adapters"),
@@ -34,17 +34,9 @@ BASELINES = {
     "pytorch-weights": Contestant("weights", "pytorch", f"PyTorch eager, adapters {_FOLDED}"),
     "pytorch-lowrank": Contestant("lowrank", "pytorch", f"PyTorch eager, adapters {_BESIDE}"),
     "pytorch-compiled": Contestant("lowrank", "compiled", f"torch.compile, adapters {_BESIDE}"),
-    **{
-        f"{backend}-{fold}-{weights}": Contestant(
-            f"{backend}-{fold}-{weights}",
-            backend,
-            f"{backend} engines with {weights} weights, adapters {_FOLDED if fold == 'weights' else _BESIDE}",
-        )
-        for backend in ENGINES
-        for fold in ("weights", "lowrank")
-        for weights in ("bound", "embedded")
-    },
 }
+_MODES = {f: f"adapters {_FOLDED if mode.one_prompt else _BESIDE}" for f, mode in FOLD_MODES.items() if mode.adapters}
+BASELINES = with_backends(_ROWS, _MODES)
 
 # What the published claims and ours come to
 CLAIMS = (

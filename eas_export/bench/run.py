@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..backends import BACKENDS
 from ..backends.opening import require_own_graphs_and_weights
 from ..build.keys import hash_sources
 from ..bundle.bundle import Bundle, open_bundle
@@ -32,7 +33,7 @@ from .subprocess import Entrant, Refused, started
 from .summary import MACHINE, Summary
 from .variants import Variants
 
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai", "tensorrt-rtx", "tensorrt")
+PACKAGES = (*(package for row in BACKENDS.values() for package in row.packages), "onnxruntime-genai")
 PROBES = Contestant("", MACHINE, "what the machine can do")
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from ..backends import for_bundles
 from ..backends.onnxruntime.cuda import open_on_device
 from ..backends.opening import open_runtime, require_own_graphs_and_weights
 from ..backends.pytorch import PyTorchSession
@@ -54,8 +56,13 @@ def compiled(place: Path, workload: Workload) -> Opened:
     return Opened({name: part for name, part in parts.items() if name in (DECODE.format(1), ENCODE.format(1))})
 
 
-def engines(backend: str) -> Callable[[Path, Workload], Opened]:
-    return lambda place, workload: _opened(open_runtime(open_bundle(place), backend), workload)
+def on_backend(backend: str, place: Path, workload: Workload) -> Opened:
+    """The bundle's own files on a backend, which may not be there for the device."""
+    runtime = open_runtime(open_bundle(place), backend)
+    if runtime.device.type != workload.device:
+        what = f"{backend} runs on the {runtime.device.type.upper()}"
+        raise UserError(what, where=f"--device {workload.device}", fix=f"pass --device {runtime.device.type}")
+    return _opened(runtime, workload)
 
 
 def genai(place: Path, workload: Workload) -> Opened:
@@ -107,12 +114,11 @@ def _device(workload: Workload) -> torch.device:
 
 
 RUNNERS: Mapping[str, Callable[[Path, Workload], Opened]] = {
+    **{backend: partial(on_backend, backend) for backend in for_bundles()},
     "onnxruntime": onnxruntime,
     "pytorch": pytorch,
     "published": published,
     "compiled": compiled,
     "genai": genai,
-    "tensorrt": engines("tensorrt"),
-    "tensorrt-rtx": engines("tensorrt-rtx"),
     "machine": machine,
 }

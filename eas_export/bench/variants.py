@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..backends import get_backend
+from ..backends import get_backend, that_run
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
@@ -32,13 +32,11 @@ from ..export.derived_bundle import DerivedBundle
 from ..export.export_graph import export_graph
 from ..families.contract import Sources
 from ..networks import network_part
-from ..networks.graphs import fold_modes, graphs_of
+from ..networks.graphs import every_fold_mode, fold_modes, graphs_of
 from ..pipeline import build
 from .genai import export_genai, require_genai
 from .llama import write_llama
 from .settings import Workload
-
-ENGINES = ("tensorrt-rtx", "tensorrt")
 
 
 @dataclass
@@ -76,7 +74,7 @@ class Variants:
 
     def limits(self, fold: str) -> Limits:
         """The bundle's, with room for the workload's rows where the fold mode takes several."""
-        rows = 1 if fold == "weights" else max(self.workload.batches)
+        rows = 1 if every_fold_mode()[fold].one_prompt else max(self.workload.batches)
         return self.manifest.limits.model_copy(update={"max_batch": rows})
 
 
@@ -183,11 +181,11 @@ def _alike(given: Variants) -> Path | None:
 
 
 VARIANTS: dict[str, Callable[[Variants, Path], Path]] = {
-    **{fold: partial(in_fold_mode, fold=fold) for fold in ("weights", "lowrank", "none", "offline")},
+    **{fold: partial(in_fold_mode, fold=fold) for fold in every_fold_mode()},
     **{
         f"{backend}-{fold}-{weights}": partial(engines, backend=backend, fold=fold, weights=weights)
-        for backend in ENGINES
-        for fold in ("weights", "lowrank")
+        for backend in that_run("engines")
+        for fold in every_fold_mode()
         for weights in ("bound", "embedded")
     },
     "floor": floor,

@@ -62,8 +62,8 @@ def estimate_build(blueprint: Blueprint, out: Path, base: Bundle | None, verify:
     stores = [base.store] if base and _same_disk(base.path, out) else []
     if old and [source.bytes for source in old.manifest.sources] == sizes:
         m = old.manifest
-        numbers = weight_numbers(config, blueprint.plan, options.precision, options.limits)
-        stores += [old.store] if weight_numbers(m.config, m.plan, m.precision, m.limits) == numbers else []
+        same = weight_numbers(m.config, m.plan, m.options) == weight_numbers(config, blueprint.plan, options)
+        stores += [old.store] if same else []
     stored = {name: entry for store in stores for name, entry in store.entries.items()}
     own = {n: t for n, t in parameters.items() if n not in stored or stored[n].shape != t.shape}
     written = max(0, sum(_nbytes(t) for t in own.values()) - unfinished_bytes(out))

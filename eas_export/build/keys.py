@@ -1,9 +1,10 @@
 """What decides a bundle's content, and each of its files'. Keys are content, never names or times."""
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..bundle.bundle import Bundle
@@ -12,8 +13,7 @@ from ..bundle.store import Store
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.configs import AnyConfig
 from ..core.graph_spec import GraphSpec
-from ..core.limits import Limits
-from ..core.options import BuildOptions
+from ..core.options import BuildOptions, options_of
 from ..core.plan import SkipPlan
 from ..core.progress import Progress
 from ..system.hashing import key_of, remembered_sha256
@@ -55,12 +55,11 @@ def identify(
     resolved = options.model_copy(update={"skip": ",".join(map(str, plan.skipped)) or "none"})
     shared = _shared_store(base) if base else None
     tensors = [s.sha256 for s, path in zip(sources, checkpoint.files) if path not in checkpoint.tokenizer]
-    numbers = weight_numbers(checkpoint.config, plan, options.precision, options.limits)
+    numbers = weight_numbers(checkpoint.config, plan, options)
     engines = [target.model_dump(mode="json") for target in targets]
-    # what the options came to, however given
-    decided = [numbers, options.fold, options.limits.model_dump(), engines, options.opset]
+    others = _beside_weights(options, {"limits": options.limits.model_dump(), "targets": engines})
     return Identity(
-        key=key_of([s.sha256 for s in sources], decided, toolchain, shared and shared.sha256),
+        key=key_of([s.sha256 for s in sources], [numbers, *others], toolchain, shared and shared.sha256),
         weights=key_of(tensors, numbers, toolchain),
         sources=sources,
         options=resolved,
@@ -77,9 +76,10 @@ def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceReco
     return sources
 
 
-def weight_numbers(config: AnyConfig, plan: SkipPlan, precision_name: str, limits: Limits) -> list:
-    """What decides the store's tensors beside the checkpoint's: RoPE's tables are as long as max_tokens."""
-    return [precision_name, limits.max_tokens, config.model_dump(mode="json"), list(plan.skipped)]
+def weight_numbers(config: AnyConfig, plan: SkipPlan, options: BuildOptions) -> list:
+    """What decides the store's tensors beside the checkpoint's."""
+    values = own_values(options, "weights", ("config", "plan"))
+    return [*values, config.model_dump(mode="json"), list(plan.skipped)]
 
 
 def graph_key(
@@ -87,8 +87,26 @@ def graph_key(
 ) -> str:
     """What decides a graph's file: what it computes and where its weights lie, not what they are."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]
-    decided = [plan.skipped, options.max_tokens, options.opset]
+    decided = [plan.skipped, *own_values(options, "graphs", ("config", "plan", "spec", "limits"))]
     return key_of(spec.model_dump(), config.structure(), decided, sorted(places), toolchain)
+
+
+def own_values(options: BuildOptions, decided: str, shown: Collection[str]) -> list:
+    """The values of the options that decide such files, but for those that something else in the key shows."""
+    about = options_of(type(options)).items()
+    return [getattr(options, name) for name, each in about if decided in each.decides and each.shown_by not in shown]
+
+
+def _beside_weights(options: BuildOptions, shown: Mapping[str, Any]) -> list:
+    """What the options that decide something, but no weights, came to: their values, or once what shows several."""
+    came_to: dict[str, Any] = {}
+    for name, each in options_of(type(options)).items():
+        if each.decides and "weights" not in each.decides:
+            source, value = (
+                (each.shown_by, shown.get(each.shown_by)) if each.shown_by in shown else (name, getattr(options, name))
+            )
+            came_to[source] = value
+    return list(came_to.values())
 
 
 def _shared_store(base: Bundle) -> SourceRecord:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .build_options import build_options
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
-from .sources import path_options, setting_options
+from .sources import path_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,53 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=PATH, required=True, help="The bundle's folder.")
 @click.option("--recipe", type=PATH, help="A YAML file with these options; the command line wins.")
-@click.option(
-    "--skip",
-    metavar="LAYERS",
-    help="Layers whose attention is skipped: 20-31,5 or none. Default: what the checkpoint says.",
-)
-@setting_options
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    help="Of weights, activations and caches.  [default: fp32]",
-)
-@click.option(
-    "--fold",
-    type=click.Choice(["weights", "lowrank", "offline", "none"]),
-    help="Fold the adapters per prompt, keep them low-rank, or (METER) fold them once.  [default: weights; METER: offline]",
-)
-@click.option(
-    "--adapters",
-    type=click.Choice(["keep", "drop"]),
-    help="drop: leave them out, to measure time against.  [default: keep]",
-)
-@click.option("--max-batch", type=int, help="Rows.  [default: 1 for weights, else 8]")
-@click.option("--max-images", type=int, help="Images of one prompt.  [default: 1]")
-@click.option("--max-prompt", type=int, help="Tokens of one prompt.  [default: 1024]")
-@click.option("--max-tokens", type=int, help="Tokens of a prompt and its answer.  [default: 2048]")
-@click.option(
-    "--backend",
-    multiple=True,
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    help="What the bundle is for; again for each. TensorRT's engines are built into it.  [default: onnxruntime]",
-)
-@click.option(
-    "--compute-capability",
-    metavar="LIST",
-    help="GPUs that TensorRT-RTX's engines are for: 86,120.  [default: 80,86,89,120]",
-)
-@click.option(
-    "--engine-weights",
-    type=click.Choice(["bound", "embedded"]),
-    help="One copy for all engines, or one in each.  [default: bound]",
-)
-@click.option(
-    "--opset",
-    type=click.Choice(["24", "21"]),
-    callback=lambda context, parameter, value: value and int(value),
-    help="Of the graphs; 21: for consumers that do not know newer operators.  [default: 24]",
-)
+@build_options()
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.option("--no-verify", is_flag=True, help="Do not end with the parity ledger.")
 @click.option(
@@ -98,7 +53,6 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     from .inspect import accounts_table, device_table, engines_table
     from .report import print_report
 
-    options["backend"] = options["backend"] or None
     result = run_pipeline(ckpt, out, verify=not no_verify, dry_run=dry_run, progress=make_progress(as_json), **options)
     if as_json:
         print_json(

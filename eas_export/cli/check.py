@@ -4,15 +4,16 @@ from pathlib import Path
 
 import click
 
+from ..backends import that_run
 from .output import PATH, json_option, judged, print_json, stdout_console, table
 from .progress import make_progress
+
+BUILDERS = [*that_run("engines")]
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option(
-    "--backend", default="tensorrt-rtx", show_default=True, help="Whose parser looks: tensorrt-rtx or tensorrt."
-)
+@click.option("--backend", default=BUILDERS[0], show_default=True, help=f"Whose parser looks: {' or '.join(BUILDERS)}.")
 @click.option(
     "--layers", "list_layers", is_flag=True, help="List every layer, not only how many there are of each kind."
 )

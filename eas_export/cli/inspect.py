@@ -9,9 +9,10 @@ from rich.table import Table
 from ..core.configs import AnyConfig
 from ..core.plan import SkipPlan
 from ..networks import network_part
+from .build_options import SETTINGS, build_options
 from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
-from .sources import path_options, setting_options
+from .sources import path_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("path", type=PATH)
 @path_options
 @click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
-@setting_options
+@build_options(SETTINGS)
 @click.option("--check", is_flag=True, help="Of a bundle, read every byte and compare its sha256 with the manifest's.")
 @json_option
 def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources: Any) -> None:

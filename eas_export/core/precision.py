@@ -1,4 +1,4 @@
-"""Number formats as rows of two tables. A new precision is one row here. No torch here."""
+"""Number formats, ways to store weights, and precisions as rows of three tables. No torch here."""
 
 from dataclasses import dataclass
 
@@ -26,16 +26,32 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
+class WeightFormat:
+    """How weights are stored, whatever is computed in.
+
+    pack    ".module:function": (a parameter's name, its tensor, precision) -> the tensors that it is stored as, by name
+    linear  "module:Class" of the linear layers that compute with them
+    """
+
+    pack: str
+    linear: str
+
+
+WEIGHT_FORMATS = {"plain": WeightFormat(pack=".networks.parameters:plain", linear="torch.nn:Linear")}
+
+
+@dataclass(frozen=True)
 class Precision:
     """What `--precision` means.
 
-    dtype      of weights, activations and caches
+    dtype      of activations and caches
     tolerance  largest error against the fp32 reference in units of the reference's standard deviation
                (logits, features, folded weights); the reason for each value stands beside its row
     state      the same for router weights and pooled features, but with a unit of at least 1: router weights are
                probabilities that may lie close together
     floor      errors below it are the rounding of values near zero
     block      largest error of one block alone, given what the bundle's own block was given: to find where a fault is
+    weights    their row of WEIGHT_FORMATS
     """
 
     dtype: str
@@ -43,6 +59,7 @@ class Precision:
     state: float
     floor: float
     block: float
+    weights: str = "plain"
 
 
 PRECISIONS = {

@@ -25,7 +25,7 @@ def lookup(table: Mapping[str, str], name: str, kind: str, where: str) -> Any:
 
 
 def load(place: str) -> Any:
-    """What lies at ".module:attribute" of this package."""
+    """What lies at ".module:attribute" of this package, or at "package.module:attribute" of another."""
     module, attribute = place.split(":")
     return getattr(import_module(module, __package__.split(".")[0]), attribute)
 

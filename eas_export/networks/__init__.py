@@ -19,7 +19,7 @@ class Network:
     """What is asked of a kind of network, each as ".module:attribute".
 
     modules           (config, plan, limits) -> the network as a torch module
-    graphs            config -> fold mode -> graph's name -> contract.Graph; the first mode is the default
+    fold_modes        fold mode -> contract.FoldMode; the first that the config can have is the default
     parameters        (checkpoint after prune, plan, limits) -> the network's parameters by name
     useless           (config, plan) -> how the names begin of a checkpoint's tensors that the plan makes useless
     without_adapters  config -> the config without adapters, and what marks their tensors' names; None: it is nothing without them
@@ -34,7 +34,7 @@ class Network:
     """
 
     modules: str
-    graphs: str
+    fold_modes: str
     parameters: str
     useless: str
     without_adapters: str | None
@@ -52,7 +52,7 @@ class Network:
 NETWORKS = {
     "decoder": Network(
         modules=".networks.decoder.modules:DecoderNetwork",
-        graphs=".networks.decoder.graphs:graphs",
+        fold_modes=".networks.decoder.graphs:FOLD_MODES",
         parameters=".networks.decoder.parameters:parameters",
         useless=".networks.decoder.parameters:useless",
         without_adapters=".networks.decoder.parameters:without_adapters",
@@ -68,7 +68,7 @@ NETWORKS = {
     ),
     "cross-encoder": Network(
         modules=".networks.cross_encoder.modules:folded_cross_encoder",
-        graphs=".networks.cross_encoder.graphs:graphs",
+        fold_modes=".networks.cross_encoder.graphs:FOLD_MODES",
         parameters=".networks.cross_encoder.parameters:folded_parameters",
         useless=".networks.cross_encoder.parameters:useless",
         without_adapters=None,

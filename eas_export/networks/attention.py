@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from .skeleton import linear
 
 
 class Attention(nn.Module):
@@ -15,10 +16,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, tokens: int, other_tokens: int):
         super().__init__()
         self.heads, self.tokens, self.other_tokens = heads, tokens, other_tokens
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.o = nn.Linear(width, width)
+        self.q = linear(width, width)
+        self.k = linear(width, width)
+        self.v = linear(width, width)
+        self.o = linear(width, width)
 
     def attend(self, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """Queries of x [B*tokens, width], keys and values of other [B*other_tokens, width]; mask [B, 1, 1, other_tokens] is added
@@ -56,8 +57,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ffn_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(width, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, width)
+        self.fc1 = linear(width, ffn_dim)
+        self.fc2 = linear(ffn_dim, width)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(z)))

@@ -23,13 +23,18 @@ class Graph:
 
 @dataclass(frozen=True)
 class FoldMode:
-    """help: what it means to a user; graphs: name -> ".module:GRAPH", in the order in which they run"""
+    """What a bundle makes of the adapters.
+
+    help        what it means to a user
+    graphs      name -> ".module:GRAPH", in the order in which they run
+    adapters    whether it is for networks that have adapters, or for those that have none
+    one_prompt  whether its graphs take one prompt at a time
+    """
 
     help: str
     graphs: Mapping[str, str]
-
-    def without(self, graph: str) -> "FoldMode":
-        return FoldMode(self.help, {name: place for name, place in self.graphs.items() if name != graph})
+    adapters: bool = True
+    one_prompt: bool = False
 
 
 @dataclass(frozen=True)

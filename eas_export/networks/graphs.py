@@ -4,15 +4,22 @@ from collections.abc import Mapping
 
 from ..core.configs import AnyConfig
 from ..core.registry import load
-from . import network_part
-from .contract import Graph
+from . import NETWORKS, network_part
+from .contract import FoldMode, Graph
+
+
+def every_fold_mode() -> Mapping[str, FoldMode]:
+    """Those of every kind of network."""
+    return {name: mode for network in NETWORKS.values() for name, mode in load(network.fold_modes).items()}
 
 
 def fold_modes(config: AnyConfig) -> tuple[str, ...]:
     """Those that this network can be built in; the first is the default."""
-    return tuple(network_part(config, "graphs")(config))
+    modes = network_part(config, "fold_modes").items()
+    return tuple(name for name, mode in modes if mode.adapters == config.has_adapters)
 
 
 def graphs_of(config: AnyConfig, fold: str) -> Mapping[str, Graph]:
     """Graph's name -> the graph, of one fold mode."""
-    return {name: load(place) for name, place in network_part(config, "graphs")(config)[fold].graphs.items()}
+    places = network_part(config, "fold_modes")[fold].graphs
+    return {name: load(place) for name, place in places.items() if name not in config.absent_graphs}

@@ -17,7 +17,7 @@ from .skeleton import skeleton
 def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
     """The network in the precision's dtype, without weights, on the meta device."""
     make = network_part(config, "modules")
-    with skeleton(getattr(torch, precision.dtype)):
+    with skeleton(precision):
         network = make(config, plan, limits)
     return network.eval().requires_grad_(False)
 

@@ -2,26 +2,38 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..core.precision import PRECISIONS, WEIGHT_FORMATS, Precision
+from ..core.registry import load
+
+_FORMAT = ContextVar("weight format", default=WEIGHT_FORMATS["plain"])
 FILLING = (Tensor.fill_, Tensor.zero_)
 
 
 @contextmanager
-def skeleton(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Inside, modules are built on the meta device, their parameters of this dtype unless they say another one. Nothing is allocated, and
-    nothing computed: what torch does to initialise a module takes longer there than all the rest, and imports its compiler."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+def skeleton(precision: Precision = PRECISIONS["fp32"]) -> Iterator[None]:
+    """Inside, modules are built on the meta device, their parameters of the precision's dtype unless they say another one, their linear
+    layers as its weight format wants them. Nothing is allocated, and nothing computed: what torch does to initialise a module takes
+    longer there than all the rest, and imports its compiler."""
+    before, outer = torch.get_default_dtype(), _FORMAT.set(WEIGHT_FORMATS[precision.weights])
+    torch.set_default_dtype(getattr(torch, precision.dtype))
     try:
         with torch.device("meta"), _Unfilled():
             yield
     finally:
         torch.set_default_dtype(before)
+        _FORMAT.reset(outer)
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Module:
+    """A linear layer of the network that is being built, in its weight format."""
+    return load(_FORMAT.get().linear)(inputs, outputs, bias)
 
 
 class _Unfilled(TorchFunctionMode):

@@ -17,6 +17,7 @@ from ..core.configs.adapter import AdapterConfig
 from ..core.configs.vit import VisionConfig, VitConfig
 from . import ops
 from .adapter import Adapter, Router, mean_over, per_token
+from .skeleton import linear
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: ops.swish(x, alpha=1.702),
@@ -33,11 +34,11 @@ class VisionBlock(nn.Module):
         width = config.width
         self.heads, self.activation = config.heads, ACTIVATIONS[config.activation]
         self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = linear(width, 3 * width)
+        self.out = linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
-        self.fc1 = nn.Linear(width, config.ffn_dim)
-        self.fc2 = nn.Linear(config.ffn_dim, width)
+        self.fc1 = linear(width, config.ffn_dim)
+        self.fc2 = linear(config.ffn_dim, width)
 
     def forward(self, x: Tensor, tokens: int) -> Tensor:
         """x [N*tokens, width] -> the same"""
@@ -110,8 +111,8 @@ class VisionTower(VisionTransformer):
 
         super().__init__(config, make_block)
         self.feature_every, self.activation = config.feature_every, ACTIVATIONS[config.projector_activation]
-        self.project1 = nn.Linear(config.width, config.projector_width)
-        self.project2 = nn.Linear(config.projector_width, dim)
+        self.project1 = linear(config.width, config.projector_width)
+        self.project2 = linear(config.projector_width, dim)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.project2(self.activation(self.project1(self.features(pixel_values))))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backends import get_backend
+from ..backends import for_bundles, get_backend
 from ..backends.opening import require_own_graphs_and_weights
 from ..backends.runtime import Runtime
 from ..build.estimate import check_resources, estimate_verify
@@ -83,7 +83,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         found = ledger.locate(steps, report.blocks, tapped)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
-    proven = any(step.ran and rows[step.name].runs_files for step in steps if step.name in rows)
+    proven = any(step.ran and step.name in for_bundles() for step in steps)
     return report.model_copy(update={"verdict": passed if proven else Verdict.NOT_RUN})
 
 

@@ -83,7 +83,8 @@ class Flavor:
 
 
 def get_flavor(backend: str) -> Flavor:
-    return load(f"{BACKENDS[backend].split(':')[0]}:FLAVOR")
+    """The one that lies beside the backend of this name."""
+    return load(f"{BACKENDS[backend].place.split(':')[0]}:FLAVOR")
 
 
 class Refused(Exception):

@@ -85,6 +85,11 @@ class CrossEncoderConfig(Record):
         return ("max_prompt", "max_tokens", "max_images")
 
     @property
+    def absent_graphs(self) -> tuple[str, ...]:
+        """Graphs of its kind's fold modes that it has no part for."""
+        return ()
+
+    @property
     def sites(self) -> int:
         """Indices of attentions that can be skipped."""
         return 4 * self.layers

@@ -67,6 +67,11 @@ class ModelConfig(Record):
         return () if self.vision else ("max_images",)
 
     @property
+    def absent_graphs(self) -> tuple[str, ...]:
+        """Graphs of its kind's fold modes that it has no part for."""
+        return () if self.vision else ("vision",)
+
+    @property
     def image_tokens(self) -> int:
         """Tokens of one image; 0 where there can be none."""
         return self.vision.tokens if self.vision else 0

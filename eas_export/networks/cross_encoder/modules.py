@@ -18,6 +18,7 @@ from ...core.configs.cross_encoder import Attention, CrossEncoderConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ..attention import CrossAttention, FeedForward, SelfAttention
+from ..skeleton import linear
 from ..vision import VisionTransformer
 from .adapters import BehindAdapter, CrossReplacement, SelfReplacement
 from .text_encoder import TextEncoder
@@ -67,9 +68,9 @@ class Classifier(nn.Module):
 
     def __init__(self, width: int, inner: int, answers: int, norm_eps: float):
         super().__init__()
-        self.fc1 = nn.Linear(width, inner)
+        self.fc1 = linear(width, inner)
         self.norm = nn.LayerNorm(inner, eps=norm_eps)
-        self.fc2 = nn.Linear(inner, answers)
+        self.fc2 = linear(inner, answers)
 
     def forward(self, cls_feats: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.norm(self.fc1(cls_feats))))
@@ -93,17 +94,17 @@ class CrossEncoder(nn.Module):
 
         self.text = TextEncoder(config.text, config.text_length)
         self.vision = ImageEncoder(config.image)
-        self.text_transform = nn.Linear(config.text.width, dim)
-        self.image_transform = nn.Linear(config.image.width, dim)
+        self.text_transform = linear(config.text.width, dim)
+        self.image_transform = linear(config.image.width, dim)
         self.classifier_token = nn.Parameter(torch.empty(dim))
         self.types = nn.Parameter(
             torch.empty(1 + config.images, dim)
         )  # of the text, of the image, of NLVR2's second one
         self.text_layers, self.image_layers = stream("text", "image"), stream("image", "text")
-        self.text_pooler, self.image_pooler = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.text_pooler, self.image_pooler = linear(dim, dim), linear(dim, dim)
         width = 2 * dim * config.images
         if config.task == "retrieval":
-            self.head = nn.Linear(width, config.answers)
+            self.head = linear(width, config.answers)
         else:
             self.head = Classifier(width, 2 * dim, config.answers, config.head_norm_eps)
 

@@ -19,6 +19,7 @@ from ...core.plan import SkipPlan
 from .. import ops
 from ..adapter import Adapter, Pool, Router, mean_over, per_token
 from ..recordable import within
+from ..skeleton import linear
 from ..vision import TOWERS
 
 
@@ -78,10 +79,10 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.q = nn.Linear(config.dim, config.dim, bias=False)
-        self.k = nn.Linear(config.dim, config.kv_dim, bias=False)
-        self.v = nn.Linear(config.dim, config.kv_dim, bias=False)
-        self.o = nn.Linear(config.dim, config.dim, bias=False)
+        self.q = linear(config.dim, config.dim, bias=False)
+        self.k = linear(config.dim, config.kv_dim, bias=False)
+        self.v = linear(config.dim, config.kv_dim, bias=False)
+        self.o = linear(config.dim, config.dim, bias=False)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y [n, dim] -> q [n, dim], k, v [n, kv_dim]"""
@@ -93,9 +94,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.up = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.gate = linear(config.dim, config.ffn_dim, bias=False)
+        self.up = linear(config.dim, config.ffn_dim, bias=False)
+        self.down = linear(config.ffn_dim, config.dim, bias=False)
 
     def project(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [n, dim] -> gate, up [n, ffn_dim]"""
@@ -214,7 +215,7 @@ class Decoder(nn.Module):
         blocks = (skipped(config) if i in plan.skipped else kept(config) for i in range(plan.sites))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.head = linear(config.dim, config.vocab_size, bias=False)
 
     def rotate(self, x: Tensor, position_ids: Tensor) -> Tensor:
         """RoPE: x [B, H, L, head_dim], position_ids [B, L]"""

@@ -1,0 +1,50 @@
+"""The command line's options of a build, made from the fields of core/options.BuildOptions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_origin
+
+import click
+
+from ..core.choices import choices_of, parts_of
+from ..core.options import BuildOptions, options_of
+
+ABOUT = options_of(BuildOptions)
+SETTINGS = tuple(name for name, about in ABOUT.items() if about.of_checkpoint)  # what a checkpoint may not say
+
+
+def build_options(names: Iterable[str] = tuple(ABOUT)) -> Callable[[Callable], Callable]:
+    """Decorates a command with these options, in this order. The command is given None for one that is not on the command line."""
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed([*names]):
+            command = _option(name)(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Callable], Callable]:
+    field, about = BuildOptions.model_fields[name], ABOUT[name]
+    kinds, choices = [*parts_of(field.annotation)], choices_of(field)
+    values = {str(choice): choice for choice in choices}
+
+    def read(context: click.Context, parameter: click.Parameter, given: Any) -> Any:
+        if parameter.multiple:
+            return tuple(values.get(each, each) for each in given) or None
+        return values.get(given, given)
+
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=click.Choice([*values]) if values else next(kind for kind in (int, float, str) if kind in kinds),
+        multiple=tuple in map(get_origin, kinds),
+        metavar=about.metavar,
+        help=_help(about.help, choices, about.by_default or field.default),
+        callback=read,
+    )
+
+
+def _help(text: str, choices: Mapping[Any, Any], default: Any) -> str:
+    """With what the choices mean, where their rows say it, and the default."""
+    meanings = [f"{name}: {row.help}" for name, row in choices.items() if hasattr(row, "help")]
+    default = ", ".join(default) if isinstance(default, tuple) else default
+    return " ".join([text, "; ".join(meanings)]).strip() + ("" if default is None else f"  [default: {default}]")

@@ -1,0 +1,54 @@
+"""Choices that are the rows of a table, which is looked up by its name when a value is checked: core imports nothing that comes after it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from .registry import load
+
+
+@dataclass(frozen=True)
+class RowOf:
+    """Annotates a type whose values are the keys of a table.
+
+    table  ".module:attribute" of a mapping, or of a function that returns one
+    """
+
+    table: str
+
+    @property
+    def rows(self) -> Mapping[Any, Any]:
+        table = load(self.table)
+        return table() if callable(table) else table
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any) -> Any:
+        names = list(self.rows)
+        if value in names:
+            return value
+        *others, last = map(repr, names)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticKnownError("literal_error", {"expected": expected})
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    """A type, what it is made of, and what it is annotated with: Annotated[str, x] | None -> .., str, x, NoneType"""
+    yield annotation
+    for part in () if get_origin(annotation) is Literal else get_args(annotation):
+        yield from parts_of(part)
+
+
+def choices_of(field: FieldInfo) -> Mapping[Any, Any]:
+    """The values that a field may have, each with its row in their table (None in a Literal); empty where there is no such list."""
+    for part in (*parts_of(field.annotation), *field.metadata):
+        if isinstance(part, RowOf):
+            return part.rows
+        if get_origin(part) is Literal:
+            return dict.fromkeys(get_args(part))
+    return {}
