@@ -48,7 +48,6 @@ def inspect(
 
 
 def _check_files(path: Path, progress: Progress) -> None:
-
     bundle = open_bundle(path)
     require_own_graphs_and_weights(bundle)
     with progress.stage("checking files", bundle.nbytes) as done:
@@ -56,7 +55,6 @@ def _check_files(path: Path, progress: Progress) -> None:
 
 
 def _bundle_facts(path: Path) -> dict:
-
     bundle = open_bundle(path)
     m = bundle.manifest
     used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
@@ -88,7 +86,6 @@ def _bundle_facts(path: Path) -> dict:
 
 
 def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
-
     paths = {name: Path(sources.pop(name)) for name in ("weights", "vision", "base_weights") if name in sources}
     checkpoint = load_checkpoint(Sources(path, **paths, **resolve(None, sources).options.settings))
     notes = list(checkpoint.notes)

@@ -39,11 +39,11 @@ def get_backend(name: str) -> Backend:
     return lookup({known: row.place for known, row in BACKENDS.items()}, name, "backend", "--backend")
 
 
-def that_run(*what: str) -> Mapping[str, BackendRow]:
+def backends_that_run(*what: str) -> Mapping[str, BackendRow]:
     """The backends that run "graphs", "engines" or "modules"."""
     return {name: row for name, row in BACKENDS.items() if row.runs in what}
 
 
 def for_bundles() -> Mapping[str, BackendRow]:
     """The backends that a bundle can be built for: those that run its own files."""
-    return that_run("graphs", "engines")
+    return backends_that_run("graphs", "engines")

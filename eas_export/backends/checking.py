@@ -9,7 +9,7 @@ from ..bundle.bundle import Bundle, open_bundle
 from ..core.errors import UserError
 from ..core.progress import Progress
 from ..core.record import Record
-from . import get_backend, that_run
+from . import backends_that_run, get_backend
 from .contract import Layer
 
 FIRST_WITH_CACHES = 24  # the opset that brought TensorScatter and Attention's lengths
@@ -60,7 +60,7 @@ def check(
     refuses a graph."""
     compiler = get_backend(backend).compiler
     if compiler is None:
-        fix = f"pass --backend {' or '.join(that_run('engines'))}"
+        fix = f"pass --backend {' or '.join(backends_that_run('engines'))}"
         raise UserError(f"{backend} runs graphs as they are", where="--backend", fix=fix)
     bundle, progress = bundle if isinstance(bundle, Bundle) else open_bundle(bundle), progress or Progress()
     checks = {}

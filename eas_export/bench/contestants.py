@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import get_args
 
-from ..backends import that_run
+from ..backends import backends_that_run
 from ..backends.runtime import Runtime
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
@@ -29,9 +29,12 @@ def with_backends(rows: Mapping[str, Contestant], modes: Mapping[str, str]) -> d
     """The rows, and those that they lack for a bundle in these fold modes (each with its words) on every backend that runs its graphs
     or engines."""
     found = {
-        f"{b}-{m}": Contestant(m, b, f"{b}, {words}") for b, (m, words) in product(that_run("graphs"), modes.items())
+        f"{b}-{m}": Contestant(m, b, f"{b}, {words}")
+        for b, (m, words) in product(backends_that_run("graphs"), modes.items())
     }
-    for backend, (mode, words), weights in product(that_run("engines"), modes.items(), get_args(EngineWeights)):
+    for backend, (mode, words), weights in product(
+        backends_that_run("engines"), modes.items(), get_args(EngineWeights)
+    ):
         name = f"{backend}-{mode}-{weights}"
         found[name] = Contestant(name, backend, f"{backend} engines with {weights} weights, {words}")
     return {**rows, **{name: row for name, row in found.items() if name not in rows}}

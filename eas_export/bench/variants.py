@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..backends import get_backend, that_run
+from ..backends import backends_that_run, get_backend
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
@@ -184,7 +184,7 @@ VARIANTS: dict[str, Callable[[Variants, Path], Path]] = {
     **{fold: partial(in_fold_mode, fold=fold) for fold in every_fold_mode()},
     **{
         f"{backend}-{fold}-{weights}": partial(engines, backend=backend, fold=fold, weights=weights)
-        for backend in that_run("engines")
+        for backend in backends_that_run("engines")
         for fold in every_fold_mode()
         for weights in ("bound", "embedded")
     },

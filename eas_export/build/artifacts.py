@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..backends import get_backend, that_run
+from ..backends import backends_that_run, get_backend
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import SCHEMA_VERSION, TASK, WEIGHTS, Accounts, Made, Manifest, Target, engine_file
 from ..bundle.store import Parameter, Store, write_store
@@ -25,7 +25,7 @@ from ..networks.graphs import graphs_of
 from ..networks.memory import DeviceMemory, device_memory
 from ..networks.parameters import network_parameters
 from ..system.hashing import key_of
-from .keys import Identity, graph_key, own_values
+from .keys import Identity, graph_key
 from .workspace import Workspace
 
 ANOTHER_BASE = "give a bundle over the same base model and in the same precision, or leave --base out"
@@ -72,7 +72,7 @@ def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
     if not targets and (options.compute_capability is not None or options.engine_weights != "bound"):
         option = "--compute-capability" if options.compute_capability is not None else "--engine-weights"
         raise UserError(
-            "no engines are built", where=option, fix=f"pass --backend {' or '.join(that_run('engines'))} too"
+            "no engines are built", where=option, fix=f"pass --backend {' or '.join(backends_that_run('engines'))} too"
         )
     if targets and options.opset != DEFAULT_OPSET:
         what = f"engines are built from graphs of opset {DEFAULT_OPSET}, which say how caches are updated in place"
@@ -98,7 +98,7 @@ def make_files(
         workspace.make(f"{name}.onnx", key, lambda path, name=name: _export(path, name, blueprint, store, progress))
     for target in blueprint.targets:
         for name, spec in blueprint.graphs.items():
-            _make_engine(workspace, name, spec, store, target, blueprint.options, progress)
+            _make_engine(workspace, name, spec, store, target, progress)
     for tokenizer in blueprint.checkpoint.tokenizer:
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
@@ -182,19 +182,12 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
 
 
 def _make_engine(
-    workspace: Workspace,
-    name: str,
-    spec: GraphSpec,
-    store: Store,
-    target: Target,
-    options: BuildOptions,
-    progress: Progress,
+    workspace: Workspace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
 ) -> None:
     """Build one graph's engine, unless there is one from the same graph for the same target."""
     with progress.stage(f"preparing {name} for {target.backend}"):
         plan = get_backend(target.backend).compiler.plan(workspace.folder / f"{name}.onnx", spec, store, target)
-    read = [workspace.records[file].sha256 for file in plan.reads]
-    key = key_of(plan.key, read, *own_values(options, "engines", ("targets",)))
+    key = key_of(plan.key, [workspace.records[file].sha256 for file in plan.reads])
     workspace.make(engine_file(name, target.backend), key, lambda path: plan.build(path, progress))
 
 

@@ -78,7 +78,7 @@ def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceReco
 
 def weight_numbers(config: AnyConfig, plan: SkipPlan, options: BuildOptions) -> list:
     """What decides the store's tensors beside the checkpoint's."""
-    values = own_values(options, "weights", ("config", "plan"))
+    values = _values(options, "weights", ("config", "plan"))
     return [*values, config.model_dump(mode="json"), list(plan.skipped)]
 
 
@@ -87,11 +87,11 @@ def graph_key(
 ) -> str:
     """What decides a graph's file: what it computes and where its weights lie, not what they are."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]
-    decided = [plan.skipped, *own_values(options, "graphs", ("config", "plan", "spec", "limits"))]
+    decided = [plan.skipped, *_values(options, "graphs", ("config", "plan", "spec", "limits"))]
     return key_of(spec.model_dump(), config.structure(), decided, sorted(places), toolchain)
 
 
-def own_values(options: BuildOptions, decided: str, shown: Collection[str]) -> list:
+def _values(options: BuildOptions, decided: str, shown: Collection[str]) -> list:
     """The values of the options that decide such files, but for those that something else in the key shows."""
     about = options_of(type(options)).items()
     return [getattr(options, name) for name, each in about if decided in each.decides and each.shown_by not in shown]
@@ -99,14 +99,9 @@ def own_values(options: BuildOptions, decided: str, shown: Collection[str]) -> l
 
 def _beside_weights(options: BuildOptions, shown: Mapping[str, Any]) -> list:
     """What the options that decide something, but no weights, came to: their values, or once what shows several."""
-    came_to: dict[str, Any] = {}
-    for name, each in options_of(type(options)).items():
-        if each.decides and "weights" not in each.decides:
-            source, value = (
-                (each.shown_by, shown.get(each.shown_by)) if each.shown_by in shown else (name, getattr(options, name))
-            )
-            came_to[source] = value
-    return list(came_to.values())
+    about = options_of(type(options)).items()
+    others = [(name, each.shown_by) for name, each in about if each.decides and "weights" not in each.decides]
+    return [*{by if by in shown else name: shown.get(by, getattr(options, name)) for name, by in others}.values()]
 
 
 def _shared_store(base: Bundle) -> SourceRecord:

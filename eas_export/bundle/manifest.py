@@ -13,20 +13,10 @@ from ..core.plan import SkipPlan
 from ..core.record import Record
 
 SCHEMA_VERSION = 4
-
-
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
-
-
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
-
-
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-
-
 MANIFEST, WEIGHTS, TASK, REPORTS = "manifest.json", "weights.safetensors", "task.safetensors", "reports"
-
-
 SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_FILES = (SENTENCEPIECE,)  # what a tokenizer may consist of, in a checkpoint and in a bundle
 PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", *TOKENIZER_FILES)  # what may lie in a bundle's folder

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from ..backends import that_run
+from ..backends import backends_that_run
 from .output import PATH, json_option, judged, print_json, stdout_console, table
 from .progress import make_progress
 
-BUILDERS = [*that_run("engines")]
+BUILDERS = [*backends_that_run("engines")]
 
 
 @click.command()

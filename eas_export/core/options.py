@@ -17,28 +17,14 @@ from .record import Record
 from .registry import load
 
 FOLD_MODES = ".networks.graphs:every_fold_mode"
-
-
 PrecisionName = Annotated[str, RowOf(".core.precision:PRECISIONS")]
-
-
 FoldName = Annotated[str, RowOf(FOLD_MODES)]
-
-
 BackendName = Annotated[str, RowOf(".backends:for_bundles")]
-
-
 EngineWeights = Literal["bound", "embedded"]
-
-
 Opset = Literal[24, 21]
 
-
 DEFAULT_OPSET = 24  # what graphs are recorded in
-
-
 DEFAULT_MAX_BATCH = 8  # where adapters are not folded prompt by prompt
-
 
 WEIGHTS, GRAPHS, ENGINES = ("weights",), ("graphs",), ("engines",)  # what an option may decide
 BOTH = WEIGHTS + GRAPHS
@@ -49,7 +35,7 @@ class Option:
     """What there is to say of an option beside its type, its choices and its default.
 
     help      for --help, which adds the default, and what choices mean where their rows say it
-    decides   WEIGHTS, GRAPHS, BOTH, ENGINES (which whatever changes graphs changes, too), or () for nothing
+    decides   WEIGHTS, GRAPHS, BOTH, ENGINES (which whatever changes graphs changes, too, and which see their Target alone), or ()
     shown_by  what shows its value in a key: the "plan", the "config", a graph's "spec", the "limits", or the engines' "targets"; empty
               where the key has to hold the value itself
     by_default  what None comes to, in words
