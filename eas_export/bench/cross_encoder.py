@@ -1,4 +1,4 @@
-"""What `bench` times of a cross-encoder, and whom it compares with."""
+"""What `bench` times of a cross-encoder, and the baselines that it compares with."""
 
 import torch
 
@@ -6,16 +6,16 @@ from ..backends.runtime import Runtime
 from ..generation.encode import graph_inputs
 from ..networks.cross_encoder.pairs import Pairs
 from ..networks.cross_encoder.text_encoder import PADDING
-from .contestants import Contestant, Kind, with_backends
+from .baselines import Baseline, Kind, with_backends
 from .settings import Workload
 from .stages import ENCODE, Prepare, Work
 
 _ROWS = {
-    "onnxruntime-offline": Contestant("offline", "onnxruntime", "ONNX Runtime, adapters folded once and for all"),
-    "onnxruntime-unskipped": Contestant("unskipped", "onnxruntime", "ONNX Runtime, every attention, adapters folded"),
-    "pytorch-offline": Contestant("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
-    "pytorch-unskipped": Contestant("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
-    "pytorch-compiled": Contestant("offline", "compiled", "torch.compile, adapters folded"),
+    "onnxruntime-offline": Baseline("offline", "onnxruntime", "ONNX Runtime, adapters folded once and for all"),
+    "onnxruntime-unskipped": Baseline("unskipped", "onnxruntime", "ONNX Runtime, every attention, adapters folded"),
+    "pytorch-offline": Baseline("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
+    "pytorch-unskipped": Baseline("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
+    "pytorch-compiled": Baseline("offline", "compiled", "torch.compile, adapters folded"),
 }
 BASELINES = with_backends(_ROWS, {"offline": "adapters folded once and for all"})
 

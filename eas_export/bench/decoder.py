@@ -1,4 +1,4 @@
-"""What `bench` times of a decoder, and whom it compares with."""
+"""What `bench` times of a decoder, and the baselines that it compares with."""
 
 from functools import cache, partial
 
@@ -8,7 +8,7 @@ from ..backends.runtime import Bound, Runtime
 from ..generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill
 from ..networks.decoder.graphs import FOLD_MODES
 from ..networks.decoder.prompts import Prompts
-from .contestants import Contestant, Kind, with_backends
+from .baselines import Baseline, Kind, with_backends
 from .settings import Workload
 from .stages import ANSWER, DECODE, FIRST, FOLD, FULL, PREFILL, VISION, Prepare, Work, prompt_ids, slots_of
 
@@ -16,24 +16,20 @@ _FOLDED = "folded into the weights prompt by prompt"
 _BESIDE = "beside shared weights, frozen at the prompt's state"
 
 _ROWS = {
-    "onnxruntime-weights": Contestant("weights", "onnxruntime", f"ONNX Runtime, adapters {_FOLDED}"),
-    "onnxruntime-lowrank": Contestant("lowrank", "onnxruntime", f"ONNX Runtime, adapters {_BESIDE}"),
-    "onnxruntime-none": Contestant("none", "onnxruntime", "ONNX Runtime, a model without adapters"),
-    "onnxruntime-floor": Contestant("floor", "onnxruntime", "ONNX Runtime, the same graphs with the adapters left out"),
-    "onnxruntime-unskipped": Contestant(
-        "unskipped", "onnxruntime", f"ONNX Runtime, every attention, adapters {_BESIDE}"
-    ),
-    "onnxruntime-plain": Contestant(
-        "plain", "onnxruntime", "ONNX Runtime, the base model: every attention, no adapters"
-    ),
-    "onnxruntime-genai": Contestant("genai", "genai", "onnxruntime-genai, the base model from its own builder"),
-    "pytorch-unskipped": Contestant("unskipped", "published", "PyTorch eager as published, no attention skipped"),
-    "pytorch-published": Contestant(
+    "onnxruntime-weights": Baseline("weights", "onnxruntime", f"ONNX Runtime, adapters {_FOLDED}"),
+    "onnxruntime-lowrank": Baseline("lowrank", "onnxruntime", f"ONNX Runtime, adapters {_BESIDE}"),
+    "onnxruntime-none": Baseline("none", "onnxruntime", "ONNX Runtime, a model without adapters"),
+    "onnxruntime-floor": Baseline("floor", "onnxruntime", "ONNX Runtime, the same graphs with the adapters left out"),
+    "onnxruntime-unskipped": Baseline("unskipped", "onnxruntime", f"ONNX Runtime, every attention, adapters {_BESIDE}"),
+    "onnxruntime-plain": Baseline("plain", "onnxruntime", "ONNX Runtime, the base model: every attention, no adapters"),
+    "onnxruntime-genai": Baseline("genai", "genai", "onnxruntime-genai, the base model from its own builder"),
+    "pytorch-unskipped": Baseline("unskipped", "published", "PyTorch eager as published, no attention skipped"),
+    "pytorch-published": Baseline(
         "lowrank", "published", "PyTorch eager as published: adapters as convolutions in the loop"
     ),
-    "pytorch-weights": Contestant("weights", "pytorch", f"PyTorch eager, adapters {_FOLDED}"),
-    "pytorch-lowrank": Contestant("lowrank", "pytorch", f"PyTorch eager, adapters {_BESIDE}"),
-    "pytorch-compiled": Contestant("lowrank", "compiled", f"torch.compile, adapters {_BESIDE}"),
+    "pytorch-weights": Baseline("weights", "pytorch", f"PyTorch eager, adapters {_FOLDED}"),
+    "pytorch-lowrank": Baseline("lowrank", "pytorch", f"PyTorch eager, adapters {_BESIDE}"),
+    "pytorch-compiled": Baseline("lowrank", "compiled", f"torch.compile, adapters {_BESIDE}"),
 }
 _MODES = {f: f"adapters {_FOLDED if mode.one_prompt else _BESIDE}" for f, mode in FOLD_MODES.items() if mode.adapters}
 BASELINES = with_backends(_ROWS, _MODES)

@@ -54,7 +54,7 @@ def _draw_rates(axes: Any, ran: dict[str, Result]) -> None:
 
 
 def _draw_parts(axes: Any, ran: dict[str, Result]) -> None:
-    """A row of bars for each contestant."""
+    """A row of bars for each baseline."""
     steps = {name: each.step for name, each in ran.items()}
     parts = [part for part in PARTS if any(part in each.parts for each in ran.values())]
     width = 0.85 / (len(parts) + 1)

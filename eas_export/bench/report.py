@@ -121,7 +121,7 @@ class Rates(Record):
 class Roof(Record):
     """One graph of the bundle against the machine's limit.
 
-    bytes, flops      that it has to move and to do at least, from shapes (work.py)
+    bytes, flops      that it has to move and to do at least, from shapes (roofline.py)
     bound             memory or arithmetic: which of both takes longer at the measured rates
     least_seconds     that it takes
     share             least_seconds / measured seconds

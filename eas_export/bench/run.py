@@ -1,4 +1,4 @@
-"""The way through: choose contestants, make what they run, let them take turns, make the report."""
+"""The way through: choose baselines, make the bundles that they run, time them in rounds of trials, make the report."""
 
 import importlib.metadata
 import os
@@ -24,17 +24,17 @@ from ..system.files import translated
 from ..system.locked_folder import clear, lock_folder
 from ..system.machine import cpu_name, total_memory
 from ..system.scratch import scratch_folder
-from .contestants import Contestant, Kind, choose, kind_of, subject
+from .baseline_bundles import BaselineBundles
+from .baselines import Baseline, Kind, choose, kind_of, subject
+from .child_process import ChildProcess, Refused, started
 from .report import BenchReport, Memory, Place, Result
-from .schedule import Heat, run_race
+from .schedule import TimedPart, run_schedule
 from .settings import BATCHES, Workload, make_workload
 from .stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
-from .subprocess import Entrant, Refused, started
 from .summary import MACHINE, Summary
-from .variants import Variants
 
 PACKAGES = (*(package for row in BACKENDS.values() for package in row.packages), "onnxruntime-genai")
-PROBES = Contestant("", MACHINE, "what the machine can do")
+PROBES = Baseline("", MACHINE, "what the machine can do")
 
 
 def bench(
@@ -53,15 +53,15 @@ def bench(
     scratch: Path | str | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Time a bundle, and what would be run otherwise, in turns.
+    """Time a bundle, and what would be run otherwise, in turns, so that whatever slows the machine down slows all.
 
     ckpt, weights, vision, base_weights  see families/contract.Sources; without a checkpoint nothing can be compared that keeps every attention
-    against        names of contestants (contestants.py); None: all that there are
+    against        names of baselines (decoder.py, cross_encoder.py); None: all that there are
     prompt_tokens, new_tokens, batches, rounds, device  see settings.Workload; device None: cuda where PyTorch sees a GPU
     scratch        where the bundles go that only the comparison needs, and from which they are gone in the end; None: beside the bundle
 
-    Raises UserError for an unknown contestant, for a workload that the bundle does not take, and where the bundle itself cannot be run.
-    A contestant that cannot be run is in the report with the reason.
+    Raises UserError for an unknown baseline, for a workload that the bundle does not take, and where the bundle itself cannot be run.
+    A baseline that cannot be run is in the report with the reason.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_own_graphs_and_weights(opened)
@@ -74,15 +74,15 @@ def bench(
     if sources:
         _require_origin(sources, m, progress)
     with folder_for_bundles(opened, scratch) as folder, ExitStack() as processes:
-        entrants, missing = _open(processes, Variants(opened, sources, workload, folder, progress), chosen)
-        probes = entrants[MACHINE].parts if MACHINE in entrants else {}
-        race = run_race([*entrants.values()], _heats(kind, workload, tuple(probes)), progress)
-        summary = Summary(opened, workload, race, probes)
-        if not summary.turns(own, summary.step):
-            raise _cannot_run(own, race.refused.get(own, {}).get(summary.step, "it has no such step"))
+        children, missing = _open(processes, BaselineBundles(opened, sources, workload, folder, progress), chosen)
+        probes = children[MACHINE].parts if MACHINE in children else {}
+        measured = run_schedule([*children.values()], _schedule(kind, workload, tuple(probes)), progress)
+        summary = Summary(opened, workload, measured, probes)
+        if not summary.trials(own, summary.step):
+            raise _cannot_run(own, measured.refused.get(own, {}).get(summary.step, "it has no such step"))
         results = {
-            name: summary.result(name, each).model_copy(update=_of_process(entrants[name]))
-            if name in entrants
+            name: summary.result(name, each).model_copy(update=_of_process(children[name]))
+            if name in children
             else Result(what=each.what, why_not=missing[name])
             for name, each in chosen.items()
         }
@@ -125,24 +125,24 @@ def folder_for_bundles(bundle: Bundle, given: Path | str | None) -> Iterator[Pat
 
 
 def _open(
-    processes: ExitStack, variants: Variants, chosen: Mapping[str, Contestant]
-) -> tuple[dict[str, Entrant], dict[str, str]]:
-    """A process for everyone who can be run, and why others cannot. The first is the bundle itself, the machine's probes are the last. Raises
+    processes: ExitStack, bundles: BaselineBundles, chosen: Mapping[str, Baseline]
+) -> tuple[dict[str, ChildProcess], dict[str, str]]:
+    """A process for every baseline that can be run, and why others cannot. The first is the bundle itself, the machine's probes are the last. Raises
     UserError where the bundle itself cannot be run, before anything is made for the others."""
-    entrants: dict[str, Entrant] = {}
+    children: dict[str, ChildProcess] = {}
     missing: dict[str, str] = {}
-    for name, contestant in {**chosen, MACHINE: PROBES}.items():
+    for name, baseline in {**chosen, MACHINE: PROBES}.items():
         try:
-            place = variants.place(contestant.variant) if contestant.variant else variants.bundle.path
-            entrant = processes.enter_context(started(name, variants.folder))
-            with variants.progress.stage(f"opening {name}"):
-                entrant.open(contestant.runner, place, variants.workload)
-            entrants[name] = entrant
+            place = bundles.place(baseline.bundle) if baseline.bundle else bundles.bundle.path
+            child = processes.enter_context(started(name, bundles.folder))
+            with bundles.progress.stage(f"opening {name}"):
+                child.open(baseline.runner, place, bundles.workload)
+            children[name] = child
         except (UserError, Refused) as refusal:
             missing[name] = str(refusal)
-            if not entrants:
+            if not children:
                 raise _cannot_run(name, missing[name]) from None
-    return entrants, missing
+    return children, missing
 
 
 def _cannot_run(name: str, why: str) -> UserError:
@@ -158,28 +158,28 @@ def _require_origin(sources: Sources, m: Manifest, progress: Progress) -> None:
         raise UserError(what, where=f"--ckpt {sources.ckpt}", fix="give that one")
 
 
-def _heats(kind: Kind, workload: Workload, probes: tuple[str, ...]) -> list[Heat]:
-    """Everything that a contestant may have. The machine's probes run beside what is held against them."""
+def _schedule(kind: Kind, workload: Workload, probes: tuple[str, ...]) -> list[TimedPart]:
+    """Everything that a baseline may have. The machine's probes run beside what is held against them."""
     one, *more = (kind.step.format(rows) for rows in workload.batches)
     few = workload.few
     return [
-        *(Heat(part, few, probes) for part in (VISION, PREFILL)),
-        Heat(FOLD, few, (one, *probes)),
-        Heat(FIRST, few),
-        Heat(one, workload.rounds, probes),
-        *(Heat(part, few, probes) for part in more),
-        Heat(FULL, few, (one, *probes)),
-        Heat(ANSWER, workload.answers),
+        *(TimedPart(part, few, probes) for part in (VISION, PREFILL)),
+        TimedPart(FOLD, few, (one, *probes)),
+        TimedPart(FIRST, few),
+        TimedPart(one, workload.rounds, probes),
+        *(TimedPart(part, few, probes) for part in more),
+        TimedPart(FULL, few, (one, *probes)),
+        TimedPart(ANSWER, workload.answers),
     ]
 
 
-def _of_process(entrant: Entrant) -> dict[str, object]:
+def _of_process(child: ChildProcess) -> dict[str, object]:
     """What its process says in the end; nothing where it has crashed."""
     try:
-        memory = Memory(**entrant.ask({"memory": True}))
+        memory = Memory(**child.ask({"memory": True}))
     except Refused:
         memory = None
-    return {"opened_seconds": entrant.seconds, "notes": entrant.notes, "memory": memory}
+    return {"opened_seconds": child.seconds, "notes": child.notes, "memory": memory}
 
 
 def _device(asked: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What runs a variant, in a contestant's process: (its folder, workload) -> it, open. Raises UserError where it cannot be had."""
+"""What runs a bundle, in a child process: (its folder, workload) -> it, open. Raises UserError where it cannot be had."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -70,7 +70,7 @@ def genai(place: Path, workload: Workload) -> Opened:
 
 
 def machine(place: Path, workload: Workload) -> Opened:
-    """What the machine can do: the probes of rates.py, in the bundle's dtype."""
+    """What the machine can do: the probes of peak.py, in the bundle's dtype."""
     device, dtype = _device(workload), PRECISIONS[open_bundle(place).manifest.precision].dtype
     found = [(READ, probe) for probe in read_probes(device)]
     found += [(PRODUCT, probe) for probe in product_probes(device, dtype)]

@@ -1,4 +1,4 @@
-"""What is measured: how long prompts and answers are, how many rows, and how often everyone takes a turn."""
+"""What is measured: how long prompts and answers are, how many rows, and how many trials each baseline has."""
 
 from typing import Literal
 
@@ -18,8 +18,8 @@ class Workload(Record):
     """prompt_tokens   of each prompt
     new_tokens     that are decoded after it, end to end
     batches        rows of a step, smallest first; the first is 1
-    rounds         turns of everyone for a step of one row
-    device         cpu or cuda: where everyone runs
+    rounds         trials of each baseline for a step of one row
+    device         cpu or cuda: where baselines run
     """
 
     prompt_tokens: PositiveInt
@@ -30,12 +30,12 @@ class Workload(Record):
 
     @property
     def few(self) -> int:
-        """Turns for every other part."""
+        """Trials for every other part."""
         return max(2, self.rounds // 4)
 
     @property
     def answers(self) -> int:
-        """Turns for a whole answer, which is many steps."""
+        """Trials for a whole answer, which is many steps."""
         return max(2, self.rounds // 8)
 
 

@@ -8,7 +8,7 @@
     decode, full cache  a step of one row whose caches are as long as the bundle takes
     answer              a new conversation, of text: prefill, fold and as many steps as there are new tokens
     encode x4           four pairs through a cross-encoder
-    read: .., multiply: ..  what the machine can do (rates.py)
+    read: .., multiply: ..  what the machine can do (peak.py)
 
 A piece ends when its results are there: a GPU is waited for.
 """
@@ -44,7 +44,7 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Opened:
-    """A contestant that is open: what can be timed of it, and what should be known of how it runs."""
+    """A baseline that is open: what can be timed of it, and what should be known of how it runs."""
 
     parts: Parts
     notes: tuple[str, ...] = ()

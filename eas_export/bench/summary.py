@@ -1,4 +1,4 @@
-"""From turns to a report: all of the arithmetic, and none of the measuring."""
+"""From trials to a report: all of the arithmetic, and none of the measuring."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from math import ceil
 from typing import Any
 
 from ..bundle.bundle import Bundle
-from .contestants import Comparisons, Contestant, Kind, kind_of
+from .baselines import Baseline, Comparisons, Kind, kind_of
 from .report import BreakEven, Comparison, KvSaving, Rates, Result, Roof, Steady
 from .roofline import limit_of, work_of
-from .schedule import Race
+from .schedule import Measurements
 from .settings import Workload
 from .stages import DECODE, ENCODE, FOLD, FULL, PREFILL, PRODUCT, READ, VISION, slots_of
-from .timing import Turns, by_round, difference, inverse, quotient, spread, timing
+from .timing import Trials, by_round, difference, inverse, quotient, spread, timing
 
-MACHINE = "machine"  # who takes part with what the machine can do
+MACHINE = "machine"  # what is timed of the machine itself
 
 KV = ("onnxruntime-unskipped", "onnxruntime-lowrank")  # with every attention, and without the skipped ones
 FOLDING = ("onnxruntime-lowrank", "onnxruntime-weights")
@@ -22,11 +22,11 @@ FOLDING = ("onnxruntime-lowrank", "onnxruntime-weights")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a race of a bundle's contestants came to. amounts: probe -> bytes that one piece of it reads, or operations that it does"""
+    """What the trials of a bundle and its baselines came to. amounts: probe -> bytes that one piece of it reads, or operations that it does"""
 
     bundle: Bundle
     workload: Workload
-    race: Race
+    measured: Measurements
     amounts: Mapping[str, int]
 
     @property
@@ -38,12 +38,12 @@ class Summary:
         """The part that is a steady step of one row."""
         return self.kind.step.format(1)
 
-    def turns(self, name: str, part: str, heat: str | None = None) -> Turns | None:
-        """A contestant's turns of a part; None where it was not timed."""
-        return self.race.turns.get(heat or part, {}).get((name, part))
+    def trials(self, name: str, part: str, timed: str | None = None) -> Trials | None:
+        """A baseline's trials of a part, in the rounds of the timed part (by default the same); None where there are none."""
+        return self.measured.trials.get(timed or part, {}).get((name, part))
 
     def sections(self, subject: str) -> dict[str, Any]:
-        """The report's fields beside the contestants' own figures."""
+        """The report's fields beside the baselines' own figures."""
         return {
             "rates": self.rates(),
             "against": self.against(subject),
@@ -54,43 +54,43 @@ class Summary:
             "roofline": self.roofline(subject),
         }
 
-    def result(self, name: str, contestant: Contestant) -> Result:
-        """Of a contestant that took part."""
+    def result(self, name: str, baseline: Baseline) -> Result:
+        """Of a baseline that was timed."""
         steps = {self.kind.step.format(rows): rows for rows in self.workload.batches}
-        timed = {part: turns for part in self.race.turns if (turns := self.turns(name, part))}
+        timed = {part: trials for part in self.measured.trials if (trials := self.trials(name, part))}
         steady = []
         for part, rows in steps.items():
             if part in timed:
                 step = timing(timed[part])
                 steady.append(Steady(rows=rows, step=step, tokens_per_second=inverse(step.seconds, rows)))
-        parts = {part: timing(turns) for part, turns in timed.items() if part not in steps}
-        refused, disk_reads = self.race.refused.get(name, {}), self.race.disk_reads[name]
-        return Result(what=contestant.what, parts=parts, steady=tuple(steady), refused=refused, disk_reads=disk_reads)
+        parts = {part: timing(trials) for part, trials in timed.items() if part not in steps}
+        refused, disk_reads = self.measured.refused.get(name, {}), self.measured.disk_reads[name]
+        return Result(what=baseline.what, parts=parts, steady=tuple(steady), refused=refused, disk_reads=disk_reads)
 
     def compared(self, name: str, part: str, of: str, to: str) -> Comparison | None:
         """None where one of the two was not timed."""
-        before, after = self.turns(of, part), self.turns(to, part)
+        before, after = self.trials(of, part), self.trials(to, part)
         if not before or not after:
             return None
         ratio, saved = quotient(before, after), difference(before, after)
         return Comparison(name=name, part=part, of=of, to=to, ratio=ratio, saved_seconds=saved)
 
     def against(self, subject: str) -> tuple[Comparison, ...]:
-        """Every part that another contestant has too, over the subject's."""
-        pairs = [(part, name) for part, taken in self.race.turns.items() for name, timed in taken if timed == part]
+        """Every part that a baseline has too, over the subject's."""
+        pairs = [(part, name) for part, taken in self.measured.trials.items() for name, timed in taken if timed == part]
         found = [
             self.compared(f"{name} against the bundle", part, name, subject) for part, name in pairs if name != subject
         ]
         return tuple(filter(None, found))
 
     def rows_of(self, table: Comparisons) -> tuple[Comparison, ...]:
-        """Claims or causes, those whose contestants were timed."""
+        """Claims or causes, those whose baselines were timed."""
         found = [self.compared(name, self.step, of, to) for name, of, to in table]
         return tuple(filter(None, found))
 
     def kv(self) -> KvSaving | None:
         """Both steps are timed in the same rounds for it."""
-        taken = [self.turns(name, part, heat=FULL) for name in KV for part in (FULL, self.step)]
+        taken = [self.trials(name, part, timed=FULL) for name in KV for part in (FULL, self.step)]
         if not all(taken):
             return None
         m = self.bundle.manifest
@@ -102,8 +102,8 @@ class Summary:
 
     def break_even(self) -> BreakEven | None:
         """Folding costs once per prompt, and saves in every step; all three are timed in the same rounds for it."""
-        beside, folded = (self.turns(name, self.step, heat=FOLD) for name in FOLDING)
-        fold = self.turns(FOLDING[1], FOLD)
+        beside, folded = (self.trials(name, self.step, timed=FOLD) for name in FOLDING)
+        fold = self.trials(FOLDING[1], FOLD)
         if not (beside and folded and fold):
             return None
         costs, saved = timing(fold).seconds, difference(beside, folded)
@@ -123,7 +123,7 @@ class Summary:
         return tuple(
             self._roof(subject, part, graph, sizes)
             for part, graph, sizes in self._graph_runs()
-            if self.turns(subject, part) and self._rates_by_round(part)
+            if self.trials(subject, part) and self._rates_by_round(part)
         )
 
     def _graph_runs(self) -> list[tuple[str, str, dict[str, int]]]:
@@ -145,7 +145,7 @@ class Summary:
     def _roof(self, subject: str, part: str, graph: str, sizes: dict[str, int]) -> Roof:
         work, rounds = work_of(self.bundle, graph, sizes), self._rates_by_round(part)
         limits = [limit_of(work, *rates) for rates in rounds]
-        measured = [seconds for (seconds,) in by_round(self.turns(subject, part))]
+        measured = [seconds for (seconds,) in by_round(self.trials(subject, part))]
         least = sorted(limits, key=lambda limit: limit.seconds)[len(limits) // 2]
         return Roof(
             part=part,
@@ -157,13 +157,13 @@ class Summary:
             share=spread([limit.seconds / seconds for limit, seconds in zip(limits, measured, strict=True)]),
         )
 
-    def _rates_by_round(self, heat: str) -> list[tuple[float, float]]:
-        """(bytes per second, operations per second) of each round of a heat: the best reader's and the fastest product's."""
-        taken = self.race.turns.get(heat, {})
-        probes = [(part, turns) for (name, part), turns in taken.items() if name == MACHINE]
+    def _rates_by_round(self, timed: str) -> list[tuple[float, float]]:
+        """(bytes per second, operations per second) of each round of a timed part: the best reader's and the fastest product's."""
+        taken = self.measured.trials.get(timed, {})
+        probes = [(part, trials) for (name, part), trials in taken.items() if name == MACHINE]
         if not all(any(part.startswith(kind) for part, _ in probes) for kind in (READ, PRODUCT)):
             return []
-        rounds = by_round(*(turns for _, turns in probes))
+        rounds = by_round(*(trials for _, trials in probes))
 
         def best(kind: str, seconds: tuple[float, ...]) -> float:
             return max(self.amounts[part] / took for (part, _), took in zip(probes, seconds) if part.startswith(kind))

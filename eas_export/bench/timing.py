@@ -1,6 +1,6 @@
-"""Seconds of pieces of work, taken turn by turn, and what they come to. Knows no model.
+"""Seconds of pieces of work, timed trial by trial, and what they come to. Knows no model.
 
-A turn is short, and in each round everyone has one: whatever slows the machine down slows all of them. So figures are compared within
+A trial is short, and in each round every baseline has one: whatever slows the machine down slows all of them. So figures are compared within
 a round, and of the rounds' quotients the median and the 10th and 90th percentile are given.
 """
 
@@ -14,12 +14,12 @@ from pydantic import FiniteFloat
 from ..core.record import Record
 
 WARM = 2  # pieces after preparing a part, not counted: kernels are chosen, memory is touched
-SHORT = 0.02  # seconds: pieces below it are run uncounted for as long at the beginning of a turn: threads wake up, caches fill
-A_TURN = 0.1  # seconds: so long pieces are counted, one at least
-MOST_PIECES = 200  # of one turn
+SHORT = 0.02  # seconds: pieces below it are run uncounted for as long at the beginning of a trial: threads wake up, caches fill
+A_TRIAL = 0.1  # seconds: so long pieces are counted, one at least
+MOST_PIECES = 200  # of one trial
 
 Clock = Callable[[], float]
-Turns = Sequence[Sequence[float]]  # seconds of each piece, by turn
+Trials = Sequence[Sequence[float]]  # seconds of each piece, by trial
 
 
 class Spread(Record):
@@ -38,8 +38,8 @@ class Timing(Record):
     turns: int
 
 
-def take_turn(work: Callable[[], object], clock: Clock = time.perf_counter) -> list[float]:
-    """Seconds of each counted piece. What is asynchronous has to wait for itself inside `work`."""
+def run_trial(work: Callable[[], object], clock: Clock = time.perf_counter) -> list[float]:
+    """Seconds of each counted piece. `work` must synchronize before it returns."""
     start = clock()
     first = _piece(work, clock)
     if first < SHORT:
@@ -47,7 +47,7 @@ def take_turn(work: Callable[[], object], clock: Clock = time.perf_counter) -> l
             work()
         first = _piece(work, clock)
     pieces = [first]
-    while sum(pieces) < A_TURN and len(pieces) < MOST_PIECES:
+    while sum(pieces) < A_TRIAL and len(pieces) < MOST_PIECES:
         pieces.append(_piece(work, clock))
     return pieces
 
@@ -63,22 +63,22 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(p10=low, p50=middle, p90=high)
 
 
-def timing(turns: Turns) -> Timing:
-    pieces = [seconds for turn in turns for seconds in turn]
-    return Timing(seconds=spread(pieces), pieces=len(pieces), turns=len(turns))
+def timing(trials: Trials) -> Timing:
+    pieces = [seconds for trial in trials for seconds in trial]
+    return Timing(seconds=spread(pieces), pieces=len(pieces), turns=len(trials))
 
 
-def by_round(*contestants: Turns) -> list[tuple[float, ...]]:
-    """The median piece of each contestant in each round."""
-    return list(zip(*([statistics.median(turn) for turn in turns] for turns in contestants), strict=True))
+def by_round(*baselines: Trials) -> list[tuple[float, ...]]:
+    """The median piece of each baseline in each round."""
+    return list(zip(*([statistics.median(trial) for trial in trials] for trials in baselines), strict=True))
 
 
-def quotient(of: Turns, to: Turns) -> Spread:
+def quotient(of: Trials, to: Trials) -> Spread:
     """of / to, round by round."""
     return spread([mine / other for mine, other in by_round(of, to)])
 
 
-def difference(of: Turns, to: Turns) -> Spread:
+def difference(of: Trials, to: Trials) -> Spread:
     """of - to, round by round, in seconds."""
     return spread([mine - other for mine, other in by_round(of, to)])
 

@@ -1,10 +1,10 @@
-"""The process of one contestant: it opens its bundle, and takes a turn whenever it is asked to. subprocess.py starts it.
+"""The child process of one baseline: it opens its bundle, and runs a trial whenever it is asked to. child_process.py starts it.
 
 Everyone has threads, an allocator and crashes of its own, and memory that can be looked at. JSON lines on standard input and output:
 
     {"runner": .., "place": path, "workload": {..}}  ->  {"parts": {part: amount}, "notes": [..], "seconds": to open}
     {"prepare": part}                                ->  {}
-    {"turn": part}                                   ->  {"seconds": [of each piece], "disk_reads": ..}
+    {"trial": part}                                  ->  {"seconds": [of each piece], "disk_reads": ..}
     {"drop": true}                                   ->  {}: of what was prepared only what prompts have left behind stays
     {"memory": true}                                 ->  {"private_bytes": .., "peak_bytes": .., "device_bytes": ..}
 
@@ -28,7 +28,7 @@ from ..system.memory import enough_memory
 from .runners import RUNNERS
 from .settings import Workload
 from .stages import Parts, Work
-from .timing import WARM, take_turn
+from .timing import WARM, run_trial
 
 EVERYONE = "everyone's models at once"
 FEWER = "end other programs, give fewer --batch, or fewer --against"
@@ -43,7 +43,7 @@ def main(answers_to: int) -> None:
 
 
 def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """An answer to each request; the first opens the contestant."""
+    """An answer to each request; the first opens the baseline."""
     first = next(requests)
     start = time.perf_counter()
     try:
@@ -54,17 +54,17 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         return
     amounts = {name: part.amount for name, part in opened.parts.items()}
     yield {"parts": amounts, "notes": opened.notes, "seconds": time.perf_counter() - start}
-    contestant = Contestant(opened.parts)
+    worker = Worker(opened.parts)
     for request in requests:
         try:
             with enough_memory(EVERYONE, FEWER):
-                answer = contestant.answer(request)
+                answer = worker.answer(request)
         except UserError as error:
             answer = {"refused": str(error)}
         yield answer
 
 
-class Contestant:
+class Worker:
     """Answers requests; holds what was prepared."""
 
     def __init__(self, parts: Parts):
@@ -83,9 +83,9 @@ class Contestant:
         self._ready[part] = work
         return {}
 
-    def _turn(self, part: str) -> dict[str, Any]:
+    def _trial(self, part: str) -> dict[str, Any]:
         before = _disk_reads()
-        seconds = take_turn(self._ready[part])
+        seconds = run_trial(self._ready[part])
         self._private = max(self._private, private_memory())
         return {"seconds": seconds, "disk_reads": _disk_reads() - before}
 

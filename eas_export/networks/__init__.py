@@ -29,7 +29,7 @@ class Network:
     image_tokens      config -> tokens of an image that lengthen a pass
     describe          config -> rows of what `inspect` shows
     ledger, faults    what `verify` compares, and the faults that it plants
-    bench             what `bench` times and whom it compares: bench/kind.Kind
+    bench             what `bench` times, and the baselines that it compares with: bench/baselines.Kind
     run_arrays        what `run` does with an npz file
     """
 

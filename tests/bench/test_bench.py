@@ -11,12 +11,12 @@ from PIL import Image
 
 from eas_export.backends.opening import open_runtime
 from eas_export.bench import cross_encoder, decoder
+from eas_export.bench.baseline_bundles import BUNDLES, BaselineBundles
 from eas_export.bench.report import BenchReport
 from eas_export.bench.run import folder_for_bundles
 from eas_export.bench.runners import RUNNERS
 from eas_export.bench.settings import Workload
 from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
-from eas_export.bench.variants import VARIANTS, Variants
 from eas_export.bundle.bundle import open_bundle
 from eas_export.cli.schemas import report_schema, schema_file
 from eas_export.core.errors import NoRoom, UserError
@@ -30,14 +30,14 @@ CASE = golden_case("first")
 
 
 @pytest.fixture(scope="session")
-def variants(bundle_of, tmp_path_factory):
-    """variants(name) -> a variant of the bundle in fold mode weights; all are made together, once."""
+def bundles(bundle_of, tmp_path_factory):
+    """bundles(name) -> a bundle made from the one in fold mode weights; all are made together, once."""
     workload = Workload(prompt_tokens=6, new_tokens=3, batches=(1, 2))
-    with made_once(tmp_path_factory, "variants", CASE.name) as out:
+    with made_once(tmp_path_factory, "bundles", CASE.name) as out:
         if not out.exists():
             out.mkdir()
             own = copy_of(bundle_of(CASE), out / "own")  # the others link to its weights
-            made = Variants(own, Sources(CASE.folder), workload, out, Progress())
+            made = BaselineBundles(own, Sources(CASE.folder), workload, out, Progress())
             for name in ("lowrank", "plain"):
                 made.place(name)
     return lambda name: open_bundle(out / name, check=True)
@@ -51,12 +51,12 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
     report = BenchReport.model_validate_json(out)
     assert code == 0 and not [*bundle.parent.glob(f".{bundle.name}.bench")]
     assert report.subject == "onnxruntime-lowrank" and report.workload.batches == (1, 2)
-    ran = {name for name, each in report.contestants.items() if not each.why_not}
+    ran = {name for name, each in report.baselines.items() if not each.why_not}
     assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank"}
-    assert report.contestants["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
-    assert "no GPU" in report.contestants["tensorrt-rtx-weights-bound"].why_not
+    assert report.baselines["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
+    assert "no GPU" in report.baselines["tensorrt-rtx-weights-bound"].why_not
     for name in ran:
-        each = report.contestants[name]
+        each = report.baselines[name]
         assert set(each.parts) == {VISION, PREFILL, FIRST, FULL, ANSWER} and [s.rows for s in each.steady] == [1, 2]
         assert each.memory.private_bytes > 1e7 and each.opened_seconds > 0 and not each.refused
         assert all(timing.seconds.p50 > 0 and timing.pieces >= timing.turns >= 2 for timing in each.parts.values())
@@ -75,8 +75,8 @@ def test_a_cross_encoder_is_timed_in_passes(command, meter_bundle_of, tmp_path):
     assert Image.open(plot).size[0] > 1000
 
 
-def test_the_other_fold_mode_lies_over_the_same_weights(variants):
-    lowrank, own = variants("lowrank"), variants("own")
+def test_the_other_fold_mode_lies_over_the_same_weights(bundles):
+    lowrank, own = bundles("lowrank"), bundles("own")
     assert (lowrank.path / "weights.safetensors").samefile(own.path / "weights.safetensors")
     assert lowrank.manifest.fold == "lowrank" and lowrank.manifest.limits.max_batch == 2
     prompts, forced = CASE.prompts("txt1").prompts, CASE.prompts("txt1").forced_tokens
@@ -84,13 +84,13 @@ def test_the_other_fold_mode_lies_over_the_same_weights(variants):
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
 
 
-def test_the_model_with_every_attention_is_the_checkpoints(variants):
-    m = variants("unskipped").manifest
+def test_the_model_with_every_attention_is_the_checkpoints(bundles):
+    m = bundles("unskipped").manifest
     assert m.plan.skipped == () and m.fold == "lowrank" and m.limits.max_batch == 2 and m.base is not None
 
 
-def test_the_base_model_has_neither_skips_nor_adapters(variants):
-    plain = variants("plain").manifest
+def test_the_base_model_has_neither_skips_nor_adapters(bundles):
+    plain = bundles("plain").manifest
     assert plain.plan.skipped == () and plain.config.kept_adapter is None and plain.fold == "none"
 
 
@@ -117,14 +117,14 @@ def test_a_full_disk_keeps_those_from_running_who_need_it(bundle_of, tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(derived_bundle, "link_or_copy", full)
-    given = Variants(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
+    given = BaselineBundles(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
     with pytest.raises(NoRoom, match="No space left on device"):
         given.place("floor")
 
 
-def test_contestants_run_what_there_is():
+def test_baselines_run_what_there_is():
     for table in (decoder.BASELINES, cross_encoder.BASELINES):
-        assert {each.variant for each in table.values()} <= set(VARIANTS)
+        assert {each.bundle for each in table.values()} <= set(BUNDLES)
         assert {each.runner for each in table.values()} <= set(RUNNERS)
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(refused, bundle_of, 
 
 
 def test_without_a_checkpoint_what_needs_one_says_so(bundle_of, tmp_path):
-    given = Variants(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
+    given = BaselineBundles(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
     for name in ("unskipped", "plain", "genai"):
         with pytest.raises(UserError, match="pass --ckpt too"):
             given.place(name)

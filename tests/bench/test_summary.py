@@ -7,7 +7,7 @@ from conftest import golden_case
 
 from eas_export.bench.decoder import BASELINES
 from eas_export.bench.roofline import work_of
-from eas_export.bench.schedule import Race
+from eas_export.bench.schedule import Measurements
 from eas_export.bench.settings import Workload
 from eas_export.bench.stages import DECODE, FOLD, FULL, PREFILL, PRODUCT, READ
 from eas_export.bench.summary import MACHINE, Summary
@@ -39,18 +39,18 @@ BESIDE = {READER: 2.0, SLOW_READER: 4.0, MULTIPLIER: 3.0}  # 1,000 bytes and 20,
 
 @pytest.fixture
 def summary(bundle_of) -> Summary:
-    turns = {part: {(name, part): _turns(each) for name, each in taken.items()} for part, taken in SECONDS.items()}
+    trials = {part: {(name, part): _trials(each) for name, each in taken.items()} for part, taken in SECONDS.items()}
     for part in (STEP, FOLD, PREFILL):
-        turns[part] |= {(MACHINE, probe): _turns(each) for probe, each in BESIDE.items()}
-    turns[FOLD] |= {
-        (name, STEP): _turns(SECONDS[STEP][name]) for name in ("onnxruntime-weights", "onnxruntime-lowrank")
+        trials[part] |= {(MACHINE, probe): _trials(each) for probe, each in BESIDE.items()}
+    trials[FOLD] |= {
+        (name, STEP): _trials(SECONDS[STEP][name]) for name in ("onnxruntime-weights", "onnxruntime-lowrank")
     }
-    turns[FULL] |= {(name, STEP): _turns(SECONDS[STEP][name]) for name in SECONDS[FULL]}
-    race = Race(turns, {"pytorch-weights": {FULL: "no memory"}})
-    return Summary(bundle_of(golden_case("all")), WORKLOAD, race, AMOUNTS)
+    trials[FULL] |= {(name, STEP): _trials(SECONDS[STEP][name]) for name in SECONDS[FULL]}
+    measured = Measurements(trials, {"pytorch-weights": {FULL: "no memory"}})
+    return Summary(bundle_of(golden_case("all")), WORKLOAD, measured, AMOUNTS)
 
 
-def _turns(seconds: float) -> list[list[float]]:
+def _trials(seconds: float) -> list[list[float]]:
     """Two pieces in each round, and in the last one a third that takes ten times as long."""
     return [[seconds * slow] * 2 + [10 * seconds] * (number == 2) for number, slow in enumerate(SLOW)]
 
@@ -101,7 +101,7 @@ def test_folding_pays_back_after_its_cost_over_what_a_step_saves(summary):
 
 
 def test_folding_that_saves_less_than_the_spread_is_not_said_to_pay_back(summary):
-    summary.race.turns[FOLD]["onnxruntime-lowrank", STEP] = [
+    summary.measured.trials[FOLD]["onnxruntime-lowrank", STEP] = [
         [0.2],
         [0.2],
         [0.09],
@@ -111,7 +111,7 @@ def test_folding_that_saves_less_than_the_spread_is_not_said_to_pay_back(summary
 
 
 def test_folding_that_saves_nothing_never_pays_back(summary):
-    summary.race.turns[FOLD]["onnxruntime-lowrank", STEP] = _turns(0.09)
+    summary.measured.trials[FOLD]["onnxruntime-lowrank", STEP] = _trials(0.09)
     assert summary.break_even().tokens is None
 
 
@@ -145,5 +145,5 @@ def test_what_was_refused_is_said(summary):
 
 
 def test_nothing_comes_of_nothing(bundle_of):
-    sections = Summary(bundle_of(golden_case("all")), WORKLOAD, Race(), {}).sections("onnxruntime-weights")
+    sections = Summary(bundle_of(golden_case("all")), WORKLOAD, Measurements(), {}).sections("onnxruntime-weights")
     assert not any(sections.values())

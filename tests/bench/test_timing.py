@@ -2,7 +2,17 @@
 
 import pytest
 
-from eas_export.bench.timing import A_TURN, MOST_PIECES, SHORT, difference, inverse, quotient, spread, take_turn, timing
+from eas_export.bench.timing import (
+    A_TRIAL,
+    MOST_PIECES,
+    SHORT,
+    difference,
+    inverse,
+    quotient,
+    run_trial,
+    spread,
+    timing,
+)
 
 
 class Clock:
@@ -26,26 +36,26 @@ class Clock:
 
 def test_a_long_piece_is_counted_at_once():
     clock = Clock()
-    assert take_turn(clock.work(0.5), clock) == pytest.approx([0.5])
+    assert run_trial(clock.work(0.5), clock) == pytest.approx([0.5])
 
 
 def test_pieces_are_counted_until_the_turn_is_over():
     clock = Clock()
-    pieces = take_turn(clock.work(0.03), clock)
-    assert pieces == pytest.approx([0.03] * 4) and sum(pieces) >= A_TURN
+    pieces = run_trial(clock.work(0.03), clock)
+    assert pieces == pytest.approx([0.03] * 4) and sum(pieces) >= A_TRIAL
 
 
 def test_short_pieces_are_run_uncounted_first():
     clock = Clock()
-    pieces = take_turn(clock.work(0.015, 0.015, 0.001), clock)  # cold for 30 ms, then quick
+    pieces = run_trial(clock.work(0.015, 0.015, 0.001), clock)  # cold for 30 ms, then quick
     assert pieces[0] == pytest.approx(0.001)
-    assert len(pieces) == pytest.approx(A_TURN / 0.001, abs=1)
+    assert len(pieces) == pytest.approx(A_TRIAL / 0.001, abs=1)
     assert clock.now - 1000.0 - sum(pieces) >= SHORT
 
 
 def test_a_turn_of_tiny_pieces_ends():
     clock = Clock()
-    assert len(take_turn(clock.work(1e-5), clock)) == MOST_PIECES
+    assert len(run_trial(clock.work(1e-5), clock)) == MOST_PIECES
 
 
 def test_percentiles_lie_between_the_pieces():

@@ -1,4 +1,4 @@
-"""A contestant's process from outside: started, asked, and ended with everything it had."""
+"""A child process that runs a baseline (worker.py), from outside: started, asked, and ended with everything it had."""
 
 import json
 import os
@@ -21,11 +21,11 @@ WORKER = [sys.executable, "-c", f"{START}; from eas_export.bench.worker import m
 
 
 class Refused(Exception):
-    """The contestant does not do it; says why, and what would help."""
+    """The baseline cannot do it; says why, and what would help."""
 
 
-class Entrant:
-    """A contestant that is open.
+class ChildProcess:
+    """A baseline that is open in a process of its own.
 
     parts    what can be timed, and what one piece of it moves or computes where that is known
     notes    what should be known of how it runs
@@ -71,8 +71,8 @@ class Entrant:
 
 
 @contextmanager
-def started(name: str, scratch: Path) -> Iterator[Entrant]:
-    """A process for this contestant, which ends with the block, and all that it started with it. scratch: for what it compiles"""
+def started(name: str, scratch: Path) -> Iterator[ChildProcess]:
+    """A process for this baseline, which ends with the block, and all that it started with it. scratch: for what it compiles"""
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
     with tempfile.TemporaryFile("w+", errors="replace") as printed:
         process = subprocess.Popen(
@@ -85,7 +85,7 @@ def started(name: str, scratch: Path) -> Iterator[Entrant]:
             start_new_session=True,
         )
         try:
-            yield Entrant(name, process, printed)
+            yield ChildProcess(name, process, printed)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

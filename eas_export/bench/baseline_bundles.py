@@ -1,4 +1,4 @@
-"""The bundles that contestants run: the bundle itself, others over its very weights, and what only its checkpoint can give.
+"""The bundles that baselines run: the bundle itself, others over its very weights, and what only its checkpoint can give.
 
     weights, lowrank, none, offline   the same model in this fold mode
     floor      the same model with its adapters left out: nobody's model, but what "zero extra latency" is measured against
@@ -40,7 +40,7 @@ from .settings import Workload
 
 
 @dataclass
-class Variants:
+class BaselineBundles:
     """Each is made when it is first asked for.
 
     sources  of the checkpoint, None without one
@@ -55,10 +55,10 @@ class Variants:
     _made: dict[str, Path | UserError] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
-        """The folder of a variant. Raises UserError, each time, where it cannot be made, and without room on the disk."""
+        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, and without room on the disk."""
         if name not in self._made:
             try:
-                self._made[name] = VARIANTS[name](self, self.folder / name)
+                self._made[name] = BUNDLES[name](self, self.folder / name)
             except UserError as error:
                 self._made[name] = error
             except OSError as error:
@@ -78,7 +78,7 @@ class Variants:
         return self.manifest.limits.model_copy(update={"max_batch": rows})
 
 
-def in_fold_mode(given: Variants, folder: Path, fold: str) -> Path:
+def in_fold_mode(given: BaselineBundles, folder: Path, fold: str) -> Path:
     """The bundle's own folder in its own fold mode, whatever rows it takes."""
     m = given.manifest
     if fold not in fold_modes(m.config):
@@ -91,22 +91,22 @@ def in_fold_mode(given: Variants, folder: Path, fold: str) -> Path:
     return _over_the_same_weights(given.bundle, folder, m.config, fold, given.limits(fold), given.progress)
 
 
-def floor(given: Variants, folder: Path) -> Path:
+def floor(given: BaselineBundles, folder: Path) -> Path:
     return _without_adapters(given, given.bundle, folder)
 
 
-def unskipped(given: Variants, folder: Path) -> Path:
+def unskipped(given: BaselineBundles, folder: Path) -> Path:
     fold = "lowrank" if "lowrank" in fold_modes(given.manifest.config) else given.manifest.fold
     _build(given, folder, base=_alike(given), skip="none", fold=fold)
     return folder
 
 
-def plain(given: Variants, folder: Path) -> Path:
+def plain(given: BaselineBundles, folder: Path) -> Path:
     place = given.place("unskipped")
     return place if given.manifest.fold == "none" else _without_adapters(given, open_bundle(place), folder)
 
 
-def engines(given: Variants, folder: Path, backend: str, fold: str, weights: str) -> Path:
+def engines(given: BaselineBundles, folder: Path, backend: str, fold: str, weights: str) -> Path:
     """The bundle's own folder where it has such engines."""
     health, m = get_backend(backend).health(), given.manifest
     if not health.runs or given.workload.device != "cuda":
@@ -120,7 +120,7 @@ def engines(given: Variants, folder: Path, backend: str, fold: str, weights: str
     return folder
 
 
-def genai(given: Variants, folder: Path) -> Path:
+def genai(given: BaselineBundles, folder: Path) -> Path:
     precision, llama = given.manifest.precision, folder.with_name("llama")
     require_genai(precision)
     if given.workload.device != "cpu":
@@ -136,7 +136,7 @@ def genai(given: Variants, folder: Path) -> Path:
     return folder
 
 
-def _without_adapters(given: Variants, bundle: Bundle, folder: Path) -> Path:
+def _without_adapters(given: BaselineBundles, bundle: Bundle, folder: Path) -> Path:
     m = bundle.manifest
     if "lowrank" not in fold_modes(m.config):
         fix = "leave it out"
@@ -161,7 +161,7 @@ def _over_the_same_weights(
     return derived.seal(folder.name, config=config, fold=fold, limits=limits).path
 
 
-def _build(given: Variants, folder: Path, base: Path | None, **asked: Any) -> None:
+def _build(given: BaselineBundles, folder: Path, base: Path | None, **asked: Any) -> None:
     """Build from the checkpoint with the bundle's own options but for those that are asked for."""
     if given.sources is None:
         raise UserError("it needs what the bundle no longer has", where="bench", fix="pass --ckpt too")
@@ -174,13 +174,13 @@ def _build(given: Variants, folder: Path, base: Path | None, **asked: Any) -> No
     build(sources.ckpt, folder, base=base, verify=False, progress=given.progress, **paths, **options)
 
 
-def _alike(given: Variants) -> Path | None:
+def _alike(given: BaselineBundles) -> Path | None:
     """The bundle, where the model with every attention has most of its weights."""
     plan = given.manifest.plan
     return given.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
 
 
-VARIANTS: dict[str, Callable[[Variants, Path], Path]] = {
+BUNDLES: dict[str, Callable[[BaselineBundles, Path], Path]] = {
     **{fold: partial(in_fold_mode, fold=fold) for fold in every_fold_mode()},
     **{
         f"{backend}-{fold}-{weights}": partial(engines, backend=backend, fold=fold, weights=weights)

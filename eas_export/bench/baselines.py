@@ -1,4 +1,4 @@
-"""Who is measured: what runs what. A contestant is a row."""
+"""What a bundle is compared with: a baseline is a row that says what runs which bundle."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,48 +17,47 @@ from .stages import Prepare
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """variant: a row of variants.VARIANTS; runner: a row of runners.RUNNERS; what: both in words"""
+class Baseline:
+    """bundle: a row of baseline_bundles.BUNDLES, empty for the bundle itself; runner: a row of runners.RUNNERS; what: both in words"""
 
-    variant: str
+    bundle: str
     runner: str
     what: str
 
 
-def with_backends(rows: Mapping[str, Contestant], modes: Mapping[str, str]) -> dict[str, Contestant]:
+def with_backends(rows: Mapping[str, Baseline], modes: Mapping[str, str]) -> dict[str, Baseline]:
     """The rows, and those that they lack for a bundle in these fold modes (each with its words) on every backend that runs its graphs
     or engines."""
     found = {
-        f"{b}-{m}": Contestant(m, b, f"{b}, {words}")
+        f"{b}-{m}": Baseline(m, b, f"{b}, {words}")
         for b, (m, words) in product(backends_that_run("graphs"), modes.items())
     }
     for backend, (mode, words), weights in product(
         backends_that_run("engines"), modes.items(), get_args(EngineWeights)
     ):
         name = f"{backend}-{mode}-{weights}"
-        found[name] = Contestant(name, backend, f"{backend} engines with {weights} weights, {words}")
+        found[name] = Baseline(name, backend, f"{backend} engines with {weights} weights, {words}")
     return {**rows, **{name: row for name, row in found.items() if name not in rows}}
 
 
-Comparisons = tuple[
-    tuple[str, str, str], ...
-]  # (what it shows, of, to): names of contestants, compared at steady steps of one row
+# (what it shows, of, to): names of baselines, compared at steady steps of one row
+Comparisons = tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is particular to a kind of network.
+    """What differs by kind of network: decoder.py and cross_encoder.py hold one each.
 
     step       the part that it does again and again, with a place for the number of rows
     parts      (runtime, workload) -> its parts, and how each is prepared
-    baselines  name -> contestant
+    baselines  by name
     claims     what the published claims and ours come to
     causes     what saves time, (cause, before, after): each begins where the one before ends, the last is all of it
     """
 
     step: str
     parts: Callable[[Runtime, Workload], dict[str, Prepare]]
-    baselines: Mapping[str, Contestant]
+    baselines: Mapping[str, Baseline]
     claims: Comparisons
     causes: Comparisons
 
@@ -67,7 +66,7 @@ def kind_of(config: AnyConfig) -> Kind:
     return network_part(config, "bench")
 
 
-def choose(known: Mapping[str, Contestant], own: str, against: Sequence[str] | None) -> dict[str, Contestant]:
+def choose(known: Mapping[str, Baseline], own: str, against: Sequence[str] | None) -> dict[str, Baseline]:
     """The bundle itself first, then the others that were asked for, all without being asked. Raises UserError for an unknown name."""
     names = list(known) if against is None else list(against)
     for name in names:
@@ -77,7 +76,7 @@ def choose(known: Mapping[str, Contestant], own: str, against: Sequence[str] | N
 
 
 def subject(m: Manifest, device: str) -> str:
-    """The contestant that is the bundle itself: on a GPU its engines, where it has any."""
+    """The baseline that is the bundle itself: on a GPU its engines, where it has any."""
     targets = [record.engine.target for record in m.engine_files.values()]
     if device == "cuda" and targets:
         return f"{targets[0].backend}-{m.fold}-{targets[0].weights}"
