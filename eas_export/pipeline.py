@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .backends.opening import require_own_graphs_and_weights
+from .backends.runtime import device_named
 from .build.accounting import account
 from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
 from .build.estimate import Estimate, check_resources, estimate_build
@@ -139,6 +140,7 @@ def verify(
     require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
     steps: int = 8,
+    device: str = "cpu",
     negative_controls: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -147,10 +149,13 @@ def verify(
     ckpt, weights, vision, base_weights  see families/contract.Sources; a scale and a temperature that the build was given are given again
     backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
     require, inputs, steps  see verify/compare.Request
-    negative_controls      plant known faults in copies too, and see that each is found (verify/negative_controls.py)
+    device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
+    negative_controls      plant known faults in copies too, and see that each is found, on the CPU (verify/negative_controls.py)
 
-    Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips.
+    Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, and
+    for cuda where PyTorch sees no GPU.
     """
+    place = device_named(device)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
@@ -165,7 +170,7 @@ def verify(
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
     chosen = None if backend is None else _names(backend)
     file = None if inputs is None else Path(inputs)
-    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps)
+    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps, device=place)
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report

@@ -11,6 +11,8 @@ from ..core.options import BuildOptions
 from ..core.record import Record
 
 if TYPE_CHECKING:
+    import torch
+
     from ..bundle.manifest import Made
     from ..bundle.store import Store
     from ..core.graph_spec import GraphSpec
@@ -76,6 +78,7 @@ class Backend:
     """How bundles are run.
 
     open           bundle -> its graphs ready to run; raises UserError
+    open_on        (bundle, a GPU) -> the same there; None where `open` runs on a GPU anyway
     open_sparing   the same in as little memory as it goes, however slow: for verifying
     private_bytes  bundle -> the memory that its weights take when it is open, beside the mapped store
     health         what it could do here
@@ -89,3 +92,4 @@ class Backend:
     health: Callable[[], Health]
     compiler: Compiler | None = None
     open_tapped: "Callable[[Bundle], Runtime] | None" = None
+    open_on: "Callable[[Bundle, torch.device], Runtime] | None" = None

@@ -1,19 +1,29 @@
 """Bundles, opened on a backend: only with the graphs and weights that their config says."""
 
+from dataclasses import replace
+
+import torch
+
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
 from ..core.precision import PRECISIONS
 from ..networks.graphs import fold_modes, graphs_of
 from ..networks.network import build_network, parameter_shapes
+from ..system.memory import enough_memory
 from . import BACKENDS, get_backend
-from .runtime import Runtime
+from .runtime import CPU, Runtime
 
 
-def open_runtime(bundle: Bundle, backend: str) -> Runtime:
-    """The bundle's graphs, ready to run. Raises UserError for an unknown or missing backend, and for graphs and weights that
-    are not those of the bundle's config."""
+def open_runtime(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime:
+    """The bundle's graphs, ready to run on the device; engines run on a GPU in any case. Raises UserError for an unknown or missing backend,
+    for graphs and weights that are not those of the bundle's config, and without memory on the device."""
     require_own_graphs_and_weights(bundle)
-    return get_backend(backend).open(bundle)
+    row = get_backend(backend)
+    if device == CPU or row.open_on is None:
+        return row.open(bundle)
+    with enough_memory(bundle.path):
+        runtime = row.open_on(bundle, device)
+    return replace(runtime, backend=f"{runtime.backend} on {device.type}")
 
 
 def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:

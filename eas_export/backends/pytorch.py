@@ -98,4 +98,6 @@ def health() -> Health:
     return Health(version=torch.__version__, runs=True, does=does)
 
 
-PYTORCH = Backend(open=open_bundle, open_sparing=open_bundle, private_bytes=lambda bundle: 0, health=health)
+PYTORCH = Backend(
+    open=open_bundle, open_sparing=open_bundle, private_bytes=lambda bundle: 0, health=health, open_on=open_bundle
+)

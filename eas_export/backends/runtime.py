@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.configs import AnyConfig
+from ..core.errors import UserError
 from ..core.graph_spec import GraphSpec
 from ..core.limits import Limits
 from ..core.plan import SkipPlan
@@ -16,6 +17,14 @@ from ..system.memory import enough_memory
 
 Tensors = dict[str, Tensor]
 CPU = torch.device("cpu")
+
+
+def device_named(name: str | None) -> torch.device:
+    """cpu, or cuda: the first GPU; None: that where PyTorch sees one. Raises UserError for cuda where it sees none."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("PyTorch sees no GPU here", where="--device cuda", fix="leave it out, or see eas-export doctor")
+    return torch.device("cuda", 0) if there and name != "cpu" else CPU
 
 
 class Session(Protocol):

@@ -66,18 +66,21 @@ def kind_of(config: AnyConfig) -> Kind:
     return network_part(config, "bench")
 
 
-def choose(known: Mapping[str, Baseline], own: str, against: Sequence[str] | None) -> dict[str, Baseline]:
+def choose(known: Mapping[str, Baseline], own: Sequence[str], against: Sequence[str] | None) -> dict[str, Baseline]:
     """The bundle itself first, then the others that were asked for, all without being asked. Raises UserError for an unknown name."""
     names = list(known) if against is None else list(against)
     for name in names:
         if name not in known:
             raise UserError(f"there is no {name!r}", where="--against", fix=f"choose from {', '.join(known)}")
-    return {name: known[name] for name in dict.fromkeys([own, *names])}
+    return {name: known[name] for name in dict.fromkeys([*own, *names])}
 
 
-def subject(m: Manifest, device: str) -> str:
-    """The baseline that is the bundle itself: on a GPU its engines, where it has any."""
+def subjects(m: Manifest, device: str) -> tuple[str, ...]:
+    """The baselines that are the bundle itself, the first of which that runs is the one that others are compared with: on a GPU its engines,
+    where it has any, else ONNX Runtime or, where that runs on CPUs only, PyTorch."""
     targets = [record.engine.target for record in m.engine_files.values()]
     if device == "cuda" and targets:
-        return f"{targets[0].backend}-{m.fold}-{targets[0].weights}"
-    return f"onnxruntime-{m.fold}"
+        return (f"{targets[0].backend}-{m.fold}-{targets[0].weights}",)
+    return tuple(
+        f"{runner}-{m.fold}" for runner in {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "pytorch")}[device]
+    )

@@ -16,6 +16,7 @@ _ROWS = {
     "pytorch-offline": Baseline("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
     "pytorch-unskipped": Baseline("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
     "pytorch-compiled": Baseline("offline", "compiled", "torch.compile, adapters folded"),
+    "pytorch-captured": Baseline("offline", "captured", "PyTorch's pass as a CUDA graph, adapters folded"),
 }
 BASELINES = with_backends(_ROWS, {"offline": "adapters folded once and for all"})
 

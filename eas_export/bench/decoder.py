@@ -29,7 +29,11 @@ _ROWS = {
     ),
     "pytorch-weights": Baseline("weights", "pytorch", f"PyTorch eager, adapters {_FOLDED}"),
     "pytorch-lowrank": Baseline("lowrank", "pytorch", f"PyTorch eager, adapters {_BESIDE}"),
+    "pytorch-none": Baseline("none", "pytorch", "PyTorch eager, a model without adapters"),
     "pytorch-compiled": Baseline("lowrank", "compiled", f"torch.compile, adapters {_BESIDE}"),
+    "pytorch-captured-weights": Baseline("weights", "captured", f"PyTorch's step as a CUDA graph, adapters {_FOLDED}"),
+    "pytorch-captured-lowrank": Baseline("lowrank", "captured", f"PyTorch's step as a CUDA graph, adapters {_BESIDE}"),
+    "pytorch-captured-floor": Baseline("floor", "captured", "PyTorch's step as a CUDA graph, the adapters left out"),
 }
 _MODES = {f: f"adapters {_FOLDED if mode.one_prompt else _BESIDE}" for f, mode in FOLD_MODES.items() if mode.adapters}
 BASELINES = with_backends(_ROWS, _MODES)
@@ -40,6 +44,8 @@ CLAIMS = (
     ("low-rank against no adapters", "onnxruntime-lowrank", "onnxruntime-floor"),
     ("eager as published against folded", "pytorch-published", "onnxruntime-weights"),
     ("eager as published against low-rank", "pytorch-published", "onnxruntime-lowrank"),
+    ("folded against no adapters, CUDA graphs", "pytorch-captured-weights", "pytorch-captured-floor"),
+    ("low-rank against no adapters, CUDA graphs", "pytorch-captured-lowrank", "pytorch-captured-floor"),
     ("onnxruntime-genai against the base model", "onnxruntime-genai", "onnxruntime-plain"),
 )
 

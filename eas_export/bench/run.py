@@ -13,6 +13,7 @@ import torch
 from .. import __version__
 from ..backends import BACKENDS
 from ..backends.opening import require_own_graphs_and_weights
+from ..backends.runtime import device_named
 from ..build.keys import hash_sources
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import Manifest
@@ -25,7 +26,7 @@ from ..system.locked_folder import clear, lock_folder
 from ..system.machine import cpu_name, total_memory
 from ..system.scratch import scratch_folder
 from .baseline_bundles import BaselineBundles
-from .baselines import Baseline, Kind, choose, kind_of, subject
+from .baselines import Baseline, Kind, choose, kind_of, subjects
 from .child_process import ChildProcess, Refused, started
 from .report import BenchReport, Memory, Place, Result
 from .schedule import TimedPart, run_schedule
@@ -66,15 +67,17 @@ def bench(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_own_graphs_and_weights(opened)
     m, progress = opened.manifest, progress or Progress()
-    workload = make_workload(m.limits, prompt_tokens, new_tokens, tuple(batches), rounds, _device(device))
+    workload = make_workload(m.limits, prompt_tokens, new_tokens, tuple(batches), rounds, device_named(device).type)
     kind = kind_of(m.config)
-    own = subject(m, workload.device)
-    chosen = choose(kind.baselines, own, against)
+    names = subjects(m, workload.device)
+    chosen = choose(kind.baselines, names, against)
     sources = Sources.given("bench", ckpt, weights, vision, base_weights, **m.options.settings)
     if sources:
         _require_origin(sources, m, progress)
     with folder_for_bundles(opened, scratch) as folder, ExitStack() as processes:
-        children, missing = _open(processes, BaselineBundles(opened, sources, workload, folder, progress), chosen)
+        bundles = BaselineBundles(opened, sources, workload, folder, progress)
+        children, missing = _open(processes, bundles, chosen, names)
+        own = next(name for name in names if name in children)
         probes = children[MACHINE].parts if MACHINE in children else {}
         measured = run_schedule([*children.values()], _schedule(kind, workload, tuple(probes)), progress)
         summary = Summary(opened, workload, measured, probes)
@@ -125,10 +128,10 @@ def folder_for_bundles(bundle: Bundle, given: Path | str | None) -> Iterator[Pat
 
 
 def _open(
-    processes: ExitStack, bundles: BaselineBundles, chosen: Mapping[str, Baseline]
+    processes: ExitStack, bundles: BaselineBundles, chosen: Mapping[str, Baseline], own: Sequence[str]
 ) -> tuple[dict[str, ChildProcess], dict[str, str]]:
-    """A process for every baseline that can be run, and why others cannot. The first is the bundle itself, the machine's probes are the last. Raises
-    UserError where the bundle itself cannot be run, before anything is made for the others."""
+    """A process for every baseline that can be run, and why others cannot. The first are `own`, the bundle itself, the machine's
+    probes are the last. Raises UserError where the bundle itself cannot be run, before anything is made for the others."""
     children: dict[str, ChildProcess] = {}
     missing: dict[str, str] = {}
     for name, baseline in {**chosen, MACHINE: PROBES}.items():
@@ -140,8 +143,8 @@ def _open(
             children[name] = child
         except (UserError, Refused) as refusal:
             missing[name] = str(refusal)
-            if not children:
-                raise _cannot_run(name, missing[name]) from None
+            if not children and name == own[-1]:
+                raise _cannot_run(own[0], missing[own[0]]) from None
     return children, missing
 
 
@@ -180,13 +183,6 @@ def _of_process(child: ChildProcess) -> dict[str, object]:
     except Refused:
         memory = None
     return {"opened_seconds": child.seconds, "notes": child.notes, "memory": memory}
-
-
-def _device(asked: str | None) -> str:
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UserError("PyTorch sees no GPU here", where="--device cuda", fix="leave it out, or see eas-export doctor")
-    return asked or ("cuda" if there else "cpu")
 
 
 def _place(workload: Workload) -> Place:

@@ -1,6 +1,6 @@
 """What runs a bundle, in a child process: (its folder, workload) -> it, open. Raises UserError where it cannot be had."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,12 +48,16 @@ def published(place: Path, workload: Workload) -> Opened:
 
 def compiled(place: Path, workload: Workload) -> Opened:
     """Steps of one row alone: compiling takes minutes, and again for every shape."""
-    runtime = _in_pytorch(place, workload)
-    name = next(name for name in ("decode", "encode") if name in runtime.sessions)
-    session = runtime.sessions[name]
-    sessions = {**runtime.sessions, name: CompiledSession(session.module, session.spec)}
-    parts = parts_of(replace(runtime, sessions=sessions), workload)
-    return Opened({name: part for name, part in parts.items() if name in (DECODE.format(1), ENCODE.format(1))})
+    return _steps(place, workload, CompiledSession, (1,))
+
+
+def captured(place: Path, workload: Workload) -> Opened:
+    """Steps alone, each replayed as one CUDA graph: without the time that the host takes to launch its kernels one by one."""
+    if workload.device != "cuda":
+        raise UserError(
+            "CUDA graphs are captured on a GPU", where="--device cpu", fix="use --device cuda, or leave it out"
+        )
+    return _steps(place, workload, CapturedSession, workload.batches)
 
 
 def on_backend(backend: str, place: Path, workload: Workload) -> Opened:
@@ -99,6 +103,36 @@ class CompiledSession(PyTorchSession):
         return run
 
 
+class CapturedSession(PyTorchSession):
+    """The same module, whose kernels are captured as a CUDA graph on the first call and replayed from the second one on."""
+
+    def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
+        eager, replays = super().bind(inputs, outputs), []
+
+        def run() -> None:
+            if replays:
+                return replays[0]()
+            eager()  # what libraries allocate on their first call is allocated outside of the graph
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                eager()
+            replays.append(graph.replay)
+
+        return run
+
+
+def _steps(place: Path, workload: Workload, kind: type[PyTorchSession], batches: Sequence[int]) -> Opened:
+    """Steps of so many rows, on a session of this kind."""
+    runtime = _in_pytorch(place, workload)
+    name = next(name for name in ("decode", "encode") if name in runtime.sessions)
+    session = runtime.sessions[name]
+    sessions = {**runtime.sessions, name: kind(session.module, session.spec)}
+    parts = parts_of(replace(runtime, sessions=sessions), workload)
+    kept = [step.format(rows) for step in (DECODE, ENCODE) for rows in batches]
+    return Opened({name: part for name, part in parts.items() if name in kept})
+
+
 def _opened(runtime: Runtime, workload: Workload) -> Opened:
     return Opened(parts_of(runtime, workload))
 
@@ -119,6 +153,7 @@ RUNNERS: Mapping[str, Callable[[Path, Workload], Opened]] = {
     "pytorch": pytorch,
     "published": published,
     "compiled": compiled,
+    "captured": captured,
     "genai": genai,
     "machine": machine,
 }

@@ -36,6 +36,13 @@ from .sources import path_options
     help="Decode steps, unless the inputs force tokens.",
 )
 @click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU.",
+)
+@click.option(
     "--negative-controls",
     is_flag=True,
     help="Plant known faults in copies, too, and see that each is found and located. Needs --ckpt.",

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..backends import for_bundles, get_backend
 from ..backends.opening import require_own_graphs_and_weights
-from ..backends.runtime import Runtime
+from ..backends.runtime import CPU, Runtime
 from ..build.estimate import check_resources, estimate_verify
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
@@ -28,6 +30,7 @@ class Request:
     require     what has to have been run beside that
     inputs      an npz or jsonl file as for `run`; None: prompts made from the config
     steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
+    device      where backends run that run on a CPU and on a GPU; only on a CPU are blocks compared, and a fault traced to its block
     thorough    with the longest prompt, block by block, and with what the published code would do: what `verify` does, and `build` leaves
     """
 
@@ -38,6 +41,7 @@ class Request:
     inputs: Path | None = None
     steps: int = 8
     thorough: bool = True
+    device: torch.device = CPU
 
 
 def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None = None) -> ParityReport:
@@ -69,12 +73,13 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     ledger_of: type[StagedLedger] = network_part(m.config, "ledger")
     samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
     require_own_graphs_and_weights(bundle)
-    opened = {name: open_for_verifying(bundle, name) for name in rows}
+    opened = {name: open_for_verifying(bundle, name, request.device) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
     ledger = ledger_of(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
     steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
     report = report.model_copy(update={"steps": tuple(steps)})
-    tapped = {name: (rows[name], runtime) for name, runtime in runtimes.items() if rows[name].open_tapped}
+    on_cpu = {name: runtime for name, runtime in runtimes.items() if runtime.device == CPU}
+    tapped = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_tapped}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
         extra = {"shortcuts": ledger.shortcuts(), "accuracy": ledger.accuracy(right)}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ..backends.runtime import CPU
 from ..bundle.bundle import Bundle
 from ..core.errors import NoRoom
 from ..core.progress import Progress
@@ -18,11 +19,12 @@ STEPS = 8  # fed after the controls' own prompts
 
 
 def run_controls(bundle: Bundle, request: Request, progress: Progress) -> tuple[ControlReport, ...]:
-    """Every control, on ONNX Runtime. The copies share what they do not change with the bundle, and are gone afterwards.
+    """Every control, on ONNX Runtime on the CPU. The copies share what they do not change with the bundle, and are gone afterwards.
 
     request  the bundle's own; with a checkpoint, for a wrong weight is only wrong beside the right one
     """
-    short = replace(request, backends=(DEFAULT_BACKEND,), require=(), inputs=None, steps=STEPS, thorough=False)
+    own = {"backends": (DEFAULT_BACKEND,), "require": (), "inputs": None, "steps": STEPS, "device": CPU}
+    short = replace(request, **own, thorough=False)
     return tuple(_run(control, bundle, short, progress) for control in controls_of(bundle).values())
 
 

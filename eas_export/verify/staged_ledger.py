@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..backends.contract import Backend
-from ..backends.opening import open_sparing_runtime
+from ..backends.opening import open_runtime, open_sparing_runtime
 from ..backends.runtime import CPU, Runtime
 from ..bundle.bundle import Bundle
 from ..core.errors import NoRoom, UserError
@@ -20,10 +22,10 @@ from .steps import FOLDED, STORED, Step, backend_step
 Tapped = Mapping[str, tuple[Backend, Runtime]]  # by name: what opens tapped graphs, and the bundle on it
 
 
-def open_for_verifying(bundle: Bundle, backend: str) -> Runtime | str:
+def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime | str:
     """The bundle on a backend; the reason where that cannot be had here."""
     try:
-        runtime = open_sparing_runtime(bundle, backend)
+        runtime = open_sparing_runtime(bundle, backend) if device == CPU else open_runtime(bundle, backend, device)
     except UserError as error:
         return f"{error.what}: {error.fix}"
     if runtime.device == CPU:

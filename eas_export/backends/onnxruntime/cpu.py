@@ -246,10 +246,17 @@ def health() -> Health:
     return Health(version=ort.__version__, runs=True, does=does)
 
 
+def _open_on(bundle: Bundle, device: torch.device) -> Runtime:
+    from .cuda import open_on_device  # which imports this file
+
+    return open_on_device(bundle, device)
+
+
 ONNXRUNTIME = Backend(
     open=open_bundle,
     open_sparing=open_sparing,
     private_bytes=private_bytes,
     health=health,
     open_tapped=open_sparing,
+    open_on=_open_on,
 )
