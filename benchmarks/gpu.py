@@ -1,320 +1,246 @@
-"""A LaVIN-shaped model with random weights on a GPU: PyTorch, ONNX Runtime on CUDA, and whatever TensorRT takes this GPU.
+"""A model of real shape with random weights on one NVIDIA GPU: `eas-export build`, `verify --device cuda` and `bench --device cuda`.
 
-    python benchmarks/gpu.py --part make --work DIR              checkpoint and bundles: 27 GB of disk at 7B in fp16
-    python benchmarks/gpu.py --part make-unskipped --work DIR    the same model with every attention: 14 GB more; at the same time
-    python benchmarks/gpu.py --part pytorch --work DIR           likewise onnxruntime, tensorrt, tensorrt-rtx
-    python benchmarks/gpu.py --part report --work DIR            joins them: a table, and results/gpu_<shape>_<precision>.json
-    python benchmarks/gpu.py --part all --work DIR               one after the other
-    python benchmarks/gpu.py --part all --work DIR --device cpu --shape demo --precision fp32    all of its logic without a GPU
+    python benchmarks/gpu.py --work DIR                    7B in fp16: 27 GB of disk, and up to 100 GB of the GPU's memory
+    python benchmarks/gpu.py --work DIR --only "bench others,bench tensorrt"        these steps, and what they need
+    python benchmarks/gpu.py --work DIR --device cpu --shape demo --precision fp32  the same way on a CPU
 
-Regime: a decode step of few rows reads every weight once and computes little with it, so the memory's bandwidth bounds it; a prefill
-computes with each weight for every token of the prompt, so arithmetic bounds it. An adapter adds next to no bytes, but small kernels.
-Beside a step's time stands what it has to read, against what a large copy on the same device moved per second in the same run.
+Regime: a decode step of few rows reads every weight once and computes little with it, so the memory's bandwidth bounds it; a prefill computes
+with each weight for every token of the prompt, so arithmetic bounds it. An adapter adds next to no bytes, but small kernels, whose launches
+a CUDA graph hides: so PyTorch's step is timed captured, too. How it is timed: eas_export/bench/timing.py and stages.py.
 
-Each part is a process of its own, ends by itself after --minutes, and has written DIR/<part>.json whenever there was something: what is
-cut off loses nothing. Run again, `make` goes on where it was; the others begin anew, or take only --modes and keep what they had.
-A mode is compared with the float32 reference before it is timed, and is not timed where it differs (gpu_measure.py says how both are
-done: warm-up, synchronisation, CUDA events). Modes:
+`plan` lists the steps by importance; each is a process of its own. A step is not started where the rest of --minutes does not suffice for it,
+and what takes far too long is ended. After each step DIR/gpu_<shape>_<precision>_<prompt>.json, and with a GPU results/, have what is known: the
+reports that `--json` prints, or why a step was not run. Started again with the same DIR, what is done is not done again. A bundle that
+differs from the float32 reference is not timed. The bar: none differs.
 
-    weights    one prompt at a time, adapters folded into the weights       lowrank    any batch, adapters beside the weights
-    unskipped  as lowrank, of the model with no attention skipped            floor      PyTorch's lowrank decode without its adapters
-    ... captured    PyTorch's decode step as one CUDA graph
-
-What cannot be run is in the result with its reason, and without a number. The last line of standard output is JSON.
+--wheels DIR has packages that the machine lacks. They are installed without a network and without what they depend on, into a folder that is
+imported from first. To fetch one: pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d DIR NAME
+Where a transfer takes 64 MiB at most: `split -b 60M X.whl X.whl.` makes X.whl.aa, X.whl.ab and so on, which are brought into DIR one after
+the other, in place of X.whl, and joined there in the order of their names.
 """
 
 import argparse
-import functools
-import gc
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
+from os import environ, pathsep
 from pathlib import Path
 
-import torch
-from common import RESULTS
-from gpu_measure import SIZES, check_parity, copy_rate, read_cases, speeds, write_reference
-from gpu_part import Given, OutOfTime, Part, write_json
-from gpu_report import report
-from gpu_sessions import PYTORCH_GRAPHS, CapturedSession, open_pytorch, with_graphs
-from synthetic import SHAPES, write_checkpoint
+from common import RESULTS, environment
+from watched import eas_export
 
-from eas_export.backends import get_backend
-from eas_export.backends.onnxruntime.cuda import open_on_device
-from eas_export.backends.opening import open_runtime
-from eas_export.backends.pytorch import PyTorchSession
-from eas_export.backends.runtime import Runtime
-from eas_export.bundle.bundle import Bundle, open_bundle
-from eas_export.core.errors import UserError
-from eas_export.core.options import BuildOptions
-from eas_export.pipeline import build
-
-CHECKPOINT, WRITTEN = "checkpoint", "checkpoint.written"
-SKIPPED = ("weights", "lowrank")  # bundles of the model as it is meant
-BUNDLES = (*SKIPPED, "unskipped")
+PACKAGES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+SYNTHETIC = str(Path(__file__).with_name("synthetic.py"))
+CHECKPOINT_GB = {"demo": 0.0, "1B": 3.2, "7B": 14.1, "13B": 26.7}
 
 
-def make(part: Part, given: Given) -> None:
-    checkpoint, written = given.work / CHECKPOINT, given.work / WRITTEN
-    if not written.exists():
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        write_checkpoint(checkpoint, given.model)
-        written.touch()
-        part.put("checkpoint", value=_bytes_under(checkpoint))
-    for name in SKIPPED:
-        _make_bundle(part, given, name)
-    _make_reference(part, given, "weights")
+@dataclass(frozen=True)
+class Step:
+    """A process that prints a report in JSON.
+
+    command     `eas-export` and its arguments, or a script and its
+    seconds     that it takes, about
+    needs       steps that have to be done
+    checked_by  the step whose report must not say that the bundle differs
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    needs: tuple[str, ...] = ()
+    checked_by: str = ""
+
+    def reason_against(self, records: dict[str, dict], left: float) -> str | None:
+        """Why it is not started with so many seconds left. records: of the steps before it, by name"""
+        if lacking := [name for name in self.needs if "not_run" in records[name]]:
+            return f"it needs {lacking[0]!r}, which was not run"
+        if self.checked_by and verdict(records[self.checked_by]) == "differs":
+            return f"{self.checked_by!r} says that the bundle differs"
+        return (
+            f"it takes about {self.seconds:.0f} s, and {max(0, left):.0f} s were left" if self.seconds > left else None
+        )
 
 
-def make_unskipped(part: Part, given: Given) -> None:
-    """Beside `make`, when that has written the checkpoint."""
-    while not (given.work / WRITTEN).exists():
-        part.require_time()
-        time.sleep(0.1)
-    _make_bundle(part, given, "unskipped")
-    _make_reference(part, given, "unskipped")
+def plan(asked: argparse.Namespace, gpu: dict | None) -> list[Step]:
+    """The most important first. Seconds are for 16 cores and a GPU, most of them for reading or writing the weights again and again."""
+    checkpoint = str(asked.work / f"checkpoint-{asked.shape}")
+    where, one_row = ("--device", asked.device), ("--batch", "1")
+
+    def seconds(per_gb: float) -> float:
+        return 10 + per_gb * CHECKPOINT_GB[asked.shape]
+
+    def place(bundle: str) -> str:
+        return str(asked.work / f"{bundle}-{asked.shape}-{asked.precision}-{asked.prompt}")
+
+    def build(bundle: str, per_gb: float, *more: str, needs: str = "build weights") -> Step:
+        limits = ("--max-prompt", str(asked.prompt), "--max-tokens", str(asked.prompt + 128))
+        how = ("--ckpt", checkpoint, "--out", place(bundle), "--precision", asked.precision, *limits, *more)
+        return Step(
+            f"build {bundle}", ("eas-export", "build", *how, "--no-verify", "--json"), seconds(per_gb), (needs,)
+        )
+
+    def verify(bundle: str, *backends: str) -> Step:
+        how = ("--ckpt", checkpoint, *(word for name in backends for word in ("--backend", name)), *where)
+        command = ("eas-export", "verify", place(bundle), *how, "--json")
+        return Step(f"verify {bundle}", command, seconds(5), (f"build {bundle}",))
+
+    def bench(bundle: str, per_gb: float, against: list[str], *more: str, name: str = "") -> Step:
+        how = (*where, "--prompt-tokens", str(asked.prompt), "--rounds", str(asked.rounds), *more)
+        command = ("eas-export", "bench", place(bundle), "--against", ",".join(against), *how, "--json")
+        return Step(f"bench {name or bundle}", command, seconds(per_gb), (f"build {bundle}",), f"verify {bundle}")
+
+    def measured(fold: str, *more: str) -> list[Step]:
+        """A fold mode of the bundle, against the same graphs without adapters."""
+        runners = ("onnxruntime", "pytorch", "pytorch-captured")
+        against = [*(f"{runner}-{fold}" for runner in runners), "onnxruntime-floor", "pytorch-captured-floor"]
+        return [verify(fold, "pytorch", "onnxruntime"), bench(fold, 5, against, *more)]
+
+    steps = [
+        Step("checkpoint", (SYNTHETIC, "--shape", asked.shape, "--out", checkpoint), seconds(7)),
+        build("weights", 6, needs="checkpoint"),
+        *measured("weights", *one_row),
+        build("lowrank", 2, "--fold", "lowrank", "--max-batch", "64", "--base", place("weights")),
+        *measured("lowrank", "--batch", "1,8,32,64"),
+    ]
+    others = [
+        "pytorch-published",
+        "pytorch-unskipped",
+        "pytorch-compiled",
+        "onnxruntime-unskipped",
+        "onnxruntime-plain",
+    ]
+    steps.append(bench("weights", 12, others, *one_row, "--ckpt", checkpoint, name="others"))
+    for backend in ("tensorrt", "tensorrt-rtx"):
+        fits = ("--compute-capability", gpu["compute_capability"]) if gpu and backend == "tensorrt-rtx" else ()
+        steps.append(build(backend, 10, "--backend", backend, "--base", place("weights"), *fits))
+        steps += [verify(backend, backend), bench(backend, 4, ["pytorch-captured-weights"], *one_row)]
+    return steps
 
 
-def _make_bundle(part: Part, given: Given, name: str, backend: str = "onnxruntime") -> Bundle:
-    """What is there already and the same is taken over."""
-    part.require_time()
-    out, limits = given.work / f"bundle-{name}", given.size.limits
-    options = limits.model_dump() | {"precision": given.precision, "backend": backend}
-    options["fold"] = "weights" if name == "weights" else "lowrank"
-    if name == "weights":
-        options["max_batch"] = 1
-    if name == "unskipped":
-        options["skip"] = "none"
-    if backend == "tensorrt-rtx":
-        options["compute_capability"] = _capability()
-    base = given.work / "bundle-weights" if name == "lowrank" else None  # its weights are not written again
-    make_it = functools.partial(build, given.work / CHECKPOINT, out, base=base, verify=False, **options)
+def chosen(steps: list[Step], only: str | None) -> set[str]:
+    """The names of the steps that were asked for, and of what they need."""
+    known = {step.name: step for step in steps}
+    names = set(only.split(",")) if only else {*known}
+    if unknown := names - {*known}:
+        sys.exit(f"--only: there is no step {min(unknown)!r}: choose from {', '.join(known)}")
+    for step in reversed(steps):
+        names |= {*step.needs} if step.name in names else set()
+    return names
+
+
+def run(step: Step, limit: float, variables: dict[str, str]) -> dict:
+    """A step's record: seconds, and its report or, as `not_run`, why it has none. Ended after `limit` seconds, it has ten more to end its own
+    processes and remove its files."""
+    start, (program, *arguments) = time.monotonic(), step.command
+    command = eas_export(*arguments) if program == "eas-export" else [sys.executable, *step.command]
+    ending = ["timeout", "--kill-after=10", f"{limit:.0f}"]
+    done = subprocess.run([*ending, *command], capture_output=True, text=True, env=variables)
+    record = {"command": " ".join(step.command), "seconds": round(time.monotonic() - start, 1)}
+    if done.returncode == 124:
+        return record | {"not_run": f"it was ended after {limit:.0f} s"}
+    report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    if "error" in report:
+        return record | {"not_run": "{what} ({where}): {fix}".format(**report["error"])}
+    if done.returncode and not report:  # of a bundle that differs, or did not run, there is one
+        return record | {"not_run": f"exit {done.returncode}: {done.stderr[-2000:]}"}
+    return record | {"report": report}
+
+
+def verdict(record: dict) -> str | None:
+    return record.get("report", {}).get("verdict")
+
+
+def line(record: dict) -> str:
+    """What is to be seen while it goes on: verdicts, and milliseconds of a step of one row."""
+    if "not_run" in record:
+        return f"not run: {record['not_run']}"
+    report, words = record["report"], [f"{record['seconds']} s", *filter(None, [verdict(record)])]
+    words += [f"{each['name']} not run: {each['why_not']}" for each in report.get("steps", ()) if each["why_not"]]
+    for name, each in report.get("contestants", {}).items():
+        took = [f"{steady['step']['seconds']['p50'] * 1e3:.3f} ms" for steady in each["steady"][:1]]
+        words.append(f"{name} {took[0] if took else 'not run: ' + str(each['why_not'] or each['refused'])}")
+    return "; ".join(words)
+
+
+def write(asked: argparse.Namespace, gpu: dict | None, records: dict[str, dict]) -> None:
+    options = {name: getattr(asked, name) for name in ("shape", "precision", "device", "prompt", "rounds")}
+    name = f"gpu_{asked.shape}_{asked.precision}_{asked.prompt}"
+    failures = sum(verdict(record) == "differs" for record in records.values())
+    result = {"name": name, **options, "parity_failures": failures, "bars": {"parity_failures": 0}, "steps": records}
+    result |= environment(PACKAGES, gpu)
+    result["command"] = " ".join(["python benchmarks/gpu.py --work WORK", *(f"--{n} {v}" for n, v in options.items())])
+    for folder in {asked.work, asked.results}:
+        unfinished = folder / f".{name}.partial"
+        unfinished.write_text(json.dumps(result, indent=1).replace(str(asked.work), "WORK") + "\n")
+        unfinished.replace(folder / f"{name}.json")
+
+
+def install(wheels: Path, work: Path) -> Path:
+    """The folder into which the wheels were installed, those in parts joined before."""
+    joined, site = work / "joined", work / "site"
+    for folder in (joined, site):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for part in sorted(wheels.glob("*.whl*")):
+        with (joined / f"{part.name.partition('.whl')[0]}.whl").open("ab") as whole:
+            whole.write(part.read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target"]
+    subprocess.run([*pip, str(site), *map(str, joined.iterdir())], check=True)
+    return site
+
+
+def find_gpu() -> dict:
+    """Name, memory, driver and compute capability, as nvidia-smi has them."""
+    fields = {"name": "name", "memory": "memory.total", "driver": "driver_version", "compute_capability": "compute_cap"}
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
     try:
-        make_it()
-    except UserError:  # one with other engines is there, of which all the rest is taken over; or it fails again
-        make_it(force=True)
-    part.put("bundles", name, value=_bytes_under(out))
-    return open_bundle(out)
-
-
-def _make_reference(part: Part, given: Given, name: str) -> None:
-    part.require_time()
-    write_reference(given.bundle(name), given.reference(name))
-    part.put("reference", name, value="written")
-
-
-def run_pytorch(part: Part, given: Given) -> None:
-    """All modes of the skipped model share one copy of its weights."""
-
-    @functools.cache
-    def network(name: str) -> Runtime:
-        if name == "unskipped":
-            network.cache_clear()  # the other model's memory is given back first
-        return open_pytorch(given.bundle(name), given.device)
-
-    def opener(mode: str, kind: type) -> Callable[[], Runtime]:
-        bundle = "unskipped" if mode == "unskipped" else "lowrank"
-        return lambda: with_graphs(network(bundle), PYTORCH_GRAPHS[mode], given.precision, kind)
-
-    kinds = {"": PyTorchSession} | ({" captured": CapturedSession} if given.device.type == "cuda" else {})
-    skipped = {f"{m}{s}": opener(m, k) for s, k in kinds.items() for m in ("lowrank", "weights", "floor")}
-    run_modes(part, given, skipped | {f"unskipped{s}": opener("unskipped", k) for s, k in kinds.items()})
-
-
-def run_onnxruntime(part: Part, given: Given) -> None:
-    def opener(name: str) -> Callable[[], Runtime]:
-        def open_() -> Runtime:
-            runtime = open_on_device(given.bundle(name), given.device)
-            for graph, session in runtime.sessions.items():
-                if session.on_cpu:
-                    part.put("modes", name, "not_all_on_the_gpu", graph, value=session.on_cpu)
-            return runtime
-
-        return open_
-
-    run_modes(part, given, {name: opener(name) for name in BUNDLES})
-
-
-def run_tensorrt(part: Part, given: Given, backend: str) -> None:
-    """Engines are built where they are run. Refusals are TensorRT's or ours, word for word."""
-    if given.device.type != "cuda":
-        what = f"{backend} engines run on a GPU, and this run is on the CPU"
-        raise UserError(what, where="--device cpu", fix="run it on a machine with a GPU")
-    capability = _capability() if backend == "tensorrt-rtx" else None
-    target = get_backend(backend).compiler.target(BuildOptions(backend=(backend,), compute_capability=capability))
-    part.put("target", value=target.model_dump(mode="json"))
-
-    def opener(name: str) -> Callable[[], Runtime]:
-        def open_() -> Runtime:
-            bundle = _make_bundle(part, given, name, backend)
-            engines = {
-                graph: record.model_dump(mode="json") for graph, record in bundle.manifest.engines(backend).items()
-            }
-            part.put("modes", name, "engines", value=engines)
-            return open_runtime(bundle, backend)
-
-        return open_
-
-    run_modes(part, given, {name: opener(name) for name in BUNDLES})
-
-
-def run_modes(part: Part, given: Given, openers: dict[str, Callable[[], Runtime]]) -> None:
-    """Every mode: open, compare, and only then time. One that does not run leaves the others alone."""
-    rate = copy_rate(given.device, given.size.copied)
-    part.put("copy_bytes_per_second", value=rate)
-    failures = []
-    for mode, open_ in openers.items():
-        if given.modes and mode not in given.modes:
-            continue
-        part.require_time()
-        part.found.setdefault("modes", {}).pop(mode, None)
-        try:
-            _run_mode(part, given, mode, open_, rate)
-        except UserError as error:
-            part.put("modes", mode, "not_run", value=str(error))
-        except OutOfTime:
-            raise
-        except Exception as error:  # a measurement that failed must not lose the next
-            traceback.print_exc()
-            part.put("modes", mode, "error", value=_name(error))
-            failures.append(mode)
-        gc.collect()
-        if given.device.type == "cuda":
-            torch.cuda.empty_cache()
-    if failures:
-        raise RuntimeError(f"modes that failed: {', '.join(failures)}")
-
-
-def _run_mode(part: Part, given: Given, mode: str, open_: Callable[[], Runtime], rate: float) -> None:
-    name = mode.split()[0]
-    bundle = given.bundle("lowrank" if name == "floor" else name)
-    cases = {} if name == "floor" else read_cases(bundle, given.reference(name), bundle.manifest.limits.max_batch)
-    runtime = open_()
-    if name == "floor":  # no model: what it shares with lowrank must be right
-        lowrank = part.found["modes"].get(mode.replace("floor", "lowrank"), {})
-        parity = {"ok": lowrank.get("parity", {}).get("ok", False), "cases": "none of its own: as lowrank"}
-    else:
-        parity = check_parity(runtime, cases, given.precision)
-    part.put("modes", mode, "parity", value=parity)
-    if not parity["ok"]:
-        return
-    decode_only = mode.endswith("captured")
-    for keys, figure in speeds(runtime, bundle, name, given.size, rate, decode_only):
-        part.put("modes", mode, "speed", *keys, value=figure)
-        part.require_time()
-
-
-MAKERS = {"make": make, "make-unskipped": make_unskipped}  # need no GPU
-PARTS = {
-    **MAKERS,
-    "pytorch": run_pytorch,
-    "onnxruntime": run_onnxruntime,
-    "tensorrt-rtx": functools.partial(run_tensorrt, backend="tensorrt-rtx"),
-    "tensorrt": functools.partial(run_tensorrt, backend="tensorrt"),
-}
-
-
-def run_part(name: str, given: Given) -> int:
-    """Exit code 1 for what nobody expected; a part that cannot run, and one whose time is over, have said so."""
-    part, code = Part(name, given), 0
-    try:
-        given.require_same_as_made()
-        if name not in MAKERS and given.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError("PyTorch sees no GPU here", where="--device cuda", fix="pass --device cpu")
-        PARTS[name](part, given)
-    except UserError as error:
-        part.put("not_run", value=str(error))
-    except OutOfTime:
-        part.put("stopped", value=f"after {given.minutes:g} minutes")
-    except Exception as error:
-        traceback.print_exc()
-        part.put("error", value=_name(error))
-        code = 1
-    print(json.dumps({name: part.found}))
-    return code
-
-
-def run_all(given: Given, arguments: list[str]) -> int:
-    """A process for each part: memory is given back, and a crash is that part's result. Both models are made at the same time."""
-    codes = []
-    for names in [list(MAKERS), *([name] for name in PARTS if name not in MAKERS)]:
-        started = {}
-        for name in names:
-            (given.work / f"{name}.json").unlink(missing_ok=True)
-            command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--part", name]
-            started[name] = subprocess.Popen(command)
-        latest = time.monotonic() + 60 * given.minutes + 60
-        codes += [_end(name, process, latest, given) for name, process in started.items()]
-    return int(any(codes))
-
-
-def _end(name: str, process: subprocess.Popen, latest: float, given: Given) -> int:
-    """Wait for a part until then, and see to it that its file says how it ended."""
-    try:
-        code = process.wait(max(1, latest - time.monotonic()))
-        ended = f"its process ended with {code}"
-    except subprocess.TimeoutExpired:
-        process.kill()
-        code, ended = process.wait(), f"killed after {given.minutes:g} minutes and one more"
-    path = given.work / f"{name}.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if code and "error" not in found:
-        write_json(path, found | {"error": ended})
-    return code
-
-
-def _capability() -> str:
-    return "{}.{}".format(*torch.cuda.get_device_capability())
-
-
-def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        sys.exit(f"there is no GPU here ({error}): pass --device cpu")
+    return dict(zip(fields, said.split(", ")))
 
 
 def main() -> None:
+    start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=[*PARTS, "report", "all"], required=True)
-    parser.add_argument("--work", type=Path, required=True, help="where everything is kept between parts")
-    parser.add_argument("--shape", choices=SHAPES, default="7B")
+    parser.add_argument("--work", type=Path, required=True, help="where files go and stay")
+    parser.add_argument("--shape", choices=CHECKPOINT_GB, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp16")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--minutes", type=float, default=8, help="a part ends after so many")
-    parser.add_argument(
-        "--sizes", choices=SIZES, help="of prompts, batches and steps; default: tiny for demo, else full"
-    )
-    parser.add_argument("--layers", type=int, help="another number of layers, to try things out")
-    parser.add_argument("--modes", help="only these modes of the part, with commas between them")
-    parser.add_argument("--results", type=Path, help="where the report goes; default: results/ for a GPU, else --work")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of the longest prompt, which is timed")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of everyone for a step of one row")
+    parser.add_argument("--minutes", type=float, default=9, help="in which it has ended")
+    parser.add_argument("--only", help="names of steps, with commas between them")
+    parser.add_argument("--wheels", type=Path, help="a folder of packages to be installed before")
+    parser.add_argument("--results", type=Path, help="another folder for the result; default: results/ for a GPU")
     asked = parser.parse_args()
-    sizes = asked.sizes or ("tiny" if asked.shape == "demo" else "full")
-    device = torch.device("cuda", 0) if asked.device == "cuda" else torch.device("cpu")
-    modes = tuple(asked.modes.split(",")) if asked.modes else None
-    given = Given(asked.work, asked.shape, asked.precision, device, asked.minutes, sizes, asked.layers, modes)
-    given.work.mkdir(parents=True, exist_ok=True)
-    options = ["--shape", asked.shape, "--precision", asked.precision, "--device", asked.device, "--sizes", sizes]
-    options += ["--layers", str(asked.layers)] if asked.layers else []
-    if asked.part not in ("report", "all"):
-        sys.exit(run_part(asked.part, given))
-    folders = [asked.results or (RESULTS if device.type == "cuda" else asked.work)]
-    folders += [Path(os.environ["OUT"])] if os.environ.get("OUT") else []
-    try:
-        given.require_same_as_made()
-    except UserError as error:
-        sys.exit(str(error))
-    code = 0
-    if asked.part == "all":
-        code = run_all(given, [*options, "--minutes", str(asked.minutes), "--work", str(asked.work)])
-    missed = report(list(PARTS), given.work, device, given.model, options, folders)
-    sys.exit(code or missed)
+    gpu = find_gpu() if asked.device == "cuda" else None
+    asked.results = asked.results or (RESULTS if gpu else asked.work)
+    for folder in (asked.work, asked.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    variables = dict(environ)
+    if asked.wheels:
+        site = str(install(asked.wheels, asked.work))
+        sys.path.insert(0, site)  # for the versions that the result states
+        variables["PYTHONPATH"] = pathsep.join(filter(None, [site, environ.get("PYTHONPATH")]))
+    kept = asked.work / f"gpu_{asked.shape}_{asked.precision}_{asked.prompt}.json"
+    records = json.loads(kept.read_text())["steps"] if kept.exists() else {}
+    if "report" not in records.get("checkpoint", {}):  # what is there was not finished
+        shutil.rmtree(asked.work / f"checkpoint-{asked.shape}", ignore_errors=True)
+    steps = plan(asked, gpu)
+    wanted = chosen(steps, asked.only)
+    for step in steps:
+        left = start + 60 * asked.minutes - time.monotonic()
+        if "report" not in records.get(step.name, {}):
+            why = step.reason_against(records, left) if step.name in wanted else "it was not asked for"
+            limit = min(left - 10, max(2 * step.seconds, left / 2))
+            records[step.name] = {"not_run": why} if why else run(step, limit, variables)
+            write(asked, gpu, records)
+        print(f"{step.name}: {line(records[step.name])}", flush=True)
+    sys.exit(int(any(verdict(record) == "differs" for record in records.values())))
 
 
 if __name__ == "__main__":

@@ -1,221 +1,130 @@
-"""benchmarks/gpu.py, with the CPU where a GPU would be: the whole of it once, and what only a GPU does with stand-ins."""
+"""benchmarks/gpu.py with the CPU where a GPU would be: real builds, verifications and timings of a small model, and what it writes."""
 
 import json
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+import zipfile
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import gpu
 import pytest
 import torch
-from gpu import run_part
-from gpu_measure import WARM, timed
-from gpu_part import Given
-from gpu_report import ratios, report
-from gpu_sessions import CapturedSession
 
-from eas_export.backends.onnxruntime.cuda import Refused, _open, import_for
-from eas_export.core.errors import UserError
+from eas_export.bench.decoder import BASELINES
+from eas_export.cli.main import cli
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-RESULTS = SCRIPT.parent / "results"
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+SCRIPT = Path(gpu.__file__)
+SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
+DEMO = ("--device", "cpu", "--shape", "demo", "--precision", "fp32", "--prompt", "8", "--rounds", "2")
+RAN = ["checkpoint", "build weights", "verify weights", "bench weights"]
+ASKED = {"shape": "7B", "precision": "fp16", "prompt": 64, "rounds": 8, "work": Path("WORK")}
+ON_GPU = gpu.plan(Namespace(device="cuda", **ASKED), {"compute_capability": "9.0"})
+
+
+def started(work: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), "--work", str(work), *DEMO, *options]
+    return subprocess.run(command, env=SETTINGS, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The result that all parts leave, what they print, and their folder."""
-    work, out = tmp_path_factory.mktemp("gpu"), tmp_path_factory.mktemp("out")
-    before = sorted(RESULTS.iterdir())
-    options = ["--device", "cpu", "--shape", "demo", "--layers", "2", "--precision", "fp32", "--work", str(work)]
-    settings = os.environ | {"OUT": str(out), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
-    command = [sys.executable, str(SCRIPT), "--part", "all", *options]
-    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+def result(tmp_path_factory):
+    """What a run leaves, the lines that it prints, and its folder."""
+    work, results = tmp_path_factory.mktemp("gpu"), tmp_path_factory.mktemp("results")
+    committed = sorted(gpu.RESULTS.iterdir())
+    done = started(work, "--only", "bench weights,verify weights,build tensorrt", "--results", str(results))
     assert done.returncode == 0, done.stderr
-    assert sorted(RESULTS.iterdir()) == before
-    result = json.loads((work / "gpu_demo_fp32.json").read_text())
-    assert result == json.loads((out / "gpu_demo_fp32.json").read_text())
-    assert result == json.loads(done.stdout.splitlines()[-1])
-    return result, done.stdout, work
+    assert sorted(gpu.RESULTS.iterdir()) == committed
+    found = json.loads((work / "gpu_demo_fp32_8.json").read_text())
+    assert json.loads((results / "gpu_demo_fp32_8.json").read_text()) == found
+    return found, done.stdout.splitlines(), work
 
 
-def test_parity_comes_before_speed(run):
-    result, *_ = run
-    assert result["parity_failures"] == 0 and result["bars"] == {"parity_failures": 0}
-    for part, modes in {
-        "pytorch": ["lowrank", "weights", "floor", "unskipped"],
-        "onnxruntime": ["weights", "lowrank", "unskipped"],
-    }.items():
-        found = result["parts"][part]
-        assert list(found["modes"]) == modes
-        said = [what for what, _ in found["log"]]
-        for mode in modes:
-            assert found["modes"][mode]["parity"]["ok"]
-            of_mode = [what for what in said if what.startswith(f"modes {mode} ")]
-            assert of_mode[0] == f"modes {mode} parity"
-            assert f"modes {mode} speed decode 1" in of_mode
+def test_it_builds_verifies_and_times_in_this_order(result):
+    found, lines, _ = result
+    steps = found["steps"]
+    assert [name for name, record in steps.items() if "report" in record] == RAN == [*steps][: len(RAN)]
+    assert [line.split(":")[0] for line in lines] == [*steps] == [step.name for step in ON_GPU]
+    verified = {step["name"]: step for step in steps["verify weights"]["report"]["steps"]}
+    assert {"pytorch", "onnxruntime"} <= set(verified) and not any(step["why_not"] for step in verified.values())
+    assert found["parity_failures"] == 0 and steps["verify weights"]["report"]["verdict"] == "same as the checkpoint"
+    timed = steps["bench weights"]["report"]["contestants"]
+    assert {name for name, each in timed.items() if each["steady"]} == {
+        "onnxruntime-weights",
+        "onnxruntime-floor",
+        "pytorch-weights",
+    }
+    assert "folded against no adapters" in [claim["name"] for claim in steps["bench weights"]["report"]["claims"]]
 
 
-def test_every_figure_is_there(run):
-    parts = run[0]["parts"]
-    for part in ("pytorch", "onnxruntime"):
-        modes = parts[part]["modes"]
-        assert set(modes["weights"]["speed"]) == {"vision", "prefill", "fold", "decode"}
-        assert set(modes["weights"]["speed"]["decode"]) == {"1"}
-        assert set(modes["lowrank"]["speed"]["decode"]) == {"1", "3"}
-        assert set(modes["lowrank"]["speed"]["prefill"]) == {"8", "32"}
-        for mode in modes.values():
-            for rows, step in mode["speed"]["decode"].items():
-                assert step["timed"] >= 20 and 0 < step["p50_seconds"] <= step["p90_seconds"]
-                assert step["tokens_per_second"] == int(rows) / step["p50_seconds"]
-                rate = step["bytes"] / step["p50_seconds"]
-                assert step["share_of_copy"] == pytest.approx(rate / parts[part]["copy_bytes_per_second"])
-    one = {name: mode["speed"]["decode"]["1"]["bytes"] for name, mode in parts["pytorch"]["modes"].items()}
-    assert one["floor"] < one["weights"] < one["lowrank"] < one["unskipped"]  # folding leaves biases
+def test_what_was_not_run_says_why(result):
+    found, lines, _ = result
+    steps, timed = found["steps"], found["steps"]["bench weights"]["report"]["contestants"]
+    for name in ("pytorch-captured-weights", "pytorch-captured-floor"):
+        assert timed[name]["why_not"].startswith("CUDA graphs are captured on a GPU")
+    assert steps["build tensorrt"]["not_run"].startswith("TensorRT is not installed")
+    assert f"build tensorrt: not run: {steps['build tensorrt']['not_run']}" in lines
+    assert steps["verify lowrank"] == {"not_run": "it was not asked for"}
 
 
-def test_ratios_come_from_its_own_times(run):
-    result, *_ = run
-    modes = {name: part.get("modes", {}) for name, part in result["parts"].items()}
-    assert result["ratios"] == ratios(modes)
-    p50 = {n: mode["speed"]["decode"]["1"]["p50_seconds"] for n, mode in modes["pytorch"].items()}
-    theirs = modes["onnxruntime"]["weights"]["speed"]["decode"]["1"]["p50_seconds"]
-    assert result["ratios"]["pytorch weights"]["over_floor"] == p50["weights"] / p50["floor"]
-    assert result["ratios"]["pytorch lowrank"]["over_unskipped"] == p50["lowrank"] / p50["unskipped"]
-    assert result["ratios"]["onnxruntime weights"]["over_pytorch"] == theirs / p50["weights"]
+def test_it_says_where_and_how(result):
+    found, *_ = result
+    assert found["machine"]["gpu"] is None and found["versions"]["torch"] == torch.__version__
+    assert found["command"].startswith(
+        "python benchmarks/gpu.py --work WORK --shape demo --precision fp32 --device cpu"
+    )
+    assert found["steps"]["build weights"]["command"].startswith("eas-export build --ckpt WORK/checkpoint-demo ")
+    assert str(result[2]) not in json.dumps(found["steps"])
 
 
-def test_what_was_not_run_says_why(run):
-    result, printed, _ = run
-    for part in ("tensorrt-rtx", "tensorrt"):
-        found = result["parts"][part]
-        assert "modes" not in found
-        assert found["not_run"].startswith(f"{part} engines run on a GPU, and this run is on the CPU")
-        assert f"{part}: not run: {found['not_run']}" in printed.splitlines()
-    assert result["machine"]["gpu"] is None and result["versions"]["torch"] == torch.__version__
-    assert "--work DIR" in result["command"] and "/tmp" not in result["command"]
+def test_without_time_what_is_done_stays_and_the_rest_says_why(result):
+    before, _, work = result
+    assert started(work, "--minutes", "0").returncode == 0
+    after = json.loads((work / "gpu_demo_fp32_8.json").read_text())["steps"]
+    assert {name: after[name] for name in RAN} == {name: before["steps"][name] for name in RAN}
+    assert after["build lowrank"] == {"not_run": "it takes about 10 s, and 0 s were left"}
+    assert after["verify lowrank"] == {"not_run": "it needs 'build lowrank', which was not run"}
 
 
-def test_a_part_whose_time_is_over_keeps_what_it_had(run):
-    result, _, work = run
-    given = Given(work, "demo", "fp32", CPU, minutes=0, sizes="tiny", layers=2, modes=("weights",))
-    assert run_part("onnxruntime", given) == 0
-    found = json.loads((work / "onnxruntime.json").read_text())
-    assert found["stopped"] == "after 0 minutes"
-    assert found["modes"] == result["parts"]["onnxruntime"]["modes"]
+def test_a_bundle_that_differs_is_not_timed():
+    records = {step.name: {"report": {}} for step in ON_GPU}
+    timed = next(step for step in ON_GPU if step.name == "bench lowrank")
+    assert timed.reason_against(records, 1000) is None
+    records["verify lowrank"]["report"] = {"verdict": "differs"}
+    assert timed.reason_against(records, 1000) == "'verify lowrank' says that the bundle differs"
+    records["verify lowrank"] = {"not_run": "it was ended after 100 s"}
+    assert timed.reason_against(records, 1000) is None
 
 
-def test_what_differs_is_not_timed(run, tmp_path, monkeypatch, capsys):
-    work = run[2]
-    monkeypatch.setattr(gpu, "check_parity", lambda *_: {"ok": False, "cases": {"text": "the logits are not finite"}})
-    given = Given(work, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=2, modes=("weights",))
-    run_part("onnxruntime", given)
-    assert "speed" not in json.loads((work / "onnxruntime.json").read_text())["modes"]["weights"]
-    options = ["--shape", "demo", "--precision", "fp32"]
-    assert report(list(gpu.PARTS), work, CPU, given.model, options, [tmp_path]) == 1
-    assert "| onnxruntime | weights | DIFFERS: the logits are not finite |" in capsys.readouterr().out
-    result = json.loads((tmp_path / "gpu_demo_fp32.json").read_text())
-    assert result["parity_failures"] == 1 and "onnxruntime weights" not in result["ratios"]
+def test_a_step_that_takes_too_long_is_ended():
+    step = gpu.Step("slow", ("-c", "import time; time.sleep(60)"), 0)
+    assert gpu.run(step, 1, SETTINGS)["not_run"] == "it was ended after 1 s"
 
 
-def test_a_folder_holds_one_model(run):
-    given = Given(run[2], "demo", "fp16", CPU, minutes=8, sizes="tiny", layers=2, modes=None)
-    with pytest.raises(UserError, match=r"it was made with .*'fp32'.*, not .*'fp16'"):
-        given.require_same_as_made()
+@pytest.mark.parametrize("step", ON_GPU[1:], ids=lambda step: step.name)
+def test_its_commands_exist(step):
+    program, command, *arguments = step.command
+    context = cli.get_command(None, command).make_context(command, arguments)
+    assert program == "eas-export" and set(context.params.get("against") or ()) <= set(BASELINES)
 
 
-def test_a_part_without_a_gpu_says_so(tmp_path, capsys):
+def test_wheels_in_parts_are_joined_and_imported_from(tmp_path):
+    wheels, whole = tmp_path / "wheels", tmp_path / "probe_in_parts-1.0-py3-none-any.whl"
+    wheels.mkdir()
+    info = "probe_in_parts-1.0.dist-info"
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("probe_in_parts.py", "HERE = 1")
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: probe-in-parts\nVersion: 1.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+    subprocess.run(["split", "-b", "300", str(whole), f"{wheels / whole.name}."], check=True)
+    assert len([*wheels.iterdir()]) > 1
+    assert (gpu.install(wheels, tmp_path) / "probe_in_parts.py").read_text() == "HERE = 1"
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    given = Given(tmp_path, "demo", "fp32", CUDA, minutes=8, sizes="tiny", layers=2, modes=None)
-    assert run_part("pytorch", given) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert said["pytorch"]["not_run"].startswith("PyTorch sees no GPU here")
-
-
-def test_what_nobody_expected_is_kept_and_ends_with_one(tmp_path, monkeypatch):
-    def broken(part, given):
-        raise ZeroDivisionError("by what")
-
-    monkeypatch.setitem(gpu.PARTS, "pytorch", broken)
-    given = Given(tmp_path, "demo", "fp32", CPU, minutes=8, sizes="tiny", layers=2, modes=None)
-    assert run_part("pytorch", given) == 1
-    assert json.loads((tmp_path / "pytorch.json").read_text())["error"] == "ZeroDivisionError: by what"
-
-
-def test_a_step_is_captured_once_and_replayed(monkeypatch):
-    calls = []
-    graph = SimpleNamespace(replay=lambda: calls.append("replay"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda given: nullcontext(calls.append("capture")))
-
-    def module(inputs):
-        calls.append("eager")
-        return {"y": inputs["x"] + 1}
-
-    session, x, y = CapturedSession(module, None), torch.zeros(1), torch.zeros(1)
-    step = session.bind({"x": x}, {"y": y})
-    for _ in range(3):
-        step()
-    assert calls == ["eager", "wait", "capture", "eager", "replay", "replay"] and y.item() == 1
-    calls.clear()
-    session.run([({"x": x}, {"y": y})] * 2)
-    assert calls == ["eager", "eager"]
-
-
-def test_times_are_between_events_and_after_a_synchronisation(monkeypatch):
-    calls = []
-
-    class Event:
-        def __init__(self, enable_timing: bool):
-            assert enable_timing
-
-        def record(self):
-            calls.append("record")
-            self.at = len(calls)
-
-        def elapsed_time(self, end):
-            assert calls[-1] == "wait"
-            return 1e3 * (end.at - self.at)
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
-    assert timed(CUDA, lambda: calls.append("work"), 2) == [2.0, 2.0]
-    assert calls == ["work"] * WARM + ["wait", "record", "work", "record", "work", "record", "wait"]
-
-
-class Ort(SimpleNamespace):
-    """An onnxruntime that refuses what is not all on the GPU."""
-
-    __version__ = "0"
-
-    class SessionOptions:
-        def __init__(self):
-            self.entries = {}
-
-        def add_session_config_entry(self, key, value):
-            self.entries[key] = value
-
-    def InferenceSession(self, path, options, providers):
-        if options.entries.get("session.disable_cpu_ep_fallback") == "1":
-            raise RuntimeError("TensorScatter\nis on the CPU")
-        return SimpleNamespace(get_providers=lambda: [self.opened_on or providers[0][0], "CPUExecutionProvider"])
-
-
-def test_onnxruntime_says_what_its_cuda_kernels_do_not_cover():
-    session, on_cpu = _open(Ort(opened_on=None), Path("decode.onnx"), CUDA)
-    assert session and on_cpu == "ONNX Runtime refuses it (TensorScatter is on the CPU)"
-    with pytest.raises(Refused, match="opened it on CPUExecutionProvider, not on CUDAExecutionProvider"):
-        _open(Ort(opened_on="CPUExecutionProvider"), Path("decode.onnx"), CUDA)
-
-
-def test_onnxruntime_without_cuda_is_refused(monkeypatch):
-    import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(UserError, match="has no CUDAExecutionProvider here, only CPUExecutionProvider"):
-        import_for(CUDA)
+    done = subprocess.run([sys.executable, str(SCRIPT), "--work", str(tmp_path)], env=SETTINGS, capture_output=True)
+    assert done.returncode == 1 and b"there is no GPU here" in done.stderr and not [*tmp_path.iterdir()]
