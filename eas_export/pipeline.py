@@ -30,10 +30,9 @@ from .networks.graphs import fold_modes
 from .networks.memory import DeviceMemory
 from .networks.prune import prune
 from .system.hashing import remembered_sha256
-from .verify import Request as ParityRequest
-from .verify import compare_bundle
-from .verify.compare import DEFAULT_BACKEND
-from .verify.negative_controls import not_planted, run_controls
+from .verify.compare import DEFAULT_BACKEND, compare_bundle
+from .verify.compare import Request as ParityRequest
+from .verify.controls import not_planted, run_controls
 from .verify.report import ParityReport, Verdict
 
 REPORT = "verify"  # under reports/ in the bundle
@@ -150,7 +149,7 @@ def verify(
     backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
     require, inputs, steps  see verify/compare.Request
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
-    negative_controls      plant known faults in copies too, and see that each is found, on the CPU (verify/negative_controls.py)
+    negative_controls      plant known faults in copies too, and see that each is found, on the CPU (verify/controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, and
     for cuda where PyTorch sees no GPU.

@@ -3,8 +3,16 @@
 import random
 
 from eas_export.evaluate.accuracy import Accuracy
-from eas_export.verify.metrics import Line
-from eas_export.verify.report import BlockLine, Divergence, FileLine, ParityReport, Shortcut, StepReport, Verdict
+from eas_export.verify.lines import Line
+from eas_export.verify.report import (
+    BlockLine,
+    Divergence,
+    FileLine,
+    ParityReport,
+    PublishedDeviation,
+    StepReport,
+    Verdict,
+)
 
 FILES = ("weights.safetensors", "vision.onnx", "prefill.onnx", "fold.onnx", "decode.onnx", "tokenizer.model")
 CASES = ("image", "text", "longest", "1 to 3 in one batch")
@@ -90,7 +98,7 @@ def _report(verdict: Verdict, steps: list[StepReport], **changes) -> ParityRepor
         files=tuple(FileLine(name=name, ok=True) for name in FILES),
         blocks=_blocks(("onnxruntime", "tensorrt-rtx")),
         shortcuts=tuple(
-            Shortcut(name=name, case=case, relative=relative, tolerance=TOLERANCE)
+            PublishedDeviation(name=name, case=case, relative=relative, tolerance=TOLERANCE)
             for case in CASES[:2]
             for name, relative in (("one fold for all prompts", 0.21), ("merged without its bias", 8e-3))
         ),

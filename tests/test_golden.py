@@ -11,8 +11,8 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.generation.generate import Generation, generate, join_generations
 from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
+from eas_export.verify.decoder_samples import single_rows
 from eas_export.verify.reference import Reference
-from eas_export.verify.samples import single_rows
 
 STATE = 1e-5
 

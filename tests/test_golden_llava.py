@@ -12,8 +12,8 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.generation.generate import generate, join_generations
 from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
+from eas_export.verify.decoder_samples import single_rows
 from eas_export.verify.reference import Reference
-from eas_export.verify.samples import single_rows
 
 
 @pytest.mark.parametrize("backend", RUN_HERE)

@@ -176,7 +176,7 @@ BACKEND = {
 from dataclasses import replace
 from eas_export.backends.onnxruntime.cpu import ONNXRUNTIME, health
 
-TOY = replace(ONNXRUNTIME, health=lambda: health().model_copy(update={"does": "plays"}), open_tapped=None)
+TOY = replace(ONNXRUNTIME, health=lambda: health().model_copy(update={"does": "plays"}), open_instrumented=None)
 """,
     "sitecustomize.py": """
 from eas_export.backends import BACKENDS, BackendRow

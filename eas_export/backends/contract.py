@@ -83,7 +83,7 @@ class Backend:
     private_bytes  bundle -> the memory that its weights take when it is open, beside the mapped store
     health         what it could do here
     compiler       None where graphs are run as they are
-    open_tapped    as open_sparing, for a bundle of one graph that gives more than it is made to give; None where that cannot be
+    open_instrumented  as open_sparing, for a bundle of one graph with more outputs than its own; None where that cannot be
     """
 
     open: "Callable[[Bundle], Runtime]"
@@ -91,5 +91,5 @@ class Backend:
     private_bytes: Callable[[Bundle], int]
     health: Callable[[], Health]
     compiler: Compiler | None = None
-    open_tapped: "Callable[[Bundle], Runtime] | None" = None
+    open_instrumented: "Callable[[Bundle], Runtime] | None" = None
     open_on: "Callable[[Bundle, torch.device], Runtime] | None" = None

@@ -4,7 +4,7 @@ Only the adapters differ from the "lowrank" graphs: the walk over the blocks, at
 step takes more is what the adapters take. Router weights are the prompt's. A skipped layer's pooled feature is
 
     frozen   the prompt's (LLaVA-EAS, and the paper)
-    dynamic  that of the one new token (LaVIN-EAS as published for batches: verify/forms.py's "published dynamic decode")
+    dynamic  that of the one new token (LaVIN-EAS as published for batches: verify/adapter_modes.py's "published dynamic decode")
 
 Inputs and outputs are those of the "lowrank" graphs, so a Conversation runs on either.
 """
@@ -92,7 +92,7 @@ def published_graphs(dynamic: bool) -> Mapping[str, Graph]:
 
 def published_is_dynamic(family: str) -> bool:
     """Whether the family's published code pools every new token by itself. Raises UserError for a name that is none."""
-    return "published dynamic decode" in get_family(family).shortcuts
+    return "published dynamic decode" in get_family(family).published_deviations
 
 
 def open_published(bundle: Bundle, device: torch.device = CPU) -> Runtime:

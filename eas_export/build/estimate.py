@@ -34,7 +34,7 @@ BLOCK = re.compile(r"\w*\.?\w*(layers|blocks)\.\d+")
 PASS = 0.15e9  # bytes of weights/s when prompts go through the model once, in PyTorch or on a backend
 FLOPS = 70e9  # of matrix products/s, from benchmarks/results/real_size_7B_fp16_weights.json
 BUILD_PASSES = 6  # reference, fold, stored weights, three prompts
-VERIFY_PASSES = 9  # the longest prompt and two shortcuts beside that
+VERIFY_PASSES = 9  # the longest prompt and two published deviations beside that
 
 
 class Estimate(Record):

@@ -29,17 +29,21 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's folder and its manifest; `open_bundle` makes one from a folder."""
+    """A bundle's folder and its manifest; `open_bundle` makes one from a folder.
+
+    graph_folder  where its graphs lie; None: with everything else
+    """
 
     path: Path
     manifest: Manifest
+    graph_folder: Path | None = None
 
     @cached_property
     def store(self) -> Store:
         return Store(*(self.path / name for name in (WEIGHTS, TASK) if name in self.manifest.files))
 
     def graph_file(self, name: str) -> Path:
-        return self.path / f"{name}.onnx"
+        return (self.graph_folder or self.path) / f"{name}.onnx"
 
     def engine_file(self, name: str, backend: str) -> Path:
         return self.path / engine_file(name, backend)

@@ -64,7 +64,7 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     """
     from ..pipeline import verify as compare
     from ..system.files import written_whole
-    from ..verify.page import render
+    from ..verify.html import render
     from .report import print_report
 
     if html:

@@ -110,7 +110,7 @@ class Family:
     load         Sources -> Checkpoint; raises UserError
     takes        the fields of Sources that `load` reads beside ckpt
     prompts      how prompts are made; None where the model reads arrays only
-    shortcuts    what its published code does instead of the exact thing, by names in verify/forms.py
+    published_deviations  what its published code does instead of the exact thing, by names in verify/adapter_modes.py
     train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where that is not done here
     """
 
@@ -120,5 +120,5 @@ class Family:
     load: Callable[[Sources], Checkpoint]
     takes: tuple[str, ...]
     prompts: PromptFormat | None = None
-    shortcuts: tuple[str, ...] = ()
+    published_deviations: tuple[str, ...] = ()
     train: Callable[[Sources, Ranks, int, torch.device], Trainable] | None = None

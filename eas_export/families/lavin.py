@@ -153,7 +153,7 @@ LAVIN = Family(
     load=load,
     takes=("weights", "vision", "router_temperature", "adapter_scale"),
     prompts=PromptFormat(place_images, format_question, encode, pixels),
-    shortcuts=("published fold", "published dynamic decode"),
+    published_deviations=("published fold", "published dynamic decode"),
 )
 
 

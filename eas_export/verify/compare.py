@@ -14,8 +14,8 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..core.progress import Progress
 from ..networks import network_part
 from ..system.scratch import scratch_folder
+from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
-from .staged_ledger import StagedLedger, open_for_verifying
 
 DEFAULT_BACKEND = "onnxruntime"
 
@@ -70,7 +70,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
 
     check_resources(estimate_verify(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
-    ledger_of: type[StagedLedger] = network_part(m.config, "ledger")
+    ledger_of: type[Ledger] = network_part(m.config, "ledger")
     samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
     require_own_graphs_and_weights(bundle)
     opened = {name: open_for_verifying(bundle, name, request.device) for name in rows}
@@ -79,13 +79,13 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
     report = report.model_copy(update={"steps": tuple(steps)})
     on_cpu = {name: runtime for name, runtime in runtimes.items() if runtime.device == CPU}
-    tapped = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_tapped}
+    shown = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_instrumented}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
-        extra = {"shortcuts": ledger.shortcuts(), "accuracy": ledger.accuracy(right)}
-        report = report.model_copy(update={"blocks": ledger.blocks(tapped), **extra})
+        extra = {"shortcuts": ledger.published_deviations(), "accuracy": ledger.accuracy(right)}
+        report = report.model_copy(update={"blocks": ledger.blocks(shown), **extra})
     if not report.all_same:
-        found = ledger.locate(steps, report.blocks, tapped)
+        found = ledger.locate(steps, report.blocks, shown)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
     proven = any(step.ran and step.name in for_bundles() for step in steps)

@@ -1,22 +1,29 @@
-"""Negative controls of verification: known faults, each planted in a copy of a bundle. Verification must find each of them, and name
-its layer; if it does not, what it says of sound bundles is worth nothing.
+"""Does verification find what is wrong? Negative controls are known faults, each planted in a copy of a bundle, which is then verified as
+the bundle is. Each must be found, in its layer; if one is not, what verification says of sound bundles is worth nothing.
 
-A new control is one row of CONTROLS: where it goes, and a function in faults.py that does it.
+A new control is one row of a kind of network's CONTROLS (decoder_faults.py, cross_encoder_faults.py).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
+from ..backends.runtime import CPU
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
-from ..core.errors import InternalError
+from ..core.errors import InternalError, NoRoom
+from ..core.progress import Progress
 from ..export.derived_bundle import DerivedBundle
-from ..networks.decoder.modules import KeptBlock, SkippedBlock
-from . import faults
-from .words import block
+from ..networks import network_part
+from ..system.scratch import scratch_folder
+from .compare import DEFAULT_BACKEND, Request, compare_bundle
+from .phrasing import block
+from .report import ControlReport
 
-FOLDS = tuple(f"fold of {part}.{kind}" for part in KeptBlock.folds + SkippedBlock.folds for kind in ("weight", "bias"))
+STEPS = 8  # fed after the controls' own prompts
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,27 @@ class Control:
     stages: tuple[str, ...]
 
 
+def run_controls(bundle: Bundle, request: Request, progress: Progress) -> tuple[ControlReport, ...]:
+    """Every control, on ONNX Runtime on the CPU. The copies share what they do not change with the bundle, and are gone afterwards.
+
+    request  the bundle's own; with a checkpoint, for a wrong weight is only wrong beside the right one
+    """
+    own = {"backends": (DEFAULT_BACKEND,), "require": (), "inputs": None, "steps": STEPS, "device": CPU}
+    short = replace(request, **own, thorough=False)
+    return tuple(_run(control, bundle, short, progress) for control in controls_of(bundle).values())
+
+
+def not_planted(bundle: Bundle, reason: str) -> tuple[ControlReport, ...]:
+    """Every control, with the reason why none was tried."""
+    controls = controls_of(bundle).values()
+    return tuple(ControlReport(name=control.name, what=control.what, why_not=reason) for control in controls)
+
+
+def controls_of(bundle: Bundle) -> Mapping[str, Control]:
+    """The bundle's kind of network's, by name."""
+    return network_part(bundle.manifest.config, "faults")
+
+
 def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
     """A copy of the bundle at `folder`, which must not exist, with nothing wrong in it but the control's fault: every file is the
     manifest's. Raises InternalError where the control does not apply."""
@@ -53,76 +81,57 @@ def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
         raise InternalError(f"{control.name} does not apply: {place}")
     copy = DerivedBundle(bundle, folder)
     control.edit(copy, place)
-    return copy.seal(
-        control.name, f"a fault was planted in {block(place.part, place.layer)} to see it found: {control.what}"
-    )
+    where = block(place.part, place.layer)
+    return copy.seal(control.name, f"a fault was planted in {where} to see it found: {control.what}")
 
 
-def _in_fold(m: Manifest) -> Place | str:
-    if "fold" not in m.graphs:
-        return f"fold mode {m.fold} has no fold graph"
-    return Place("fold", _middle(m.plan.kept or m.plan.skipped))
+def _run(control: Control, bundle: Bundle, request: Request, progress: Progress) -> ControlReport:
+    place = control.place(bundle.manifest)
+    report = ControlReport(name=control.name, what=control.what)
+    if isinstance(place, str):
+        return report.model_copy(update={"why_not": place})
+    with tempfile.TemporaryDirectory(dir=scratch_folder(bundle.path), prefix=".control-") as folder:
+        with progress.stage(f"planting a fault: {control.name}"):
+            try:
+                copy = plant(bundle, control, Path(folder) / "copy")
+            except OSError as error:
+                what = f"a copy cannot be written there ({error.strerror})"
+                raise NoRoom(what, where=folder, fix="make room, or leave --negative-controls out") from error
+        found = compare_bundle(copy, request, progress).first_divergence
+    here = vars(place)
+    located = found is not None and all(getattr(found, name) == here[name] for name in here)
+    return report.model_copy(update={**here, "found": found, "ok": located and found.stage in control.stages})
 
 
-def _where_routers_are_used(m: Manifest) -> Place | str:
-    if m.precision != "fp32":
-        return f"1 % of a router weight moves less than what {m.precision} is allowed to round"
-    if m.fold == "none":
-        return "there are no routers"
-    return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
+# What faults of all kinds of networks are made with
 
 
-def _in_prompt(m: Manifest) -> Place | str:
-    if m.limits.max_prompt < 2:
-        return "with one token at a time nobody sees a query"
-    return Place("prefill", _middle(m.plan.kept or m.plan.skipped))
+def transposed_weight(copy: DerivedBundle, name: str) -> None:
+    """W [out, in], stored as if it were [in, out] and transposed: where it is square, W^T"""
+    weight = copy.weight(name)
+    copy.replace_weight(name, weight.reshape(weight.shape[::-1]).T.contiguous())
 
 
-def _in_kept_decode(m: Manifest) -> Place | str:
-    return Place("decode", _middle(m.plan.kept)) if m.plan.kept else "no layer keeps its attention"
+def named(graph: ir.Graph, values: Iterable[ir.Value], name: str) -> ir.Value:
+    """Raises InternalError where none of the values has this name."""
+    found = [value for value in values if value.name == name]
+    if not found:
+        raise unexpected(graph, f"there is no {name}")
+    return found[0]
 
 
-def _middle(layers: Sequence[int]) -> int:
-    return layers[len(layers) // 2]
+def given_by(graph: ir.Graph, module: str, *op_types: str) -> ir.Node:
+    """The node that gives what a module of the network gives ("layers.3.attention.q")."""
+    return maker(graph, named(graph, (value for node in graph for value in node.outputs), module), *op_types)
 
 
-CONTROLS = {
-    control.name: control
-    for control in (
-        Control(
-            "published bias",
-            "a folded bias is computed from the weight that was just folded, as the published code does, instead of from the original",
-            _in_fold,
-            lambda copy, place: faults.bias_from_folded_weight(copy, place.graph, place.layer),
-            ("fold of ffn.gate.bias", "fold of attention.q.bias"),
-        ),
-        Control(
-            "router weights off by 1 %",
-            "a layer's frozen router weights are 1 % too large where they are used",
-            _where_routers_are_used,
-            lambda copy, place: faults.scaled_router(copy, place.graph, place.layer),
-            (*FOLDS, "adapter"),
-        ),
-        Control(
-            "transposed weight",
-            "a linear layer's weight is stored transposed",
-            _in_prompt,
-            lambda copy, place: faults.transposed_weight(copy, place.graph, place.layer),
-            ("q", "gate"),
-        ),
-        Control(
-            "position off by one",
-            "a layer's query and key of a new token are rotated to the position after its own",
-            _in_kept_decode,
-            lambda copy, place: faults.later_position(copy, place.graph, place.layer),
-            ("key cache",),
-        ),
-        Control(
-            "stale cache slot",
-            "a layer's new key is written one slot too early, and its own slot holds what was there before",
-            _in_kept_decode,
-            lambda copy, place: faults.earlier_slot(copy, place.graph, place.layer),
-            ("key cache",),
-        ),
-    )
-}
+def maker(graph: ir.Graph, value: ir.Value, *op_types: str) -> ir.Node:
+    """The node that gives the value. Raises InternalError where it is none of these operators."""
+    node = value.producer()
+    if node is None or node.op_type not in op_types:
+        raise unexpected(graph, f"{value.name} is made by {node and node.op_type}, not by {' or '.join(op_types)}")
+    return node
+
+
+def unexpected(graph: ir.Graph, what: str) -> InternalError:
+    return InternalError(f"graph {graph.name} is not as a fault's place was described: {what}")

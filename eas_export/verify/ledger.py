@@ -1,155 +1,293 @@
-"""The steps of the ledger, run: from PyTorch with its adapters in place, over the fold and the stored weights, to every backend.
+"""The ledger: from the checkpoint to what is deployed, step by step, each beside the reference and beside the step before."""
 
-Neither side holds the model: PyTorch goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
-"""
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-
+import torch
 from torch import Tensor
 
 from ..backends.contract import Backend
-from ..backends.runtime import Runtime
+from ..backends.opening import open_runtime, open_sparing_runtime
+from ..backends.runtime import CPU, Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
-from ..core.precision import PRECISIONS
+from ..core.errors import NoRoom, UserError
+from ..core.precision import PRECISIONS, Precision
 from ..core.progress import Progress
-from ..evaluate.accuracy import Accuracy, measure_accuracy
-from ..families import get_family
-from ..generation.conversation import check_prompts
-from ..generation.generate import Generation, generate
-from ..generation.text_model import open_tokenizer
+from ..evaluate.accuracy import Accuracy
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
-from .blocks import compare_blocks
-from .cases import Case, choose_tokens, make_cases
-from .forms import SHORTCUTS, Form, folded, unfolded
-from .locate import Search
-from .metrics import Line, largest_difference, spread
-from .reference import Reference, groups
-from .report import BlockLine, Shortcut, StepReport
-from .results import Results
-from .samples import Samples, read_samples
-from .staged_ledger import Fault, StagedLedger
-from .steps import FOLDED, REFERENCE, STORED, Step
-from .streamed_network import Readers
+from ..system.scratch import Scratch, scratch_folder
+from .lines import Line, compare
+from .locate import Fault, Search
+from .metrics import spread
+from .report import BlockLine, Divergence, PublishedDeviation, StepReport
+from .streaming import Readers
+from .taps import Block, InstrumentedGraph
+
+REFERENCE = "pytorch, unfolded"
+Instrumented = Mapping[str, tuple[Backend, Runtime]]  # by name: what opens instrumented graphs, and the bundle on it
 
 
-class Ledger(StagedLedger):
-    """The steps in their order: `pytorch_steps`, then `backend_step` for each backend. Each compares itself with the one before.
-
-    checkpoint  None: the reference has the bundle's own weights
-    runtimes    the bundle on every backend there is
-
-    The reference runs when the ledger is made. Raises UserError for samples that do not fit the bundle.
+@dataclass(frozen=True)
+class Step:
+    """name     as reports call it
+    what      it computes
+    tolerance  precision -> the largest error against the step before, in units of the reference's standard deviation; reason: why
     """
 
-    read_samples = staticmethod(read_samples)
-    blocks_graph = "prefill"
+    name: str
+    what: str
+    tolerance: Callable[[Precision], float]
+    reason: str
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        checkpoint: Checkpoint | None,
-        samples: Samples,
-        runtimes: Sequence[Runtime],
-        progress: Progress,
-    ):
-        super().__init__(bundle, progress)
-        m = bundle.manifest
-        self.samples = samples
-        self._checkpoint = prune(checkpoint, m.plan) if checkpoint else None
-        self._reference = self._make_reference(self._checkpoint_readers() if checkpoint else self._bundle_readers())
-        fits = Runtime("verify", m.config, m.plan, m.limits, sessions={})
-        for prompt, forced in zip(samples.prompts.values(), samples.forced.values()):
-            check_prompts(fits, prompt, forced)
-        self.forced = choose_tokens(samples, runtimes)
-        self.cases = make_cases(samples, self.forced, m.limits.max_batch)
-        self._probe = next((i for i, p in enumerate(samples.prompts.values()) if p.pixel_values is not None), 0)
-        self._boundaries: dict[int, Tensor] = {}  # layer -> the reference's output on the probe
-        self._wanted = self._read("running the reference", self._reference, unfolded, self._keep_boundary)
-        self.before = (REFERENCE, self._wanted)
+
+FOLDED = Step(
+    name="pytorch, folded",
+    what="the same weights in PyTorch in float32, each prompt's adapters folded into them: what folding changes",
+    tolerance=lambda precision: PRECISIONS["fp32"].tolerance,
+    reason="a fold is the same sum in another order, in float32 in every precision",
+)
+STORED = Step(
+    name="pytorch, the bundle's weights",
+    what="the bundle's own weights in PyTorch in float32, in its fold mode: what writing and rounding them changes",
+    tolerance=lambda precision: precision.tolerance,
+    reason="every weight is rounded once, to the bundle's precision, which in bf16 is most of what is allowed at all",
+)
+
+
+def backend_step(runs_as: str, name: str) -> Step:
+    """The bundle on a backend. runs_as: what the backend says of itself ("onnxruntime, bf16 computed in float32")"""
+    return Step(
+        name=name,
+        what=f"the bundle on {runs_as}: what running it there, and the arithmetic, change",
+        tolerance=lambda precision: precision.tolerance,
+        reason="every operation is rounded to the bundle's precision, in another order",
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """rows: which of all samples; given: these as one batch, in whatever form the kind of network has them"""
+
+    name: str
+    rows: slice
+    given: Any
+
+
+def make_cases(samples: Mapping[str, Any], size: int, join: Callable[[Sequence[Any]], Any]) -> list[Case]:
+    """Each sample on its own, and all in batches of up to `size`; a batch of one sample is left out."""
+    each = list(samples.values())
+    cases = [Case(name, slice(i, i + 1), each[i]) for i, name in enumerate(samples)]
+    for first in range(0, len(each), size):
+        rows = slice(first, min(first + size, len(each)))
+        if rows.stop - first > 1:
+            cases.append(Case(f"{first + 1} to {rows.stop} in one batch", rows, join(each[rows])))
+    return cases
+
+
+def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime | str:
+    """The bundle on a backend; the reason where that cannot be had here."""
+    try:
+        runtime = open_sparing_runtime(bundle, backend) if device == CPU else open_runtime(bundle, backend, device)
+    except UserError as error:
+        return f"{error.what}: {error.fix}"
+    if runtime.device == CPU:
+        return replace(runtime, empty=Scratch(scratch_folder(bundle.path)).empty)
+    return runtime
+
+
+class Ledger:
+    """The steps in their order: `pytorch_steps`, then `backend_step` for each backend.
+
+    A kind of network fills in what raises NotImplementedError, and runs the reference when it is made.
+
+    checkpoint  pruned; None: the reference has the bundle's own weights
+    cases       what is compared
+    wanted      what the reference gave on each sample
+    before      the last step that ran, and what it gave on each sample
+    probe       the case whose blocks are compared; boundaries: what each of them gives in the reference
+    """
+
+    blocks_graph: str  # the graph whose blocks are compared
+    cases: list[Case]
+    wanted: list[Any]
+    probe: Case
+
+    def __init__(self, bundle: Bundle, checkpoint: Checkpoint | None, progress: Progress):
+        self.bundle, self.progress = bundle, progress
+        self.precision = PRECISIONS[bundle.manifest.precision]
+        self.checkpoint = prune(checkpoint, bundle.manifest.plan) if checkpoint else None
+        self.before: tuple[str, list[Any]] = (REFERENCE, [])
+        self.boundaries: dict[Block, Tensor] = {}
+
+    @staticmethod
+    def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Any:
+        """What the constructor takes as samples. Raises UserError for what does not fit the bundle."""
+        raise NotImplementedError
+
+    def pytorch_runs(self) -> Iterator[tuple[Step, list[Any]]]:
+        """The steps in PyTorch, and what each gives on every sample."""
+        raise NotImplementedError
+
+    def run(self, case: Case, runtime: Runtime) -> Any:
+        """What a backend gives on a case."""
+        raise NotImplementedError
+
+    def kept(self, result: Any) -> Any:
+        """What stays in memory of a result once it was compared."""
+        return result
+
+    def join(self, results: Sequence[Any]) -> Any:
+        """Several samples' results as those of one batch."""
+        raise NotImplementedError
+
+    def compare(self, got: Any, want: Any, before: Any, tolerance: float) -> tuple[Line, ...]:
+        """Every output of a step on a case, in the order of computation. tolerance: against the step before"""
+        raise NotImplementedError
+
+    def probe_inputs(self, runtime: Runtime) -> Tensors:
+        """The inputs of `blocks_graph` on the probe."""
+        raise NotImplementedError
+
+    def faults(self, search: Search, case: Case) -> Iterator[Fault]:
+        """The parts of the bundle that are off by themselves on a case, in the order of computation."""
+        raise NotImplementedError
+
+    def published_deviations(self) -> tuple[PublishedDeviation, ...]:
+        """How far the published code's own ways would be from the exact one."""
+        return ()
+
+    def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
+        """The task's, where the samples have labels; on backends that are right so far."""
+        return None
 
     def pytorch_steps(self) -> list[StepReport]:
         """What folding changes, and what writing the weights changes."""
-        form = folded if self.bundle.manifest.fold == "weights" else unfolded
         steps = []
-        if form is folded:
-            steps.append(self._pytorch_step(FOLDED, self._reference, form))
-        if self._checkpoint:
-            steps.append(self._pytorch_step(STORED, self._make_reference(self._bundle_readers()), form))
+        for step, results in self.pytorch_runs():
+            lines = {case.name: self._lines(step, case, self._of(case, results)) for case in self.cases}
+            steps.append(self._report(step, lines))
+            self.before = (step.name, results)
         return steps
 
-    def run_case(self, step: Step, case: Case, runtime: Runtime) -> tuple[tuple[Line, ...], Generation]:
-        """A case's lines, and what the backend gave without the folded weights: they are gone before the next ones are made."""
-        got = generate(runtime, case.prompts, forced=case.forced)
-        return self._lines(step, case, got), replace(got, folded={})
-
-    def shortcuts(self) -> tuple[Shortcut, ...]:
-        """How far the published code's own ways would be from the exact one."""
-        family = get_family(self.bundle.manifest.config.family)
-        found = []
-        for name in family.shortcuts if self._checkpoint and self.bundle.manifest.config.has_adapters else ():
-            gains = {i: self._checkpoint.tensors[f"layers.{i}.ffn_norm.weight"].read().float() for i in self._skipped}
-            results = self._read(f"running the {name}", self._reference, SHORTCUTS[name](gains))
-            for case, got, want in zip(self.cases, results, self._wanted):
-                error = largest_difference(got.logits, want.logits)
-                relative = None if error is None else error / spread(want.logits)
-                found.append(Shortcut(name=name, case=case.name, relative=relative, tolerance=self.precision.tolerance))
-        return tuple(found)
-
-    def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
-        """The task's, where the samples are questions with labels; on backends that answer quickly, and right so far."""
-        quick = {name: runtime for name, runtime in runtimes.items() if runtime.stays_open}
-        if not self.samples.questions:
-            return None
-        family, tokenizer = get_family(self.bundle.manifest.config.family), open_tokenizer(self.bundle)
-        questions = self.samples.questions
-        return measure_accuracy(
-            quick, self._reference.config, self._reference.read, family, tokenizer, questions, progress=self.progress
-        )
-
-    def block_lines(self, name: str, backend: Backend, runtime: Runtime) -> tuple[BlockLine, ...]:
-        """On one prompt, with an image where one has."""
-        return compare_blocks(self.bundle, name, backend, runtime, self.cases[self._probe], self._boundaries)
-
-    def find_fault(self, backend: Backend, runtime: Runtime, case: Case) -> Fault | None:
-        return Search(self.bundle, backend, runtime, self._reference, self.precision).find(case.prompts, case.forced)
-
-    @property
-    def _skipped(self) -> tuple[int, ...]:
-        return self.bundle.manifest.plan.skipped
-
-    def _pytorch_step(self, step: Step, reference: Reference, form: Form) -> StepReport:
-        results = self._read(f"running {step.name}", reference, form)
-        report = self.report(step, {case.name: self._lines(step, case, case.of(results)) for case in self.cases})
-        self.before = (step.name, results)
+    def backend_step(self, name: str, opened: Runtime | str) -> StepReport:
+        """The bundle on a backend, or why not. A backend that fails on a case has a line that says so, and goes no further."""
+        if isinstance(opened, str):
+            return self._report(backend_step(name, name), {}, why_not=opened)
+        step, results, lines = backend_step(opened.backend, name), [], {}
+        try:
+            for case in self.cases:
+                with self.progress.stage(f"comparing {case.name} on {name}"):
+                    lines[case.name], result = self._run(step, case, opened)
+                results.append(result)
+        except NoRoom as error:
+            return self._report(step, {}, why_not=f"{error.what}: {error.fix}")
+        except UserError as error:
+            stage = error.where.removeprefix("graph ")
+            lines[case.name] = (Line(stage=stage, error=None, tolerance=0, ok=False, note=error.what),)
+            return self._report(step, lines)
+        report = self._report(step, lines)
+        self.before = (name, results[: len(self.wanted)])
         return report
 
-    def _lines(self, step: Step, case: Case, got: Generation) -> tuple[Line, ...]:
-        before, tolerance = case.of(self.before[1]), step.tolerance(self.precision)
-        results = Results(got, case.of(self._wanted), before, tolerance, self.precision)
-        return results.lines(self._reference)
+    def blocks(self, instrumented: Instrumented) -> tuple[BlockLine, ...]:
+        """Every block's output on the probe, on every backend that can show it."""
+        found: list[BlockLine] = []
+        for name, (backend, runtime) in instrumented.items():
+            with self.progress.stage(f"comparing blocks on {name}"):
+                try:
+                    found += self._block_lines(name, backend, runtime)
+                except NoRoom:
+                    raise  # blocks that were not compared are not the same
+                except UserError:  # a graph without the blocks that it should have
+                    line = Line(stage="", error=None, tolerance=0, ok=False)
+                    found.append(self._block_line(name, "", Block("", 0, "kept"), line))
+        return tuple(found)
 
-    def _read(self, title: str, reference: Reference, form: Form, on_block=lambda *_: None) -> list[Generation]:
-        prompts = list(self.samples.prompts.values())
-        layers = self.bundle.manifest.config.layers * len(groups(prompts, self.forced))
-        with self.progress.stage(title, layers, "layers") as done:
-            return reference.read(prompts, self.forced, done, form, on_block)
+    def locate(
+        self, steps: Sequence[StepReport], blocks: Sequence[BlockLine], instrumented: Instrumented
+    ) -> Divergence:
+        """Where the first step that differs leaves the reference; its layer where the backend can show what goes on inside, and one block
+        alone is off. Without a step that differs, a block's line does."""
+        bad = [(step, case) for step in steps for case in self.cases if _differs(step, case)]
+        if not bad:
+            block = next(block for block in blocks if not block.ok)
+            where = {"step": block.step, "case": block.case, "graph": self.blocks_graph}
+            return Divergence(**where, part=block.part, layer=block.layer, stage="block", error=block.relative)
+        step, case = bad[0]
+        # what is wrong in the weights is wrong wherever they run; what is wrong on a backend is looked for there
+        shown = step.name if step.name in instrumented else next(iter(instrumented), None)
+        where = {"step": step.name, "case": case.name}
+        if shown and (shown == step.name or step.name in (FOLDED.name, STORED.name)):
+            with self.progress.stage("looking for the first divergence"):
+                search = Search(self.bundle, *instrumented[shown], self.precision)
+                try:
+                    fault = next(self.faults(search, case), None)
+                except UserError:  # a graph that does not run has been said to be one
+                    fault = None
+            if fault:
+                return Divergence(**where, **vars(fault))
+        line = next(line for line in step.cases[case.name] if not line.ok)
+        return Divergence(**where, graph=None, layer=None, stage=line.stage, error=line.relative)
 
-    def _keep_boundary(self, prompt: int, layer: int, x: Tensor) -> None:
-        if prompt == self._probe:
-            self._boundaries[layer] = x.clone()
-
-    def _make_reference(self, readers: Readers) -> Reference:
+    def checkpoint_readers(self) -> Readers:
+        """The network's parameters from the checkpoint, as the exported network has them."""
         m = self.bundle.manifest
-        return Reference(m.config, m.plan, m.limits, readers)
-
-    def _checkpoint_readers(self) -> Readers:
-        m = self.bundle.manifest
-        parameters = network_parameters(self._checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
+        parameters = network_parameters(self.checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
         return {name: tensor.read for name, tensor in parameters.items()}
 
-    def _bundle_readers(self) -> Readers:
+    def stored_readers(self) -> Readers:
         store = self.bundle.store
         return {name: lambda name=name: store.tensor(name).float() for name in store.entries}
+
+    def _run(self, step: Step, case: Case, runtime: Runtime) -> tuple[tuple[Line, ...], Any]:
+        got = self.run(case, runtime)
+        return self._lines(step, case, got), self.kept(got)
+
+    def _lines(self, step: Step, case: Case, got: Any) -> tuple[Line, ...]:
+        want, before = self._of(case, self.wanted), self._of(case, self.before[1])
+        return self.compare(got, want, before, step.tolerance(self.precision))
+
+    def _of(self, case: Case, results: Sequence[Any]) -> Any:
+        """The case's part of every sample's own results."""
+        mine = results[case.rows]
+        return mine[0] if len(mine) == 1 else self.join(mine)
+
+    def _report(self, step: Step, lines: Mapping[str, tuple[Line, ...]], why_not: str = "") -> StepReport:
+        tolerance, before = step.tolerance(self.precision), self.before[0]
+        named = {"name": step.name, "what": step.what, "reason": step.reason}
+        return StepReport(**named, before=before, tolerance=tolerance, why_not=why_not, cases=dict(lines))
+
+    def _block_lines(self, name: str, backend: Backend, runtime: Runtime) -> list[BlockLine]:
+        graph = InstrumentedGraph(self.bundle, self.blocks_graph)
+        shapes = {block.output: want.shape for block, want in self.boundaries.items()}
+        values = graph.run(backend, runtime, self.probe_inputs(runtime), shapes)
+        return [
+            self._block_line(
+                name,
+                self.probe.name,
+                block,
+                compare("", values[block.output], want, self.precision.tolerance * spread(want)),
+            )
+            for block, want in self.boundaries.items()
+        ]
+
+    def _block_line(self, step: str, case: str, block: Block, line: Line) -> BlockLine:
+        measured = {"error": line.error, "relative": line.relative, "cosine": line.cosine}
+        return BlockLine(
+            step=step,
+            case=case,
+            part=block.part,
+            layer=block.layer,
+            kind=block.kind,
+            tolerance=self.precision.tolerance,
+            ok=line.ok,
+            **measured,
+        )
+
+
+def _differs(step: StepReport, case: Case) -> bool:
+    return any(not line.ok for line in step.cases.get(case.name, ()))

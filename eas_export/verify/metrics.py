@@ -1,67 +1,32 @@
-"""Comparing two tensors, next-token distributions, and tokens."""
+"""What outputs are measured by: one table of metrics, the units that errors are counted in, and how numbers are written."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, FiniteFloat
 from torch import Tensor
 
-from ..core.record import Record
-
 TOP = 5
+NO_NUMBER = "-"
 
 
-def finite(value: float | None) -> float | None:
-    """The value; None for NaN and infinity, which JSON has no numbers for."""
-    return value if value is not None and math.isfinite(value) else None
+def number(value: float | None) -> str:
+    if value is None:
+        return NO_NUMBER
+    return f"{value:.1e}" if value else "0"
 
 
-Measured = Annotated[float | None, AfterValidator(finite)]
+def seven_digits(value: float | None) -> str:
+    return NO_NUMBER if value is None else f"{value:.7f}"
 
 
-class Line(Record):
-    """One output of one step against the reference's.
-
-    error      largest absolute difference; None where there is no number: NaN, infinity, or another shape
-    tolerance  largest allowed one
-    relative   the error in units of the reference's standard deviation
-    cosine     of the two, flattened
-    kl         largest divergence of a row's next-token distribution from the reference's, in nats: KL(reference || got); logits only
-    top1       share of rows whose likeliest token is the reference's; logits only
-    top5       share of the reference's five likeliest tokens that are among the five likeliest; logits only
-    before     largest absolute difference from the step before, and what is allowed; None where that has no such output
-    ok         within what is allowed, against both
-    note       where the largest difference is, or what else there is to say
-    """
-
-    stage: str
-    error: Measured
-    tolerance: FiniteFloat
-    ok: bool
-    relative: Measured = None
-    cosine: Measured = None
-    kl: Measured = None
-    top1: Measured = None
-    top5: Measured = None
-    before: Measured = None
-    before_tolerance: FiniteFloat | None = None
-    note: str = ""
-
-    @property
-    def used(self) -> float:
-        """The share of its tolerance that it takes, against the reference or the step before, whichever is larger; infinity without
-        a number."""
-        used = _share(self.error, self.tolerance)
-        return used if self.before_tolerance is None else max(used, _share(self.before, self.before_tolerance))
-
-
-def _share(error: float | None, tolerance: float) -> float:
-    if error is None:
-        return math.inf
-    return error / tolerance if tolerance else (math.inf if error else 0.0)
+def percent(value: float | None) -> str:
+    """A share that is exact at both ends: only all is 100 %."""
+    if value is None:
+        return NO_NUMBER
+    return f"{100 * value:.0f} %" if value in (0, 1) else f"{min(max(100 * value, 0.1), 99.9):.1f} %"
 
 
 def spread(reference: Tensor) -> float:
@@ -79,69 +44,10 @@ def largest_difference(got: Tensor, reference: Tensor) -> float | None:
     return worst if worst < torch.inf else None
 
 
-def compare(stage: str, got: Tensor, reference: Tensor, tolerance: float) -> Line:
-    """The two within an absolute tolerance."""
-    error = largest_difference(got, reference)
-    if error is None:
-        shapes = f"shape {list(got.shape)}, not {list(reference.shape)}"
-        said = shapes if got.shape != reference.shape else "not finite"
-        return Line(stage=stage, error=None, tolerance=tolerance, ok=False, note=said)
-    return Line(
-        stage=stage,
-        error=error,
-        tolerance=tolerance,
-        ok=error <= tolerance,
-        relative=error / spread(reference),
-        cosine=cosine(got, reference),
-    )
-
-
-def compare_logits(stage: str, got: Tensor, reference: Tensor, tolerance: float) -> Line:
-    """Logits [B, vocab] float32: compared as any output, and as next-token distributions."""
-    line = compare(stage, got, reference, tolerance)
-    if line.error is None:
-        return line
-    top = min(TOP, reference.shape[-1])
-    theirs, ours = reference.topk(top).indices, got.topk(top).indices  # [B, top]
-    divergence = F.kl_div(got.log_softmax(-1), reference.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-    return line.model_copy(
-        update={
-            "kl": finite(float(divergence.max().clamp(min=0))),
-            "top1": float((theirs[:, 0] == ours[:, 0]).float().mean()),
-            "top5": float((theirs[:, :, None] == ours[:, None, :]).any(-1).float().mean()),
-        }
-    )
-
-
-def compare_tokens(stage: str, got: Tensor, logits: Tensor, tolerance: float) -> Line:
-    """Argmax tokens [steps, B] against the reference's logits [steps, B, vocab]: another token is a difference where the reference
-    prefers its own by more than twice the tolerance. The error is the largest such margin; the note names the first token that
-    differs, and its margin."""
-    reference = logits.argmax(-1)
-    margin = (logits.gather(-1, reference[..., None]) - logits.gather(-1, got[..., None])).squeeze(-1)  # [steps, B]
-    worst, differing = float(margin.max()), (got != reference).nonzero().tolist()
-    note = f"all {got.numel()} equal"
-    if differing:
-        step, row = differing[0]
-        where = f"token {step + 1}" + (f" of row {row + 1}" if got.shape[1] > 1 else "")
-        said = f"{int(got[step, row])}, not {int(reference[step, row])}, by a margin of {float(margin[step, row]):.1e}"
-        note = f"{len(differing)} of {got.numel()} differ; first {where}: {said}"
-    same = 1 - len(differing) / got.numel()
-    return Line(stage=stage, error=worst, tolerance=2 * tolerance, ok=worst <= 2 * tolerance, top1=same, note=note)
-
-
-def against_before(line: Line, got: Tensor, before: Tensor, tolerance: float) -> Line:
-    """The line with the difference from the step before on it."""
-    error = largest_difference(got, before)
-    ok = line.ok and error is not None and error <= tolerance
-    return line.model_copy(update={"before": error, "before_tolerance": tolerance, "ok": ok})
-
-
-def worst(stage: str, lines: Sequence[Line]) -> Line:
-    """Many lines as one: the one that uses up most of its tolerance, named in the note."""
-    line = max(lines, key=lambda each: each.used)
-    note = f"largest at {line.stage} of {len(lines)}"
-    return line.model_copy(update={"stage": stage, "ok": all(each.ok for each in lines), "note": note})
+def relative_error(got: Tensor, reference: Tensor, smallest: float = 0.0) -> float | None:
+    """Largest difference in units of the reference's standard deviation, or of `smallest`; None where there is no number."""
+    error = largest_difference(got.float(), reference)
+    return None if error is None else error / max(spread(reference), smallest)
 
 
 def cosine(got: Tensor, reference: Tensor) -> float:
@@ -152,6 +58,71 @@ def cosine(got: Tensor, reference: Tensor) -> float:
         products += torch.stack([a @ b, a @ a, b @ b])
     both, ours, theirs = products.tolist()
     return both / (ours * theirs) ** 0.5 if ours and theirs else float(ours == theirs)
+
+
+def divergence(got: Tensor, reference: Tensor) -> float:
+    """Of the rows' next-token distributions, the largest KL(reference || got) in nats: logits [B, vocab]"""
+    each = F.kl_div(got.log_softmax(-1), reference.log_softmax(-1), reduction="none", log_target=True).sum(-1)  # [B]
+    return float(each.max().clamp(min=0))
+
+
+def same_first(got: Tensor, reference: Tensor) -> float:
+    """Share of rows with the same likeliest token: logits [B, vocab]"""
+    return float((got.argmax(-1) == reference.argmax(-1)).float().mean())
+
+
+def same_among_first(got: Tensor, reference: Tensor) -> float:
+    """Share of the reference's five likeliest tokens that are among the five likeliest: logits [B, vocab]"""
+    top = min(TOP, reference.shape[-1])
+    ours, theirs = got.topk(top).indices, reference.topk(top).indices  # [B, top]
+    return float((theirs[:, :, None] == ours[:, None, :]).any(-1).float().mean())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number beside an output's largest error. A new metric is one row of METRICS: the ledger's lines, the JSON Schema, the page and
+    the terminal's tables follow from it.
+
+    name     in JSON
+    title    of its column
+    measure  (got, reference) of one shape -> the number
+    write    the number, or None, as text
+    what     in words, for the JSON Schema
+    logits   whether only logits [B, vocab] have it
+    brief    whether the terminal shows it, too
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Tensor, Tensor], float]
+    write: Callable[[float | None], str]
+    what: str
+    logits: bool = False
+    brief: bool = True
+
+
+METRICS = (
+    Metric("cosine", "cosine", cosine, seven_digits, "of the two, flattened"),
+    Metric(
+        "kl",
+        "KL",
+        divergence,
+        number,
+        "largest divergence of a row's next-token distribution from the reference's, in nats: KL(reference || got)",
+        logits=True,
+        brief=False,
+    ),
+    Metric("top1", "top-1", same_first, percent, "share of rows whose likeliest token is the reference's", logits=True),
+    Metric(
+        "top5",
+        "top-5",
+        same_among_first,
+        percent,
+        "share of the reference's five likeliest tokens that are among the five likeliest",
+        logits=True,
+        brief=False,
+    ),
+)
 
 
 def _parts(got: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

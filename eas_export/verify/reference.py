@@ -17,8 +17,8 @@ from ..networks.decoder.fold import fold_layer
 from ..networks.decoder.prefill import join_state, start_reading
 from ..networks.decoder.prompts import Prompts
 from ..networks.decoder.teacher_forcing import force
-from .forms import Form, unfolded
-from .streamed_network import Readers, StreamedNetwork
+from .adapter_modes import AdapterMode, unfolded
+from .streaming import Readers, StreamedNetwork
 
 MOST_TOKENS = 2048  # that go through the network together
 A_PASS = 256  # tokens: what it costs to read the weights, which take their turn in memory, is about what these cost
@@ -36,13 +36,13 @@ class Reference:
         prompts: list[Prompts],
         forced: list[Tensor],
         on_layer: Callable[[int], None] = lambda count: None,
-        form: Form = unfolded,
+        mode: AdapterMode = unfolded,
         on_block: Callable[[int, int, Tensor], None] = lambda prompt, layer, x: None,
     ) -> list[Generation]:
         """One generation per prompt, each of one row: the logits after it and after each of its forced tokens [steps, 1].
 
         on_layer  is told of each layer that is done
-        form      in which the adapters meet the forced tokens
+        mode      in which the adapters meet the forced tokens
         on_block  is given a prompt's number, a layer's, and the layer's output at the prompt's positions [prefix + S, dim]
         """
         results: dict[int, Generation] = {}
@@ -52,7 +52,7 @@ class Reference:
                 on_block(group[row], layer, x)
 
             mine = [prompts[i] for i in group], [forced[i] for i in group]
-            results |= zip(group, self._read(*mine, on_layer, form, see))
+            results |= zip(group, self._read(*mine, on_layer, mode, see))
         return [results[i] for i in range(len(prompts))]
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class Reference:
         prompts: list[Prompts],
         forced: list[Tensor],
         on_layer: Callable[[int], None],
-        form: Form,
+        mode: AdapterMode,
         see: Callable[[int, int, Tensor], None],
     ) -> list[Generation]:
         decoder, prefix = self.network.decoder, self.config.prefix
@@ -91,7 +91,7 @@ class Reference:
                     block,
                     x,
                     lambda *_: None,
-                    lambda i, block, tokens: form(i, block, tokens, forced_batch.is_fed),
+                    lambda i, block, tokens: mode(i, block, tokens, forced_batch.is_fed),
                 )
                 states.append(tokens.state)
                 for row, rows in enumerate(x.unflatten(0, shape)):
@@ -113,7 +113,7 @@ class Reference:
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N * tokens, dim], image by image"""
-        with self.network.loaded("vision", self.network.vision) as vision:
+        with self.network.loaded("vision", self.network.tower) as vision:
             return torch.cat([vision(image[None])[0] for image in pixels.float()])
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat
 
 from ..core.record import Record
 from ..evaluate.accuracy import Accuracy
-from .metrics import Line, Measured
+from .lines import Line, Measured
 
 SCHEMA_VERSION = 1
 
@@ -84,8 +84,8 @@ class BlockLine(Record):
     ok: bool
 
 
-class Shortcut(Record):
-    """How far another form that was published would be from the exact one on this prompt: for information, no verdict.
+class PublishedDeviation(Record):
+    """How far another adapter mode that was published would be from the exact one on this prompt: for information, no verdict.
 
     relative   largest difference of the logits after any fed token, in units of the reference's standard deviation
     tolerance  what a bundle in this precision would be allowed
@@ -150,7 +150,7 @@ class ParityReport(Record):
     steps: tuple[StepReport, ...]
     required: tuple[str, ...] = ()
     blocks: tuple[BlockLine, ...] = ()
-    shortcuts: tuple[Shortcut, ...] = ()
+    shortcuts: tuple[PublishedDeviation, ...] = ()
     accuracy: Accuracy | None = None
     controls: tuple[ControlReport, ...] = ()
     first_divergence: Divergence | None = None

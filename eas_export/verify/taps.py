@@ -1,111 +1,131 @@
-"""A graph of a bundle run for what goes on inside it: a debug graph, made for one run and thrown away."""
+"""A graph of a bundle run for what goes on inside it.
+
+Values of exported graphs have the names of the modules that give them (export/recorder.py), so every graph can show its stages without
+having been exported for that: outputs are added to a copy, which is made for one run and thrown away.
+"""
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto
-from torch import Tensor
 
 from ..backends.contract import Backend
 from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
-from ..core.configs.decoder import ModelConfig
-from ..core.errors import NoRoom
+from ..core.errors import NoRoom, UserError
 from ..core.graph_spec import TensorSpec
-from ..core.precision import DTYPES, PRECISIONS
+from ..core.precision import DTYPES
 from ..system.scratch import scratch_folder
-from .stages import OUT, find_boundaries, find_stages
 
-Place = tuple[int, str]  # layer and stage; layer -1 is what the first block is given
+GIVEN = " in"  # behind a module's path: what it is given, not what it gives
 
 
 @dataclass(frozen=True)
-class TappedBundle(Bundle):
-    """A bundle whose graphs lie elsewhere: they give more than the bundle's own."""
+class Block:
+    """One block of a network.
 
-    graphs: Path
-
-    def graph_file(self, name: str) -> Path:
-        return self.graphs / f"{name}.onnx"
-
-
-def boundary_taps(bundle: Bundle, graph: str) -> dict[Place, str]:
-    """Every block's output, and what the first one is given -> the value in the graph."""
-    found = find_boundaries(load_graph(bundle, graph), bundle.manifest.config.layers)
-    return {(layer, OUT): value for layer, value in found.items()}
-
-
-def stage_taps(bundle: Bundle, graph: str, layer: int) -> dict[Place, str]:
-    """One layer's stages -> the value in the graph."""
-    return {(layer, stage): value for stage, value in find_stages(load_graph(bundle, graph), layer).items()}
-
-
-def run_tapped(
-    bundle: Bundle, backend: Backend, runtime: Runtime, graph: str, inputs: Tensors, taps: Mapping[Place, str]
-) -> tuple[Tensors, dict[Place, Tensor]]:
-    """Run a graph of the bundle: its outputs, and what the taps gave, [rows, width] each in float32.
-
-    backend  one that opens tapped graphs
-    runtime  the bundle on it
-
-    Raises UserError where the graph does not run, NoRoom where the debug graph cannot be written.
+    path  of its module in the network, and of its values in graphs: "layers.3"
+    end   the part of it that gives the block's output; empty where no part does, and the output has the block's own name
+    part, layer, kind  see report.BlockLine
     """
-    m = bundle.manifest
-    sizes = runtime.sessions[graph].spec.measure(inputs)
-    rows = sizes.get("B", 1) * (sizes["S"] + m.config.prefix if "S" in sizes else 1)
-    named = {_name(place): (value, (rows, _width(m.config, place[1]))) for place, value in taps.items()}
-    outputs = run_with_outputs(bundle, backend, runtime, graph, inputs, named)
-    return outputs, {place: outputs.pop(_name(place)).float() for place in taps}
+
+    path: str
+    layer: int
+    kind: str
+    part: str = ""
+    end: str = ""
+
+    @property
+    def output(self) -> str:
+        """The name of what it gives."""
+        return f"{self.path}.{self.end}".removesuffix(".")
+
+    @property
+    def input(self) -> str:
+        """The name of what it is given."""
+        return self.path + GIVEN
 
 
-def run_with_outputs(
-    bundle: Bundle,
-    backend: Backend,
-    runtime: Runtime,
-    graph: str,
-    inputs: Tensors,
-    values: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> Tensors:
-    """Run a graph of the bundle that gives more: output -> the value in the graph and its shape. Arguments and errors as for `run_tapped`."""
-    m = bundle.manifest
-    dtype = PRECISIONS[m.precision].dtype
-    specs = [TensorSpec(name=name, dtype=dtype, shape=shape) for name, (_, shape) in values.items()]
-    plain = m.graphs[graph].pin(runtime.sessions[graph].spec.measure(inputs))
-    spec = plain.model_copy(update={"outputs": (*plain.outputs, *specs)})
-    model = _with_outputs(load_graph(bundle, graph), {n: value for n, (value, _) in values.items()}, DTYPES[dtype].onnx)
-    scratch = scratch_folder(bundle.path)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".taps-") as folder:
-        tapped = TappedBundle(bundle.path, m.model_copy(update={"graphs": {graph: spec}}), Path(folder))
-        try:
-            tapped.graph_file(graph).write_bytes(model.SerializeToString())
-        except OSError as error:
-            what = f"a debug graph cannot be written there ({error.strerror})"
-            raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
-        return backend.open_tapped(tapped).run(graph, inputs)
+class InstrumentedGraph:
+    """A graph that gives values beside its outputs. Raises UserError where it has no such block."""
 
+    def __init__(self, bundle: Bundle, name: str):
+        self._bundle, self._name = bundle, name
+        self._graph = onnx.load(bundle.graph_file(name), load_external_data=False)
+        self._makers = {value: node for node in self._graph.graph.node for value in node.output}
+        self._dtypes = {v.name: v.type.tensor_type.elem_type for v in self._graph.graph.value_info}
 
-def load_graph(bundle: Bundle, graph: str) -> ModelProto:
-    """A graph of the bundle without its weights."""
-    return onnx.load(bundle.graph_file(graph), load_external_data=False)
+    def has(self, place: str) -> bool:
+        """Whether it has the value of a module, or of what the module is given."""
+        return place.removesuffix(GIVEN) in self._makers
 
+    def run(
+        self,
+        backend: Backend,
+        runtime: Runtime,
+        inputs: Tensors,
+        shapes: Mapping[str, Sequence[int]],
+        entries: Sequence[Block] = (),
+    ) -> Tensors:
+        """The graph's outputs, and these values in float32, by their places.
 
-def _width(config: ModelConfig, stage: str) -> int:
-    """Of what a stage gives for one token."""
-    if stage in ("k", "v"):
-        return config.kv_dim
-    return config.ffn_dim if stage in ("gate", "up") else config.dim
+        backend  one that opens instrumented graphs; runtime: the bundle on it
+        shapes   of what modules give ("layers.3.attention.o"), or are given ("layers.3.attention.o in")
+        entries  blocks to show the input of, which is shaped as their output is
 
+        Raises UserError where the graph does not run or has no such block, NoRoom where the copy cannot be written.
+        """
+        values = {place: self._value(place) for place in shapes}
+        values |= {block.input: self._entry(block) for block in entries}
+        shapes = {values[place]: shape for place, shape in shapes.items()} | {
+            values[block.input]: shapes[block.output] for block in entries
+        }
+        outputs = self._run(backend, runtime, inputs, shapes)
+        shown = {place: outputs[value].float() for place, value in values.items()}
+        return {name: value for name, value in outputs.items() if name not in shapes} | shown
 
-def _with_outputs(model: ModelProto, taps: Mapping[str, str], dtype: int) -> ModelProto:
-    """The graph giving these values too: output -> value; dtype: theirs, by ONNX's number."""
-    for output, value in taps.items():
-        model.graph.node.append(onnx.helper.make_node("Identity", [value], [output]))
-        model.graph.output.append(onnx.helper.make_tensor_value_info(output, dtype, None))
-    return model
+    def _run(self, backend: Backend, runtime: Runtime, inputs: Tensors, shapes: Mapping[str, Sequence[int]]) -> Tensors:
+        names = {row.onnx: name for name, row in DTYPES.items()}
+        m, model = self._bundle.manifest, onnx.ModelProto()
+        model.CopyFrom(self._graph)
+        plain = m.graphs[self._name].pin(runtime.sessions[self._name].spec.measure(inputs))
+        more = []
+        for value, shape in shapes.items():
+            if value not in self._dtypes:
+                raise self._unknown(value)
+            more.append(TensorSpec(name=value, dtype=names[self._dtypes[value]], shape=tuple(shape)))
+            model.graph.output.append(onnx.helper.make_tensor_value_info(value, self._dtypes[value], None))
+        spec, scratch = plain.model_copy(update={"outputs": (*plain.outputs, *more)}), scratch_folder(self._bundle.path)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".taps-") as folder:
+            graphs = {self._name: spec}
+            instrumented = replace(
+                self._bundle, manifest=m.model_copy(update={"graphs": graphs}), graph_folder=Path(folder)
+            )
+            try:
+                instrumented.graph_file(self._name).write_bytes(model.SerializeToString())
+            except OSError as error:
+                what = f"a debug graph cannot be written there ({error.strerror})"
+                raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
+            return backend.open_instrumented(instrumented).run(self._name, inputs)
 
+    def _value(self, place: str) -> str:
+        maker = self._makers.get(place.removesuffix(GIVEN))
+        if maker is None:
+            raise self._unknown(place)
+        return maker.input[0] if place.endswith(GIVEN) else place
 
-def _name(place: Place) -> str:
-    return f"tap.{place[0]}.{place[1].replace(' ', '_')}"
+    def _entry(self, block: Block) -> str:
+        """What a block is given. It has another block's name, or the name of whatever stands before the first one; but sums and norms
+        read the residual stream first, so it is found on the way back from what the block gives."""
+        value = block.output
+        while value == block.path or value.startswith(f"{block.path}."):
+            if value not in self._makers:
+                raise self._unknown(block.path)
+            value = self._makers[value].input[0]
+        return value
+
+    def _unknown(self, block: str) -> UserError:
+        fix = "the graph was changed after it was built: build again with --force"
+        return UserError(f"it has no block {block} as an exported graph has", where=f"graph {self._name}", fix=fix)

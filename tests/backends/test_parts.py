@@ -9,7 +9,7 @@ from eas_export.backends.onnxruntime.cpu import OnnxRuntimeSession, PartedSessio
 from eas_export.backends.onnxruntime.split import split
 from eas_export.backends.runtime import Runtime
 from eas_export.generation.generate import generate
-from eas_export.verify.samples import sample_prompts
+from eas_export.verify.decoder_samples import sample_prompts
 
 CASE = golden_case("half_13B")
 

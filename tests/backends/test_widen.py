@@ -7,7 +7,7 @@ from conftest import golden_case, max_error
 from eas_export.backends.onnxruntime.widen import widen_model
 from eas_export.backends.opening import open_runtime, open_sparing_runtime
 from eas_export.generation.generate import generate
-from eas_export.verify import Request, compare_bundle
+from eas_export.verify.compare import Request, compare_bundle
 
 CASE = golden_case("half_13B")
 

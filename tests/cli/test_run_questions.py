@@ -17,7 +17,7 @@ from eas_export.core.limits import Limits
 from eas_export.generation import text_model as text
 from eas_export.generation.conversation import Conversation
 from eas_export.generation.text_model import TextModel
-from eas_export.verify.samples import read_samples
+from eas_export.verify.decoder_samples import read_samples
 
 SET = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "questions.jsonl"
 PICTURE = SET.parent / "images" / "circle.png"

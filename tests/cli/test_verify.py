@@ -16,7 +16,7 @@ from eas_export.bundle.bundle import open_bundle, write_manifest
 from eas_export.cli.schemas import schema_file
 from eas_export.core.errors import NoRoom, UserError
 from eas_export.core.precision import PRECISIONS
-from eas_export.verify import ledger
+from eas_export.verify import decoder
 
 CASE = golden_case("first")
 LABELLED = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "labelled.jsonl"
@@ -120,21 +120,21 @@ def test_no_room_is_no_difference(bundle_of, command, monkeypatch):
     def full(runtime, prompts, forced):
         raise NoRoom("4.18 GB of scratch cannot be had there", where="/disk", fix="make room")
 
-    monkeypatch.setattr(ledger, "generate", full)
+    monkeypatch.setattr(decoder, "generate", full)
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")
     said = json.loads(out)
     assert code == 3 and said["verdict"] == "not run" and "4.18 GB" in said["steps"][-1]["why_not"]
 
 
 def test_a_backend_that_fails_on_its_last_prompt_leaves_the_next_one_its_turn(bundle_of, command, monkeypatch):
-    run = ledger.generate
+    run = decoder.generate
 
     def last_fails(runtime, prompts, forced):
         if runtime.backend == "onnxruntime" and prompts.input_ids.shape[1] > 100:
             raise UserError("it failed", where="graph prefill", fix="-")
         return run(runtime, prompts, forced=forced)
 
-    monkeypatch.setattr(ledger, "generate", last_fails)
+    monkeypatch.setattr(decoder, "generate", last_fails)
     options = ("--backend", "onnxruntime", "--backend", "pytorch", "--json")
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, *options)
     steps = {step["name"]: step for step in json.loads(out)["steps"]}

@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_reference(case):
 
 
 def _tiny_prompts():
-    from eas_export.verify.samples import sample_prompts
+    from eas_export.verify.decoder_samples import sample_prompts
 
     return list(sample_prompts(TINY.checkpoint.config, LIMITS, 8).prompts.values())
 

@@ -15,8 +15,8 @@ from eas_export.networks.decoder.prompts import Prompts
 from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
 from eas_export.system.scratch import LARGE, Scratch
+from eas_export.verify.decoder_samples import drawn_tokens, sample_prompts
 from eas_export.verify.reference import Reference, groups
-from eas_export.verify.samples import drawn_tokens, sample_prompts
 
 LIMITS = Limits(max_batch=8, max_prompt=32, max_tokens=64)
 

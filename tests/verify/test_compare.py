@@ -9,9 +9,10 @@ from eas_export.backends.opening import open_runtime
 from eas_export.core.precision import PRECISIONS
 from eas_export.generation.generate import Generation, generate, join_generations
 from eas_export.networks.decoder.prompts import Prompts, join_prompts
-from eas_export.verify import Request, compare_bundle, staged_ledger
-from eas_export.verify.results import Results
-from eas_export.verify.samples import sample_prompts
+from eas_export.verify import ledger
+from eas_export.verify.compare import Request, compare_bundle
+from eas_export.verify.decoder import DecoderLedger
+from eas_export.verify.decoder_samples import sample_prompts
 
 CASE = golden_case("half_13B")
 
@@ -34,7 +35,7 @@ def ledger_with(monkeypatch, bundle, graph, change):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(staged_ledger, "open_sparing_runtime", opened)
+    monkeypatch.setattr(ledger, "open_sparing_runtime", opened)
     return verified(bundle)
 
 
@@ -104,6 +105,8 @@ def test_router_weights_that_lie_close_together_are_held_to_an_absolute_error():
         state = {"router": torch.tensor([[[router, 1 - router]]])}
         return Generation(torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64), None, state)
 
+    ledger = DecoderLedger.__new__(DecoderLedger)
+    ledger.precision = PRECISIONS["fp32"]
     for error, ok in ((3e-7, True), (3e-5, False)):
-        lines = Results(generation(0.5 + error), generation(0.5), generation(0.5), 1e-4, PRECISIONS["fp32"]).lines(None)
+        lines = ledger.compare(generation(0.5 + error), generation(0.5), generation(0.5), 1e-4)
         assert [line.ok for line in lines if line.stage == "router"] == [ok]

@@ -10,8 +10,8 @@ from meter_cases import MeterCase
 from verify.test_divergence import scaled
 
 import eas_export
-from eas_export.verify.cross.controls import CONTROLS
-from eas_export.verify.cross.network import blocks_of
+from eas_export.verify.cross_encoder import make_blocks
+from eas_export.verify.cross_encoder_faults import CONTROLS
 
 VQA, NLVR2, RETRIEVAL = (MeterCase(name) for name in ("vqa_skip10", "nlvr2_skip10", "irtr_skip10"))
 OLDER = MeterCase("vqa_small_ln")  # opset 21: attention is written out
@@ -36,7 +36,7 @@ def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of,
     assert all(list(step.cases) == cases for step in report.steps)
     stages = ["cls_feats", "scores"] if case is RETRIEVAL else ["cls_feats", "logits", "answers"]
     assert all([line.stage for line in lines] == stages for step in report.steps for lines in step.cases.values())
-    blocks = blocks_of(m.config)
+    blocks = make_blocks(m)
     assert [(block.part, block.layer) for block in report.blocks] == [(block.part, block.layer) for block in blocks]
     assert len(blocks) == m.config.text.layers + m.config.image.blocks + 2 * m.config.layers
     assert all(block.ok and block.error is not None for block in report.blocks)

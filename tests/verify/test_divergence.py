@@ -13,10 +13,10 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
 from eas_export.system.hashing import sha256_of
-from eas_export.verify import Request, compare_bundle
+from eas_export.verify.compare import Request, compare_bundle
+from eas_export.verify.decoder_samples import sample_prompts
 from eas_export.verify.metrics import spread
 from eas_export.verify.reference import Reference
-from eas_export.verify.samples import sample_prompts
 
 
 def scaled(bundle: Bundle, name: str, factor: float, folder) -> Bundle:

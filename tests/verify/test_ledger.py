@@ -6,9 +6,11 @@ import pytest
 from conftest import LAVIN_CASES, copy_of, golden_case
 
 import eas_export
-from eas_export.verify import Request, compare_bundle, ledger
-from eas_export.verify.controls import CONTROLS, plant
-from eas_export.verify.metrics import Line
+from eas_export.verify import decoder
+from eas_export.verify.compare import Request, compare_bundle
+from eas_export.verify.controls import plant
+from eas_export.verify.decoder_faults import CONTROLS
+from eas_export.verify.lines import Line
 
 FOLDS = ("weights", "lowrank")
 
@@ -52,7 +54,7 @@ def test_a_fault_that_is_not_found_fails(bundle_of, tmp_path, monkeypatch):
     case = golden_case("half_13B")
     bundle = copy_of(bundle_of(case), tmp_path / "own")
     blind = Line(stage="prefill", error=0.0, tolerance=1.0, ok=True)
-    monkeypatch.setattr(ledger.Results, "lines", lambda self, reference: (blind,))
+    monkeypatch.setattr(decoder.DecoderLedger, "compare", lambda *_: (blind,))
     report = eas_export.verify(bundle, case.folder, negative_controls=True)
     assert report.verdict == "same as the checkpoint" and report.exit_code == 1
     assert all(control.found is None and not control.ok for control in report.controls if not control.why_not)
@@ -79,9 +81,9 @@ def test_a_step_that_leaves_the_one_before_fails_even_where_the_reference_is_nea
     case = golden_case("half_13B")
 
     def worse(block_layer, block, tokens, fed):
-        return tuple(part * 1.001 for part in ledger.unfolded(block_layer, block, tokens, fed))
+        return tuple(part * 1.001 for part in decoder.unfolded(block_layer, block, tokens, fed))
 
-    monkeypatch.setattr(ledger, "folded", worse)
+    monkeypatch.setattr(decoder, "folded", worse)
     report = compare_bundle(bundle_of(case, "fp16"), Request(case.checkpoint, "x", thorough=False))
     assert not report.ok and report.first_divergence.step == "pytorch, folded"
 

@@ -11,7 +11,8 @@ from eas_export.families.processing.question import Question
 from eas_export.families.processing.tokenizer import Tokenizer
 from eas_export.generation.text_model import open_model
 from eas_export.pipeline import build, verify
-from eas_export.verify.controls import CONTROLS, Place
+from eas_export.verify.controls import Place
+from eas_export.verify.decoder_faults import CONTROLS
 from eas_export.verify.report import Verdict
 
 

@@ -1,11 +1,15 @@
 """The comparison itself: it must be able to fail."""
 
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from eas_export.verify.metrics import compare, compare_tokens, spread, worst
+from eas_export.verify.lines import compare, compare_tokens, worst
+from eas_export.verify.metrics import spread
 
 
 def test_error_against_tolerance():
@@ -41,3 +45,40 @@ def test_the_worst_line_stands_for_all():
     lines = [compare(str(i), torch.tensor([1.0 + e]), torch.ones(1), 0.1) for i, e in enumerate((0.05, 0.2, 0.01))]
     line = worst("all", lines)
     assert not line.ok and line.error == pytest.approx(0.2) and line.note == "largest at 1 of 3"
+
+
+NEW_METRIC = """
+import io, json
+from eas_export.verify import metrics
+
+row = metrics.Metric("mean_error", "mean error", lambda a, b: float((a - b).abs().mean()), metrics.number, "mean of differences")
+metrics.METRICS = (*metrics.METRICS, row)
+
+import torch
+from rich.console import Console
+from eas_export.cli.report import print_report
+from eas_export.verify.html import render
+from eas_export.verify.lines import compare
+from eas_export.verify.report import ParityReport, StepReport, Verdict
+from eas_export.cli.schemas import report_schema
+
+line = compare("prefill", torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0]), 1.0)
+step = StepReport(name="s", what="", before="", tolerance=0.1, reason="", cases={"text": (line,)})
+common = dict(reference="r", precision="fp32", fold="none", files=())
+report = ParityReport(verdict=Verdict.SAME, steps=(step,), **common)
+console = Console(width=200, file=io.StringIO(), record=True)
+print_report(report, console)
+schema = report_schema("parity-report")["$defs"]["Line"]["properties"]["mean_error"]
+shown = {"terminal": console.export_text(), "page": render(report, "b")}
+print(json.dumps({"line": line.model_dump(), "schema": schema} | shown))
+"""
+
+
+def test_a_new_metric_is_one_row():
+    """Lines, the JSON Schema, the terminal's table and the page follow from it."""
+    done = subprocess.run([sys.executable, "-c", NEW_METRIC], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["line"]["mean_error"] == 0.25
+    assert found["schema"]["description"] == "mean of differences"
+    for shown in ("terminal", "page"):
+        assert "mean error" in found[shown] and "2.5e-01" in found[shown]

@@ -8,7 +8,7 @@ import torch
 from sample_reports import ALL, lacking, passing
 
 from eas_export.cli.schemas import report_schema, schema_file
-from eas_export.verify.metrics import Line, compare, compare_logits, compare_tokens
+from eas_export.verify.lines import Line, compare, compare_tokens
 from eas_export.verify.report import ParityReport, StepReport, Verdict
 
 
@@ -38,8 +38,8 @@ def test_what_is_no_number_is_null(value):
     tokens = good.argmax(-1)
     lines = [
         *(compare("a", got, reference, 0.1) for got, reference in ((bad, good), (good, bad), (bad, bad))),
-        *(compare_logits("b", got[0], want[0], 0.1) for got, want in ((bad, good), (good, bad), (bad, bad))),
-        compare_logits("c", good[0] * 3e38, good[0], 1e39),
+        *(compare("b", got[0], want[0], 0.1, logits=True) for got, want in ((bad, good), (good, bad), (bad, bad))),
+        compare("c", good[0] * 3e38, good[0], 1e39, logits=True),
         compare_tokens("tokens", tokens, bad, 0.1),
         Line(stage="d", error=value, tolerance=1.0, ok=False, relative=value, cosine=value, kl=value, before=value),
     ]

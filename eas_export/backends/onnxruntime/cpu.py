@@ -257,6 +257,6 @@ ONNXRUNTIME = Backend(
     open_sparing=open_sparing,
     private_bytes=private_bytes,
     health=health,
-    open_tapped=open_sparing,
+    open_instrumented=open_sparing,
     open_on=_open_on,
 )

@@ -31,6 +31,6 @@ LLAVA = Family(
     load=load,
     takes=("vision", "base_weights", "router_temperature", "adapter_scale"),
     prompts=PROMPTS,
-    shortcuts=("published fold",),
+    published_deviations=("published fold",),
     train=train,
 )

@@ -1,7 +1,7 @@
 """The network in float32 with one block's weights in memory at a time."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from ..core.precision import PRECISIONS
 from ..networks.network import build_network, load_parameters, parameter_shapes
 from ..system.machine import give_back_memory
 
-Readers = Mapping[str, Callable[[], Tensor]]
+Readers = Mapping[str, Callable[[], Tensor]]  # parameter's name in the store -> reader of it in float32
 
 
 class StreamedNetwork:
@@ -24,33 +24,28 @@ class StreamedNetwork:
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
         network = build_network(config, plan, PRECISIONS["fp32"], limits)
         self._parameters = parameters
-        self.decoder, self.vision = network.decoder, network.vision
+        self.decoder = network.decoder
+        self.tower = network.vision if config.vision else None
         self.layers = list(network.decoder.layers)  # without their weights
         network.decoder.layers = _OneAtATime(
             network.decoder.layers, lambda layer, block: self.loaded(f"layers.{layer}", block)
         )
 
-    def loaded(self, prefix: str, module: nn.Module) -> AbstractContextManager[nn.Module]:
-        """A module that has its weights inside the block, and only there; prefix: its name in the store."""
+    @contextmanager
+    def loaded(self, prefix: str, module: nn.Module) -> Iterator[nn.Module]:
+        """A module that has its weights inside, and only there; prefix: its name in the store."""
         dot = f"{prefix}." if prefix else ""
-        return _Loaded(module, {name: self._parameters[f"{dot}{name}"] for name in parameter_shapes(module)})
+        load_parameters(module, {name: self._parameters[f"{dot}{name}"] for name in parameter_shapes(module)})
+        try:
+            yield module
+        finally:
+            module.to_empty(device="meta")
+            give_back_memory()
 
     def surroundings(self) -> AbstractContextManager[nn.Module]:
         """All of the decoder but its blocks, loaded."""
         others = {name: module for name, module in self.decoder.named_children() if name != "layers"}
         return self.loaded("", nn.ModuleDict(others))
-
-
-class _Loaded:
-    def __init__(self, module: nn.Module, readers: Readers):
-        self.module, self.readers = module, readers
-
-    def __enter__(self) -> nn.Module:
-        return load_parameters(self.module, self.readers)
-
-    def __exit__(self, *_: object) -> None:
-        self.module.to_empty(device="meta")
-        give_back_memory()
 
 
 class _OneAtATime(nn.ModuleList):

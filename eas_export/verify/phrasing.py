@@ -1,25 +1,7 @@
 """How a report reads: the numbers and sentences that the terminal and the page have in common."""
 
-from .report import Divergence, ParityReport, StepReport, Verdict
-
-NO_NUMBER = "-"
-
-
-def number(value: float | None) -> str:
-    if value is None:
-        return NO_NUMBER
-    return f"{value:.1e}" if value else "0"
-
-
-def cosine(value: float | None) -> str:
-    return NO_NUMBER if value is None else f"{value:.7f}"
-
-
-def percent(value: float | None) -> str:
-    """A share that is exact at both ends: only all is 100 %."""
-    if value is None:
-        return NO_NUMBER
-    return f"{100 * value:.0f} %" if value in (0, 1) else f"{min(max(100 * value, 0.1), 99.9):.1f} %"
+from .metrics import number
+from .report import Divergence, ParityReport, Verdict
 
 
 def share_of_tolerance(used: float) -> str:
@@ -74,12 +56,6 @@ def own_error(divergence: Divergence) -> str:
         off = f"off by {number(divergence.error)} of the reference's standard deviation"
         return f"{off}; no block alone is: errors have added up, or {divergence.step} does not show its blocks"
     return f"given the same inputs, this stage by itself is off by {number(divergence.error)} of the reference's standard deviation"
-
-
-def step_verdict(step: StepReport) -> str:
-    if not step.ran:
-        return "not run"
-    return "same" if step.ok else "DIFFERS"
 
 
 def missing(report: ParityReport) -> list[str]:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from sample_reports import ALL, broken, damaged, differing, lacking, nothing, passing
 
-from eas_export.verify.page import render
+from eas_export.verify.html import render
 from eas_export.verify.plots import Point, Series, log_plot
 from eas_export.verify.report import ParityReport, Verdict
 

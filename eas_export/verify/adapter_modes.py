@@ -1,4 +1,4 @@
-"""The forms in which an adapter meets tokens: the exact ones, and those of the published code.
+"""The modes in which an adapter meets tokens: the exact ones, and those of the published code.
 
 Formulas: networks/fold.py; letters as there. A skipped layer's W is W G here, with G = diag(ffn_norm.weight) in it.
 """
@@ -15,7 +15,7 @@ from ..networks.fold import fold_linear
 
 Block = KeptBlock | SkippedBlock
 # (layer, block, tokens [B*L, .], fed [B, L] bool: behind its prompt) -> the outputs of the linear layers behind the adapter, [B*L, out]
-Form = Callable[[int, Block, Tokens, Tensor], tuple[Tensor, ...]]
+AdapterMode = Callable[[int, Block, Tokens, Tensor], tuple[Tensor, ...]]
 
 
 def unfolded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
@@ -28,11 +28,11 @@ def folded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tenso
     return _through_folded(block, tokens, fed, fold_linear)
 
 
-def published_fold(gains: Mapping[int, Tensor]) -> Form:
+def published_fold(gains: Mapping[int, Tensor]) -> AdapterMode:
     """The fold as it was published, which the prompt goes through too: the bias is computed from the weight that was just overwritten,
     b' = W' G U m1 for W G U m1 (G = 1 in a kept layer). gains: skipped layer -> ffn_norm.weight [dim] float32"""
 
-    def form(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+    def mode(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
         def fold(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
             changed, _ = fold_linear(weight, outer, inner, inner_bias)
             beta = outer @ inner_bias  # [dim]
@@ -40,13 +40,13 @@ def published_fold(gains: Mapping[int, Tensor]) -> Form:
 
         return _through_folded(block, tokens, torch.ones_like(fed), fold)
 
-    return form
+    return mode
 
 
-def published_dynamic(gains: Mapping[int, Tensor]) -> Form:
+def published_dynamic(gains: Mapping[int, Tensor]) -> AdapterMode:
     """Decoding as LaVIN was published for batches: a skipped layer's pooled feature is that of the one new token."""
 
-    def form(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
+    def mode(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
         parts = block.project(tokens.y)
         if isinstance(block, SkippedBlock):
             for row, at in _rows(fed):
@@ -57,11 +57,11 @@ def published_dynamic(gains: Mapping[int, Tensor]) -> Form:
                     part[at] = own
         return parts
 
-    return form
+    return mode
 
 
 # What published code does instead, by name; a family says which of them are its own
-SHORTCUTS: Mapping[str, Callable[[Mapping[int, Tensor]], Form]] = {
+PUBLISHED: Mapping[str, Callable[[Mapping[int, Tensor]], AdapterMode]] = {
     "published fold": published_fold,
     "published dynamic decode": published_dynamic,
 }

@@ -1,32 +1,55 @@
 """Prompts to verify with: the user's or, without any, made from the config, the same for the same config and limits."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..backends.runtime import Runtime
 from ..bundle.bundle import Bundle
 from ..core.configs.decoder import ModelConfig
+from ..core.errors import UserError
 from ..core.limits import Limits
 from ..families import get_family
 from ..families.processing.question import Question
+from ..generation.generate import generate
 from ..generation.text_model import open_tokenizer
 from ..inputs.npz import read_inputs
 from ..inputs.questions import holds_questions, make_prompt, read_questions, require_short
-from ..networks.decoder.prompts import Prompts
+from ..networks.decoder.prompts import Prompts, join_prompts
+
+
+@dataclass(frozen=True)
+class Sample:
+    """prompts: one row, or several as one batch; forced: the tokens to feed after them, [steps, B]"""
+
+    prompts: Prompts
+    forced: Tensor
 
 
 @dataclass(frozen=True)
 class Samples:
-    """prompts: name -> one row; forced: name -> the tokens to feed after it, [steps, 1]; given: whether they are the user's; questions:
-    what the prompts were made from, where they were"""
+    """each: by name, one row each; given: whether the tokens to feed are the user's; questions: what prompts were made from, where they
+    were"""
 
-    prompts: dict[str, Prompts]
-    forced: dict[str, Tensor]
+    each: dict[str, Sample]
     given: bool = False
     questions: tuple[Question, ...] = ()
+
+    @property
+    def prompts(self) -> dict[str, Prompts]:
+        return {name: sample.prompts for name, sample in self.each.items()}
+
+    @property
+    def forced(self) -> dict[str, Tensor]:
+        return {name: sample.forced for name, sample in self.each.items()}
+
+
+def join_samples(samples: Sequence[Sample]) -> Sample:
+    """Several samples as one batch."""
+    return Sample(join_prompts([each.prompts for each in samples]), torch.cat([each.forced for each in samples], 1))
 
 
 def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Samples:
@@ -43,13 +66,12 @@ def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool)
         for name, question in names.items():
             require_short(question, m.config, family, tokenizer, m.limits, name)
         prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
-        forced = drawn_tokens(m.config, prompts, _steps_that_fit(prompts, steps, m.limits))
-        return Samples(prompts, forced, questions=tuple(questions))
+        return Samples(_drawn(m.config, prompts, _steps_that_fit(prompts, steps, m.limits)), questions=tuple(questions))
     read = read_inputs(inputs, m.config, family)
-    rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.vision.tokens))}
-    if read.forced_tokens is None:
-        return Samples(rows, drawn_tokens(m.config, rows, _steps_that_fit(rows, steps, m.limits)))
-    return Samples(rows, {name: read.forced_tokens[:, i : i + 1] for i, name in enumerate(rows)}, given=True)
+    rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.image_tokens))}
+    if (forced := read.forced_tokens) is None:
+        return Samples(_drawn(m.config, rows, _steps_that_fit(rows, steps, m.limits)))
+    return Samples({name: Sample(row, forced[:, i : i + 1]) for i, (name, row) in enumerate(rows.items())}, given=True)
 
 
 def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) -> int:
@@ -63,18 +85,23 @@ def sample_prompts(config: ModelConfig, limits: Limits, steps: int, longest: boo
     random = torch.Generator().manual_seed(0)
     steps = min(steps, limits.max_tokens - 1)
     room = min(limits.max_prompt, limits.max_tokens - steps)
-    tokens = config.vision.tokens
-    image_at = list(range(2, 2 + tokens)) if room >= tokens + 2 else []
+    tokens = config.image_tokens
+    image_at = list(range(2, 2 + tokens)) if 0 < tokens <= room - 2 else []
     prompts = {"text": _prompt(config, min(17, room), [], random)}
     if image_at:
         prompts["image"] = _prompt(config, min(tokens + 12, room), image_at, random)
     both = [*range(2, 2 + tokens), *range(3 + tokens, 3 + 2 * tokens)]  # a token between them
-    if limits.max_images > 1 and room > both[-1]:
+    if image_at and limits.max_images > 1 and room > both[-1]:
         prompts["two images"] = _prompt(config, min(2 * tokens + 12, room), both, random)
     prompts["shortest"] = _prompt(config, 1, [], random)
     if longest:
         prompts["longest"] = _prompt(config, room, image_at, random)
-    return Samples(prompts, drawn_tokens(config, prompts, steps))
+    return Samples(_drawn(config, prompts, steps))
+
+
+def _drawn(config: ModelConfig, prompts: Mapping[str, Prompts], steps: int) -> dict[str, Sample]:
+    forced = drawn_tokens(config, prompts, steps)
+    return {name: Sample(prompt, forced[name]) for name, prompt in prompts.items()}
 
 
 def drawn_tokens(config: ModelConfig, prompts: Iterable[str], steps: int) -> dict[str, Tensor]:
@@ -92,6 +119,22 @@ def _prompt(config: ModelConfig, length: int, image_at: list[int], random: torch
         size = config.vision.image_size
         pixels = torch.randn(len(image_at) // config.vision.tokens, 3, size, size, generator=random)
     return Prompts(ids, torch.tensor([length]), index, pixels)
+
+
+def choose_tokens(samples: Samples, runtimes: Sequence[Runtime]) -> Samples:
+    """The samples with the tokens to feed: what the file says, else what the bundle itself says, greedily, on the first runtime where
+    that is quick; else drawn ones."""
+    quick = next((runtime for runtime in runtimes if runtime.stays_open), None)
+    if samples.given or quick is None:
+        return samples
+    try:
+        fed = {
+            name: replace(each, forced=generate(quick, each.prompts, len(each.forced)).tokens[:-1])
+            for name, each in samples.each.items()
+        }
+        return replace(samples, each=fed)
+    except UserError:  # it says so again when it is compared
+        return samples
 
 
 def single_rows(prompts: Prompts, image_tokens: int) -> list[Prompts]:

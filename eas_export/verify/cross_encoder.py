@@ -1,0 +1,254 @@
+"""A cross-encoder's ledger: pairs of texts and images, in one pass.
+
+The network is small enough to be held as a whole: a checkpoint's tensors are mapped, and only what is folded is memory of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..backends.runtime import Runtime, Tensors
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Manifest
+from ..checkpoint.checkpoint import Checkpoint
+from ..core.configs.cross_encoder import CrossEncoderConfig
+from ..core.errors import UserError
+from ..core.precision import PRECISIONS
+from ..core.progress import Progress
+from ..generation.encode import encode, graph_inputs
+from ..inputs.pairs import read_pairs
+from ..networks.adapter import Pool
+from ..networks.cross_encoder.encode import PIXELS
+from ..networks.cross_encoder.modules import CrossEncoder, unfolded_cross_encoder
+from ..networks.cross_encoder.pairs import Pairs, join_pairs
+from ..networks.cross_encoder.parameters import unfolded_parameters
+from ..networks.cross_encoder.text_encoder import PADDING
+from ..networks.graphs import graphs_of
+from ..networks.network import build_network, load_parameters, parameter_shapes
+from ..networks.skeleton import skeleton
+from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases
+from .lines import Line, Output, compare_tokens
+from .locate import Fault, Pass, Search, watched
+from .metrics import spread
+from .streaming import Readers
+from .taps import Block
+
+GRAPH = "encode"
+FOLDED_OFFLINE = replace(
+    FOLDED,
+    what="the same weights in PyTorch in float32, the adapters before attentions and feed-forward networks folded into them",
+)
+BESIDE = {"text_layers": "image_layers", "image_layers": "text_layers"}
+PARTS = {  # rows of blocks, by their names in the network, in the order of computation
+    "text.layers": "text encoder",
+    "vision.blocks": "image encoder",
+    "text_layers": "text stream",
+    "image_layers": "image stream",
+}
+
+
+class CrossEncoderLedger(Ledger):
+    """samples: by name, one pair each"""
+
+    blocks_graph = GRAPH
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        checkpoint: Checkpoint | None,
+        samples: Mapping[str, Pairs],
+        runtimes: Sequence[Runtime],
+        progress: Progress,
+    ):
+        super().__init__(bundle, checkpoint, progress)
+        m = bundle.manifest
+        self._samples = list(samples.values())
+        self.cases = make_cases(samples, m.limits.max_batch, join_pairs)
+        self.probe = self.cases[0]
+        self._reference = (
+            open_unfolded(m, self.checkpoint) if self.checkpoint else open_folded(m, self.stored_readers())
+        )
+        with progress.stage("running the reference"), ExitStack() as hooks:
+            for block in make_blocks(m):
+
+                def keep(_: nn.Module, __: tuple, out: Tensor, block: Block = block) -> None:
+                    self.boundaries.setdefault(block, out)  # of the probe, which comes first
+
+                module = self._reference.get_submodule(block.path)
+                hooks.callback(module.register_forward_hook(keep).remove)
+            self.wanted = [answer(self._reference, pair) for pair in self._samples]
+        self.before = (self.before[0], self.wanted)
+        # output -> the standard deviation of the reference's on all samples: one score has none
+        self._units = {
+            name: spread(torch.cat([each[name].flatten() for each in self.wanted])) for name in self.wanted[0]
+        }
+
+    @staticmethod
+    def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> dict[str, Pairs]:
+        """There are no steps, and every text is as long as can be."""
+        config = bundle.manifest.config
+        if inputs is None:
+            return sample_pairs(config)
+        if inputs.suffix.lower() == ".jsonl":
+            what = "a cross-encoder's questions come as token ids: its checkpoint has no tokenizer"
+            raise UserError(what, where=inputs, fix="give an npz file with text_ids and pixel_values")
+        pairs = read_pairs(inputs, config)
+        return {f"row {i}": pairs.part(i, i + 1) for i in range(len(pairs))}
+
+    def pytorch_runs(self) -> Iterator[tuple[Step, list[Tensors]]]:
+        if not self.checkpoint:
+            return
+        for step, readers in ((FOLDED_OFFLINE, self.checkpoint_readers()), (STORED, self.stored_readers())):
+            with self.progress.stage(f"running {step.name}"):
+                network = open_folded(self.bundle.manifest, readers)
+                results = [answer(network, pair) for pair in self._samples]
+            yield step, results
+
+    def run(self, case: Case, runtime: Runtime) -> Tensors:
+        return encode(runtime, case.given)
+
+    def join(self, results: Sequence[Tensors]) -> Tensors:
+        return {name: torch.cat([each[name] for each in results]) for name in results[0]}
+
+    def compare(self, got: Tensors, want: Tensors, before: Tensors, tolerance: float) -> tuple[Line, ...]:
+        (head,) = want.keys() - {"cls_feats"}
+        logits = head == "logits"
+        lines = [
+            Output(name, got[name], want[name], before[name], self._units[name], logits=logits and name == head).line(
+                tolerance, self.precision
+            )
+            for name in ("cls_feats", head)
+        ]
+        if logits:
+            allowed = max(self.precision.tolerance * self._units[head], self.precision.floor)
+            lines.append(compare_tokens("answers", got[head].argmax(-1)[None], want[head][None], allowed))
+        return tuple(lines)
+
+    def probe_inputs(self, runtime: Runtime) -> Tensors:
+        return graph_inputs(runtime, self.probe.given)
+
+    def faults(self, search: Search, case: Case) -> Iterator[Fault]:
+        """On the case's first pair."""
+        pairs = case.given.part(0, 1)
+        one = Encode(self._reference, make_blocks(self.bundle.manifest), pairs, graph_inputs(search.runtime, pairs))
+        yield from search.walk(one)
+
+
+class Encode(Pass):
+    """The encode graph on one pair."""
+
+    graph = GRAPH
+
+    def __init__(self, network: CrossEncoder, blocks: Sequence[Block], pairs: Pairs, inputs: Tensors):
+        self.network, self.config, self.blocks, self.inputs = network, network.config, blocks, inputs
+        self.given = pairs.inputs(network.config, torch.float32)
+        mask = network.mask(pairs.text_masks)  # [1, 1, 1, L]
+        self.masks = {"text.layers": mask, "text_layers": torch.cat([mask] * network.config.images)}
+
+    def shape(self, block: Block) -> Sequence[int]:
+        config = self.config
+        return {
+            "text.layers": (config.text_length, config.text.width),
+            "vision.blocks": (config.images * config.image_tokens, config.image.width),
+            "text_layers": (config.images * config.text_length, config.dim),
+            "image_layers": (config.images * config.image_tokens, config.dim),
+        }[_row(block)]
+
+    def entry(self, block: Block, values: Tensors) -> Tensor:
+        network, images = self.network, self.config.images
+        if _row(block) == "text.layers":
+            return network.text.embed(self.given["text_ids"])
+        if _row(block) == "vision.blocks":
+            return network.vision.embed(torch.cat([self.given[name] for name in PIXELS[:images]]))
+        if _row(block) == "text_layers":
+            return torch.cat([network.enter_text(self._last("text.layers", values))] * images).flatten(0, 1)
+        return network.enter_images(network.vision.last_norm(self._last("vision.blocks", values))).flatten(0, 1)
+
+    def replay(self, block: Block, values: Tensors) -> Tensors:
+        """What a pool gives shows behind it."""
+        row, x, module = _row(block), values[block.input], self.network.get_submodule(block.path)
+        if row == "vision.blocks":
+            others = (self.config.image_tokens,)
+        elif row == "text.layers":
+            others = (self.masks[row],)
+        else:
+            mask, beside = self.masks["text_layers"], values[f"{BESIDE[row]}.{block.layer} in"]
+            others = (beside, mask, None) if row == "text_layers" else (beside, None, mask)
+        # an adapter stands before a part in the reference
+        with watched(module, block.path, name=lambda place: place.replace(".part.", ".")) as seen:
+            module(x, *others)
+        pools = {f"{block.path}.{name}" for name, part in module.named_modules() if isinstance(part, Pool)}
+        return {place: value for place, value in seen.items() if place not in pools}
+
+    def finish(self, values: Tensors) -> Iterator[tuple[str, Tensor, Tensor]]:
+        pairs = self.network.pool(*(self._last(row, values) for row in BESIDE))  # [images, 2 dim]
+        cls_feats = pairs.flatten()[None]
+        head = self.network.head(cls_feats)
+        named = {"scores": head.squeeze(-1)} if self.config.task == "retrieval" else {"logits": head}
+        for name, want in ({"cls_feats": cls_feats} | named).items():
+            yield name, values[name], want
+
+    def _last(self, row: str, values: Tensors) -> Tensor:
+        """What the last block of a row gave."""
+        return values[[block for block in self.blocks if _row(block) == row][-1].output]
+
+
+def make_blocks(m: Manifest) -> list[Block]:
+    """Every block in the order of computation; the streams' layers in turns."""
+    config = m.config
+    skipped = {f"{each.stream}_layers.{each.layer}" for each in config.attentions(m.plan.skipped)}
+
+    def block(row: str, layer: int) -> Block:
+        path = f"{row}.{layer}"
+        end = "" if row == "vision.blocks" else "ffn_norm"
+        return Block(path, layer, "skipped" if path in skipped else "kept", PARTS[row], end)
+
+    rows = [("text.layers", config.text.layers), ("vision.blocks", config.image.blocks)]
+    found = [block(row, layer) for row, count in rows for layer in range(count)]
+    return found + [block(row, layer) for layer in range(config.layers) for row in BESIDE]
+
+
+def open_unfolded(m: Manifest, checkpoint: Checkpoint) -> CrossEncoder:
+    """The network as it was trained, in float32: adapters where they stood."""
+    with skeleton():
+        network = unfolded_cross_encoder(m.config, m.plan).eval().requires_grad_(False)
+    return load_parameters(network, {n: tensor.read for n, tensor in unfolded_parameters(checkpoint, m.plan).items()})
+
+
+def open_folded(m: Manifest, parameters: Readers) -> CrossEncoder:
+    """The network in float32 with its adapters in the weights. parameters: more than the network's may be there"""
+    network = build_network(m.config, m.plan, PRECISIONS["fp32"], m.limits)
+    return load_parameters(network, {name: parameters[name] for name in parameter_shapes(network)})
+
+
+@torch.no_grad()
+def answer(network: CrossEncoder, pairs: Pairs) -> Tensors:
+    """What the encode graph gives."""
+    graph = graphs_of(network.config, "offline")[GRAPH].module(network)
+    return graph(pairs.inputs(network.config, torch.float32))
+
+
+def sample_pairs(config: CrossEncoderConfig) -> dict[str, Pairs]:
+    """A text that fills its length, one that half of it is padding, and the shortest one, each with an image of its own: the same for the
+    same config."""
+    random = torch.Generator().manual_seed(0)
+    lengths = {"full text": config.text_length, "padded text": -(-config.text_length // 2), "shortest text": 1}
+    return {name: _pair(config, length, random) for name, length in lengths.items()}
+
+
+def _pair(config: CrossEncoderConfig, tokens: int, random: torch.Generator) -> Pairs:
+    places = torch.arange(config.text_length)[None]
+    ids = torch.randint(config.text.vocab_size, places.shape, generator=random)
+    ids = torch.where(ids == PADDING, 0, ids)
+    inside, size = places < tokens, config.image.image_size
+    pixels = tuple(torch.randn(1, 3, size, size, generator=random) for _ in range(config.images))
+    first = torch.zeros(1, dtype=torch.int64)
+    return Pairs(torch.where(inside, ids, PADDING), inside.long(), pixels, first, first)
+
+
+def _row(block: Block) -> str:
+    return block.path.rpartition(".")[0]

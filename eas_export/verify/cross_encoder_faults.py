@@ -1,0 +1,103 @@
+"""Faults that an exporter of cross-encoders could make, in its text stream: the one whose tokens are padded."""
+
+import onnx_ir as ir
+
+from ..bundle.manifest import Manifest
+from ..core.errors import InternalError
+from ..export.derived_bundle import DerivedBundle
+from .controls import Control, Place, given_by, transposed_weight
+from .cross_encoder import GRAPH, PARTS
+
+STREAM = "text_layers"
+COARSE = ("bf16",)  # precisions in which a few tokens too many, or half a mean, may be less than may round
+MASK = 3  # which of Attention's inputs
+
+
+def unmasked(copy: DerivedBundle, place: Place) -> None:
+    """A self-attention without its mask: padding is read."""
+    graph = copy.graph(place.graph)
+    attention = _nearest(given_by(graph, f"{STREAM}.{place.layer}.attention.o", "Gemm"), ("Attention", "Softmax"))
+    if attention.op_type == "Attention":
+        attention.replace_input_with(MASK, None)
+        return
+    masked = _nearest(attention, ("Add",))  # written out, as in opset 21: scores + mask
+    ir.convenience.replace_all_uses_with(masked.outputs[0], masked.inputs[0])
+    graph.remove(masked, safe=True)
+
+
+def pooled_twice(copy: DerivedBundle, place: Place) -> None:
+    """The pooled feature of a skipped attention counts twice: 0.5 was not folded into it."""
+    for part in ("weight", "bias"):
+        name = f"{STREAM}.{place.layer}.attention.pool.{part}"
+        copy.replace_weight(name, 2 * copy.weight(name))
+
+
+def _nearest(node: ir.Node, kinds: tuple[str, ...]) -> ir.Node:
+    """The nearest of these operators among those that a node's inputs come from."""
+    rank = [node]
+    while rank:
+        rank = [maker for each in rank for value in each.inputs if value is not None and (maker := value.producer())]
+        for maker in rank:
+            if maker.op_type in kinds:
+                return maker
+    raise InternalError(f"no {' or '.join(kinds)} stands before {node.name}")
+
+
+def _middle_layer(m: Manifest) -> Place:
+    return Place(GRAPH, m.config.layers // 2, PARTS[STREAM])
+
+
+def _reads_padding(m: Manifest) -> Place | str:
+    if m.precision in COARSE:
+        return f"a few tokens of padding move less than what {m.precision} is allowed to round"
+    skipped = _skipped(m)
+    kept = [layer for layer in range(m.config.layers) if layer not in skipped]
+    if not kept:
+        return "no layer of the text stream keeps its self-attention"
+    if m.config.text_length < 2:
+        return "a text of one token has no padding"
+    return Place(GRAPH, kept[len(kept) // 2], PARTS[STREAM])
+
+
+def _pooled(m: Manifest) -> Place | str:
+    if m.precision in COARSE:
+        return f"half a mean moves less than what {m.precision} is allowed to round"
+    skipped = _skipped(m)
+    if not skipped:
+        return "no self-attention of the text stream is skipped"
+    return Place(GRAPH, skipped[len(skipped) // 2], PARTS[STREAM])
+
+
+def _skipped(m: Manifest) -> list[int]:
+    """Layers of the stream without their self-attention."""
+    attentions = m.config.attentions(m.plan.skipped)
+    here = (STREAM, "attention")
+    return sorted(each.layer for each in attentions if (f"{each.stream}_layers", each.part) == here)
+
+
+CONTROLS = {
+    control.name: control
+    for control in (
+        Control(
+            "transposed weight",
+            "a linear layer's weight is stored transposed",
+            _middle_layer,
+            lambda copy, place: transposed_weight(copy, f"{STREAM}.{place.layer}.ffn.fc1.weight"),
+            ("ffn.fc1",),
+        ),
+        Control(
+            "padding is read",
+            "a self-attention of the text stream has no mask",
+            _reads_padding,
+            unmasked,
+            ("attention.o",),
+        ),
+        Control(
+            "pooled feature counted twice",
+            "the mean that stands for a skipped attention is added without its factor 0.5",
+            _pooled,
+            pooled_twice,
+            ("attention.up",),
+        ),
+    )
+}

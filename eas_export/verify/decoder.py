@@ -1,0 +1,171 @@
+"""A decoder's ledger: prompts and the tokens fed after them, through prefill, fold and decode.
+
+Neither side holds the model: PyTorch goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..backends.runtime import Runtime, Tensors
+from ..bundle.bundle import Bundle
+from ..checkpoint.checkpoint import Checkpoint
+from ..core.progress import Progress
+from ..evaluate.accuracy import Accuracy, measure_accuracy
+from ..families import get_family
+from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs
+from ..generation.generate import Generation, generate, join_generations
+from ..generation.text_model import open_tokenizer
+from .adapter_modes import PUBLISHED, AdapterMode, folded, unfolded
+from .decoder_passes import Decode, Prefill, make_blocks
+from .decoder_samples import Samples, choose_tokens, join_samples, read_samples
+from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases
+from .lines import Line, Output, compare_tokens, worst
+from .locate import Fault, Search
+from .metrics import relative_error, spread
+from .reference import Reference, groups
+from .report import PublishedDeviation
+from .streaming import Readers
+
+
+class DecoderLedger(Ledger):
+    """runtimes: the bundle on every backend there is. Raises UserError for samples that do not fit the bundle."""
+
+    blocks_graph = "prefill"
+    read_samples = staticmethod(read_samples)
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        checkpoint: Checkpoint | None,
+        samples: Samples,
+        runtimes: Sequence[Runtime],
+        progress: Progress,
+    ):
+        super().__init__(bundle, checkpoint, progress)
+        m = bundle.manifest
+        self._reference = self._open(self.checkpoint_readers() if checkpoint else self.stored_readers())
+        fits = Runtime("verify", m.config, m.plan, m.limits, sessions={})
+        for sample in samples.each.values():
+            check_prompts(fits, sample.prompts, sample.forced)
+        self._samples = choose_tokens(samples, runtimes)
+        self.cases = make_cases(self._samples.each, m.limits.max_batch, join_samples)
+        with_image = (i for i, case in enumerate(self.cases) if case.given.prompts.pixel_values is not None)
+        probe = next(with_image, 0)
+        self.probe, blocks = self.cases[probe], make_blocks(m.plan)
+
+        def keep(prompt: int, layer: int, x: Tensor) -> None:
+            if prompt == probe:
+                self.boundaries[blocks[layer]] = x.clone()
+
+        self.wanted = self._read("running the reference", self._reference, unfolded, keep)
+        self.before = (self.before[0], self.wanted)
+
+    def pytorch_runs(self) -> Iterator[tuple[Step, list[Generation]]]:
+        mode = folded if "fold" in self.bundle.manifest.graphs else unfolded
+        if mode is folded:
+            yield FOLDED, self._read(f"running {FOLDED.name}", self._reference, mode)
+        if self.checkpoint:
+            yield STORED, self._read(f"running {STORED.name}", self._open(self.stored_readers()), mode)
+
+    def run(self, case: Case, runtime: Runtime) -> Generation:
+        return generate(runtime, case.given.prompts, forced=case.given.forced)
+
+    def kept(self, result: Generation) -> Generation:
+        return replace(result, folded={})  # they are gone before the next ones are made
+
+    def join(self, results: Sequence[Generation]) -> Generation:
+        return join_generations(list(results))
+
+    def compare(self, got: Generation, want: Generation, before: Generation, tolerance: float) -> tuple[Line, ...]:
+        steps = [(f"decode {step}" if step else "prefill", step) for step in range(len(want.logits))]
+        logits = [
+            Output(n, got.logits[i], want.logits[i], before.logits[i], logits=True).line(tolerance, self.precision)
+            for n, i in steps
+        ]
+        state = []
+        if want.image_features is not None:
+            state.append(Output("vision", got.image_features, want.image_features, before.image_features))
+        for name, value in want.state.items():
+            # router weights that lie close together: a probability's rounding does not shrink with their spread
+            allowed = self.precision.state * max(1.0, spread(value))
+            state.append(Output(name, got.state[name], value, before.state[name], allowed=allowed))
+        lines = [each.line(tolerance, self.precision) for each in state]
+        lines += [logits[0], *self._fold_lines(got, want), *logits[1:]]
+        allowed = self.precision.tolerance * spread(want.logits)
+        return (*lines, compare_tokens("tokens", got.tokens, want.logits, allowed))
+
+    def probe_inputs(self, runtime: Runtime) -> Tensors:
+        prompts = self.probe.given.prompts
+        caches = empty_caches(runtime, 1, prompts.input_ids.shape[1])
+        return prefill_inputs(prompts, encode_images(runtime, prompts)) | caches
+
+    def faults(self, search: Search, case: Case) -> Iterator[Fault]:
+        reference, runtime = self._reference, search.runtime
+        prompts, forced = case.given.prompts, case.given.forced
+        features = encode_images(runtime, prompts)
+        if prompts.pixel_values is not None:
+            error = relative_error(features, reference.encode_images(prompts.pixel_values))
+            if error is None or error > self.precision.tolerance:
+                yield Fault("vision", None, "vision", error)
+        caches = empty_caches(runtime, len(prompts.input_ids), prompts.input_ids.shape[1] + len(forced))
+        given = prefill_inputs(prompts, features)
+        after = yield from search.walk(Prefill(reference, given | caches, given, prompts))
+        state = {name: after[name] for name in ("router", "pooled") if name in after}
+        adapters = state
+        if "fold" in runtime.sessions:
+            adapters = runtime.run("fold", state)
+            for layer in range(reference.config.layers):
+                for name, wanted in reference.fold(layer, state).items():
+                    error = relative_error(adapters[name], wanted)
+                    if not search.allowed(error):
+                        yield Fault("fold", layer, f"fold of {name.removeprefix(f'folded.layers.{layer}.')}", error)
+        for step, token in enumerate(forced):
+            before = {name: cache.float().clone() for name, cache in caches.items()}
+            inputs, unfolded_inputs = (
+                decode_inputs(token, prompts.prompt_lengths + step, *each)
+                for each in ((caches, adapters), (before, state))
+            )
+            yield from search.walk(Decode(reference, inputs, unfolded_inputs))
+
+    def published_deviations(self) -> tuple[PublishedDeviation, ...]:
+        m, found = self.bundle.manifest, []
+        names = get_family(m.config.family).published_deviations if self.checkpoint and m.config.has_adapters else ()
+        for name in names:
+            gains = {i: self.checkpoint.tensors[f"layers.{i}.ffn_norm.weight"].read().float() for i in m.plan.skipped}
+            results = self._read(f"running the {name}", self._reference, PUBLISHED[name](gains))
+            for case, got, want in zip(self.cases, results, self.wanted):
+                error = relative_error(got.logits, want.logits)
+                found.append(
+                    PublishedDeviation(name=name, case=case.name, relative=error, tolerance=self.precision.tolerance)
+                )
+        return tuple(found)
+
+    def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
+        """Of questions with labels, on backends that answer quickly."""
+        if not self._samples.questions:
+            return None
+        quick = {name: runtime for name, runtime in runtimes.items() if runtime.stays_open}
+        config, read = self._reference.config, self._reference.read
+        family, tokenizer = get_family(config.family), open_tokenizer(self.bundle)
+        return measure_accuracy(quick, config, read, family, tokenizer, self._samples.questions, progress=self.progress)
+
+    def _fold_lines(self, got: Generation, want: Generation) -> list[Line]:
+        """Every folded weight and bias against the exact ones, a layer's at a time."""
+        lines = [
+            Output(name, got.folded[name].float(), value).line(0, self.precision)
+            for layer in (range(self.bundle.manifest.config.layers) if got.folded else ())
+            for name, value in self._reference.fold(layer, want.state).items()
+        ]
+        return [worst("fold", lines)] if lines else []
+
+    def _read(self, title: str, reference: Reference, mode: AdapterMode, on_block=lambda *_: None) -> list[Generation]:
+        prompts, forced = [*self._samples.prompts.values()], [*self._samples.forced.values()]
+        layers = self.bundle.manifest.config.layers * len(groups(prompts, forced))
+        with self.progress.stage(title, layers, "layers") as done:
+            return reference.read(prompts, forced, done, mode, on_block)
+
+    def _open(self, readers: Readers) -> Reference:
+        m = self.bundle.manifest
+        return Reference(m.config, m.plan, m.limits, readers)
