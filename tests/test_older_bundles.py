@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eas_export import open_bundle, verify
+from eas_export import UserError, open_bundle, verify
 from eas_export.bundle.manifest import SCHEMA_VERSION
 
 FOLDER = Path(__file__).parent / "older_bundles"
@@ -35,7 +35,12 @@ def test_a_bundle_of_an_earlier_version_runs_or_says_how_it_is_built_again(versi
 
 
 @pytest.mark.parametrize("version", [version for version in VERSIONS if schema_of(version) == SCHEMA_VERSION])
-def test_a_bundle_of_an_earlier_version_is_verified_with_its_own_weights(version, tmp_path):
+def test_a_bundle_of_an_earlier_version_is_verified_or_refused(version, tmp_path):
+    """Never found to differ for how an earlier version wrote its graphs."""
     place = shutil.copytree(FOLDER / version, tmp_path / "a.bundle")
     assert open_bundle(place, check=True).manifest.toolchain["eas-export"] == version
-    assert verify(place).verdict == "self-consistent"
+    if version == "0.6.0":  # its graphs' values have no names
+        with pytest.raises(UserError, match=f"eas-export build --ckpt CHECKPOINT --out {place} --force"):
+            verify(place)
+    else:
+        assert verify(place).verdict == "self-consistent"

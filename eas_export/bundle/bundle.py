@@ -127,6 +127,11 @@ def looks_like_bundle(path: Path) -> bool:
     return isinstance(data, dict) and {"schema_version", "graphs", "files"} <= set(data)
 
 
+def build_again(path: Path) -> str:
+    """What to do about a bundle of an older version."""
+    return f"build it again: eas-export build --ckpt CHECKPOINT --out {path} --force"
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, after everything else: a folder without it is no bundle."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
@@ -142,7 +147,7 @@ def _read_manifest(path: Path) -> Manifest:
             raise UserError(
                 f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}",
                 where=path,
-                fix=f"build it again: eas-export build --ckpt CHECKPOINT --out {path.parent} --force",
+                fix=build_again(path.parent),
             )
         return Manifest.model_validate(data)
     except PermissionError as error:

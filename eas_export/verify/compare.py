@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from packaging.version import InvalidVersion, Version
 
 from ..backends import for_bundles, get_backend
 from ..backends.opening import require_own_graphs_and_weights
 from ..backends.runtime import CPU, Runtime
 from ..build.estimate import check_resources, estimate_verify
-from ..bundle.bundle import Bundle
+from ..bundle.bundle import Bundle, build_again
 from ..checkpoint.checkpoint import Checkpoint
+from ..core.errors import UserError
 from ..core.progress import Progress
 from ..networks import network_part
 from ..system.scratch import scratch_folder
@@ -18,6 +20,7 @@ from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
 
 DEFAULT_BACKEND = "onnxruntime"
+FIRST_WITH_NAMES = Version("0.7.0")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     chosen = (DEFAULT_BACKEND, *engines) if request.backends is None else request.backends
     required = (*(request.backends or ()), *request.require)
     rows = {name: get_backend(name) for name in (*chosen, *request.require)}
+    _require_named_values(bundle)
     report = ParityReport(
         verdict=Verdict.NOT_RUN,
         reference=request.reference,
@@ -90,6 +94,19 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
     proven = any(step.ran and step.name in for_bundles() for step in steps)
     return report.model_copy(update={"verdict": passed if proven else Verdict.NOT_RUN})
+
+
+def _require_named_values(bundle: Bundle) -> None:
+    """Raise UserError for graphs of a version that did not name values by the modules that give them (export/recorder.py): their blocks could
+    not be found, and would count as wrong."""
+    said = bundle.manifest.toolchain.get("eas-export", "0")
+    try:
+        old = Version(said) < FIRST_WITH_NAMES
+    except InvalidVersion:
+        old = True
+    if old:
+        what = f"its graphs are of eas-export {said}, whose values have no names that blocks are found by"
+        raise UserError(what, where=bundle.path, fix=build_again(bundle.path))
 
 
 def _check_files(bundle: Bundle, progress: Progress) -> tuple[FileLine, ...]:
