@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py --shape 1B --precision fp32     30 GB of disk in --scratch, 20 GB of memory, half an hour on two cores
 
-Builds the bundle in fold mode weights, times it against everyone (speed/contestants.py), and then times it once more against those who
+Builds the bundle in fold mode weights, times it against everyone (eas_export/bench/decoder.py), and then times it once more against those who
 need nothing but the bundle: whatever a part takes over the bundle's own lies within the spread that the first run states, or is counted.
 """
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import write_result
+from common import bytes_under, write_result
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.pipeline import build
@@ -26,7 +26,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         folder = write_checkpoint(Path(scratch) / "checkpoint", SHAPES[given.shape])
-        read = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        read = bytes_under(folder)
         start = time.monotonic()
         result = build(folder, Path(scratch) / "bundle", precision=given.precision, verify=False)
         seconds = time.monotonic() - start

@@ -30,6 +30,10 @@ def environment(packages: tuple[str, ...] = PACKAGES, gpu: dict | None = None) -
     }
 
 
+def bytes_under(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def write_result(
     name: str,
     figures: dict,

@@ -7,19 +7,15 @@ Recorded from a skeleton, no weights are needed.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from common import write_result
-from floor import FLOOR
-from synthetic import SHAPES, write_checkpoint
+from synthetic import SHAPES
+from trace_skeleton import skeleton
 
 from eas_export.core.options import BuildOptions
-from eas_export.core.plan import choose_plan
 from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.families import detect
-from eas_export.families.contract import Sources
+from eas_export.networks.drop import drop_adapters
 from eas_export.networks.graphs import fold_modes, graphs_of
 from eas_export.networks.memory import request_memory
 
@@ -29,19 +25,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
     given = parser.parse_args()
-    precision = PRECISIONS[given.precision]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
-        checkpoint = detect(folder).load(Sources(folder))
-        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
-    graphs = {mode: (graphs_of(checkpoint.config, mode)["decode"], mode) for mode in fold_modes(checkpoint.config)} | {
-        "floor": (FLOOR, "lowrank")
-    }
+    precision, (checkpoint, plan) = PRECISIONS[given.precision], skeleton(given.shape)
+    modes = {mode: (checkpoint.config, mode) for mode in fold_modes(checkpoint.config)}
     nodes = {}
-    for name, (graph, fold) in graphs.items():
+    for name, (config, fold) in (modes | {"floor": (drop_adapters(checkpoint).config, "none")}).items():
         limits = BuildOptions(precision=given.precision, fold=fold).limits
-        _, model = export_graph(graph, checkpoint.config, plan, precision, limits)
+        _, model = export_graph(graphs_of(config, fold)["decode"], config, plan, precision, limits)
         nodes[name] = sum(1 for _ in model.graph)
+    request = request_memory(checkpoint.config, plan, precision)
     write_result(
         f"decode_nodes_{given.shape}_{given.precision}",
         {
@@ -51,9 +42,7 @@ def main() -> None:
             "nodes": nodes,
             "weights_beyond_floor": nodes["weights"] - nodes["floor"],
             "lowrank_beyond_floor": nodes["lowrank"] - nodes["floor"],
-            "request": {
-                mode: memory.model_dump() for mode, memory in request_memory(checkpoint.config, plan, precision).items()
-            },
+            "request": {mode: memory.model_dump() for mode, memory in request.items()},
         },
         bars={"weights_beyond_floor": 0, "lowrank_beyond_floor": 3 * plan.sites + 17},
     )

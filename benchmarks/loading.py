@@ -24,9 +24,10 @@ from eas_export.backends.onnxruntime.cpu import open_sessions
 from eas_export.backends.runtime import Runtime
 from eas_export.bundle.bundle import open_bundle
 from eas_export.bundle.manifest import WEIGHTS
-from eas_export.generation.conversation import decode_inputs, empty_caches, prefill_inputs
+from eas_export.generation.conversation import Conversation
 from eas_export.networks.decoder.prompts import Prompts
 from eas_export.pipeline import build
+from eas_export.system.machine import private_memory
 
 
 def main() -> None:
@@ -60,13 +61,7 @@ def open_and_use(path: Path) -> dict:
     before = _memory()
     runtime = Runtime("onnxruntime", m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
     ids = torch.tensor([[1, 2, 3]])
-    prompts = Prompts(ids, torch.tensor([3]), torch.full_like(ids, -1))
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[m.precision]
-    caches = empty_caches(runtime, 1, 8)
-    features = torch.zeros(1, m.config.dim, dtype=dtype)
-    after = runtime.run("prefill", prefill_inputs(prompts, features) | caches)
-    state = {name: after[name] for name in ("router", "pooled")}
-    runtime.run("decode", decode_inputs(torch.tensor([1]), torch.tensor([3]), caches, state))
+    Conversation(runtime, Prompts(ids, torch.tensor([3]), torch.full_like(ids, -1)), room=5).feed(torch.tensor([1]))
     now = _memory()
     return {
         "weights_bytes": m.files[WEIGHTS].bytes,
@@ -77,8 +72,8 @@ def open_and_use(path: Path) -> dict:
 
 
 def _memory() -> dict[str, int]:
-    found = dict(re.findall(r"^Rss(Anon|Shmem|File):\s+(\d+)", Path("/proc/self/status").read_text(), re.M))
-    return {"private": 1024 * (int(found["Anon"]) + int(found["Shmem"])), "mapped": 1024 * int(found["File"])}
+    mapped = re.search(r"^RssFile:\s+(\d+)", Path("/proc/self/status").read_text(), re.M)
+    return {"private": private_memory(), "mapped": 1024 * int(mapped[1])}
 
 
 if __name__ == "__main__":

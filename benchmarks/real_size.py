@@ -4,6 +4,7 @@
     python benchmarks/real_size.py --shape 1B
     python benchmarks/real_size.py --shape 7B --shards 2
     python benchmarks/real_size.py --shape llava-7B            fine-tuned: 12.9 GB of checkpoint, as much for the copy and the bundle
+    python benchmarks/real_size.py --shape meter_vqa --precision fp32    1.4 GB of checkpoint, as much for the copy, 1.2 GB of bundle
 
 Memory is RssAnon + RssShmem, sampled; mapped files do not count. Before each step the input files are dropped from the page cache. The
 copy is `cp -r` of the checkpoint. Everything lies in --scratch and is removed at the end; --checkpoint takes one that is there.
@@ -14,50 +15,74 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import bytes_under, write_result
+from meter_flops import PUBLISHED
 from synthetic import SHAPES
 from synthetic_llava import LLAVA_SHAPES
+from synthetic_meter import SHAPES as METER_SHAPES
 from watched import Watched, eas_export, forget_cached, watch
 
 COPIES, MINUTES = 2.5, 120.0  # the bar of a build's wall time: so many copies and so many seconds
-BUILD_MEMORY = 2.5e9
-# of the 7B shapes in fp16, of which 12 in 32 attentions are skipped
-BARS_7B = {"build_memory_bytes": BUILD_MEMORY, "build_seconds_by_allowed": 1.0, "verify_memory_bytes": 4e9}
+BUILD_MEMORY = {"build_memory_bytes": 2.5e9}
+# of the 7B shapes in fp16, of which 12 in 32 attentions are skipped; bytes written by the bytes of all input files
+BARS_7B = BUILD_MEMORY | {"build_seconds_by_allowed": 1.0, "verify_memory_bytes": 4e9, "written_by_read": 0.9}
+# of METER in fp32, which verification holds twice; bytes written by those of the parameters that are left, too
+BARS_METER = BARS_7B | {"build_memory_bytes": 1.5e9, "written_by_read": 0.92, "written_by_needed": 1.01}
 
 
 @dataclass(frozen=True)
 class Model:
     """What is measured: a shape, by its name in the script of this folder that makes its checkpoint.
 
-    shards   files of the language model
-    skipped  attentions, of so many layers
-    most     bytes written by the bytes of all input files, at most
+    fold     its default fold mode
+    skipped  what the result says of skips
+    shards   files of the language model, of which there may be another number
+    options  of the build
+    bars     precision -> what has to hold, beside the build's memory
     """
 
     script: str
     name: str
-    shards: int
-    skipped: str
-    most: float
+    skipped: object
+    fold: str = "weights"
+    shards: int | None = None
+    options: tuple[str, ...] = ()
+    bars: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def models(script: str, shapes: dict, shards: Callable[[Any], int], most: float, prefix: str = "") -> dict[str, Model]:
-    return {
-        f"{prefix}{name}": Model(script, name, shards(s), f"{len(s.skip)} of {s.layers}", most)
-        for name, s in shapes.items()
-        if name != "demo"
-    }
+def counted(shape: Any) -> str:
+    return f"{len(shape.skip)} of {shape.layers}"
 
 
-# LaVIN's checkpoint still has the attentions that are skipped; fine-tuning has taken them out of LLaVA's
+def meter(task: str) -> Model:
+    skip = PUBLISHED[task]["10"]
+    bars = {"fp32": BARS_METER, "fp16": BARS_METER | {"written_by_read": BARS_METER["written_by_read"] / 2}}
+    return Model("synthetic_meter.py", task, skip, "offline", None, ("--skip", ",".join(map(str, skip))), bars)
+
+
 MODELS = {
-    **models("synthetic.py", SHAPES, lambda shape: shape.shards, 0.9),
-    **models("synthetic_llava.py", LLAVA_SHAPES, lambda shape: 2, 1.0, "llava-"),
+    **{
+        name: Model("synthetic.py", name, counted(s), shards=s.shards, bars={"fp16": BARS_7B} if name == "7B" else {})
+        for name, s in SHAPES.items()
+        if name != "demo"
+    },
+    # LaVIN's checkpoint still has the attentions that are skipped; fine-tuning has taken them out of LLaVA's
+    **{
+        f"llava-{name}": Model(
+            "synthetic_llava.py",
+            name,
+            counted(s),
+            shards=2,
+            bars={"fp16": BARS_7B | {"written_by_read": 1.0}} if name == "7B" else {},
+        )
+        for name, s in LLAVA_SHAPES.items()
+    },
+    **{f"meter_{task}": meter(task) for task in METER_SHAPES},
 }
 
 
@@ -66,23 +91,24 @@ def main() -> None:
     parser.add_argument("--shape", choices=MODELS, default="7B")
     parser.add_argument("--shards", type=int, help="another number of model-parallel shards (LaVIN)")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
-    parser.add_argument("--fold", choices=["weights", "lowrank"], default="weights")
+    parser.add_argument("--fold", choices=["weights", "lowrank"], help="default: weights; METER's is offline")
     parser.add_argument("--checkpoint", type=Path, help="one that the shape's script made")
     parser.add_argument("--scratch", type=Path, help="where to put the files; default: the system's temporary folder")
     given = parser.parse_args()
     model = MODELS[given.shape]
+    fold, made = given.fold or model.fold, None
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        checkpoint, made = given.checkpoint, None
-        if checkpoint is None:
-            checkpoint = Path(scratch) / "checkpoint"
+        checkpoint = given.checkpoint or Path(scratch) / "checkpoint"
+        if given.checkpoint is None:
             script = str(Path(__file__).with_name(model.script))
             shards = ["--shards", str(given.shards)] if given.shards else []
             made = watch([sys.executable, script, "--shape", model.name, *shards, "--out", str(checkpoint)])
             say("checkpoint", made)
-        measured = measure(checkpoint, Path(scratch), given.precision, given.fold)
-    shards = f"_{given.shards}_shards" if given.shards else ""
+        measured = measure(checkpoint, Path(scratch), given.precision, fold, *model.options)
+    name = [given.shape, given.precision, *([fold] if fold != "offline" else [])]
+    name += [f"{given.shards}_shards"] if given.shards else []
     write_result(
-        f"real_size_{given.shape}_{given.precision}_{given.fold}{shards}",
+        f"real_size_{'_'.join(name)}",
         {
             "shape": given.shape,
             "shards": given.shards or model.shards,
@@ -91,14 +117,13 @@ def main() -> None:
             "checkpoint_seconds": made and round(made.seconds, 1),
         }
         | measured,
-        bars={"build_memory_bytes": BUILD_MEMORY}
-        | (BARS_7B | {"written_by_read": model.most} if model.name == "7B" and given.precision == "fp16" else {}),
+        bars=dict(model.bars.get(given.precision, BUILD_MEMORY)),
     )
 
 
-def measure(checkpoint: Path, scratch: Path, precision: str, fold: str, *more: object) -> dict:
+def measure(checkpoint: Path, scratch: Path, precision: str, fold: str, *more: str) -> dict:
     """more: other options of the build"""
-    read = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    read = bytes_under(checkpoint)
     forget_cached(checkpoint)
     copy = watch(["cp", "-r", str(checkpoint), str(scratch / "copy")])
     say("copy", copy)
@@ -109,7 +134,7 @@ def measure(checkpoint: Path, scratch: Path, precision: str, fold: str, *more: o
     forget_cached(checkpoint)
     built = watch(build_again)
     say("build", built)
-    written = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    written = bytes_under(bundle)
     again = [watch(build_again) for _ in range(2)]  # the first one hashes the bundle, the second remembers
     forget_cached(checkpoint)
     verified = watch(eas_export("verify", bundle, "--ckpt", checkpoint, "--json"))

@@ -13,16 +13,25 @@ from pathlib import Path
 from common import write_result
 from synthetic import SHAPES, write_checkpoint
 
+from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.core.options import BuildOptions
-from eas_export.core.plan import choose_plan
+from eas_export.core.plan import SkipPlan, choose_plan
 from eas_export.core.precision import PRECISIONS
 from eas_export.export.export_graph import export_graph
-from eas_export.families import detect
+from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.networks.graphs import graphs_of
 from eas_export.system.machine import peak_memory
 
 SECONDS = {"1B": 5, "7B": 5, "13B": 8}
+
+
+def skeleton(shape: str) -> tuple[Checkpoint, SkipPlan]:
+    """A checkpoint whose tensors are never read, and what it skips."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[shape], skeleton=True)
+        checkpoint = load_checkpoint(Sources(folder))
+        return checkpoint, choose_plan(checkpoint.config.layers, checkpoint.evidence)
 
 
 def main() -> None:
@@ -32,10 +41,7 @@ def main() -> None:
     parser.add_argument("--fold", choices=["weights", "lowrank"], default="weights")
     given = parser.parse_args()
     options = BuildOptions(precision=given.precision, fold=given.fold)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[given.shape], skeleton=True)
-        checkpoint = detect(folder).load(Sources(folder))
-        plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
+    checkpoint, plan = skeleton(given.shape)
     graphs = {}
     start = time.monotonic()
     for name, graph in graphs_of(checkpoint.config, given.fold).items():

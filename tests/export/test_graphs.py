@@ -9,12 +9,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from conftest import golden_case
-from floor import FLOOR
 
 from eas_export.bundle.manifest import WEIGHTS
 from eas_export.core.precision import DTYPES, PRECISIONS
 from eas_export.export.export_graph import export_graph
 from eas_export.export.lowerings.static_shapes import StaticShapes
+from eas_export.networks import network_part
+from eas_export.networks.graphs import graphs_of
 
 # Operators that a bundle may hold: all of the standard domain
 ADDED_BY_US = {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization", "Swish"}
@@ -136,7 +137,8 @@ def test_lowrank_decoding_costs_three_nodes_per_layer(lavin_case, bundle_of):
     constant number for all layers together. Nothing computes shapes at run time."""
     bundle = bundle_of(lavin_case, fold="lowrank")
     m = bundle.manifest
-    _, model = export_graph(FLOOR, m.config, m.plan, PRECISIONS[m.precision], m.limits)
+    bare, _ = network_part(m.config, "without_adapters")(m.config)
+    _, model = export_graph(graphs_of(bare, "none")["decode"], bare, m.plan, PRECISIONS[m.precision], m.limits)
     floor, lowrank = Counter(n.op_type for n in model.graph), Counter(n.op_type for n in nodes(bundle, "decode"))
     layers = m.plan.sites
     assert lowrank["Gemm"] - floor["Gemm"] == 2 * layers
