@@ -80,17 +80,15 @@ def measure(shape: MeterShape, skip: list[int], reading: str) -> dict:
         "gflops": dict(
             zip(("METER", "adapters, none skipped", "skipped, unfolded", "exported"), (round(t, 2) for t in totals))
         ),
-        "saved_of_METER": {"gflops": round(totals[0] - totals[3], 2), "gmacs": round((totals[0] - totals[3]) / 2, 2)},
-        "saved_of_none_skipped": {
-            "gflops": round(totals[1] - totals[3], 2),
-            "gmacs": round((totals[1] - totals[3]) / 2, 2),
-        },
-        "published_code_of_METER": {
-            "gflops": round(totals[0] - totals[2], 2),
-            "gmacs": round((totals[0] - totals[2]) / 2, 2),
-        },
+        "saved_of_METER": saved(totals[0] - totals[3]),
+        "saved_of_none_skipped": saved(totals[1] - totals[3]),
+        "published_code_of_METER": saved(totals[0] - totals[2]),
         "parts": {part: [round(each[part] / 1e9, 3) for each in (trained, exported)] for part in exported},
     }
+
+
+def saved(gflops: float) -> dict[str, float]:
+    return {"gflops": round(gflops, 2), "gmacs": round(gflops / 2, 2)}
 
 
 def main() -> None:

@@ -75,10 +75,21 @@ SHAPES = {
 }
 
 
-def llama_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+Sizes = dict[str, tuple[int, ...]]  # key -> shape
+
+
+def linear(name: str, out: int, into: int) -> Sizes:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def norm(name: str, width: int) -> Sizes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def llama_shapes(shape: Shape) -> Sizes:
     """Key -> shape of the unsharded LLaMA checkpoint."""
     d, f = shape.dim, shape.ffn
-    result: dict[str, tuple[int, ...]] = {
+    result: Sizes = {
         "tok_embeddings.weight": (shape.vocab, d),
         "norm.weight": (d,),
         "output.weight": (shape.vocab, d),
@@ -92,9 +103,9 @@ def llama_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     return result | {"rope.freqs": (d // shape.heads // 2,)}
 
 
-def adapter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+def adapter_shapes(shape: Shape) -> Sizes:
     """Key -> shape of the adapter checkpoint."""
-    result: dict[str, tuple[int, ...]] = {}
+    result: Sizes = {}
 
     def adapter(prefix: str, dim: int, rank: int, inner: str) -> None:
         for letter in inner:
@@ -103,7 +114,7 @@ def adapter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
             result.update(
                 {f"{prefix}.conv_{letter}.weight": (dim, rank // 2, 1), f"{prefix}.conv_{letter}.bias": (dim,)}
             )
-        result.update({f"{prefix}.expert_weights.weight": (2, dim), f"{prefix}.expert_weights.bias": (2,)})
+        result.update(linear(f"{prefix}.expert_weights", 2, dim))
 
     for i in range(shape.layers):
         adapter(f"module.layers.{i}.adapter_attn", shape.dim, shape.rank, "A")
@@ -114,29 +125,26 @@ def adapter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
         if shape.visual_adapter_type != "router":
             adapter(f"{block}.adapter_mlp", shape.clip_width, shape.rank, "A")
     p, w, d = shape.hidden_proj, shape.clip_width, shape.dim
-    result |= {"module.adapter_proj.conv_A.weight": (p, w), "module.adapter_proj.conv_A.bias": (p,)}
-    result |= {"module.adapter_proj.conv_B.weight": (d, p), "module.adapter_proj.conv_B.bias": (d,)}
+    result |= linear("module.adapter_proj.conv_A", p, w) | linear("module.adapter_proj.conv_B", d, p)
     return result | {"module.adapter_modality_embedding.weight": (2, d)}
 
 
-def clip_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+def clip_shapes(shape: Shape) -> Sizes:
     """Key -> shape of the CLIP tower's state dict."""
     w, positions = shape.clip_width, (shape.clip_image // shape.clip_patch) ** 2 + 1
-    result: dict[str, tuple[int, ...]] = {
+    result: Sizes = {
         "visual.class_embedding": (w,),
         "visual.positional_embedding": (positions, w),
         "visual.proj": (w, w // 2),
         "visual.conv1.weight": (w, 3, shape.clip_patch, shape.clip_patch),
     }
-    for norm in ("ln_pre", "ln_post"):
-        result |= {f"visual.{norm}.weight": (w,), f"visual.{norm}.bias": (w,)}
+    result |= norm("visual.ln_pre", w) | norm("visual.ln_post", w)
     for i in range(shape.clip_blocks):
         block = f"visual.transformer.resblocks.{i}"
         result |= {f"{block}.attn.in_proj_weight": (3 * w, w), f"{block}.attn.in_proj_bias": (3 * w,)}
-        for part, (out, inner) in {"attn.out_proj": (w, w), "mlp.c_fc": (4 * w, w), "mlp.c_proj": (w, 4 * w)}.items():
-            result |= {f"{block}.{part}.weight": (out, inner), f"{block}.{part}.bias": (out,)}
-        for norm in ("ln_1", "ln_2"):
-            result |= {f"{block}.{norm}.weight": (w,), f"{block}.{norm}.bias": (w,)}
+        result |= linear(f"{block}.attn.out_proj", w, w)
+        result |= linear(f"{block}.mlp.c_fc", 4 * w, w) | linear(f"{block}.mlp.c_proj", w, 4 * w)
+        result |= norm(f"{block}.ln_1", w) | norm(f"{block}.ln_2", w)
     return result
 
 
@@ -191,7 +199,7 @@ def write_adapters(path: Path, shape: Shape, random: torch.Generator | None) -> 
 
 def write_torch(
     path: Path,
-    sizes: dict[str, tuple[int, ...]],
+    sizes: Sizes,
     dtype: torch.dtype,
     random: torch.Generator | None,
     wrap: Callable[[dict], dict] = lambda tensors: tensors,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from synthetic import write_torch
+from synthetic import Sizes, linear, norm, write_torch
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ LLAVA_SHAPES = {
 }
 
 
-def decoder_shapes(shape: LlavaShape) -> dict[str, tuple[int, ...]]:
+def decoder_shapes(shape: LlavaShape) -> Sizes:
     """Key -> shape of the language model, its adapters and the projector."""
     d, f, kv = shape.dim, shape.ffn, shape.kv_heads * (shape.dim // shape.heads)
-    sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab, d), "model.norm.weight": (d,)}
+    sizes: Sizes = {"model.embed_tokens.weight": (shape.vocab, d), "model.norm.weight": (d,)}
     sizes |= {} if shape.tied else {"lm_head.weight": (shape.vocab, d)}
     for i in range(shape.layers):
         name = f"model.layers.{i}"
@@ -82,30 +82,24 @@ def decoder_shapes(shape: LlavaShape) -> dict[str, tuple[int, ...]]:
             sizes |= {f"{name}.replaced_adapter.expert_weights.bias": (2,)}
         sizes |= {f"{name}.mlp.{p}_proj.weight": s for p, s in (("gate", (f, d)), ("up", (f, d)), ("down", (d, f)))}
         sizes |= {f"{name}.{norm}_layernorm.weight": (d,) for norm in ("input", "post_attention")}
-    sizes |= {"model.mm_projector.0.weight": (d, shape.clip_width), "model.mm_projector.0.bias": (d,)}
-    return sizes | {"model.mm_projector.2.weight": (d, d), "model.mm_projector.2.bias": (d,)}
+    return sizes | linear("model.mm_projector.0", d, shape.clip_width) | linear("model.mm_projector.2", d, d)
 
 
-def tower_shapes(shape: LlavaShape) -> dict[str, tuple[int, ...]]:
+def tower_shapes(shape: LlavaShape) -> Sizes:
     """Key -> shape of the CLIPVisionModel."""
     w, m, positions = shape.clip_width, shape.clip_mlp, (shape.clip_image // shape.clip_patch) ** 2 + 1
-    sizes: dict[str, tuple[int, ...]] = {
+    sizes: Sizes = {
         "vision_model.embeddings.class_embedding": (w,),
         "vision_model.embeddings.patch_embedding.weight": (w, 3, shape.clip_patch, shape.clip_patch),
         "vision_model.embeddings.position_embedding.weight": (positions, w),
     }
-    for norm in ("pre_layrnorm", "post_layernorm"):
-        sizes |= {f"vision_model.{norm}.weight": (w,), f"vision_model.{norm}.bias": (w,)}
+    sizes |= norm("vision_model.pre_layrnorm", w) | norm("vision_model.post_layernorm", w)
     for i in range(shape.clip_blocks):
         block = f"vision_model.encoder.layers.{i}"
-        linear = {f"self_attn.{p}_proj": (w, w) for p in ("q", "k", "v", "out")} | {
-            "mlp.fc1": (m, w),
-            "mlp.fc2": (w, m),
-        }
-        for part, (out, inner) in linear.items():
-            sizes |= {f"{block}.{part}.weight": (out, inner), f"{block}.{part}.bias": (out,)}
-        for norm in ("layer_norm1", "layer_norm2"):
-            sizes |= {f"{block}.{norm}.weight": (w,), f"{block}.{norm}.bias": (w,)}
+        for part in ("q", "k", "v", "out"):
+            sizes |= linear(f"{block}.self_attn.{part}_proj", w, w)
+        sizes |= linear(f"{block}.mlp.fc1", m, w) | linear(f"{block}.mlp.fc2", w, m)
+        sizes |= norm(f"{block}.layer_norm1", w) | norm(f"{block}.layer_norm2", w)
     return sizes
 
 
@@ -183,9 +177,9 @@ def as_safetensors(folder: Path, in_shards: bool) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def _adapter(name: str, dim: int, rank: int, inner: str) -> dict[str, tuple[int, ...]]:
+def _adapter(name: str, dim: int, rank: int, inner: str) -> Sizes:
     """Without the router's bias, which only a replaced_adapter has."""
-    sizes: dict[str, tuple[int, ...]] = {f"{name}.expert_weights.weight": (2, dim)}
+    sizes: Sizes = {f"{name}.expert_weights.weight": (2, dim)}
     for letter in inner:
         sizes |= {f"{name}.conv_{letter}.weight": (rank, dim, 1), f"{name}.conv_{letter}.bias": (rank,)}
     for letter in "BD":

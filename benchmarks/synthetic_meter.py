@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from synthetic import write_torch
+from synthetic import Sizes, linear, norm, write_torch
 
 HEADS = {"vqa": "vqa_classifier", "nlvr2": "nlvr2_classifier", "retrieval": "rank_output"}
 
@@ -47,12 +47,12 @@ SHAPES = {
 }
 
 
-def meter_shapes(shape: MeterShape) -> dict[str, tuple[int, ...]]:
+def meter_shapes(shape: MeterShape) -> Sizes:
     """Key -> shape of the state dict."""
     dim, width = shape.dim, shape.vit_width
-    keys: dict[str, tuple[int, ...]] = {"token4classifier": (1, 1, dim)}
+    keys: Sizes = {"token4classifier": (1, 1, dim)}
     keys["token_type_embeddings.weight"] = (3 if shape.task == "nlvr2" else 2, dim)
-    keys |= _linear("cross_modal_text_transform", dim, dim) | _linear("cross_modal_image_transform", dim, width)
+    keys |= linear("cross_modal_text_transform", dim, dim) | linear("cross_modal_image_transform", dim, width)
     visual = "vit_model.visual"
     keys |= {
         "vit_model.positional_embedding": (77, 512),
@@ -60,25 +60,25 @@ def meter_shapes(shape: MeterShape) -> dict[str, tuple[int, ...]]:
         f"{visual}.positional_embedding": ((shape.image // shape.patch) ** 2 + 1, width),
         f"{visual}.conv1.weight": (width, 3, shape.patch, shape.patch),
     }
-    keys |= _norm(f"{visual}.ln_pre", width) | _norm(f"{visual}.ln_post", width) | _norm("vit_model.ln_final", 512)
+    keys |= norm(f"{visual}.ln_pre", width) | norm(f"{visual}.ln_post", width) | norm("vit_model.ln_final", 512)
     for i in range(shape.vit_blocks):
         block = f"{visual}.transformer.resblocks.{i}"
         keys |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
-        keys |= _linear(f"{block}.attn.out_proj", width, width) | _norm(f"{block}.ln_1", width)
-        keys |= _linear(f"{block}.mlp.c_fc", 4 * width, width) | _linear(f"{block}.mlp.c_proj", width, 4 * width)
-        keys |= _norm(f"{block}.ln_2", width)
+        keys |= linear(f"{block}.attn.out_proj", width, width) | norm(f"{block}.ln_1", width)
+        keys |= linear(f"{block}.mlp.c_fc", 4 * width, width) | linear(f"{block}.mlp.c_proj", width, 4 * width)
+        keys |= norm(f"{block}.ln_2", width)
     text = "text_transformer.embeddings"
     keys |= {
         f"{text}.position_ids": (1, shape.positions),
         f"{text}.word_embeddings.weight": (shape.vocab, dim),
         f"{text}.position_embeddings.weight": (shape.positions, dim),
         f"{text}.token_type_embeddings.weight": (1, dim),
-        **_norm(f"{text}.LayerNorm", dim),
+        **norm(f"{text}.LayerNorm", dim),
     }
     for i in range(shape.text_layers):
         layer = f"text_transformer.encoder.layer.{i}"
         keys |= _attention(f"{layer}.attention", dim) | _feed_forward(layer, dim, shape.text_ffn)
-    keys |= _linear("text_transformer.pooler.dense", dim, dim)
+    keys |= linear("text_transformer.pooler.dense", dim, dim)
     for stream in ("text", "image"):
         for i in range(shape.layers):
             layer = f"cross_modal_{stream}_layers.{i}"
@@ -88,16 +88,16 @@ def meter_shapes(shape: MeterShape) -> dict[str, tuple[int, ...]]:
                 keys |= _adapter(f"{layer}.{part}.adapter", dim, shape.rank, "C")
             for part in ("self", "cross"):
                 keys |= _adapter(f"{layer}.adapter_{part}_attn", dim, shape.skipped_rank, "AC")
-        keys |= _linear(f"cross_modal_{stream}_pooler.dense", dim, dim)
+        keys |= linear(f"cross_modal_{stream}_pooler.dense", dim, dim)
     head = HEADS[shape.task]
     if shape.task == "retrieval":
-        return keys | _linear("itm_score.fc", 2, 2 * dim) | _linear(head, 1, 2 * dim)
+        return keys | linear("itm_score.fc", 2, 2 * dim) | linear(head, 1, 2 * dim)
     width = (4 if shape.task == "nlvr2" else 2) * dim
     return (
         keys
-        | _linear(f"{head}.0", 2 * dim, width)
-        | _norm(f"{head}.1", 2 * dim)
-        | _linear(f"{head}.3", shape.answers, 2 * dim)
+        | linear(f"{head}.0", 2 * dim, width)
+        | norm(f"{head}.1", 2 * dim)
+        | linear(f"{head}.3", shape.answers, 2 * dim)
     )
 
 
@@ -130,32 +130,24 @@ def write_meter(folder: Path, shape: MeterShape, seed: int = 0, skeleton: bool =
     return folder / "last.ckpt"
 
 
-def _linear(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
-
-
-def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _attention(name: str, width: int) -> dict[str, tuple[int, ...]]:
+def _attention(name: str, width: int) -> Sizes:
     parts = [
-        _linear(f"{name}.{part}", width, width) for part in ("self.query", "self.key", "self.value", "output.dense")
+        linear(f"{name}.{part}", width, width) for part in ("self.query", "self.key", "self.value", "output.dense")
     ]
-    return {key: size for part in parts for key, size in part.items()} | _norm(f"{name}.output.LayerNorm", width)
+    return {key: size for part in parts for key, size in part.items()} | norm(f"{name}.output.LayerNorm", width)
 
 
-def _feed_forward(name: str, width: int, inner: int) -> dict[str, tuple[int, ...]]:
-    parts = _linear(f"{name}.intermediate.dense", inner, width) | _linear(f"{name}.output.dense", width, inner)
-    return parts | _norm(f"{name}.output.LayerNorm", width)
+def _feed_forward(name: str, width: int, inner: int) -> Sizes:
+    parts = linear(f"{name}.intermediate.dense", inner, width) | linear(f"{name}.output.dense", width, inner)
+    return parts | norm(f"{name}.output.LayerNorm", width)
 
 
-def _adapter(name: str, width: int, rank: int, inner: str) -> dict[str, tuple[int, ...]]:
+def _adapter(name: str, width: int, rank: int, inner: str) -> Sizes:
     keys = {f"{name}.conv_{letter}.weight": (rank, width, 1) for letter in inner}
     keys |= {f"{name}.conv_{letter}.bias": (rank,) for letter in inner}
     keys |= {f"{name}.conv_{letter}.weight": (width, rank // 2, 1) for letter in "BD"}
     return (
-        keys | {f"{name}.conv_{letter}.bias": (width,) for letter in "BD"} | _linear(f"{name}.expert_weights", 2, width)
+        keys | {f"{name}.conv_{letter}.bias": (width,) for letter in "BD"} | linear(f"{name}.expert_weights", 2, width)
     )
 
 
