@@ -6,7 +6,7 @@
 
 Regime: a decode step of few rows reads every weight once and computes little with it, so the memory's bandwidth bounds it; a prefill computes
 with each weight for every token of the prompt, so arithmetic bounds it. An adapter adds next to no bytes, but small kernels, whose launches
-a CUDA graph hides: so PyTorch's step is timed captured, too. How it is timed: eas_export/bench/timing.py and stages.py.
+a CUDA graph hides: so PyTorch's step is timed captured, too. How it is timed: eas_export/bench/timing.py and eas_export/bench/stages.py.
 
 `plan` lists the steps by importance; each is a process of its own. A step is not started where the rest of --minutes does not suffice for it,
 and what takes far too long is ended. After each step DIR/gpu_<shape>_<precision>_<prompt>.json, and with a GPU results/, have what is known: the

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,13 @@ def test_files_are_small_and_say_what_they_are(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 400
     assert ast.get_docstring(ast.parse(text)), "a file says in its first lines what it is for"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_that_docstrings_name_are_there(path):
+    for name in re.findall(r"(?<![\w*<{}/.\"])((?:[a-z_0-9]+/)*[a-z_0-9]+\.py)\b", path.read_text()):
+        published = name == "mm_utils.py"  # LLaVA's own
+        assert published or any((folder / name).exists() for folder in (SOURCE, path.parent, SOURCE.parent)), name
 
 
 def test_backends_are_imported_in_their_own_files_only():

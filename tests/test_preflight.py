@@ -13,7 +13,7 @@ from synthetic_llava import LLAVA_SHAPES, write_llava
 from synthetic_meter import MeterShape, write_meter
 
 import eas_export.backends.onnxruntime.cpu
-from eas_export.backends.opening import open_runtime, open_sparing_runtime
+from eas_export.backends.opening import open_low_memory_runtime, open_runtime
 from eas_export.build import estimate
 from eas_export.system.machine import free_disk, free_memory, total_memory
 
@@ -105,7 +105,7 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
     line = refused("run", bundle.path, "--inputs", tmp_path / "in.npz", "--backend", "onnxruntime")
     assert "widens fp16 weights on a CPU, a copy per graph" in line and "--precision fp32" in line
     open_runtime(mapped, "onnxruntime")  # nothing is widened
-    open_sparing_runtime(bundle, "onnxruntime")  # nor is all of it at once
+    open_low_memory_runtime(bundle, "onnxruntime")  # nor is all of it at once
 
 
 def test_llava_at_real_size(tmp_path, command, monkeypatch):

@@ -79,15 +79,15 @@ class Backend:
 
     open           bundle -> its graphs ready to run; raises UserError
     open_on        (bundle, a GPU) -> the same there; None where `open` runs on a GPU anyway
-    open_sparing   the same in as little memory as it goes, however slow: for verifying
+    open_low_memory  low-memory variant of `open`, which may be slow: for verifying
     private_bytes  bundle -> the memory that its weights take when it is open, beside the mapped store
     health         what it could do here
     compiler       None where graphs are run as they are
-    open_instrumented  as open_sparing, for a bundle of one graph with more outputs than its own; None where that cannot be
+    open_instrumented  as open_low_memory, for a bundle of one graph with more outputs than its own; None where that cannot be
     """
 
     open: "Callable[[Bundle], Runtime]"
-    open_sparing: "Callable[[Bundle], Runtime]"
+    open_low_memory: "Callable[[Bundle], Runtime]"
     private_bytes: Callable[[Bundle], int]
     health: Callable[[], Health]
     compiler: Compiler | None = None

@@ -26,10 +26,10 @@ def open_runtime(bundle: Bundle, backend: str, device: torch.device = CPU) -> Ru
     return replace(runtime, backend=f"{runtime.backend} on {device.type}")
 
 
-def open_sparing_runtime(bundle: Bundle, backend: str) -> Runtime:
-    """The same in as little memory as it goes, however slow."""
+def open_low_memory_runtime(bundle: Bundle, backend: str) -> Runtime:
+    """The low-memory variant of `open_runtime`, which may be slow."""
     require_own_graphs_and_weights(bundle)
-    return get_backend(backend).open_sparing(bundle)
+    return get_backend(backend).open_low_memory(bundle)
 
 
 def weights_in_memory(bundle: Bundle) -> dict[str, int]:

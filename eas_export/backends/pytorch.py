@@ -99,5 +99,5 @@ def health() -> Health:
 
 
 PYTORCH = Backend(
-    open=open_bundle, open_sparing=open_bundle, private_bytes=lambda bundle: 0, health=health, open_on=open_bundle
+    open=open_bundle, open_low_memory=open_bundle, private_bytes=lambda bundle: 0, health=health, open_on=open_bundle
 )

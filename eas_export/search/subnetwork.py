@@ -19,7 +19,7 @@ from ..core.limits import Limits
 from ..core.plan import SkipPlan
 from ..core.precision import Precision
 from ..networks.decoder.prefill import start_reading
-from ..networks.decoder.teacher_forcing import Forced, force
+from ..networks.decoder.teacher_forcing import TeacherForced, force_tokens
 from ..networks.network import build_network, store_name
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
@@ -35,13 +35,13 @@ class Batch:
     targets  [answer tokens] int64
     """
 
-    forced: Forced
+    forced: TeacherForced
     places: Tensor
     targets: Tensor
 
 
 def make_batch(examples: Sequence[Example], prefix: int) -> Batch:
-    forced = force([each.prompt for each in examples], [each.answer[:-1] for each in examples], prefix)
+    forced = force_tokens([each.prompt for each in examples], [each.answer[:-1] for each in examples], prefix)
     length = forced.position_ids.shape[1]
     places = [
         row * length + prefix + int(prompt) - 1 + torch.arange(len(each.answer))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backends.contract import Backend
-from ..backends.opening import open_runtime, open_sparing_runtime
+from ..backends.opening import open_low_memory_runtime, open_runtime
 from ..backends.runtime import CPU, Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
@@ -91,7 +91,7 @@ def make_cases(samples: Mapping[str, Any], size: int, join: Callable[[Sequence[A
 def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime | str:
     """The bundle on a backend; the reason where that cannot be had here."""
     try:
-        runtime = open_sparing_runtime(bundle, backend) if device == CPU else open_runtime(bundle, backend, device)
+        runtime = open_low_memory_runtime(bundle, backend) if device == CPU else open_runtime(bundle, backend, device)
     except UserError as error:
         return f"{error.what}: {error.fix}"
     if runtime.device == CPU:

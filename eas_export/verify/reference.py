@@ -16,7 +16,7 @@ from ..generation.generate import Generation
 from ..networks.decoder.fold import fold_layer
 from ..networks.decoder.prefill import join_state, start_reading
 from ..networks.decoder.prompts import Prompts
-from ..networks.decoder.teacher_forcing import force
+from ..networks.decoder.teacher_forcing import force_tokens
 from .adapter_modes import AdapterMode, unfolded
 from .streaming import Readers, StreamedNetwork
 
@@ -77,7 +77,7 @@ class Reference:
         see: Callable[[int, int, Tensor], None],
     ) -> list[Generation]:
         decoder, prefix = self.network.decoder, self.config.prefix
-        forced_batch = force(prompts, [fed[:, 0] for fed in forced], prefix)
+        forced_batch = force_tokens(prompts, [fed[:, 0] for fed in forced], prefix)
         pixels, lengths = forced_batch.batch.pixel_values, forced_batch.lengths
         features = None if pixels is None else self.encode_images(pixels)
         inputs = forced_batch.inputs(torch.zeros(1, self.config.dim) if features is None else features)

@@ -5,7 +5,7 @@ import torch
 from conftest import golden_case, max_error
 
 from eas_export.backends.onnxruntime.widen import widen_model
-from eas_export.backends.opening import open_runtime, open_sparing_runtime
+from eas_export.backends.opening import open_low_memory_runtime, open_runtime
 from eas_export.generation.generate import generate
 from eas_export.verify.compare import Request, compare_bundle
 
@@ -38,7 +38,7 @@ def test_whole_sessions_and_parts_are_closer_than_pytorchs_own_bfloat16(bundle_o
         return max_error(generate(runtime, inputs.prompts, forced=inputs.forced_tokens).logits, golden)
 
     own = error(open_runtime(bundle, "pytorch"))
-    for opened in (open_runtime, open_sparing_runtime):
+    for opened in (open_runtime, open_low_memory_runtime):
         assert 1e-3 < error(opened(bundle, "onnxruntime")) <= own
 
 

@@ -35,7 +35,7 @@ def ledger_with(monkeypatch, bundle, graph, change):
         runtime = open_runtime(bundle, backend)
         return replace(runtime, sessions=dict(runtime.sessions) | {graph: Mutant(runtime.sessions[graph], change)})
 
-    monkeypatch.setattr(ledger, "open_sparing_runtime", opened)
+    monkeypatch.setattr(ledger, "open_low_memory_runtime", opened)
     return verified(bundle)
 
 

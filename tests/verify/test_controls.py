@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import LAVIN_CASES, golden_case
 
-from eas_export.backends.opening import open_runtime, open_sparing_runtime
+from eas_export.backends.opening import open_low_memory_runtime, open_runtime
 from eas_export.bundle.bundle import open_bundle, write_manifest
 from eas_export.bundle.manifest import MANIFEST, TASK, WEIGHTS, EngineRecord, FileRecord, Target
 from eas_export.bundle.store import Store
@@ -62,7 +62,7 @@ def sound(bundle_of, tmp_path_factory):
             inputs["fold"] = state
             state = run(runtime, {"fold": state})["fold"]
         inputs["decode"] = decode_inputs(torch.tensor([5]), prompt.prompt_lengths, caches, state)
-        in_parts = run(open_sparing_runtime(bundle, "onnxruntime"), inputs)
+        in_parts = run(open_low_memory_runtime(bundle, "onnxruntime"), inputs)
         return SimpleNamespace(bundle=bundle, inputs=inputs, outputs=run(runtime, inputs), in_parts=in_parts)
 
     return get
@@ -123,7 +123,7 @@ def test_a_fault_is_in_its_place_and_nowhere_else(key, sound, tmp_path):
         assert files(bundle) == before
         assert CONTROLS[name].place(m).graph in want
         assert differing(run(open_runtime(copy, "onnxruntime"), case.inputs), case.outputs) == want
-        assert differing(run(open_sparing_runtime(copy, "onnxruntime"), case.inputs), case.in_parts) == want
+        assert differing(run(open_low_memory_runtime(copy, "onnxruntime"), case.inputs), case.in_parts) == want
         changed = {each for each, sha256 in files(copy).items() if before.get(each) != sha256} - {TASK}
         assert changed == {MANIFEST, *(f"{graph}.onnx" for graph in want)}
         assert (TASK in copy.manifest.files) == (name == "transposed weight")

@@ -4,7 +4,7 @@ Weights are passed in as values over one mapped copy of the store, shared by all
 costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
 
 That holds for float32. Weights in float16 are widened when a session opens, a private copy in each, and those in bfloat16 in each run
-(widen.py); `open_sparing` opens a session for one block after the other instead.
+(widen.py); `open_low_memory` opens a session for one block after the other instead.
 """
 
 import os
@@ -24,6 +24,7 @@ from ...bundle.bundle import Bundle
 from ...core.errors import UserError
 from ...core.graph_spec import GraphSpec
 from ...core.precision import DTYPES, PRECISIONS
+from ...core.registry import deferred
 from ...system.machine import free_memory
 from ...system.memory import enough_memory
 from ..contract import Backend, Health
@@ -154,7 +155,7 @@ def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, 
     return _sessions(OnnxRuntimeSession, bundle, graphs)
 
 
-def open_sparing(bundle: Bundle) -> Runtime:
+def open_low_memory(bundle: Bundle) -> Runtime:
     """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
     m = bundle.manifest
     mapped = PRECISIONS[m.precision].dtype in MAPPED
@@ -246,17 +247,11 @@ def health() -> Health:
     return Health(version=ort.__version__, runs=True, does=does)
 
 
-def _open_on(bundle: Bundle, device: torch.device) -> Runtime:
-    from .cuda import open_on_device  # which imports this file
-
-    return open_on_device(bundle, device)
-
-
 ONNXRUNTIME = Backend(
     open=open_bundle,
-    open_sparing=open_sparing,
+    open_low_memory=open_low_memory,
     private_bytes=private_bytes,
     health=health,
-    open_instrumented=open_sparing,
-    open_on=_open_on,
+    open_instrumented=open_low_memory,
+    open_on=deferred(".backends.onnxruntime.cuda:open_on_device"),
 )

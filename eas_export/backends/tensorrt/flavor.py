@@ -54,7 +54,7 @@ class Flavor:
         open_engines = deferred(".backends.tensorrt.session:open_engines", self)
         return Backend(
             open=open_engines,
-            open_sparing=open_engines,
+            open_low_memory=open_engines,
             private_bytes=lambda bundle: 0,  # they are on the device
             health=deferred(".backends.tensorrt.session:health", self),
             compiler=Compiler(

@@ -1,6 +1,6 @@
 """LLaVA-1.5's prompts: its conversation ("vicuna_v1"), where images stand in it, and their pixels.
 
-Source: LLaVA's generation/generation/conversation.py, mm_utils.py and its ScienceQA evaluation.
+Source: LLaVA's generation/conversation.py, mm_utils.py and its ScienceQA evaluation.
 """
 
 from string import ascii_uppercase

@@ -12,8 +12,8 @@ from .prompts import Prompts, join_prompts
 
 
 @dataclass(frozen=True)
-class Forced:
-    """A batch for export/prefill_graph.start_reading; L = prefix + S, the longest prompt with its tokens.
+class TeacherForced:
+    """A batch for prefill.start_reading; L = prefix + S, the longest prompt with its tokens.
 
     batch         prompts and what is fed behind them, where their padding would be
     lengths       [B] int64: of the prompts alone
@@ -36,7 +36,7 @@ class Forced:
         }
 
 
-def force(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> Forced:
+def force_tokens(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> TeacherForced:
     """One batch of prompts of one row each, and the tokens [steps] int64 that are fed after each.
 
     prefix  positions before a prompt's first token (ModelConfig.prefix)
@@ -57,4 +57,4 @@ def force(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> For
     positions = torch.where(behind, slots, slots + prefix)  # a fed token's position is its slot
     positions = torch.cat([torch.arange(prefix).expand(len(prompts), -1), positions], 1)  # [B, L]
     is_fed = F.pad(behind & (slots < batch.prompt_lengths[:, None]), (prefix, 0))  # [B, L]
-    return Forced(batch, lengths, positions, is_fed)
+    return TeacherForced(batch, lengths, positions, is_fed)
