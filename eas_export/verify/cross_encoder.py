@@ -116,14 +116,11 @@ class CrossEncoderLedger(Ledger):
 
     def compare(self, got: Tensors, want: Tensors, before: Tensors, tolerance: float) -> tuple[Line, ...]:
         (head,) = want.keys() - {"cls_feats"}
-        logits = head == "logits"
-        lines = [
-            Output(name, got[name], want[name], before[name], self._units[name], logits=logits and name == head).line(
-                tolerance, self.precision
-            )
-            for name in ("cls_feats", head)
-        ]
-        if logits:
+        lines = []
+        for name in ("cls_feats", head):
+            output = Output(name, got[name], want[name], before[name], self._units[name], logits=name == "logits")
+            lines.append(output.line(tolerance, self.precision))
+        if head == "logits":
             allowed = max(self.precision.tolerance * self._units[head], self.precision.floor)
             lines.append(compare_tokens("answers", got[head].argmax(-1)[None], want[head][None], allowed))
         return tuple(lines)

@@ -79,11 +79,6 @@ class DecoderLedger(Ledger):
         return join_generations(list(results))
 
     def compare(self, got: Generation, want: Generation, before: Generation, tolerance: float) -> tuple[Line, ...]:
-        steps = [(f"decode {step}" if step else "prefill", step) for step in range(len(want.logits))]
-        logits = [
-            Output(n, got.logits[i], want.logits[i], before.logits[i], logits=True).line(tolerance, self.precision)
-            for n, i in steps
-        ]
         state = []
         if want.image_features is not None:
             state.append(Output("vision", got.image_features, want.image_features, before.image_features))
@@ -91,8 +86,12 @@ class DecoderLedger(Ledger):
             # router weights that lie close together: a probability's rounding does not shrink with their spread
             allowed = self.precision.state * max(1.0, spread(value))
             state.append(Output(name, got.state[name], value, before.state[name], allowed=allowed))
-        lines = [each.line(tolerance, self.precision) for each in state]
-        lines += [logits[0], *self._fold_lines(got, want), *logits[1:]]
+        logits = [
+            Output(f"decode {i}" if i else "prefill", got.logits[i], want.logits[i], before.logits[i], logits=True)
+            for i in range(len(want.logits))
+        ]
+        lines = [each.line(tolerance, self.precision) for each in (*state, *logits)]
+        lines[len(state) + 1 : len(state) + 1] = self._fold_lines(got, want)  # behind the prefill
         allowed = self.precision.tolerance * spread(want.logits)
         return (*lines, compare_tokens("tokens", got.tokens, want.logits, allowed))
 

@@ -264,29 +264,16 @@ class Ledger:
     def _block_lines(self, name: str, backend: Backend, runtime: Runtime) -> list[BlockLine]:
         graph = InstrumentedGraph(self.bundle, self.blocks_graph)
         shapes = {block.output: want.shape for block, want in self.boundaries.items()}
-        values = graph.run(backend, runtime, self.probe_inputs(runtime), shapes)
-        return [
-            self._block_line(
-                name,
-                self.probe.name,
-                block,
-                compare("", values[block.output], want, self.precision.tolerance * spread(want)),
-            )
-            for block, want in self.boundaries.items()
-        ]
+        values, lines = graph.run(backend, runtime, self.probe_inputs(runtime), shapes), []
+        for block, want in self.boundaries.items():
+            line = compare("", values[block.output], want, self.precision.tolerance * spread(want))
+            lines.append(self._block_line(name, self.probe.name, block, line))
+        return lines
 
     def _block_line(self, step: str, case: str, block: Block, line: Line) -> BlockLine:
-        measured = {"error": line.error, "relative": line.relative, "cosine": line.cosine}
-        return BlockLine(
-            step=step,
-            case=case,
-            part=block.part,
-            layer=block.layer,
-            kind=block.kind,
-            tolerance=self.precision.tolerance,
-            ok=line.ok,
-            **measured,
-        )
+        place = {name: getattr(block, name) for name in ("part", "layer", "kind")}
+        judged = {name: getattr(line, name) for name in ("error", "relative", "cosine", "ok")}
+        return BlockLine(step=step, case=case, tolerance=self.precision.tolerance, **place, **judged)
 
 
 def _differs(step: StepReport, case: Case) -> bool:

@@ -79,12 +79,11 @@ class InstrumentedGraph:
         """
         values = {place: self._value(place) for place in shapes}
         values |= {block.input: self._entry(block) for block in entries}
-        shapes = {values[place]: shape for place, shape in shapes.items()} | {
-            values[block.input]: shapes[block.output] for block in entries
-        }
-        outputs = self._run(backend, runtime, inputs, shapes)
-        shown = {place: outputs[value].float() for place, value in values.items()}
-        return {name: value for name, value in outputs.items() if name not in shapes} | shown
+        of_values = {values[place]: shape for place, shape in shapes.items()}
+        of_values |= {values[block.input]: shapes[block.output] for block in entries}
+        outputs = self._run(backend, runtime, inputs, of_values)
+        shown = {value: outputs.pop(value).float() for value in of_values}
+        return outputs | {place: shown[value] for place, value in values.items()}
 
     def _run(self, backend: Backend, runtime: Runtime, inputs: Tensors, shapes: Mapping[str, Sequence[int]]) -> Tensors:
         names = {row.onnx: name for name, row in DTYPES.items()}
@@ -97,12 +96,10 @@ class InstrumentedGraph:
                 raise self._unknown(value)
             more.append(TensorSpec(name=value, dtype=names[self._dtypes[value]], shape=tuple(shape)))
             model.graph.output.append(onnx.helper.make_tensor_value_info(value, self._dtypes[value], None))
-        spec, scratch = plain.model_copy(update={"outputs": (*plain.outputs, *more)}), scratch_folder(self._bundle.path)
+        graphs = {self._name: plain.model_copy(update={"outputs": (*plain.outputs, *more)})}
+        manifest, scratch = m.model_copy(update={"graphs": graphs}), scratch_folder(self._bundle.path)
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".taps-") as folder:
-            graphs = {self._name: spec}
-            instrumented = replace(
-                self._bundle, manifest=m.model_copy(update={"graphs": graphs}), graph_folder=Path(folder)
-            )
+            instrumented = replace(self._bundle, manifest=manifest, graph_folder=Path(folder))
             try:
                 instrumented.graph_file(self._name).write_bytes(model.SerializeToString())
             except OSError as error:
