@@ -6,7 +6,7 @@ from typing import Any
 from .backends.opening import require_own_graphs_and_weights, weights_in_memory
 from .build.accounting import account
 from .build.recipe import resolve
-from .bundle.bundle import open_bundle
+from .bundle.bundle import Bundle, open_bundle
 from .bundle.manifest import MANIFEST
 from .core.errors import UserError
 from .core.plan import choose_plan, disagreement, make_plan
@@ -18,12 +18,7 @@ from .networks.memory import device_memory, request_memory
 
 
 def inspect(
-    path: Path | str,
-    *,
-    skip: str | None = None,
-    check: bool = False,
-    progress: Progress | None = None,
-    **sources: Any,
+    path: Path | str, *, skip: str | None = None, check: bool = False, progress: Progress | None = None, **sources: Any
 ) -> dict[str, Any]:
     """What there is to say of a checkpoint or a bundle, by name; values are records, numbers and texts.
 
@@ -38,24 +33,19 @@ def inspect(
         if skip is not None or given:
             what = "it is a bundle, and these options belong to a checkpoint"
             raise UserError(what, where=path, fix="leave them out")
+        bundle = open_bundle(path)
         if check:
-            _check_files(path, progress or Progress())
-        return _bundle_facts(path)
+            require_own_graphs_and_weights(bundle)
+            with (progress or Progress()).stage("checking files", bundle.nbytes) as done:
+                bundle.require_whole(done)
+        return _bundle_facts(bundle)
     if check:
         fix = "leave it out; verify compares with a checkpoint"
         raise UserError("--check belongs to a bundle", where=path, fix=fix)
     return _checkpoint_facts(path, skip, **given)
 
 
-def _check_files(path: Path, progress: Progress) -> None:
-    bundle = open_bundle(path)
-    require_own_graphs_and_weights(bundle)
-    with progress.stage("checking files", bundle.nbytes) as done:
-        bundle.require_whole(done)
-
-
-def _bundle_facts(path: Path) -> dict:
-    bundle = open_bundle(path)
+def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
     m = bundle.manifest
     used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
     limits = {name: value for name, value in m.limits.model_dump().items() if name.replace("_", "-") in used}

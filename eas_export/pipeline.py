@@ -193,11 +193,8 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
     for key in ours:
         if theirs[key] != ours[key]:
-            raise UserError(
-                f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}",
-                where=checkpoint.files[0],
-                fix="give the checkpoint that the bundle was built from",
-            )
+            what = f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}"
+            raise UserError(what, where=checkpoint.files[0], fix="give the checkpoint that the bundle was built from")
 
 
 def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
@@ -229,11 +226,8 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
     """The bundle at `out`, if building would make it again; anything else there is an error."""
     bundle = open_bundle(out)
     if bundle.manifest.key != identity.key:
-        raise UserError(
-            "it holds a bundle of another checkpoint, other options or another version",
-            where=out,
-            fix="choose another --out, or pass --force to replace it",
-        )
+        what = "it holds a bundle of another checkpoint, other options or another version"
+        raise UserError(what, where=out, fix="choose another --out, or pass --force to replace it")
     with progress.stage("checking what is there", bundle.nbytes) as done:
         bundle.require_whole(done, remembered_sha256)
     require_own_graphs_and_weights(bundle)  # a manifest has no sha256 of its own

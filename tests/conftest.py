@@ -18,7 +18,7 @@ from meter_cases import MeterCase
 from search_cases import write_plain, write_questions
 
 from eas_export.backends import BACKENDS, get_backend
-from eas_export.backends.tensorrt import lowering
+from eas_export.backends.tensorrt import engine_graph
 from eas_export.bundle.bundle import Bundle, open_bundle
 from eas_export.checkpoint.checkpoint import Checkpoint
 from eas_export.core.plan import SkipPlan, choose_plan
@@ -204,7 +204,7 @@ def engines_of(bundle_of, tmp_path_factory):
             plain = bundle_of(case, precision, fold).path
             options = {"skip": case.skip, "precision": precision, "fold": fold, "backend": "tensorrt-rtx"} | case.limits
             with made_once(tmp_path_factory, "engines", *key) as out, pytest.MonkeyPatch.context() as patch:
-                patch.setattr(lowering, "MIN_BOUND_BYTES", 256)
+                patch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
                 if not out.exists():
                     new = shutil.copytree(plain, out.with_suffix(".new"))
                     build(case.folder, new, force=True, verify=False, **options)

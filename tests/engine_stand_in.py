@@ -14,8 +14,8 @@ import onnxruntime
 import torch
 
 from eas_export.backends.runtime import Runtime
+from eas_export.backends.tensorrt.engine_graph import engine_spec, rewrite
 from eas_export.backends.tensorrt.flavor import Flavor, get_flavor
-from eas_export.backends.tensorrt.lowering import engine_spec, rewrite
 from eas_export.backends.tensorrt.session import EngineSession, device_weights
 from eas_export.bundle.bundle import Bundle
 from eas_export.core.graph_spec import GraphSpec

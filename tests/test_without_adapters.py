@@ -21,7 +21,7 @@ from reference.llava import LlavaReference
 
 from eas_export.backends.opening import open_runtime
 from eas_export.backends.pytorch import open_network
-from eas_export.backends.tensorrt import lowering
+from eas_export.backends.tensorrt import engine_graph
 from eas_export.bundle.bundle import Bundle, open_bundle
 from eas_export.core.limits import Limits
 from eas_export.core.precision import PRECISIONS
@@ -160,7 +160,7 @@ def test_what_was_never_trained_is_not_said_of_adapters_that_are_gone(tmp_path, 
 
 
 def test_engines_are_built(dropped, tmp_path, monkeypatch):
-    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
     copy = copy_of(dropped(LAVIN), tmp_path / "o")
     options = dict(adapters="drop", backend="tensorrt-rtx", compute_capability="8.6")
     bundle = build(LAVIN.folder, copy.path, force=True, verify=False, **options).bundle

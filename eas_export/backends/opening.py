@@ -54,8 +54,5 @@ def require_own_graphs_and_weights(bundle: Bundle) -> None:
     }
     stored = {name: (entry.shape, entry.dtype) for name, entry in bundle.store.entries.items()}
     if different := [name for name in needed if needed[name] != stored.get(name)]:
-        raise UserError(
-            f"its weights are not those of its config: {min(different)}",
-            where=bundle.path,
-            fix="build it again with --force",
-        )
+        what = f"its weights are not those of its config: {min(different)}"
+        raise UserError(what, where=bundle.path, fix="build it again with --force")

@@ -83,9 +83,8 @@ def in_fold_mode(given: BaselineBundles, folder: Path, fold: str) -> Path:
     m = given.manifest
     if fold not in fold_modes(m.config):
         known = ", ".join(fold_modes(m.config))
-        raise UserError(
-            f"the bundle's network folds another way ({known})", where=f"fold mode {fold}", fix="leave it out"
-        )
+        what = f"the bundle's network folds another way ({known})"
+        raise UserError(what, where=f"fold mode {fold}", fix="leave it out")
     if m.fold == fold:
         return given.bundle.path
     return _over_the_same_weights(given.bundle, folder, m.config, fold, given.limits(fold), given.progress)

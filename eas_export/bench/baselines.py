@@ -1,4 +1,4 @@
-"""What a bundle is compared with: a baseline is a row that says what runs which bundle."""
+"""What a baseline is: a row that says what runs which bundle. The rows are in decoder.py and cross_encoder.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from ..core.configs import AnyConfig
 from ..core.errors import UserError
 from ..core.options import EngineWeights
 from ..networks import network_part
+from .roofline import Flops
 from .settings import Workload
 from .stages import Prepare
 
@@ -52,6 +53,7 @@ class Kind:
     parts      (runtime, workload) -> its parts, and how each is prepared
     baselines  by name
     claims     what the published claims and ours come to
+    flops      what a run of each graph computes
     causes     what saves time, (cause, before, after): each begins where the one before ends, the last is all of it
     """
 
@@ -60,6 +62,7 @@ class Kind:
     baselines: Mapping[str, Baseline]
     claims: Comparisons
     causes: Comparisons
+    flops: Flops
 
 
 def kind_of(config: AnyConfig) -> Kind:

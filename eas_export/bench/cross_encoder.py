@@ -1,4 +1,4 @@
-"""What `bench` times of a cross-encoder, and the baselines that it compares with."""
+"""A cross-encoder's rows for `bench`: its baselines, the comparisons between them, and the part that is timed."""
 
 import torch
 
@@ -7,6 +7,7 @@ from ..generation.encode import graph_inputs
 from ..networks.cross_encoder.pairs import Pairs
 from ..networks.cross_encoder.text_encoder import PADDING
 from .baselines import Baseline, Kind, with_backends
+from .roofline import CROSS_ENCODER_FLOPS
 from .settings import Workload
 from .stages import ENCODE, Prepare, Work
 
@@ -45,4 +46,4 @@ def _encode(runtime: Runtime, rows: int) -> Work:
     return runtime.bind("encode", graph_inputs(runtime, pairs)).run
 
 
-CROSS_ENCODER = Kind(step=ENCODE, parts=parts, baselines=BASELINES, claims=(), causes=CAUSES)
+CROSS_ENCODER = Kind(step=ENCODE, parts=parts, baselines=BASELINES, claims=(), causes=CAUSES, flops=CROSS_ENCODER_FLOPS)

@@ -1,4 +1,4 @@
-"""What `bench` times of a decoder, and the baselines that it compares with."""
+"""A decoder's rows for `bench`: its baselines, the comparisons between them, and the parts that are timed."""
 
 from functools import cache, partial
 
@@ -9,6 +9,7 @@ from ..generation.conversation import Conversation, decode_inputs, empty_caches,
 from ..networks.decoder.graphs import FOLD_MODES
 from ..networks.decoder.prompts import Prompts
 from .baselines import Baseline, Kind, with_backends
+from .roofline import DECODER_FLOPS
 from .settings import Workload
 from .stages import ANSWER, DECODE, FIRST, FOLD, FULL, PREFILL, VISION, Prepare, Work, prompt_ids, slots_of
 
@@ -124,4 +125,4 @@ def parts(runtime: Runtime, workload: Workload) -> dict[str, Prepare]:
     return _Decoder(runtime, workload).parts()
 
 
-DECODER = Kind(step=DECODE, parts=parts, baselines=BASELINES, claims=CLAIMS, causes=CAUSES)
+DECODER = Kind(step=DECODE, parts=parts, baselines=BASELINES, claims=CLAIMS, causes=CAUSES, flops=DECODER_FLOPS)

@@ -170,11 +170,9 @@ class GenaiModel:
 def _require(*packages: str) -> None:
     for name in packages:
         if find_spec(name) is None:
-            raise UserError(
-                f"{name} is not installed",
-                where=NAME,
-                fix="pip install 'eas-export[bench]', which brings onnxruntime for the CPU",
-            )
+            what = f"{name} is not installed"
+            fix = "pip install 'eas-export[bench]', which brings onnxruntime for the CPU"
+            raise UserError(what, where=NAME, fix=fix)
 
 
 @contextmanager

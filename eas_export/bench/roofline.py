@@ -26,11 +26,14 @@ from ..core.graph_spec import GraphSpec, TensorSpec
 from ..core.plan import SkipPlan
 from ..core.precision import DTYPES, PRECISIONS
 from ..core.record import Record
+from ..networks import network_part
 from ..networks.cross_encoder.flops import flops, linear, vit
 from ..networks.graphs import graphs_of
 from ..networks.network import build_network, parameter_shapes
 
 Sizes = Mapping[str, int]  # of every dim that a graph's spec names
+# Graph -> (config, plan, spec, sizes) -> floating-point operations of one run
+Flops = Mapping[str, Callable[[AnyConfig, SkipPlan, GraphSpec, Sizes], int]]
 
 IDS = ("input_ids", "text_ids")  # the inputs that are looked up in tables
 TABLES = ("embed.weight", "modality.weight", "rope.cos", "rope.sin", "text.words.weight", "text.positions.weight")
@@ -69,7 +72,10 @@ def work_of(bundle: Bundle, graph: str, sizes: Sizes) -> Work:
     """
     m = bundle.manifest
     spec = m.graphs[graph]
-    return Work(bytes=_bytes(bundle, spec, sizes), flops=FLOPS[graph](m.config, m.plan, spec, sizes))
+    return Work(
+        bytes=_bytes(bundle, spec, sizes),
+        flops=network_part(m.config, "bench").flops[graph](m.config, m.plan, spec, sizes),
+    )
 
 
 def _bytes(bundle: Bundle, spec: GraphSpec, sizes: Sizes) -> int:
@@ -158,11 +164,5 @@ def _encode(config: CrossEncoderConfig, plan: SkipPlan, spec: GraphSpec, sizes: 
     return sum(count * sizes[dim if (dim := times.get(part)) in spec.dims else "B"] for part, count in parts)
 
 
-# Graph -> (config, plan, spec, sizes) -> floating-point operations of one run
-FLOPS: Mapping[str, Callable[[AnyConfig, SkipPlan, GraphSpec, Sizes], int]] = {
-    "vision": _vision,
-    "prefill": _prefill,
-    "fold": _fold,
-    "decode": _decode,
-    "encode": _encode,
-}
+DECODER_FLOPS: Flops = {"vision": _vision, "prefill": _prefill, "fold": _fold, "decode": _decode}
+CROSS_ENCODER_FLOPS: Flops = {"encode": _encode}

@@ -54,9 +54,8 @@ def compiled(place: Path, workload: Workload) -> Opened:
 def captured(place: Path, workload: Workload) -> Opened:
     """Steps alone, each replayed as one CUDA graph: without the time that the host takes to launch its kernels one by one."""
     if workload.device != "cuda":
-        raise UserError(
-            "CUDA graphs are captured on a GPU", where="--device cpu", fix="use --device cuda, or leave it out"
-        )
+        what = "CUDA graphs are captured on a GPU"
+        raise UserError(what, where="--device cpu", fix="use --device cuda, or leave it out")
     return _steps(place, workload, CapturedSession, workload.batches)
 
 

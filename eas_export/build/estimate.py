@@ -1,4 +1,4 @@
-"""What each step needs of disk, memory and time, against what is there: asked before any work."""
+"""What each step needs of disk, memory and time, against what is there: asked, and refused with an error, before any work."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -52,15 +52,13 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(text.decode("utf-8"), WithoutAliases)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"it is not a YAML file ({first})", where=path, fix="write key: value lines, like the shipped recipes"
-        ) from None
+        what = f"it is not a YAML file ({first})"
+        raise UserError(what, where=path, fix="write key: value lines, like the shipped recipes") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(
-            "a recipe is a table of key: value lines", where=path, fix="look at the shipped recipes in recipes/"
-        )
+        what = "a recipe is a table of key: value lines"
+        raise UserError(what, where=path, fix="look at the shipped recipes in recipes/")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Where a bundle is made: `.NAME.partial` beside the place that it goes to.
+"""Where a bundle is made: `.NAME.partial` beside its place, locked while a build runs; what a killed build finished stays for the next one.
 
     lock            held by the process that builds; its number is inside
     finished.json   the files that are whole, each with the key of what decides its content

@@ -144,27 +144,19 @@ def _read_manifest(path: Path) -> Manifest:
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
-            raise UserError(
-                f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}",
-                where=path,
-                fix=build_again(path.parent),
-            )
+            what = f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}"
+            raise UserError(what, where=path, fix=build_again(path.parent))
         return Manifest.model_validate(data)
     except PermissionError as error:
         fix = "see to its permissions"
         raise UserError(f"it cannot be read ({error.strerror})", where=path.parent, fix=fix) from None
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            "there is no bundle (no manifest.json)", where=path.parent, fix="give a folder that eas-export build wrote"
-        ) from None
+        what = "there is no bundle (no manifest.json)"
+        raise UserError(what, where=path.parent, fix="give a folder that eas-export build wrote") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"the manifest is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            where=path,
-            fix="delete the folder and build the bundle again",
-        ) from None
+        what = f"the manifest is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(what, where=path, fix="delete the folder and build the bundle again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"the manifest is damaged ({error})", where=path, fix="delete the folder and build the bundle again"
-        ) from None
+        what = f"the manifest is damaged ({error})"
+        raise UserError(what, where=path, fix="delete the folder and build the bundle again") from None

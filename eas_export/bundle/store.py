@@ -148,9 +148,8 @@ def _map(path: Path) -> tuple[mmap.mmap, dict[str, Entry]]:
     except FileNotFoundError:
         raise UserError("the bundle has no weights", where=path, fix="build it again with --force") from None
     except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
-        raise UserError(
-            f"it is not a whole safetensors file ({error})", where=path, fix="build the bundle again with --force"
-        ) from error
+        what = f"it is not a whole safetensors file ({error})"
+        raise UserError(what, where=path, fix="build the bundle again with --force") from error
 
 
 def _read_header(path: Path, data: mmap.mmap) -> dict[str, Entry]:
@@ -188,7 +187,6 @@ def _checked_bytes(p: Parameter) -> memoryview:
         raise InternalError(f"{p.name} is {tuple(tensor.shape)} {tensor.dtype}, announced as {p.shape} {p.dtype}")
     if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(b) for b in torch.aminmax(tensor)):
         kind = "NaN" if torch.isnan(tensor).any() else "infinity, or values too large for " + p.dtype
-        raise UserError(
-            f"tensor {p.name} holds {kind}", where=p.source, fix="check the checkpoint, or build with --precision fp32"
-        )
+        what = f"tensor {p.name} holds {kind}"
+        raise UserError(what, where=p.source, fix="check the checkpoint, or build with --precision fp32")
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())

@@ -167,11 +167,8 @@ def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
     numbers = [int(m[1]) for key in tensors if (m := BLOCK.match(key))]
     side = round((positions - 1) ** 0.5)
     if width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        raise UserError(
-            f"a tower of width {width} and {positions} positions is no published CLIP ViT, and it has no config.json",
-            where=file,
-            fix="pass --vision DIR, the tower's folder with its config.json",
-        )
+        what = f"a tower of width {width} and {positions} positions is no published CLIP ViT, and it has no config.json"
+        raise UserError(what, where=file, fix="pass --vision DIR, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,
         file,

@@ -74,11 +74,8 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     shards: dict[Path, set[str]] = {}
     for key, name in weight_map.items():
         if not stays_inside(name):
-            raise UserError(
-                f"weight_map[{reprlib.repr(key)}] is {reprlib.repr(name)}, which is no file of the folder",
-                where=index,
-                fix="do not trust this file, or write the shards' plain names",
-            )
+            what = f"weight_map[{reprlib.repr(key)}] is {reprlib.repr(name)}, which is no file of the folder"
+            raise UserError(what, where=index, fix="do not trust this file, or write the shards' plain names")
         shards.setdefault(index.parent / name, set()).add(key)
     if not shards:
         raise UserError("its weight_map is empty", where=index, fix="copy it again")

@@ -55,27 +55,19 @@ def rename(
     dropped = [pattern for pattern, key in table.items() if key is None]
     for key in tensors:
         if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
-            raise UserError(
-                f"unknown key {key} of shape {list(tensors[key].shape)}",
-                where=file,
-                fix=f"check that the file belongs to this model; it has {blocks} blocks{_nearest(key, wanted)}",
-            )
+            what = f"unknown key {key} of shape {list(tensors[key].shape)}"
+            fix = f"check that the file belongs to this model; it has {blocks} blocks{_nearest(key, wanted)}"
+            raise UserError(what, where=file, fix=fix)
     renamed = {}
     for published, (key, i) in wanted.items():
         expected = tuple(_size(size, sizes) for size in key.shape)
         if published not in tensors:
-            raise UserError(
-                f"missing key {published}, expected with shape {list(expected)}",
-                where=file,
-                fix="check that the file is whole and belongs to this model",
-            )
+            what = f"missing key {published}, expected with shape {list(expected)}"
+            raise UserError(what, where=file, fix="check that the file is whole and belongs to this model")
         tensor = tensors[published]
         if tensor.shape != expected:
-            raise UserError(
-                f"key {published} has shape {list(tensor.shape)}, expected {list(expected)}",
-                where=file,
-                fix="check that the files belong together",
-            )
+            what = f"key {published} has shape {list(tensor.shape)}, expected {list(expected)}"
+            raise UserError(what, where=file, fix="check that the files belong together")
         if key.convert:
             tensor = tensor.map(key.convert, [_size(size, sizes) for size in key.becomes])
         renamed[key.name.replace("{i}", str(i))] = tensor
@@ -107,11 +99,8 @@ def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -
         holds = f" (it holds {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
         raise UserError(f"missing key {key}{holds}", where=file, fix="check that it is the right file, and whole")
     if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
-        raise UserError(
-            f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0",
-            where=file,
-            fix="check that the file belongs to this model",
-        )
+        what = f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0"
+        raise UserError(what, where=file, fix="check that the file belongs to this model")
     return tensors[key].shape
 
 
@@ -124,9 +113,8 @@ def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: li
         row = table.get(re.sub(r"\.\d+\.", ".{i}.", key))
         for shard, file in zip(shards, files):
             if key not in shard:
-                raise UserError(
-                    f"missing key {key} that {files[0]} holds", where=file, fix="give all shards of one model"
-                )
+                what = f"missing key {key} that {files[0]} holds"
+                raise UserError(what, where=file, fix="give all shards of one model")
         if row is None or row.shard is None:
             merged[key] = shards[0][key]
         else:
@@ -138,11 +126,8 @@ def _join(parts: list[LazyTensor], dim: int, key: str) -> LazyTensor:
     shape = list(parts[0].shape)
     around = {(len(part.shape), *part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
     if len(shape) <= dim or len(around) > 1:
-        raise UserError(
-            f"the shards of {key} have shapes {[list(p.shape) for p in parts]}, which do not join along {dim}",
-            where=parts[0].source,
-            fix="give all shards of one model",
-        )
+        what = f"the shards of {key} have shapes {[list(p.shape) for p in parts]}, which do not join along {dim}"
+        raise UserError(what, where=parts[0].source, fix="give all shards of one model")
     shape[dim] = sum(part.shape[dim] for part in parts)
     dtype = reduce(torch.promote_types, (part.dtype for part in parts))
     return combine(parts, lambda *tensors: torch.cat(tensors, dim), shape, dtype)

@@ -20,10 +20,7 @@ def read_lightning(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
     """
     saved = read_torch_zip(path, unknown=Inert)
     if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
-        raise UserError(
-            "it holds no entry 'state_dict'",
-            where=path,
-            fix="give the .ckpt file that PyTorch Lightning's training wrote",
-        )
+        what = "it holds no entry 'state_dict'"
+        raise UserError(what, where=path, fix="give the .ckpt file that PyTorch Lightning's training wrote")
     parameters = saved.get("hyper_parameters")
     return state_dict_of(saved["state_dict"], path), parameters if isinstance(parameters, dict) else {}

@@ -80,15 +80,9 @@ def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
 def read_params(path: Path) -> LlamaParams:
     params = read_json(path, LlamaParams, "the params.json of a LLaMA model", "copy it from the original weights")
     if params.n_kv_heads not in (None, params.n_heads):
-        raise UserError(
-            f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}",
-            where=path,
-            fix="give LLaMA-1 weights: LaVIN has no grouped-query attention",
-        )
+        what = f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}"
+        raise UserError(what, where=path, fix="give LLaMA-1 weights: LaVIN has no grouped-query attention")
     if params.dim % (2 * params.n_heads):
-        raise UserError(
-            f"dim {params.dim} does not divide into {params.n_heads} heads of even size",
-            where=path,
-            fix="copy it from the original weights",
-        )
+        what = f"dim {params.dim} does not divide into {params.n_heads} heads of even size"
+        raise UserError(what, where=path, fix="copy it from the original weights")
     return params

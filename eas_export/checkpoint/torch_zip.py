@@ -49,23 +49,16 @@ def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(pickles) != 1:
-                raise UserError(
-                    "the zip file holds no torch checkpoint (no data.pkl)",
-                    where=path,
-                    fix="give the file that torch.save wrote",
-                )
+                what = "the zip file holds no torch checkpoint (no data.pkl)"
+                raise UserError(what, where=path, fix="give the file that torch.save wrote")
             prefix = pickles[0].removesuffix("data.pkl")
             if members[pickles[0]].file_size > MAX_PICKLE_BYTES or _is_compressed(members[pickles[0]]):
-                raise UserError(
-                    "its data.pkl is compressed or larger than 1 GB",
-                    where=path,
-                    fix="give the file as torch.save wrote it",
-                )
+                what = "its data.pkl is compressed or larger than 1 GB"
+                raise UserError(what, where=path, fix="give the file as torch.save wrote it")
             order = members.get(f"{prefix}byteorder")
             if order and not _is_compressed(order) and archive.read(order) != b"little":
-                raise UserError(
-                    "its tensors are big-endian", where=path, fix="save it again on a little-endian machine"
-                )
+                what = "its tensors are big-endian"
+                raise UserError(what, where=path, fix="save it again on a little-endian machine")
             data = archive.read(pickles[0])
     except (
         zipfile.BadZipFile,
@@ -76,20 +69,17 @@ def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
         RuntimeError,
         ValueError,
     ) as error:
-        raise UserError(
-            f"it is not a whole torch checkpoint ({error or type(error).__name__})",
-            where=path,
-            fix="copy it again; files from before torch 1.6 must be loaded and saved again once",
-        ) from None
+        what = f"it is not a whole torch checkpoint ({error or type(error).__name__})"
+        fix = "copy it again; files from before torch 1.6 must be loaded and saved again once"
+        raise UserError(what, where=path, fix=fix) from None
     storages = _Storages(path, prefix, members)
     try:
         return _Reader(data, storages, unknown).load()
     except UserError:
         raise
     except Exception as error:  # any byte of the pickle may be wrong, and so anything may be raised
-        raise UserError(
-            f"its data.pkl is damaged ({type(error).__name__}: {error})", where=path, fix="copy the file again"
-        ) from None
+        what = f"its data.pkl is damaged ({type(error).__name__}: {error})"
+        raise UserError(what, where=path, fix="copy the file again") from None
 
 
 def _is_compressed(member: zipfile.ZipInfo) -> bool:
@@ -109,11 +99,8 @@ class _Storages:
         """The offset of storage `key` in the file. Raises UserError unless `size` bytes of it are there."""
         info = self.members.get(f"{self.prefix}data/{key}")
         if info is None or info.file_size < size or _is_compressed(info):
-            raise UserError(
-                f"storage {key} is missing, compressed or shorter than {size} bytes",
-                where=self.path,
-                fix="copy the file again",
-            )
+            what = f"storage {key} is missing, compressed or shorter than {size} bytes"
+            raise UserError(what, where=self.path, fix="copy the file again")
         header = self.map[
             info.header_offset : info.header_offset + 30
         ]  # a zip member's local header: 30 bytes, name, extra
@@ -153,11 +140,9 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
             return self.stand_ins.setdefault((module, name), plain_class("Module"))
         found = self.stand_ins.get((module, name), self.unknown)
         if found is None:
-            raise UserError(
-                f"it asks for {module}.{name}, which was not run",
-                where=self.storages.path,
-                fix="give a checkpoint of tensors and plain data; do not trust this file otherwise",
-            )
+            what = f"it asks for {module}.{name}, which was not run"
+            fix = "give a checkpoint of tensors and plain data; do not trust this file otherwise"
+            raise UserError(what, where=self.storages.path, fix=fix)
         return found
 
     dispatch = pickle._Unpickler.dispatch | {opcode[0]: _hashing_plain_keys(opcode) for opcode in HASHED}

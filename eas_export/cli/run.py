@@ -10,12 +10,13 @@ import click
 from ..core.errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
-from .run_tokens import DEFAULT_NEW_TOKENS
 
 if TYPE_CHECKING:
     from ..bundle.bundle import Bundle
     from ..generation.sampling import Sampling
     from ..generation.text_model import Reply, TextModel
+
+DEFAULT_NEW_TOKENS = 32
 
 
 @click.command()
@@ -108,9 +109,8 @@ def _sampling(**given: float | int | None) -> "Sampling":
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and not chosen.get("temperature", 0) > 0 and set(chosen) != {"temperature"}:
-        raise UserError(
-            "--top-p and --seed without a temperature draw nothing", where="--temperature", fix="pass --temperature 0.7"
-        )
+        what = "--top-p and --seed without a temperature draw nothing"
+        raise UserError(what, where="--temperature", fix="pass --temperature 0.7")
     try:
         return Sampling(**chosen)
     except ValidationError as error:

@@ -1,34 +1,30 @@
 """eas-export run on a cross-encoder: pairs of texts and images in, answers or scores out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.table import Table
+
+from ..backends.opening import open_runtime
+from ..bundle.bundle import Bundle
 from ..core.errors import UserError
+from ..core.progress import Progress
+from ..generation.encode import encode
+from ..generation.sampling import Sampling
+from ..inputs.pairs import read_pairs, write_answers
 from .output import table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..bundle.bundle import Bundle
-    from ..core.progress import Progress
-    from ..generation.sampling import Sampling
 
 
 def run_pairs(
-    bundle: "Bundle",
+    bundle: Bundle,
     inputs: Path,
     outputs: Path | None,
     max_new_tokens: int | None,
-    sampling: "Sampling",
+    sampling: Sampling,
     backend: str,
-    progress: "Progress",
-) -> tuple[dict, "Table"]:
+    progress: Progress,
+) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of answers in
     words."""
-    from ..backends.opening import open_runtime
-    from ..generation.encode import encode
-    from ..inputs.pairs import read_pairs, write_answers
-
     given = {"--max-new-tokens": max_new_tokens is not None, "--temperature": sampling.temperature > 0}
     for option in (name for name, is_given in given.items() if is_given):
         raise UserError("it draws no tokens", where=option, fix="leave it out")

@@ -1,42 +1,36 @@
 """eas-export run on a decoder with token ids and pixels: logits and tokens out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from rich.table import Table
+from torch.nn.utils.rnn import pad_sequence
+
+from ..backends.opening import open_runtime
+from ..bundle.bundle import Bundle
 from ..core.errors import UserError
+from ..core.progress import Progress
+from ..families import get_family
+from ..generation.conversation import Conversation
+from ..generation.generate import generate
+from ..generation.sampling import Sampling
+from ..generation.stream import Token, answer
+from ..generation.text_model import has_tokenizer, open_tokenizer
+from ..inputs.npz import read_inputs, write_outputs
 from .output import table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..bundle.bundle import Bundle
-    from ..core.progress import Progress
-    from ..generation.sampling import Sampling
-
-DEFAULT_NEW_TOKENS = 32
+from .run import DEFAULT_NEW_TOKENS
 
 
 def run_tokens(
-    bundle: "Bundle",
+    bundle: Bundle,
     inputs: Path,
     outputs: Path | None,
     max_new_tokens: int | None,
-    sampling: "Sampling",
+    sampling: Sampling,
     backend: str,
-    progress: "Progress",
-) -> tuple[dict, "Table"]:
+    progress: Progress,
+) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    from ..backends.opening import open_runtime
-    from ..families import get_family
-    from ..generation.conversation import Conversation
-    from ..generation.generate import generate
-    from ..generation.stream import Token, answer
-    from ..generation.text_model import has_tokenizer, open_tokenizer
-    from ..inputs.npz import read_inputs, write_outputs
-
     max_new_tokens = max_new_tokens or DEFAULT_NEW_TOKENS
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))

@@ -40,7 +40,8 @@ class Option:
               where the key has to hold the value itself
     by_default  what None comes to, in words
     metavar   what --help calls its value
-    of_checkpoint  it says something of the checkpoint that its files may not say (families/contract.Sources)
+    of_checkpoint  it says something of the checkpoint that its files may not say: then it is a field of families/contract.Sources, too, and
+                   the families that take it name it in `takes` and put it into the config
     """
 
     help: str

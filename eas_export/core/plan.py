@@ -44,19 +44,15 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
     for part in body.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
         if not match:
-            raise UserError(
-                f"skip list {text!r} has the part {part.strip()!r}",
-                where=where,
-                fix="write numbers of attentions and ranges like 20-31,5, or none",
-            )
+            what = f"skip list {text!r} has the part {part.strip()!r}"
+            raise UserError(what, where=where, fix="write numbers of attentions and ranges like 20-31,5, or none")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f"skip range {part.strip()!r} runs backwards", where=where, fix=f"write {last}-{first}")
         named = set(range(first, last + 1))
         if named & indices:
-            raise UserError(
-                f"skip list names attention {min(named & indices)} twice", where=where, fix="name each once"
-            )
+            what = f"skip list names attention {min(named & indices)} twice"
+            raise UserError(what, where=where, fix="name each once")
         indices |= named
     return tuple(sorted(indices))
 
@@ -66,11 +62,8 @@ def make_plan(sites: int, text: str, origin: str) -> SkipPlan:
     skipped = parse_skip(text, origin)
     for index in skipped:
         if index >= sites:
-            raise UserError(
-                f"skip index {index} is out of range: the model has attentions 0-{sites - 1}",
-                where=origin,
-                fix=f"give indices from 0 to {sites - 1}",
-            )
+            what = f"skip index {index} is out of range: the model has attentions 0-{sites - 1}"
+            raise UserError(what, where=origin, fix=f"give indices from 0 to {sites - 1}")
     return SkipPlan(sites=sites, skipped=skipped, origin=origin)
 
 
@@ -88,20 +81,16 @@ def choose_plan(
     if recipe is not None:
         plan = make_plan(sites, recipe[1], f"recipe {recipe[0]}")
         if recorded is not None and make_plan(sites, recorded, evidence.origin).skipped != plan.skipped:
-            raise UserError(
-                f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}",
-                where=evidence.origin,
-                fix=f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint",
-            )
+            what = f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}"
+            fix = f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint"
+            raise UserError(what, where=evidence.origin, fix=fix)
         return plan if recorded is None else make_plan(sites, recorded, evidence.origin)
     if recorded is not None:
         return make_plan(sites, recorded, evidence.origin)
     said = "nothing" if evidence.text is None else repr(evidence.text)
-    raise UserError(
-        f"the checkpoint does not say which attentions are skipped (it says {said})",
-        where=evidence.origin,
-        fix=f"pass --skip LIST with the attentions it was trained without (of 0-{sites - 1}, as in 3-5,1), or --skip none",
-    )
+    what = f"the checkpoint does not say which attentions are skipped (it says {said})"
+    fix = f"pass --skip LIST with the attentions it was trained without (of 0-{sites - 1}, as in 3-5,1), or --skip none"
+    raise UserError(what, where=evidence.origin, fix=fix)
 
 
 def disagreement(

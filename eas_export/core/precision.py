@@ -1,4 +1,5 @@
-"""Number formats, ways to store weights, and precisions as rows of three tables. No torch here."""
+"""Number formats, weight formats (how a matrix is stored, and the layer that multiplies by it) and precisions (dtype and tolerances): a row
+each of three tables. No torch here."""
 
 from dataclasses import dataclass
 

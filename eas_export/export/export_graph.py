@@ -15,12 +15,7 @@ from .recorder import record
 
 
 def export_graph(
-    graph: Graph,
-    config: AnyConfig,
-    plan: SkipPlan,
-    precision: Precision,
-    limits: Limits,
-    opset: int = DEFAULT_OPSET,
+    graph: Graph, config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits, opset: int = DEFAULT_OPSET
 ) -> tuple[GraphSpec, ir.Model]:
     """The graph's spec and its model, recorded from a network without weights and written down in the opset; initializers have names
     and shapes, but no values."""

@@ -1,4 +1,5 @@
-"""The contract a model family fills in: callables and data, no base class. A family is one file under families/ and one row."""
+"""The contract that a model family fills in, and Sources: the user's files and the options that correct what a checkpoint says. A family is
+one file under families/ and one row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -25,6 +25,7 @@ from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
 from ..core.record import validated
+from ..system.files import only_file
 from .contract import Family, PromptFormat, Sources
 from .processing.image_processor import to_pixels
 from .processing.question import Question
@@ -33,6 +34,8 @@ from .processing.tokenizer import Tokenizer, find_tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NAMED = "--ckpt FILE --weights DIR --vision FILE"
+LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,7 +81,9 @@ def detect(path: Path) -> bool:
 
 def load(sources: Sources) -> Checkpoint:
     """Read the three parts' headers. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit."""
-    adapters_file = _one(sources.ckpt, "checkpoint-*.pth") if sources.ckpt.is_dir() else sources.ckpt
+    adapters_file = (
+        only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if sources.ckpt.is_dir() else sources.ckpt
+    )
     trained, args = _read_trained(adapters_file)
     files = _find_files(sources, adapters_file, args)
     params = meta_llama.read_params(files.weights / "params.json")
@@ -114,17 +119,14 @@ def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tupl
     if images == 0:
         return token_ids, []
     if images > 1:
-        raise UserError(
-            f"a prompt has {images} images", where="image_row", fix="LaVIN takes one image per prompt at most"
-        )
+        what = f"a prompt has {images} images"
+        raise UserError(what, where="image_row", fix="LaVIN takes one image per prompt at most")
     wanted = config.vision.tokens
     zeros = [position for position, token in enumerate(token_ids) if token == 0][:wanted]
     if len(zeros) < wanted or zeros[-1] - zeros[0] != wanted - 1:
-        raise UserError(
-            f"a prompt with an image has zeros at {zeros}, not {wanted} (n_prompt) in a row",
-            where="input_ids",
-            fix=f"write {wanted} zeros where the image belongs: 'Image: ' + zeros + prompt",
-        )
+        what = f"a prompt with an image has zeros at {zeros}, not {wanted} (n_prompt) in a row"
+        fix = f"write {wanted} zeros where the image belongs: 'Image: ' + zeros + prompt"
+        raise UserError(what, where="input_ids", fix=fix)
     return token_ids, zeros
 
 
@@ -161,9 +163,8 @@ def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """The adapters' tensors, without the prefix that distributed training leaves, and the training arguments."""
     saved = read_torch_zip(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
-        raise UserError(
-            "it holds no entry 'model'", where=path, fix="give the checkpoint-<epoch>.pth that training wrote"
-        )
+        what = "it holds no entry 'model'"
+        raise UserError(what, where=path, fix="give the checkpoint-<epoch>.pth that training wrote")
     args = saved.get("args", {})
     args = vars(args) if isinstance(args, PlainObject) else args if isinstance(args, dict) else {}
     args = {key: _as_setting(value) for key, value in args.items()}
@@ -249,74 +250,40 @@ def _config(
     )
 
 
-def _one(folder: Path, *patterns: str) -> Path:
-    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    if not found:
-        raise UserError(
-            f"there is no {' or '.join(patterns)}",
-            where=folder,
-            fix="lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with --ckpt FILE --weights DIR --vision FILE",
-        )
-    if len(found) > 1:
-        raise UserError(
-            f"there are {len(found)} files {' or '.join(patterns)} ({', '.join(p.name for p in found[:4])})",
-            where=folder,
-            fix="name the one you mean: --ckpt FILE --weights DIR --vision FILE",
-        )
-    return found[0]
-
-
 def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _Files:
     base = sources.ckpt if sources.ckpt.is_dir() else None
     if base is None and (sources.weights is None or sources.vision is None):
-        raise UserError(
-            "the adapter file alone is not a model",
-            where=adapters,
-            fix="pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT) beside it",
-        )
+        what = "the adapter file alone is not a model"
+        fix = "pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT) beside it"
+        raise UserError(what, where=adapters, fix=fix)
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
-    vision = sources.vision or _one(base / "clip", "*.pth", "*.pt")
+    vision = sources.vision or only_file(base / "clip", ("*.pth", "*.pt"), LAYOUT, NAMED)
     return _Files(adapters, weights, shards, vision, find_tokenizer(weights.parent))
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:
-    if args.get("visual_adapter_type") == "router_block":
-        raise UserError(
-            "visual_adapter_type is 'router_block', which the published code cannot run either",
-            where=f"{where}: args",
-            fix="train with visual_adapter_type 'router'",
-        )
-    if args.get("adapter_type", "attn") == "mlp":
-        raise UserError(
-            "adapter_type is 'mlp', which the published code does not support",
-            where=f"{where}: args",
-            fix="train with adapter_type 'attn'",
-        )
+    for name, value, why, better in (
+        ("visual_adapter_type", "router_block", "which the published code cannot run either", "router"),
+        ("adapter_type", "mlp", "which the published code does not support", "attn"),
+    ):
+        if args.get(name) == value:
+            raise UserError(f"{name} is {value!r}, {why}", where=f"{where}: args", fix=f"train with {name} {better!r}")
 
 
 def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
     n_prompt = args.get("n_prompt", blocks // FEATURE_EVERY)
     if n_prompt != blocks // FEATURE_EVERY:
-        raise UserError(
-            f"n_prompt is {n_prompt}, but a tower of {blocks} blocks gives {blocks // FEATURE_EVERY} image tokens",
-            where=f"{where}: args",
-            fix="give the CLIP tower that the adapters were trained with",
-        )
+        what = f"n_prompt is {n_prompt}, but a tower of {blocks} blocks gives {blocks // FEATURE_EVERY} image tokens"
+        raise UserError(what, where=f"{where}: args", fix="give the CLIP tower that the adapters were trained with")
 
 
 def _setting(name: str, given: float | None, args: dict[str, Any], option: str, where: Path) -> float:
     value = given if given is not None else args.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_SETTING:
-        raise UserError(
-            f"args.{name} is {value!r}" if name in args else f"args says no {name}",
-            where=where,
-            fix=f"pass {option} VALUE",
-        )
+        what = f"args.{name} is {value!r}" if name in args else f"args says no {name}"
+        raise UserError(what, where=where, fix=f"pass {option} VALUE")
     if name == "temperature" and value <= 0:
-        raise UserError(
-            f"the router temperature is {value}",
-            where=where if given is None else option,
-            fix=f"pass {option} with a value above 0",
-        )
+        what = f"the router temperature is {value}"
+        raise UserError(what, where=where if given is None else option, fix=f"pass {option} with a value above 0")
     return float(value)

@@ -21,6 +21,7 @@ from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
 from ..core.record import validated
+from ..system.files import only_file
 from .contract import Family, Sources
 
 ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width
@@ -143,7 +144,9 @@ def detect(path: Path) -> bool:
 
 def load(sources: Sources) -> Checkpoint:
     """Read the file's headers. Raises UserError for what is missing, unknown, mis-shaped or does not fit together."""
-    file = _one_file(sources.ckpt)
+    file = sources.ckpt
+    if file.is_dir():
+        file = only_file(file, ("*.ckpt",), "name the checkpoint: --ckpt FILE", "--ckpt FILE")
     published, parameters = read_lightning(file)
     settings = parameters.get("config")
     task = _task(published, file)
@@ -166,19 +169,6 @@ METER = Family(
 )
 
 
-def _one_file(path: Path) -> Path:
-    found = sorted(path.glob("*.ckpt")) if path.is_dir() else [path]
-    if not found:
-        raise UserError("there is no file *.ckpt in it", where=path, fix="name the checkpoint: --ckpt FILE")
-    if len(found) != 1:
-        raise UserError(
-            f"there are {len(found)} files *.ckpt ({', '.join(file.name for file in found[:4])})",
-            where=path,
-            fix="name the one you mean: --ckpt FILE",
-        )
-    return found[0]
-
-
 def _room(key: str) -> str:
     return {"text_transformer": "text", "vit_model": "vit"}.get(key.split(".")[0], "cross")
 
@@ -186,11 +176,9 @@ def _room(key: str) -> str:
 def _task(published: Tensors, file: Path) -> str:
     tasks = [task for key, task in TASKS.items() if key in published]
     if len(tasks) != 1:
-        raise UserError(
-            f"it holds {'the heads of ' + ' and '.join(tasks) if tasks else 'no head of a task'}",
-            where=file,
-            fix=f"give a checkpoint that was fine-tuned for one task: it has one of {', '.join(TASKS)}",
-        )
+        what = f"it holds {'the heads of ' + ' and '.join(tasks) if tasks else 'no head of a task'}"
+        fix = f"give a checkpoint that was fine-tuned for one task: it has one of {', '.join(TASKS)}"
+        raise UserError(what, where=file, fix=fix)
     return tasks[0]
 
 
@@ -249,11 +237,8 @@ def _config(
     width, longest = sizes["text_width"], sizes["text_positions"] - FIRST_PLACE
     length = _setting(settings, "max_text_len", file)
     if length > longest:
-        raise UserError(
-            f"max_text_len is {length}, and RoBERTa's table has room for {longest} tokens",
-            where=f"{file}: hyper_parameters.config",
-            fix="check that the file is whole",
-        )
+        what = f"max_text_len is {length}, and RoBERTa's table has room for {longest} tokens"
+        raise UserError(what, where=f"{file}: hyper_parameters.config", fix="check that the file is whole")
     return validated(
         CrossEncoderConfig,
         file,
@@ -285,32 +270,23 @@ def _config(
 def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
     value = settings.get(name)
     if type(value) is not int or not 0 < value <= 1 << 16:
-        raise UserError(
-            f"hyper_parameters.config says no {name}" if value is None else f"{name} is no number of a model's size",
-            where=file,
-            fix="give the checkpoint as fine-tuning wrote it, with its hyper_parameters",
-        )
+        what = f"hyper_parameters.config says no {name}" if value is None else f"{name} is no number of a model's size"
+        raise UserError(what, where=file, fix="give the checkpoint as fine-tuning wrote it, with its hyper_parameters")
     return value
 
 
 def _text_heads(width: int, sources: Sources, file: Path) -> int:
     heads = ROBERTA_HEADS.get(width) if sources.text_heads is None else sources.text_heads
     if heads is None:
-        raise UserError(
-            f"it does not say how many heads its text encoder of width {width} has",
-            where=file,
-            fix="pass --text-heads N (RoBERTa base: 12, large: 16)",
-        )
+        what = f"it does not say how many heads its text encoder of width {width} has"
+        raise UserError(what, where=file, fix="pass --text-heads N (RoBERTa base: 12, large: 16)")
     return heads
 
 
 def _dividing(heads: int, width: int, name: str, file: Path) -> int:
     if width % heads:
-        raise UserError(
-            f"{name} is {heads}, which does not divide the width {width}",
-            where=file,
-            fix="check it against the training",
-        )
+        what = f"{name} is {heads}, which does not divide the width {width}"
+        raise UserError(what, where=file, fix="check it against the training")
     return heads
 
 
@@ -327,10 +303,8 @@ def _evidence(published: Tensors, config: CrossEncoderConfig, file: Path) -> Ski
         )
     scores, count = gate.read().float(), float(number.read().float())
     if not torch.isfinite(scores).all() or not 0 <= count <= config.sites:
-        raise UserError(
-            f"nas_gate is {scores.tolist()} and skip_num {count}",
-            where=file,
-            fix=f"give a file with finite scores and 0 to {config.sites} skips, or remove both and pass --skip",
-        )
+        what = f"nas_gate is {scores.tolist()} and skip_num {count}"
+        fix = f"give a file with finite scores and 0 to {config.sites} skips, or remove both and pass --skip"
+        raise UserError(what, where=file, fix=fix)
     top = scores.sort(descending=True, stable=True).indices[: round(count)].sort().values.tolist()
     return SkipEvidence(text=",".join(map(str, top)) or "none", origin=f"nas_gate and skip_num of {file.name}")

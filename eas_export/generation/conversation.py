@@ -1,4 +1,5 @@
-"""A batch of prompts and what is said after them: prefill, fold and decode over any backend's sessions.
+"""A batch of prompts and what is said after them: prefill, fold and decode over any backend's sessions; what
+the decode graph is fed (decode_inputs).
 
 The rule for several turns: a conversation's fold state (router weights and pooled features) is made by its first prompt and
 frozen. What is said later, by the model or by the user, goes through decode and changes the caches only. A new prompt is a new
@@ -204,17 +205,13 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
     rows, length = prompts.input_ids.shape
     _check_ids(runtime, prompts.input_ids)
     if rows > 1 and "fold" in runtime.sessions:
-        raise UserError(
-            f"{rows} prompts at once, but folded weights belong to one prompt",
-            where="input_ids",
-            fix="run one prompt at a time, or build with --fold lowrank",
-        )
+        what = f"{rows} prompts at once, but folded weights belong to one prompt"
+        raise UserError(what, where="input_ids", fix="run one prompt at a time, or build with --fold lowrank")
     limits = runtime.limits
     features = int((prompts.image_index >= 0).sum(1).max())
     if features and not runtime.config.vision:
-        raise UserError(
-            "there is an image, and the model reads text alone", where="image_index", fix="leave images out"
-        )
+        what = "there is an image, and the model reads text alone"
+        raise UserError(what, where="image_index", fix="leave images out")
     images = features // max(1, runtime.config.image_tokens)
     for name, value, limit in (
         ("max-batch", rows, limits.max_batch),
@@ -233,11 +230,8 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
 def _check_ids(runtime: Runtime, ids: Tensor) -> None:
     low, high, vocabulary = int(ids.min()), int(ids.max()), runtime.config.vocab_size
     if low < 0 or high >= vocabulary:
-        raise UserError(
-            f"token ids reach from {low} to {high}",
-            where="input_ids",
-            fix=f"use the model's own tokenizer: ids from 0 to {vocabulary - 1}",
-        )
+        what = f"token ids reach from {low} to {high}"
+        raise UserError(what, where="input_ids", fix=f"use the model's own tokenizer: ids from 0 to {vocabulary - 1}")
 
 
 _LIMITED = {

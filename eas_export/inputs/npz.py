@@ -46,9 +46,8 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
         if name not in KNOWN:
             raise UserError(f"unknown array {name!r}", where=where, fix=f"there are: {', '.join(KNOWN)}")
         if array.ndim != KNOWN[name]:
-            raise UserError(
-                f"{name} has shape {list(array.shape)}, expected {KNOWN[name]} axes", where=where, fix="see run --help"
-            )
+            what = f"{name} has shape {list(array.shape)}, expected {KNOWN[name]} axes"
+            raise UserError(what, where=where, fix="see run --help")
     if "input_ids" not in arrays or 0 in arrays["input_ids"].shape:
         raise UserError("it has no input_ids", where=where, fix="store the token ids as input_ids [B, S]")
     rows, length = arrays["input_ids"].shape
@@ -58,11 +57,8 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != family.prompts.placeholder)
     if wrong.any():
         bad = ids[wrong][0]
-        raise UserError(
-            f"token id {bad} is out of range 0..{config.vocab_size - 1}",
-            where=f"{where}: input_ids",
-            fix="use the model's own tokenizer",
-        )
+        what = f"token id {bad} is out of range 0..{config.vocab_size - 1}"
+        raise UserError(what, where=f"{where}: input_ids", fix="use the model's own tokenizer")
     pixels, image_rows = _images(arrays, rows, config, where)
     placed = []
     for row, length in enumerate(lengths):
@@ -108,20 +104,16 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
-        raise UserError(
-            f"it is not an npz file of plain arrays ({type(error).__name__})",
-            where=path,
-            fix="write it with numpy.savez",
-        ) from None
+        what = f"it is not an npz file of plain arrays ({type(error).__name__})"
+        raise UserError(what, where=path, fix="write it with numpy.savez") from None
 
 
 def _require_sensible(path: Path, holds: int) -> None:
     """Zeros deflate to a thousandth: a small file could otherwise fill the memory."""
     size = path.stat().st_size
     if holds > max(FREE_BYTES, MOST_PER_BYTE * size):
-        raise UserError(
-            f"its arrays take {holds} bytes, the file has {size}", where=path, fix="write it with numpy.savez"
-        )
+        what = f"its arrays take {holds} bytes, the file has {size}"
+        raise UserError(what, where=path, fix="write it with numpy.savez")
 
 
 def integers(
@@ -131,9 +123,8 @@ def integers(
     array = arrays.get(name, default)
     if array is None or array.dtype.kind not in "iu" or array.shape != shape:
         said = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-        raise UserError(
-            f"{name} is {said}, expected integers of shape {list(shape)}", where=where, fix="see run --help"
-        )
+        what = f"{name} is {said}, expected integers of shape {list(shape)}"
+        raise UserError(what, where=where, fix="see run --help")
     if array.size and low is not None and (array.min() < low or array.max() > high):
         bad = array[(array < low) | (array > high)].flat[0]
         raise UserError(f"{name} holds {bad}, out of range {low}..{high}", where=where, fix="correct the values")
@@ -148,9 +139,8 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
         raise UserError("there are images, and the model reads text alone", where=where, fix="leave them out")
     size = config.vision.image_size
     if "pixel_values" not in arrays:
-        raise UserError(
-            "image_row without pixel_values", where=where, fix="store the images as pixel_values, or leave both out"
-        )
+        what = "image_row without pixel_values"
+        raise UserError(what, where=where, fix="store the images as pixel_values, or leave both out")
     pixels = read_pixels(arrays, "pixel_values", size, where)
     image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
     return (pixels if len(pixels) else None), image_rows
@@ -160,11 +150,8 @@ def read_pixels(arrays: Mapping, name: str, size: int, where: str) -> Tensor:
     """Images [N, 3, size, size] float32. Raises UserError for any other shape or kind, and for numbers that are none."""
     pixels = arrays[name]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
-        raise UserError(
-            f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]",
-            where=where,
-            fix=f"resize and normalise the images to {size} x {size}",
-        )
+        what = f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]"
+        raise UserError(what, where=where, fix=f"resize and normalise the images to {size} x {size}")
     if not np.isfinite(pixels).all():
         raise UserError(f"{name} holds NaN or infinity", where=where, fix="correct the values")
     return torch.from_numpy(pixels.astype(np.float32))

@@ -35,11 +35,8 @@ def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where:
     _require_names(arrays, {"text_ids": 2, "text_masks": 2, **dict.fromkeys(pixels, 4)}, where)
     texts, length = arrays["text_ids"].shape
     if length > config.text_length:
-        raise UserError(
-            f"texts have {length} tokens, and the model was trained with {config.text_length}",
-            where=f"{where}: text_ids",
-            fix="cut them, as training did",
-        )
+        what = f"texts have {length} tokens, and the model was trained with {config.text_length}"
+        raise UserError(what, where=f"{where}: text_ids", fix="cut them, as training did")
     ids = integers(arrays, "text_ids", where, (texts, length), 0, config.text.vocab_size - 1)
     masks = integers(arrays, "text_masks", where, (texts, length), 0, 1, default=(ids != PADDING).astype(np.int64))
     if not masks.any(1).all():

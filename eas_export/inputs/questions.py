@@ -31,9 +31,8 @@ LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
 def holds_questions(path: Path) -> bool:
     """Whether a file of inputs holds questions (.jsonl) or arrays (.npz). Raises UserError for other names."""
     if require_file(path).suffix.lower() not in (".jsonl", ".npz"):
-        raise UserError(
-            "its name says not what it is", where=path, fix="give questions as .jsonl, or token ids as .npz"
-        )
+        what = "its name says not what it is"
+        raise UserError(what, where=path, fix="give questions as .jsonl, or token ids as .npz")
     return path.suffix.lower() == ".jsonl"
 
 

@@ -1,4 +1,5 @@
-"""NETWORK: the kinds of networks, and one definition of each, which is recorded as graphs and run as the reference.
+"""NETWORK: the kinds of networks, a row of NETWORKS each: its folder here, its files in verify, bench and cli. One definition of each is
+recorded as graphs and run as the reference.
 
 What a network is lies in networks/<kind>/, what a verb does to it in <verb>/<kind>.py; both are named here, once. The key is a config's
 `kind`. Nothing is imported before it is asked for.

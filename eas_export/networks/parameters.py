@@ -1,4 +1,5 @@
-"""A pruned checkpoint's tensors become the network's parameters, for every kind of network."""
+"""A pruned checkpoint's tensors become the network's parameters, for every kind of network, each packed as the weight format
+stores it."""
 
 import torch
 

@@ -31,11 +31,8 @@ def _require_complete(checkpoint: Checkpoint, plan: SkipPlan, needed: list[str])
         fix = f"skip what it was trained with, {recorded}" if recorded else "skip other attentions"
         if any("attention." in prefix for prefix in lost):
             fix += ", or pass --base-weights DIR, the original model, for attentions that fine-tuning has removed"
-        raise UserError(
-            f"the checkpoint lacks {keys}{more}, which this skip list needs",
-            where=plan.origin,
-            fix=fix,
-        )
+        what = f"the checkpoint lacks {keys}{more}, which this skip list needs"
+        raise UserError(what, where=plan.origin, fix=fix)
 
 
 def _published(checkpoint: Checkpoint, prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks without weights."""
+"""Networks without weights, and `linear`: every linear layer, in the precision's weight format."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -115,3 +115,15 @@ def translated(
         yield
     except OSError as error:
         raise UserError(f"{what} ({error.strerror})", where=str(path)[:200], fix=fix) from None
+
+
+def only_file(folder: Path, patterns: Sequence[str], layout: str, options: str) -> Path:
+    """The one file in a folder that fits a pattern. layout: what to do where there is none; options: those that name a file. Raises UserError
+    where there is none, or more than one."""
+    found, looked_for = sorted(path for pattern in patterns for path in folder.glob(pattern)), " or ".join(patterns)
+    if not found:
+        raise UserError(f"there is no {looked_for}", where=folder, fix=layout)
+    if len(found) > 1:
+        what = f"there are {len(found)} files {looked_for} ({', '.join(path.name for path in found[:4])})"
+        raise UserError(what, where=folder, fix=f"name the one you mean: {options}")
+    return found[0]

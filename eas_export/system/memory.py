@@ -1,4 +1,5 @@
-"""Out of memory, on the CPU or a GPU: recognised in what libraries say, and raised as NoRoom."""
+"""Out of memory, on the CPU or a GPU: recognised in what libraries say, and raised as NoRoom in our words. What is refused
+beforehand: build/estimate.py."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""What outputs are measured by: one table of metrics, the units that errors are counted in, and how numbers are written."""
+"""What outputs are measured by: METRICS, a row each, from which terminal, page and JSON follow; the units of errors, and how numbers are
+written."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from engine_stand_in import open_stand_in
 from meter_cases import MeterCase
 
 from eas_export.backends.checking import check as check_graphs
-from eas_export.backends.tensorrt import lowering
+from eas_export.backends.tensorrt import engine_graph
 from eas_export.core.progress import Progress
 from eas_export.generation.encode import encode
 from eas_export.inputs.pairs import make_pairs
@@ -21,7 +21,7 @@ VQA, RETRIEVAL = MeterCase("vqa_skip10"), MeterCase("irtr_skip10")
 @pytest.fixture(autouse=True)
 def bind_all(monkeypatch):
     """At the goldens' sizes no weight is large enough by itself."""
-    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
 
 
 @pytest.mark.parametrize("case, weights", [(VQA, "embedded"), (RETRIEVAL, "bound")], ids=["vqa", "retrieval"])

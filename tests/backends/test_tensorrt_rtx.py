@@ -13,9 +13,9 @@ from conftest import by_itself, golden_case
 from eas_export.backends import get_backend
 from eas_export.backends.checking import check as check_graphs
 from eas_export.backends.tensorrt import build as engine_build
-from eas_export.backends.tensorrt import flavor, lowering
+from eas_export.backends.tensorrt import engine_graph, flavor
 from eas_export.backends.tensorrt.build import profile_shapes, run_worker
-from eas_export.backends.tensorrt.lowering import rewrite
+from eas_export.backends.tensorrt.engine_graph import rewrite
 from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOR, read_capabilities
 from eas_export.build.recipe import resolve
 from eas_export.bundle.bundle import Bundle, open_bundle
@@ -189,7 +189,7 @@ def test_an_engines_key_has_all_that_makes_it(bundle_of, monkeypatch):
 
 
 def test_embedded_weights_are_part_of_the_engine_and_of_its_key(bundle_of, monkeypatch, tmp_path):
-    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
     bundle = bundle_of(CASE, "fp16")
     spec, path = bundle.manifest.graphs["prefill"], bundle.graph_file("prefill")
     compiler = get_backend("tensorrt-rtx").compiler

@@ -13,8 +13,8 @@ from eas_export.backends.tensorrt import build as engine_build
 from eas_export.backends.tensorrt import flavor
 from eas_export.backends.tensorrt.build import profile_shapes
 from eas_export.backends.tensorrt.callbacks import make_monitor, make_writer
+from eas_export.backends.tensorrt.engine_graph import rewrite
 from eas_export.backends.tensorrt.flavor import Refused, build, logger
-from eas_export.backends.tensorrt.lowering import rewrite
 from eas_export.backends.tensorrt.tensorrt_rtx import FLAVOR
 from eas_export.bundle.manifest import Target
 

@@ -11,9 +11,9 @@ from engine_stand_in import open_stand_in, trt
 from test_golden import check_against_golden
 
 from eas_export.backends.opening import open_runtime
-from eas_export.backends.tensorrt import lowering, session
+from eas_export.backends.tensorrt import engine_graph, session
+from eas_export.backends.tensorrt.engine_graph import engine_spec
 from eas_export.backends.tensorrt.flavor import get_flavor
-from eas_export.backends.tensorrt.lowering import engine_spec
 from eas_export.backends.tensorrt.session import EngineSession, require_same
 from eas_export.bundle.manifest import Target
 from eas_export.core.errors import UserError
@@ -28,7 +28,7 @@ FLAVOR = get_flavor("tensorrt-rtx")
 @pytest.fixture(autouse=True)
 def bind_all(monkeypatch):
     """At the goldens' sizes no weight is large enough by itself."""
-    monkeypatch.setattr(lowering, "MIN_BOUND_BYTES", 256)
+    monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
 
 
 @pytest.mark.parametrize("weights", ["bound", "embedded"])

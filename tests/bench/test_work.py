@@ -10,7 +10,7 @@ from conftest import golden_case, llava_golden_case
 from meter_cases import METER_CASES, MeterCase, opened
 from torch.utils.flop_counter import FlopCounterMode
 
-from eas_export.bench.roofline import FLOPS, Limit, Work, limit_of, work_of
+from eas_export.bench.roofline import CROSS_ENCODER_FLOPS, DECODER_FLOPS, Limit, Work, limit_of, work_of
 from eas_export.bundle.bundle import Bundle
 from eas_export.core.configs.decoder import ModelConfig
 from eas_export.core.limits import Limits
@@ -53,6 +53,7 @@ def by_vector(config: ModelConfig, plan: SkipPlan, sizes: dict[str, int]) -> int
     return -2 * (len(plan.kept) * outputs * kept + len(plan.skipped) * 2 * config.ffn_dim * skipped)
 
 
+FLOPS = {**DECODER_FLOPS, **CROSS_ENCODER_FLOPS}
 UNLIKE: dict[str, Callable[..., int]] = {"prefill": future, "fold": by_vector}  # what PyTorch counts more
 
 

@@ -178,11 +178,9 @@ def import_onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
-        raise UserError(
-            f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})",
-            where="--backend onnxruntime",
-            fix="pip install 'eas-export[cpu]'" if missing else "pip install --force-reinstall onnxruntime",
-        ) from None
+        what = f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})"
+        fix = "pip install 'eas-export[cpu]'" if missing else "pip install --force-reinstall onnxruntime"
+        raise UserError(what, where="--backend onnxruntime", fix=fix) from None
     return onnxruntime
 
 
@@ -229,11 +227,9 @@ def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the bindings' and protobuf's exception classes have no common base but this
-        raise UserError(
-            f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})",
-            where=path,
-            fix="eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)",
-        ) from error
+        what = f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})"
+        fix = "eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)"
+        raise UserError(what, where=path, fix=fix) from error
 
 
 def health() -> Health:

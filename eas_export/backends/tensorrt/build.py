@@ -24,8 +24,8 @@ from ...core.progress import Progress
 from ...system.hashing import key_of
 from ...system.memory import OUT_OF_MEMORY
 from ..contract import EnginePlan, Layer
+from .engine_graph import engine_spec, rewrite
 from .flavor import Flavor, Shapes
-from .lowering import engine_spec, rewrite
 
 # Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
 WORKER = [

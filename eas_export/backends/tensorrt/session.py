@@ -19,8 +19,8 @@ from ...core.graph_spec import GraphSpec
 from ...system.memory import MORE_MEMORY, enough_memory
 from ..contract import Health
 from ..runtime import Runtime, Tensors
+from .engine_graph import engine_spec
 from .flavor import Flavor, logger
-from .lowering import engine_spec
 
 AGAIN = "build again with --force"
 BOUND = "decode"  # the graph that is bound; the others' tensors are elsewhere each time

@@ -67,10 +67,7 @@ def target(options: BuildOptions) -> Target:
             fix = f"choose from {','.join(map(str, known))}; for data-centre GPUs --backend tensorrt"
             raise UserError(what, where="--compute-capability", fix=fix)
     return Target(
-        backend=BACKEND,
-        version=trt.__version__,
-        compute_capabilities=capabilities,
-        weights=options.engine_weights,
+        backend=BACKEND, version=trt.__version__, compute_capabilities=capabilities, weights=options.engine_weights
     )
 
 

@@ -1,4 +1,4 @@
-"""Rewrites of a recorded graph, one per file, in the order they run. None of them reads a weight."""
+"""Rewrites of a recorded graph, one per file; LOWERINGS says which run for which opset, in what order. None of them reads a weight."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common

@@ -150,11 +150,9 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
     where = str(folder or sources.ckpt)
     if folder is None and not own:
-        raise UserError(
-            f"its vision tower is {reprlib.repr(named)}, which is no folder here, and the checkpoint holds none",
-            where=sources.ckpt / CONFIG_FILE,
-            fix=f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR",
-        )
+        what = f"its vision tower is {reprlib.repr(named)}, which is no folder here, and the checkpoint holds none"
+        fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
+        raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
     clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
     if not tensors and not own:
         raise UserError("the tower's folder has no weights", where=where, fix="copy it with all its files")
@@ -176,11 +174,8 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tow
     """The sizes that the key table names. Raises UserError where the embedding is not the config's, and for odd ranks."""
     rows = require(published, EMBED_KEY, 2, str(folder))[0]
     if rows != config.vocab_size:
-        raise UserError(
-            f"vocab_size is {config.vocab_size}, {EMBED_KEY} has {rows} rows",
-            where=folder / CONFIG_FILE,
-            fix="give the config.json that belongs to these weights",
-        )
+        what = f"vocab_size is {config.vocab_size}, {EMBED_KEY} has {rows} rows"
+        raise UserError(what, where=folder / CONFIG_FILE, fix="give the config.json that belongs to these weights")
     ranks = {}
     for name, part, members in (("kept", "adapter_attn", layers.kept), ("skipped", "replaced_adapter", layers.skipped)):
         if members:
@@ -231,11 +226,8 @@ def _require_same_attentions(base: Path, config: LlavaConfig) -> None:
     )
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
         if getattr(theirs, key) != getattr(config, key):
-            raise UserError(
-                f"its {key} is {getattr(theirs, key)}, the checkpoint's {getattr(config, key)}",
-                where=f"--base-weights {base}",
-                fix="give the model that EAS's training began with",
-            )
+            what = f"its {key} is {getattr(theirs, key)}, the checkpoint's {getattr(config, key)}"
+            raise UserError(what, where=f"--base-weights {base}", fix="give the model that EAS's training began with")
 
 
 def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:

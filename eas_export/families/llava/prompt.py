@@ -55,11 +55,8 @@ def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tupl
     """Each IMAGE becomes as many zeros as an image has features, which go there. Raises UserError unless there is one per image."""
     places = token_ids.count(IMAGE)
     if places != images:
-        raise UserError(
-            f"a prompt with {images} images has {places} places for them ({IMAGE})",
-            where="input_ids",
-            fix=f"write {IMAGE} once where each image belongs",
-        )
+        what = f"a prompt with {images} images has {places} places for them ({IMAGE})"
+        raise UserError(what, where="input_ids", fix=f"write {IMAGE} once where each image belongs")
     ids: list[int] = []
     positions: list[int] = []
     for token in token_ids:
@@ -77,9 +74,5 @@ def pixels(config: ModelConfig, image: "Image") -> Tensor:
 
 
 PROMPTS = PromptFormat(
-    place_images=place_images,
-    format=format_question,
-    encode=encode,
-    pixels=pixels,
-    placeholder=IMAGE,
+    place_images=place_images, format=format_question, encode=encode, pixels=pixels, placeholder=IMAGE
 )
