@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..backends import for_bundles
-from ..backends.onnxruntime.cuda import open_on_device
-from ..backends.opening import open_runtime, require_own_graphs_and_weights
+from ..backends import BACKENDS
+from ..backends.opening import open_runtime
 from ..backends.pytorch import PyTorchSession
-from ..backends.pytorch import open_bundle as open_in_pytorch
-from ..backends.runtime import Runtime, Tensors
+from ..backends.runtime import Tensors, device_named
 from ..bundle.bundle import open_bundle
 from ..core.errors import UserError
 from ..core.precision import PRECISIONS
@@ -25,25 +23,8 @@ from .stages import DECODE, ENCODE, PRODUCT, READ, Opened, Part, parts_of, synch
 GENAI_NOTE = "its prefill makes logits for every position and chooses a token; its steps go from the prompt's end to the answer's"
 
 
-def onnxruntime(place: Path, workload: Workload) -> Opened:
-    """On the CPU as everywhere in this package; on a GPU with its CUDA kernels."""
-    bundle = open_bundle(place)
-    if workload.device == "cpu":
-        return _opened(open_runtime(bundle, "onnxruntime"), workload)
-    require_own_graphs_and_weights(bundle)
-    runtime = open_on_device(bundle, _device(workload))
-    left = {name: session.on_cpu for name, session in runtime.sessions.items() if session.on_cpu}
-    notes = tuple(f"{name} is not all on the GPU: {said}" for name, said in left.items())
-    return Opened(parts_of(runtime, workload), notes)
-
-
-def pytorch(place: Path, workload: Workload) -> Opened:
-    """The recorded modules, eagerly."""
-    return _opened(_in_pytorch(place, workload), workload)
-
-
 def published(place: Path, workload: Workload) -> Opened:
-    return _opened(open_published(open_bundle(place), _device(workload)), workload)
+    return Opened(parts_of(open_published(open_bundle(place), device_named(workload.device)), workload))
 
 
 def compiled(place: Path, workload: Workload) -> Opened:
@@ -60,12 +41,14 @@ def captured(place: Path, workload: Workload) -> Opened:
 
 
 def on_backend(backend: str, place: Path, workload: Workload) -> Opened:
-    """The bundle's own files on a backend, which may not be there for the device."""
-    runtime = open_runtime(open_bundle(place), backend)
+    """The bundle on a backend, which may not be there for the device, or leave some of a graph to the CPU."""
+    runtime = open_runtime(open_bundle(place), backend, device_named(workload.device))
     if runtime.device.type != workload.device:
         what = f"{backend} runs on the {runtime.device.type.upper()}"
         raise UserError(what, where=f"--device {workload.device}", fix=f"pass --device {runtime.device.type}")
-    return _opened(runtime, workload)
+    left = {name: said for name, session in runtime.sessions.items() if (said := getattr(session, "on_cpu", None))}
+    notes = tuple(f"{name} is not all on the GPU: {said}" for name, said in left.items())
+    return Opened(parts_of(runtime, workload), notes)
 
 
 def genai(place: Path, workload: Workload) -> Opened:
@@ -74,7 +57,7 @@ def genai(place: Path, workload: Workload) -> Opened:
 
 def machine(place: Path, workload: Workload) -> Opened:
     """What the machine can do: the probes of peak.py, in the bundle's dtype."""
-    device, dtype = _device(workload), PRECISIONS[open_bundle(place).manifest.precision].dtype
+    device, dtype = device_named(workload.device), PRECISIONS[open_bundle(place).manifest.precision].dtype
     found = [(READ, probe) for probe in read_probes(device)]
     found += [(PRODUCT, probe) for probe in product_probes(device, dtype)]
     parts = {
@@ -123,7 +106,7 @@ class CapturedSession(PyTorchSession):
 
 def _steps(place: Path, workload: Workload, kind: type[PyTorchSession], batches: Sequence[int]) -> Opened:
     """Steps of so many rows, on a session of this kind."""
-    runtime = _in_pytorch(place, workload)
+    runtime = open_runtime(open_bundle(place), "pytorch", device_named(workload.device))
     name = next(name for name in ("decode", "encode") if name in runtime.sessions)
     session = runtime.sessions[name]
     sessions = {**runtime.sessions, name: kind(session.module, session.spec)}
@@ -132,24 +115,8 @@ def _steps(place: Path, workload: Workload, kind: type[PyTorchSession], batches:
     return Opened({name: part for name, part in parts.items() if name in kept})
 
 
-def _opened(runtime: Runtime, workload: Workload) -> Opened:
-    return Opened(parts_of(runtime, workload))
-
-
-def _in_pytorch(place: Path, workload: Workload) -> Runtime:
-    bundle = open_bundle(place)
-    require_own_graphs_and_weights(bundle)
-    return open_in_pytorch(bundle, _device(workload))
-
-
-def _device(workload: Workload) -> torch.device:
-    return torch.device("cuda", 0) if workload.device == "cuda" else torch.device("cpu")
-
-
 RUNNERS: Mapping[str, Callable[[Path, Workload], Opened]] = {
-    **{backend: partial(on_backend, backend) for backend in for_bundles()},
-    "onnxruntime": onnxruntime,
-    "pytorch": pytorch,
+    **{backend: partial(on_backend, backend) for backend in BACKENDS},
     "published": published,
     "compiled": compiled,
     "captured": captured,
