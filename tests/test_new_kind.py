@@ -80,7 +80,7 @@ built = eas_export.build(ckpt, out, **limits)
 np.savez(out.with_suffix(".npz"), input_ids=[[1, 5, 9]])
 answers, _ = run_tokens(built.bundle, out.with_suffix(".npz"), None, 3, GREEDY, "onnxruntime", Progress())
 found = eas_export.verify(out, ckpt, negative_controls=True)
-timed = eas_export.bench(out, prompt_tokens=6, new_tokens=2, batches=(1,), rounds=1)
+timed = eas_export.bench(out, prompt_tokens=6, new_tokens=2, batches=(1,), rounds=2)
 print(json.dumps({
     "build": built.report.verdict, "fold": built.bundle.manifest.fold, "verify": found.verdict,
     "controls": [control.ok for control in found.controls], "tokens": answers["tokens"],
