@@ -155,7 +155,7 @@ def verify(
     for cuda where PyTorch sees no GPU.
     """
     place = device_named(device)
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
     sources = Sources.given("verify", ckpt, weights, vision, base_weights, **m.options.settings)

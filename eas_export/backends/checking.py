@@ -62,7 +62,7 @@ def check(
     if compiler is None:
         fix = f"pass --backend {' or '.join(backends_that_run('engines'))}"
         raise UserError(f"{backend} runs graphs as they are", where="--backend", fix=fix)
-    bundle, progress = bundle if isinstance(bundle, Bundle) else open_bundle(bundle), progress or Progress()
+    bundle, progress = open_bundle(bundle), progress or Progress()
     checks = {}
     for name, spec in bundle.manifest.graphs.items():
         path = bundle.graph_file(name)

@@ -64,7 +64,7 @@ def bench(
     Raises UserError for an unknown baseline, for a workload that the bundle does not take, and where the bundle itself cannot be run.
     A baseline that cannot be run is in the report with the reason.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     require_own_graphs_and_weights(opened)
     m, progress = opened.manifest, progress or Progress()
     workload = make_workload(m.limits, prompt_tokens, new_tokens, tuple(batches), rounds, device_named(device).type)

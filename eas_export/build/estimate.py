@@ -137,7 +137,7 @@ def _comparing(
         kept=False,
         memory_bytes=PROCESS + network_part(config, "reference_bytes")(config, blocks, longest),
         seconds=total / READ
-        + passes * (total / PASS + 2 * sum(blocks.values()) * network_part(config, "image_tokens")(config) / FLOPS),
+        + passes * (total / PASS + 2 * sum(blocks.values()) * network_part(config, "pass_tokens")(config) / FLOPS),
     )
 
 

@@ -93,9 +93,11 @@ class Bundle:
             partial.unlink(missing_ok=True)
 
 
-def open_bundle(path: Path | str, check: bool = False) -> Bundle:
-    """The bundle at `path`. Raises UserError where there is none, or not a whole one: sizes are always checked; with `check` every
+def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
+    """The bundle at `path`; one that is open already is given back as it is. Raises UserError where there is none, or not a whole one: sizes are always checked; with `check` every
     byte is."""
+    if isinstance(path, Bundle):
+        return path
     folder = Path(path)
     manifest = _read_manifest(folder / MANIFEST)
     for name, record in manifest.files.items():

@@ -99,7 +99,7 @@ class TextModel:
 
 def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
     """A bundle that reads and writes text. Raises UserError where its model does not, and where it has no tokenizer or another model's."""
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = open_bundle(bundle)
     if get_family(opened.manifest.config.family).prompts is None:
         fix = "give it arrays: eas-export run --inputs X.npz, or generation/encode.encode"
         raise UserError("it reads arrays and says no words", where=opened.path, fix=fix)

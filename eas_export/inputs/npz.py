@@ -135,8 +135,7 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
     """pixel_values as a tensor, or None, and the row of each image"""
     if "pixel_values" not in arrays and "image_row" not in arrays:
         return None, np.empty(0, np.int64)
-    if config.vision is None:
-        raise UserError("there are images, and the model reads text alone", where=where, fix="leave them out")
+    require_tower(config, where)
     size = config.vision.image_size
     if "pixel_values" not in arrays:
         what = "image_row without pixel_values"
@@ -144,6 +143,12 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
     pixels = read_pixels(arrays, "pixel_values", size, where)
     image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
     return (pixels if len(pixels) else None), image_rows
+
+
+def require_tower(config: ModelConfig, where: str) -> None:
+    """Raise UserError for images where the model reads text alone."""
+    if config.vision is None:
+        raise UserError("there are images, and the model reads text alone", where=where, fix="leave them out")
 
 
 def read_pixels(arrays: Mapping, name: str, size: int, where: str) -> Tensor:

@@ -23,7 +23,7 @@ from ..families.processing.question import FileQuestion, Question
 from ..families.processing.tokenizer import Tokenizer
 from ..networks.decoder.prompts import Prompts
 from ..system.files import require_file
-from .npz import make_inputs
+from .npz import make_inputs, require_tower
 
 LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
 
@@ -56,6 +56,8 @@ def read_questions(path: Path) -> list[Question]:
 
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
     """One question as a batch of one row. Raises UserError for an image that cannot be read, or does not fit the model."""
+    if question.image:
+        require_tower(config, where)
     try:
         images = [family.prompts.pixels(config, read_image(Path(name))) for name in question.image]
     except UserError as error:

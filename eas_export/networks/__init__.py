@@ -27,7 +27,7 @@ class Network:
     costs             (config, plan) -> contract.Costs
     requests          (config, plan, precision) -> fold mode -> memory.RequestMemory
     reference_bytes   (config, parameters by block, longest prompt) -> memory that verifying takes for the reference
-    image_tokens      config -> tokens of an image that lengthen a pass
+    pass_tokens       config -> tokens that an image adds to a pass
     describe          config -> rows of what `inspect` shows
     ledger, faults    what `verify` compares, and the faults that it plants
     bench             what `bench` times, and the baselines that it compares with: bench/baselines.Kind
@@ -42,7 +42,7 @@ class Network:
     costs: str
     requests: str
     reference_bytes: str
-    image_tokens: str
+    pass_tokens: str
     describe: str
     ledger: str
     faults: str
@@ -60,7 +60,7 @@ NETWORKS = {
         costs=".networks.decoder.costs:costs",
         requests=".networks.decoder.costs:requests",
         reference_bytes=".networks.decoder.costs:reference_bytes",
-        image_tokens=".networks.decoder.costs:image_tokens",
+        pass_tokens=".networks.decoder.costs:pass_tokens",
         describe=".networks.decoder.describe:describe",
         ledger=".verify.decoder:DecoderLedger",
         faults=".verify.decoder_faults:CONTROLS",
@@ -76,7 +76,7 @@ NETWORKS = {
         costs=".networks.cross_encoder.costs:costs",
         requests=".networks.cross_encoder.costs:requests",
         reference_bytes=".networks.cross_encoder.costs:reference_bytes",
-        image_tokens=".networks.cross_encoder.costs:image_tokens",
+        pass_tokens=".networks.cross_encoder.costs:pass_tokens",
         describe=".networks.cross_encoder.describe:describe",
         ledger=".verify.cross_encoder:CrossEncoderLedger",
         faults=".verify.cross_encoder_faults:CONTROLS",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..backends.runtime import device_named
 from ..build.keys import hash_sources
 from ..bundle.manifest import SENTENCEPIECE
 from ..core.errors import UserError
@@ -63,7 +64,7 @@ def search(
     counted = {"count": count if given is None else len(given), "skip": given}
     opts = validated(SearchOptions, "search", "see eas-export search --help", **counted, **options)
     get_policy(opts.policy)
-    where = _device(device)
+    where = device_named(device)
     with enough_memory(where, LESS):
         trainable = _load(Sources.given("search", ckpt, vision=vision), opts, where)
     checkpoint = trainable.checkpoint
@@ -122,9 +123,3 @@ def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Tra
     if not trainable.checkpoint.tokenizer:
         raise UserError(f"there is no {SENTENCEPIECE}", where=sources.ckpt, fix="copy the model's own there")
     return trainable
-
-
-def _device(name: str | None) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch finds no GPU", where="--device cuda", fix="leave it out, or see eas-export doctor")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -5,14 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT, llava_golden_case, max_error, text_prompts, with_image
+from conftest import SHORT, TINY, llava_golden_case, max_error, text_prompts, with_image
 
 import eas_export
 from eas_export import UserError, pipeline
 from eas_export.core.configs.decoder import ModelConfig
 from eas_export.families import get_family
+from eas_export.families.processing.question import Question
+from eas_export.families.processing.tokenizer import Tokenizer
 from eas_export.generation.generate import generate
 from eas_export.inputs.npz import read_inputs
+from eas_export.inputs.questions import make_prompt
 
 CASE = llava_golden_case("half")
 FOLDS = ("weights", "lowrank")
@@ -60,6 +63,11 @@ def test_images_are_refused(text_only, tmp_path):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(UserError, match="the model reads text alone"):
         read_inputs(tmp_path / "x.npz", bundle.manifest.config, get_family("llava"))
+    tokenizer = Tokenizer(TINY.checkpoint.tokenizer, 1 << 20)
+    with pytest.raises(UserError, match="the model reads text alone"):
+        make_prompt(
+            Question(prompt="x", image="cat.png"), bundle.manifest.config, get_family("llava"), tokenizer, "here"
+        )
     with pytest.raises(UserError, match=r"no use for it \(--max-images\)"):
         pipeline.build(CASE.folder, tmp_path / "p", max_images=2, verify=False, **SHORT)
 

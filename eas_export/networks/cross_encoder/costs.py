@@ -33,6 +33,6 @@ def reference_bytes(config: CrossEncoderConfig, blocks: Mapping[str, int], longe
     return 2 * 4 * sum(blocks.values())
 
 
-def image_tokens(config: CrossEncoderConfig) -> int:
+def pass_tokens(config: CrossEncoderConfig) -> int:
     """Every pass is as long as any."""
     return 0

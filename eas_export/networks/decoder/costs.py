@@ -46,6 +46,6 @@ def reference_bytes(config: ModelConfig, blocks: Mapping[str, int], longest: int
     return weights + 8 * config.heads * max(longest, probe) ** 2 + 4 * config.layers * probe * config.dim
 
 
-def image_tokens(config: ModelConfig) -> int:
+def pass_tokens(config: ModelConfig) -> int:
     """The tokens of an image, which make a pass longer where they are many."""
     return config.image_tokens
