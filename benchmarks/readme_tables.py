@@ -50,7 +50,7 @@ def size_table() -> str:
         ]
         for precision, r in results.items()
     ]
-    return f"{table(head, rows)}\n\n{_provenance(results['fp16'])}"
+    return f"{table(head, rows)}\n\n{_provenance(results['fp16'], *results.values())}"
 
 
 def trace_table() -> str:
@@ -65,7 +65,7 @@ def trace_table() -> str:
         whole.append(f"bar {r['bars']['seconds']} s, {r['bars']['peak_memory_bytes'] / 1e9} GB")
         whole.append(f"{r['seconds']:.2f}, peak {r['peak_memory_bytes'] / 1e9:.2f} GB")
     head = ["graph", *(title for shape in results for title in (f"{shape}, nodes", "seconds"))]
-    return f"{table(head, [*rows, whole])}\n\n{_provenance(results['7B'])}"
+    return f"{table(head, [*rows, whole])}\n\n{_provenance(results['7B'], *results.values())}"
 
 
 def build_table() -> str:
@@ -190,7 +190,7 @@ def families_table() -> str:
         "verify: peak memory, time": lambda r: f"{_gigabytes(r['verify_memory_bytes'])}, {r['verify_seconds']:.0f} s",
     }
     first, *others = results.values()
-    return f"{columns(results, rows)}\n\n{_commands(others, ', ')} and {_provenance(first)}"
+    return f"{columns(results, rows)}\n\n{_commands(others, ', ')} and {_provenance(first, *others)}"
 
 
 def _read(result: dict) -> str:
@@ -244,7 +244,7 @@ def engines_table() -> str:
         "run on a GPU": lambda r: r["run"],
     }
     built = f"Built by {first['built_by']} for compute capability {', '.join(first['compute_capabilities'])}."
-    return f"{columns(results, rows)}\n\n{built} {_provenance(first)} Likewise {_commands(others, ' and ')}."
+    return f"{columns(results, rows)}\n\n{built} {_provenance(first, *others)} Likewise {_commands(others, ' and ')}."
 
 
 def _engine(graph: str, result: dict) -> str:
