@@ -20,7 +20,10 @@ CPU = torch.device("cpu")
 
 
 def device_named(name: str | None) -> torch.device:
-    """cpu, or cuda: the first GPU; None: that where PyTorch sees one. Raises UserError for cuda where it sees none."""
+    """cpu, or cuda: the first GPU; None: that where PyTorch sees one. Raises UserError for cuda where it sees none, and
+    for any other name."""
+    if name not in (None, "cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}", where="--device", fix="give cpu or cuda")
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise UserError("PyTorch sees no GPU here", where="--device cuda", fix="leave it out, or see eas-export doctor")

@@ -1,8 +1,10 @@
 """Verification on another device than the CPU; "cpu:0" is one for all code of ours, and needs no GPU."""
 
+import pytest
 import torch
 from conftest import golden_case
 
+import eas_export
 from eas_export.verify.compare import Request, compare_bundle
 from eas_export.verify.report import Verdict
 
@@ -20,3 +22,9 @@ def test_backends_run_on_the_device_and_blocks_are_left_out(bundle_of):
 def test_without_a_gpu_cuda_is_refused(refused, bundle_of):
     line = refused("verify", bundle_of(CASE).path, "--device", "cuda")
     assert "PyTorch sees no GPU here (--device cuda)" in line
+
+
+@pytest.mark.parametrize("verb", [eas_export.verify, eas_export.bench])
+def test_another_device_is_no_cpu_in_silence(verb, bundle_of):
+    with pytest.raises(eas_export.UserError, match="unknown device 'tpu'"):
+        verb(bundle_of(CASE), device="tpu")
