@@ -2,21 +2,26 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.demo
 	$(BIN)/eas-export demo
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-$(VENV)/.ready: setup.py constraints.txt
+$(VENV)/.demo: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,rtx,test]'
+	$(INSTALL) torch
+	$(INSTALL) -e '.[cpu]'
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.demo
+	$(INSTALL) -e '.[cpu,rtx,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) eas-export-demo

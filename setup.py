@@ -31,7 +31,7 @@ setup(
         "onnx-ir>=0.1.12",
         "onnxscript>=0.5.6",
         "packaging>=23",
-        "pillow>=10",
+        "pillow>=10.1",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",

@@ -6,6 +6,7 @@ The bar: under 2 minutes on 2 cores (the slower of 2 runs).
 """
 
 import json
+from tempfile import TemporaryDirectory
 
 from common import write_result
 from watched import eas_export, watch
@@ -14,7 +15,8 @@ RUNS = 2
 
 
 def main() -> None:
-    runs = [watch(eas_export("demo", "--json")) for _ in range(RUNS)]
+    with TemporaryDirectory() as scratch:
+        runs = [watch(eas_export("demo", "--json", "--out", f"{scratch}/{n}")) for n in range(RUNS)]
     answers = json.loads(runs[-1].output)["answers"]
     figures = {
         "seconds": round(max(run.seconds for run in runs), 1),

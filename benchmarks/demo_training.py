@@ -26,7 +26,7 @@ from common import write_result
 from eas_export.core.plan import SkipPlan
 from eas_export.core.progress import Progress
 from eas_export.demo import RECIPE, digits, train
-from eas_export.demo.compare import BARE, EAS, FULL, answer, entrants_of, in_pytorch
+from eas_export.demo.compare import BARE, EAS, FULL, answer, in_pytorch, models_of
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.pipeline import build
@@ -95,7 +95,7 @@ def figures_of(seed: int, work: Path) -> dict:
         bundles.append(build(work / "checkpoint", out, recipe=RECIPE, verify=False, **more).bundle)
     limits, plan = bundles[1].manifest.limits, bundles[0].manifest.plan
     base, eas = (load_checkpoint(Sources(work / name)) for name in ("base", "checkpoint"))
-    entrants = entrants_of(base, eas, bundles)
+    models = models_of(base, eas, bundles)
     lists, random = [], np.random.default_rng(seed)
     options = {name: value for name, value in train.SEARCH.items() if name != "count"} | {"device": "cpu"}
     options["tune_steps"] += options["steps"]
@@ -105,9 +105,9 @@ def figures_of(seed: int, work: Path) -> dict:
         search(work / "base", work / "train.jsonl", folder, skip=",".join(map(str, skipped)), seed=seed, **options)
         lists.append(skipped)
         chance = SkipPlan(sites=plan.sites, skipped=tuple(skipped), origin=CHANCE)
-        entrants.append(in_pytorch(f"{CHANCE} {number}", load_checkpoint(Sources(folder)), chance, limits))
+        models.append(in_pytorch(f"{CHANCE} {number}", load_checkpoint(Sources(folder)), chance, limits))
     asked = digits.write_questions(work / "asked", "questions", digits.TRAIN, digits.ALL, ASKED, seed=0)
-    answered = {each.model: each for each in answer(entrants, asked, eas, Progress())}
+    answered = {each.model: each for each in answer(models, asked, eas, Progress())}
     right = {name: round(each.right, 4) for name, each in answered.items() if not name.startswith(CHANCE)}
     right[CHANCE] = round(mean(each.right for name, each in answered.items() if name.startswith(CHANCE)), 4)
     same = [each for name, each in answered.items() if name.startswith(EAS)]

@@ -279,7 +279,7 @@ def demo_table() -> str:
         "EAS, bundle, `--fold weights`": "EAS, --fold weights",
         "EAS, bundle, `--fold lowrank`": "EAS, --fold lowrank",
         "skips by chance, adapters tuned as long": "by chance",
-        "EAS's skips without adapters": "without these, no adapters",
+        "EAS's skips without adapters": "same skips, no adapters",
     }
     rows = [
         [title, *(f"{100 * each[key]:.1f} %" for each in (*(seed["right"] for seed in seeds), right))]

@@ -1,90 +1,101 @@
 """eas-export demo"""
 
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from .output import PATH, json_option, print_json, stdout_console, table
+from ..core.plan import SkipPlan
+from .output import PATH, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
 
 if TYPE_CHECKING:
     from ..demo.compare import Answered
+    from ..demo.run import DemoResult
+
+DEFAULT_OUT = Path("eas-export-demo")
 
 
 @click.command()
-@click.option("--out", type=PATH, help="Keep the bundle there. Default: a temporary folder.")
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--train", "folder", type=PATH, help="Train it anew instead, into this new folder; minutes.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), help="Of the training. Default: 0, which made what comes along."
+    "--out", type=PATH, help=f"Folder for the bundle, its report and the questions.  [default: {DEFAULT_OUT}]"
+)
+@click.option(
+    "--train", "folder", type=PATH, help="Train the model from nothing instead, into this new folder; minutes."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of --train.  [default: 0, which gave the shipped model]"
 )
 @json_option
-def demo(out: Path | None, force: bool, folder: Path | None, seed: int | None, as_json: bool) -> int:
-    """Build and verify the small trained model that comes along, and let it answer questions.
+def demo(out: Path | None, folder: Path | None, seed: int | None, as_json: bool) -> int:
+    """Build and verify a small trained model, and let it answer questions.
 
-    A LLaVA that was trained on questions about handwritten digits, and the LLaVA-EAS that `eas-export search` made of it. Questions that
-    neither was trained on are answered by both in PyTorch, and by the second as bundles. Takes a minute or two.
+    The model is a LLaVA that was trained on questions about handwritten digits. `eas-export search` found the attentions that it can do
+    without and trained the adapters that replace them. Both models answer questions that neither was trained on, in PyTorch and as bundles.
+    Takes under half a minute.
     """
     if folder:
-        if out or force:
-            raise click.UsageError("--out and --force go with the bundle, which --train does not build")
+        if out:
+            raise click.UsageError("--out names the folder of the bundle, which --train does not build")
         return _train(folder, seed or 0, as_json)
     if seed is not None:
         raise click.UsageError("--seed goes with --train")
-    with tempfile.TemporaryDirectory() as scratch:
-        return _demo(out or Path(scratch) / "demo.bundle", Path(scratch), force, as_json, keep=out is not None)
+    return _demo(out or DEFAULT_OUT, as_json)
 
 
-def _demo(out: Path, scratch: Path, force: bool, as_json: bool, keep: bool) -> int:
-    from ..demo import BASE, CHECKPOINT, QUESTIONS, RECIPE
-    from ..demo.compare import answer, entrants_of
-    from ..families import load_checkpoint
-    from ..families.contract import Sources
-    from ..pipeline import build
-    from .inspect import accounts_table, model_table
-    from .report import print_report
+def _demo(out: Path, as_json: bool) -> int:
+    from ..demo.run import BUNDLE, run
 
-    start, progress = time.monotonic(), make_progress(as_json)
-    result = build(CHECKPOINT, out, recipe=RECIPE, force=force, progress=progress)
-    lowrank = build(
-        CHECKPOINT,
-        scratch / "lowrank.bundle",
-        recipe=RECIPE,
-        fold="lowrank",
-        max_batch=32,
-        base=out,
-        verify=False,
-        progress=progress,
-    )
-    base, eas = (load_checkpoint(Sources(folder)) for folder in (BASE, CHECKPOINT))
-    answered = answer(entrants_of(base, eas, [result.bundle, lowrank.bundle]), QUESTIONS, eas, progress)
-    agree = all(each.as_eas in (None, 1.0) for each in answered)
-    seconds = time.monotonic() - start
-    code = 0 if result.report.ok and agree else 1
+    start = time.monotonic()
+    result = run(out, make_progress(as_json))
+    report, seconds = result.built.report, time.monotonic() - start
     if as_json:
         print_json(
             {
-                "bundle": str(out) if keep else None,
-                "report": result.report.model_dump(mode="json"),
-                "answers": [each.model_dump(mode="json") for each in answered],
-                "answers_agree": agree,
+                "bundle": str(out / BUNDLE),
+                "report": report.model_dump(mode="json"),
+                "answers": [each.model_dump(mode="json") for each in result.answers],
+                "examples": [each.as_json() for each in result.examples],
+                "answers_agree": result.answers_agree,
                 "seconds": round(seconds, 1),
             }
         )
-        return code
-    console = stdout_console()
-    console.print(model_table(result.bundle.manifest.config, result.plan))
-    console.print(accounts_table(result.accounts))
-    print_report(result.report, console)
-    console.print(_answers_table(answered))
+    else:
+        _show(result, out, seconds, stdout_console())
+    return 0 if report.ok and result.answers_agree else 1
+
+
+def _show(result: "DemoResult", out: Path, seconds: float, console: Console) -> None:
+    from ..demo.pictures import beside
+    from ..demo.run import BUNDLE, REPORT, SHEET, SHOWN
+    from ..families.processing.image_processor import read_image
+
+    before, after = result.built.accounts.before, result.built.accounts.after
+    for example in result.examples:
+        pictures = [read_image(path) for path in example.images]
+        for line in beside(pictures, example.lines(), console.options.ascii_only):
+            console.print(line)
+        console.print()
+    console.print(layers_line(result.built.plan))
     console.print(
-        f"{'the bundles say what PyTorch says' if agree else 'the bundles do NOT say what PyTorch says'}; {seconds:.0f} s"
-        + (f"; the bundle is at {out}" if keep else "; pass --out DIR to keep the bundle")
+        f"KV cache per token: {size(before.kv_bytes_per_token)} before, {size(after.kv_bytes_per_token)} after\n"
     )
-    return code
+    console.print(_answers_table(result.answers))
+    console.print()
+    agree = "as PyTorch does" if result.answers_agree else "NOT as PyTorch does"
+    console.print(f"the bundles answer every question {agree}, token for token; {seconds:.0f} s")
+    console.print(f"verdict: {result.built.report.verdict} ({out / REPORT})")
+    console.print(f"the questions above as a picture: {out / SHEET}\n\nask the bundle again:")
+    console.print(f"  eas-export run {out / BUNDLE} --inputs {out / SHOWN}", soft_wrap=True)
+
+
+def layers_line(plan: SkipPlan) -> str:
+    """layers 0 . 2 3 .   (. = attention skipped: 2 of 5)"""
+    marks = ["." if site in plan.skipped else str(site) for site in range(plan.sites)]
+    return f"layers {' '.join(marks)}   (. = attention skipped: {len(plan.skipped)} of {plan.sites})"
 
 
 def _train(folder: Path, seed: int, as_json: bool) -> int:
@@ -106,17 +117,17 @@ def _train(folder: Path, seed: int, as_json: bool) -> int:
     return 0
 
 
-def _answers_table(answered: list["Answered"]):
+def _answers_table(answers: list["Answered"]) -> Table:
     rows = [
         [
             each.model,
             each.runs_on,
             f"{each.right:.1%}",
-            "" if each.as_eas is None else f"{each.as_eas:.1%}",
+            "" if each.as_eas is None else f"{each.as_eas:.0%}",
             f"{each.weights_mb:.2f} MB",
-            f"{each.questions / each.seconds:.0f}/s, {each.together} at once",
+            f"{each.questions / each.seconds:.0f}/s",
         ]
-        for each in answered
+        for each in answers
     ]
-    title = f"{answered[0].questions} questions that no model was trained on"
-    return table(title, ["model", "runs on", "right", "as EAS in PyTorch", "weights", "speed"], rows)
+    title = f"{answers[0].questions} questions that no model was trained on"
+    return table(title, ["model", "runs on", "right", "same as EAS", "weights", "speed"], rows, numbers=4)

@@ -28,7 +28,7 @@ COMMANDS = {
     "search": "Find the attentions that a model can do without, and train the adapters that stand in for them.",
     "inspect": "Show what is in a checkpoint or a bundle.",
     "check": "Show a bundle's graphs as TensorRT's parser sees them.",
-    "demo": "Build and verify the small trained model that comes along, and let it answer questions.",
+    "demo": "Build and verify a small trained model, and let it answer questions.",
     "doctor": "Show what is installed, what could run here, and how to get what is missing.",
 }
 PLACES = {name: f".cli.{name}:{name}" for name in COMMANDS}

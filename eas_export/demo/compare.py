@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from ..backends.opening import open_runtime
 from ..backends.pytorch import open_network
@@ -25,16 +25,16 @@ from ..networks.graphs import fold_modes
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
 
-FULL, BARE, EAS = "every attention", "without these, no adapters", "EAS"
+FULL, BARE, EAS = "every attention", "same skips, no adapters", "EAS"
 FP32 = PRECISIONS["fp32"]
 REPLY = 8  # tokens at most, the end token among them
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """model: what it is called, beginning with EAS where its answers should be EAS's; nbytes: of its weights"""
+class DemoModel:
+    """name: begins with EAS where the answers should be EAS's; nbytes: of the weights"""
 
-    model: str
+    name: str
     runtime: Runtime
     nbytes: int
 
@@ -43,10 +43,11 @@ class Answered(Record):
     """What one model said to the questions.
 
     right       share answered in exactly the right words: a sign counts
-    as_eas      share of answers that are those of EAS in PyTorch, token for token; None for other models
+    as_eas      share of answers that equal those of EAS in PyTorch, token for token; None for other models
     weights_mb  of the network, in 10^6 bytes
-    together    prompts at once
+    together    prompts in a batch
     seconds     for all questions
+    texts       the answers, in the order of the questions; not in JSON
     """
 
     model: str
@@ -57,56 +58,59 @@ class Answered(Record):
     weights_mb: FiniteFloat
     together: int
     seconds: FiniteFloat
+    texts: tuple[str, ...] = Field(exclude=True)
 
 
-def in_pytorch(model: str, checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Entrant:
+def in_pytorch(name: str, checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> DemoModel:
     """The checkpoint with these skips, adapters in place, in fp32."""
     parameters = network_parameters(prune(checkpoint, plan), plan, FP32, limits)
     fold = fold_modes(checkpoint.config)[-1]  # the one that takes several prompts at once
     readers = {name: tensor.read for name, tensor in parameters.items()}
     nbytes = sum(tensor.numel * tensor.dtype.itemsize for tensor in parameters.values())
-    return Entrant(model, open_network(checkpoint.config, plan, FP32, limits, fold, readers), nbytes)
+    return DemoModel(name, open_network(checkpoint.config, plan, FP32, limits, fold, readers), nbytes)
 
 
-def of_bundle(bundle: Bundle) -> Entrant:
-    return Entrant(f"{EAS}, --fold {bundle.manifest.fold}", open_runtime(bundle, "onnxruntime"), bundle.store.nbytes)
+def of_bundle(bundle: Bundle) -> DemoModel:
+    return DemoModel(f"{EAS}, --fold {bundle.manifest.fold}", open_runtime(bundle, "onnxruntime"), bundle.store.nbytes)
 
 
-def entrants_of(base: Checkpoint, eas: Checkpoint, bundles: Sequence[Bundle]) -> list[Entrant]:
-    """The model with every attention, the same without those that EAS skips, EAS, and its bundles, of which the last says how many prompts PyTorch
-    takes at once."""
+def models_of(base: Checkpoint, eas: Checkpoint, bundles: Sequence[Bundle]) -> list[DemoModel]:
+    """The model with every attention, the same model without the attentions that EAS skips, EAS, and its bundles. PyTorch takes the batches of
+    the last bundle."""
     plan, limits = bundles[0].manifest.plan, bundles[-1].manifest.limits
     every = plan.model_copy(update={"skipped": ()})
     in_place = ((FULL, base, every), (BARE, base, plan), (EAS, eas, plan))
     return [*(in_pytorch(*each, limits) for each in in_place), *map(of_bundle, bundles)]
 
 
-def answer(entrants: Sequence[Entrant], questions: Path, checkpoint: Checkpoint, progress: Progress) -> list[Answered]:
-    """Every entrant's greedy answers to all questions. checkpoint: of their family, with the tokenizer of them all"""
-    config, asked, said = checkpoint.config, read_questions(questions), {}
+def answer(models: Sequence[DemoModel], questions: Path, checkpoint: Checkpoint, progress: Progress) -> list[Answered]:
+    """Every model's greedy answers to all questions. checkpoint: of their family, with the tokenizer that they share"""
+    config, asked, replies = checkpoint.config, read_questions(questions), {}
     family, tokenizer = get_family(config.family), Tokenizer(checkpoint.tokenizer, config.vocab_size)
     prompts = [make_prompt(each, config, family, tokenizer, f"question {n}") for n, each in enumerate(asked, 1)]
-    with progress.stage("answering", len(entrants) * len(prompts), "questions") as done:
-        for each in entrants:
-            ends, begin = Ends(tokenizer.eos, REPLY, each.runtime.limits.max_tokens), time.monotonic()
-            tokens = continued(each.runtime, ends, prompts, [()] * len(prompts), done)
-            said[each.model] = tokens, time.monotonic() - begin
-    eas = said[EAS][0]
+    with progress.stage("answering", len(models) * len(prompts), "questions") as done:
+        for model in models:
+            ends, begin = Ends(tokenizer.eos, REPLY, model.runtime.limits.max_tokens), time.monotonic()
+            tokens = continued(model.runtime, ends, prompts, [()] * len(prompts), done)
+            replies[model.name] = tokens, time.monotonic() - begin
+    of_eas = replies[EAS][0]
 
-    def answered(entrant: Entrant, mine: Sequence[Tokens], seconds: float) -> Answered:
-        is_eas = entrant.model.startswith(EAS)
+    def answered(model: DemoModel, tokens: Sequence[Tokens], seconds: float) -> Answered:
+        texts = tuple(tokenizer.decode(each).strip() for each in tokens)
+        is_eas = model.name.startswith(EAS)
         return Answered(
-            model=entrant.model,
-            runs_on=entrant.runtime.backend,
+            model=model.name,
+            runs_on=model.runtime.backend,
             questions=len(asked),
-            right=_mean([tokenizer.decode(tokens).strip() == each.answer[0] for tokens, each in zip(mine, asked)]),
-            as_eas=_mean([one == other for one, other in zip(mine, eas)]) if is_eas else None,
-            weights_mb=round(entrant.nbytes / 1e6, 3),
-            together=entrant.runtime.limits.max_batch,
+            right=_mean([text == each.answer[0] for text, each in zip(texts, asked)]),
+            as_eas=_mean([one == other for one, other in zip(tokens, of_eas)]) if is_eas else None,
+            weights_mb=round(model.nbytes / 1e6, 3),
+            together=model.runtime.limits.max_batch,
             seconds=round(seconds, 2),
+            texts=texts,
         )
 
-    return [answered(entrant, *said[entrant.model]) for entrant in entrants]
+    return [answered(model, *replies[model.name]) for model in models]
 
 
 def _mean(values: Sequence[float]) -> float:

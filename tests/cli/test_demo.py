@@ -1,16 +1,20 @@
 """The demo: a model that was really trained, what is left of it without some attentions, and what EAS makes of that."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import made_once
+from PIL import Image
 
 from eas_export.bundle.bundle import open_bundle
 from eas_export.demo import BASE, CHECKPOINT, QUESTIONS, digits, train
 from eas_export.demo.compare import BARE, EAS, FULL
+from eas_export.demo.pictures import beside
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.inputs.questions import read_questions
@@ -18,10 +22,26 @@ from eas_export.inputs.questions import read_questions
 DIGITS = Path(__file__).parents[2] / "calibration" / "digits.jsonl"
 
 
-def test_it_answers_as_well_as_the_whole_model(tmp_path, command):
-    """On every held-out question; the bundles token for token as PyTorch."""
-    out = tmp_path / "demo.bundle"
-    code, text, err = command("demo", "--out", out, "--json")
+def test_it_prints_questions_answers_and_a_command_that_works(tmp_path, monkeypatch, command):
+    """Three questions with their pictures, the answers of both models, the skipped layers, and a command that is run as printed."""
+    monkeypatch.chdir(tmp_path)
+    code, text, err = command("demo")
+    assert code == 0, err
+    lines = text.splitlines()
+    assert sum("every attention: " in line for line in lines) == sum("EAS bundle: " in line for line in lines) == 3
+    assert sum(bool(re.search("[░▒▓█]{2}|[.:*#]{2}", line)) for line in lines) > 20
+    assert "layers 0 . 2 3 . 5 . . . 9 . .   (. = attention skipped: 7 of 12)" in lines
+    assert "verdict: same as the checkpoint (eas-export-demo/report.html)" in lines
+    name, *arguments = shlex.split(lines[-1])
+    code, answers, err = command(*arguments)
+    assert name == "eas-export" and code == 0 and len(answers.splitlines()) == 3, err
+    _check_answers(tmp_path / "eas-export-demo", command)
+
+
+def _check_answers(folder, command):
+    """Again, over what the first one wrote: as good as the whole model on every held-out question; the bundles token for token as PyTorch."""
+    out = folder / "demo.bundle"
+    code, text, err = command("demo", "--out", folder, "--json")
     said = json.loads(text)
     assert code == 0, err
     assert said["report"]["verdict"] == "same as the checkpoint" and said["answers_agree"] is True
@@ -33,12 +53,29 @@ def test_it_answers_as_well_as_the_whole_model(tmp_path, command):
     assert right[EAS] == right[f"{EAS}, --fold weights"] == right[f"{EAS}, --fold lowrank"]
     assert right[FULL] > 0.9 and right[EAS] > right[FULL] - 0.01 and right[BARE] < right[EAS] - 0.05
     assert models[EAS]["weights_mb"] < models[FULL]["weights_mb"]
+    assert {path.name for path in folder.iterdir()} == {
+        *("demo.bundle", "report.html", "questions.jsonl", "questions.png", "images"),
+    }
+    replies = json.loads(command("run", out, "--inputs", folder / "questions.jsonl", "--json")[1])["answers"]
+    assert [each["text"].strip() for each in replies] == [each["bundle"] for each in said["examples"]]
     plan = open_bundle(out).manifest.plan
     assert 3 * len(plan.skipped) >= plan.sites
     code, text, err = command("run", out, "--inputs", DIGITS, "--json")
     replies, wanted = json.loads(text)["answers"], read_questions(DIGITS)
     same = [reply["text"].strip() == question.answer[0] for reply, question in zip(replies, wanted, strict=True)]
     assert code == 0 and sum(same) > 0.9 * len(same), err
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, refused):
+    (tmp_path / "questions.jsonl").write_text("mine")
+    assert "holds 'questions.jsonl', which the demo did not write" in refused("demo", "--out", tmp_path)
+    assert (tmp_path / "questions.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_pictures_in_ascii():
+    image = Image.new("L", (2, 1))
+    image.putpixel((1, 0), 255)
+    assert beside([image, image], ["what?"], ascii_only=True) == ["  ##      ##    what?"]
 
 
 def test_the_eas_checkpoint_is_the_base_with_adapters():
@@ -86,7 +123,7 @@ def test_answers_are_right(question):
 
 def test_training_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch, refused):
     assert "name a new folder" in refused("demo", "--train", tmp_path)
-    assert "which --train does not build" in refused("demo", "--train", tmp_path / "new", "--force")
+    assert "which --train does not build" in refused("demo", "--train", tmp_path / "new", "--out", tmp_path)
     assert "--seed goes with --train" in refused("demo", "--seed", 1)
     (tmp_path / "file").write_text("x")
     assert "it cannot be written (Not a directory)" in refused("demo", "--train", tmp_path / "file" / "new")
