@@ -57,6 +57,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "scikit-learn>=1.4",
+            "setuptools>=69",
             "transformers>=5",
         ],
     },

@@ -1,4 +1,4 @@
-"""Write the README's tables of measured figures from results/*.json, between their markers. No figure there is typed by hand.
+"""Write what README and docs show of results/ between its markers: tables, the first page's figure, the demo's output. Nothing of it is typed by hand.
 
 python benchmarks/readme_tables.py
 """
@@ -19,7 +19,8 @@ OTHERS = {
 }
 BENCH, STEP = "bench_1B_fp32", "decode x1"
 ENGINES = (("1B", "bound"), ("7B", "bound"), ("1B", "embedded"))
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def load(name: str) -> dict:
@@ -290,11 +291,17 @@ def demo_table() -> str:
     asked = f"{seeds[0]['questions']} held-out questions, right to the letter"
     head = (asked, *(f"seed {seed['seed']}" for seed in seeds), "mean")
     lists = [100 * one["right"] for seed in seeds for one in seed["by_chance"]]
+    spared = [
+        100 * (one["right"] - seed["right"]["EAS"])
+        for seed in seeds
+        for one in seed["by_chance"]
+        if 0 not in one["skipped"]
+    ]
     by_seed = ", ".join(f"{100 * (seed['right']['EAS'] - seed['right']['by chance']):.1f}" for seed in seeds)
     return (
         f"{table(head, rows)}\n\n"
         f"By chance are {len(lists)} lists, {min(lists):.1f} to {max(lists):.1f} %: EAS is {-r['chance_points_above']:.1f} points above their mean ({by_seed} by "
-        f"seed). Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
+        f"seed). The {len(spared)} that skip other attentions than the first differ from EAS by {min(spared):+.1f} to {max(spared):+.1f} points. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
         f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each. "
         f"`eas-export demo`, seed 0's model: {whole['seconds']} s (bar {whole['bars']['seconds']}).\n\n"
         f"{_provenance(r)} Likewise `{whole['command']}`."
@@ -328,33 +335,53 @@ def _provenance(result: dict, *others: dict) -> str:
     return f"`{_command(result)}` on {machine['cores']} cores ({' or '.join(cpus)}), no GPU; {tools}."
 
 
-TABLES = {
-    "demo": demo_table,
-    "bench": bench_table,
-    "modes": modes_table,
-    "size": size_table,
-    "trace": trace_table,
-    "build": build_table,
-    "real": real_table,
-    "interruptions": interruptions_table,
-    "fuzz": fuzz_table,
-    "engines": engines_table,
-    "verify": verify_table,
-    "meter": meter_table,
-    "families": families_table,
+def headline() -> str:
+    """The first page's one measured line, with what it does not say."""
+    r = load(BENCH)
+    report = r["report"]
+    step = report["contestants"]["onnxruntime-weights"]["steady"][0]["step"]["seconds"]["p50"]
+    against = {each["of"]: each["ratio"] for each in report["against"] if each["part"] == STEP}
+    skipping = next(each["ratio"] for each in report["causes"] if each["name"] == "skipping attention")
+    published = against["pytorch-published"]
+    return (
+        f"**Measured:** on {r['machine']['cores']} CPU cores ({r['machine']['cpu']}) a decode step of a 1B-shaped LaVIN-EAS in fp32 takes {step * 1e3:.0f} ms in "
+        f"ONNX Runtime, {published['p50']:.1f} times less than the published PyTorch code ({published['p10']:.1f} to {published['p90']:.1f}); skipping alone gives "
+        f"{skipping['p50']:.2f} ({skipping['p10']:.2f} to {skipping['p90']:.2f}). Random weights; **no GPU was measured**. [Details](docs/measured.md)"
+    )
+
+
+def demo_output() -> str:
+    """The demo's first question, and what follows the questions."""
+    lines = (RESULTS / "demo.txt").read_text("utf-8").splitlines()
+    after = next(i for i, line in enumerate(lines) if line.startswith("layers "))
+    return "\n".join(["```text", *lines[: lines.index("")], "[two more questions]", *lines[after:], "```"])
+
+
+BLOCKS = {
+    "line:headline": headline,
+    "output:demo": demo_output,
+    "table:demo": demo_table,
+    "table:bench": bench_table,
+    "table:modes": modes_table,
+    "table:size": size_table,
+    "table:trace": trace_table,
+    "table:build": build_table,
+    "table:real": real_table,
+    "table:interruptions": interruptions_table,
+    "table:fuzz": fuzz_table,
+    "table:engines": engines_table,
+    "table:verify": verify_table,
+    "table:meter": meter_table,
+    "table:families": families_table,
 }
+MARKED = re.compile(r"<!-- ((?:line|output|table):\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def with_tables(text: str) -> str:
-    """The README's text with every marked table made anew."""
-    for name, make in TABLES.items():
-        block = f"<!-- table:{name} -->\n{make()}\n<!-- end -->"
-        text, count = re.subn(
-            rf"<!-- table:{name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL
-        )
-        assert count == 1, f"the README has {count} places for the table {name}"
-    return text
+def with_results(text: str) -> str:
+    """A page with every marked block made anew."""
+    return MARKED.sub(lambda found: f"<!-- {found[1]} -->\n{BLOCKS[found[1]]()}\n<!-- end -->", text)
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for page in PAGES:
+        page.write_text(with_results(page.read_text("utf-8")), "utf-8")

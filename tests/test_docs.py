@@ -1,0 +1,164 @@
+"""README and docs: every command runs as printed, every figure is a committed result's, every link and file is there."""
+
+import json
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import made_once
+from doc_files import METER, write_files
+from readme_tables import BLOCKS, MARKED, RESULTS, with_results
+from test_layout import ROOMS
+
+from eas_export.backends import BACKENDS
+from eas_export.families import FAMILIES, meter
+from eas_export.pipeline import build
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = (README, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG")), ROOT / "calibration" / "README.md")
+PAGES += tuple(sorted((ROOT / "docs").glob("*.md")))
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+NOT_RUN = {"gpu": "needs an NVIDIA GPU", "setup": "installs something, or runs every test: .ci/run does"}
+FIGURE = re.compile(r"\d ?(ms|s|GB|MB|kB|%|GFLOPs|tokens/s|tokens per second)\b")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. marks: what stands behind its language, such as gpu"""
+
+    language: str
+    marks: str
+    text: str
+
+    @property
+    def is_run(self) -> bool:
+        return self.language == "sh" and self.marks not in NOT_RUN
+
+    def commands(self) -> list[list[str]]:
+        lines = re.sub(r"\\\n\s*", " ", self.text).splitlines()
+        return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.findall(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    return [Block(*each) for each in found]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_meter():
+    """A METER of width 32 is read as RoBERTa's widths are, without --text-heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(meter.ROBERTA_HEADS, METER.dim, METER.heads)
+        yield
+
+
+@pytest.fixture(scope="session")
+def doc_files(tmp_path_factory, small_meter):
+    """The files that pages speak of, and the two bundles that README builds and other pages use."""
+    with made_once(tmp_path_factory, "docs", "files") as folder:
+        if not folder.exists():
+            folder.mkdir()
+            write_files(folder)
+            for out, ckpt, recipe, options in (
+                ("lavin.bundle", "data", "lavin-7b-scienceqa", {"fold": "lowrank"}),
+                ("meter.bundle", "meter-vqa.ckpt", "meter-vqa2", {}),
+            ):
+                recipe = folder / "recipes" / f"{recipe}.yaml"
+                build(folder / ckpt, folder / out, recipe=recipe, precision="fp32", verify=False, **options)
+    return folder
+
+
+def run_all(page: Path, command) -> None:
+    """Every command and every program of the page, in order; what a command prints is what the page shows under it."""
+    printed = ""
+    for block in blocks(page):
+        if block.is_run:
+            wanted, printed = int(block.marks.removeprefix("exit ") or 0), ""
+            for name, *arguments in block.commands():
+                assert name == "eas-export", f"{name}: mark the block as one of {', '.join(NOT_RUN)}"
+                code, out, err = command(*arguments)
+                assert code == wanted, (arguments, out, err)
+                printed += out + err
+        elif block.language == "python" and block.text.startswith("import eas_export\n"):
+            exec(compile(block.text, str(page), "exec"), {})
+        elif block.language == "text" and printed:
+            shown = [line for line in block.text.splitlines() if line and not line.startswith("[")]
+            assert {lasting(line) for line in shown} <= {lasting(line) for line in printed.splitlines()}
+
+
+def lasting(line: str) -> str:
+    """A line without its times, which differ from run to run."""
+    return re.sub(r" +\d+/s|\d+ s\b", "", line).rstrip()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if any(block.is_run for block in blocks(ROOT / name))])
+def test_every_command_runs_as_printed(name, doc_files, tmp_path, monkeypatch, command):
+    page = ROOT / name
+    folder = shutil.copytree(doc_files, tmp_path / "work")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    if page == README:  # which builds them
+        for bundle in folder.glob("*.bundle"):
+            shutil.rmtree(bundle)
+    run_all(page, command)
+
+
+def test_readme_is_one_page():
+    assert len(README.read_text("utf-8").splitlines()) <= 200
+
+
+def test_readme_names_every_family_and_backend():
+    text = README.read_text("utf-8").lower()
+    assert all(name.lower() in text for name in FAMILIES)
+    assert all(f"`{name}`" in text or "onnx runtime" in text for name in BACKENDS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_come_from_the_results(name):
+    text = (ROOT / name).read_text("utf-8")
+    assert with_results(text) == text, "run python benchmarks/readme_tables.py"
+    ours = MARKED.sub("", text)
+    rows = [line for line in ours.splitlines() if line.startswith("|")]
+    assert not [row for row in rows if FIGURE.search(row)], "a measured table is made from its committed result"
+
+
+def test_every_block_is_shown_once():
+    shown = [name for page in PAGES for name in MARKED.findall(page.read_text("utf-8"))]
+    assert sorted(shown) == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_keep_their_bars(path):
+    result = json.loads(path.read_text())
+    assert result["bars"] and {"machine", "versions", "command"} <= set(result)
+    missed = {figure for figure, bar in result["bars"].items() if result[figure] > bar}
+    assert missed == set(result.get("missed", {})) and all(result.get("missed", {}).values()), "each with its reason"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_and_files_are_there(name):
+    page, text = ROOT / name, (ROOT / name).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        path, _, anchor = next(filter(None, target)).partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
+    for path in re.findall(r"`((?:recipes|benchmarks|calibration|eas_export|tests|docs)/[\w./-]*\w)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_architecture_has_every_room_in_order():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.M)) == ROOMS
+    drawing = text.split("```")[1]
+    missing = {room for room in ROOMS if f"{room}/" not in drawing and f"`{room}/`" not in text}
+    assert missing <= {"pipeline", "inspect", "doctor", "demo", "cli"}  # commands over the rooms above
