@@ -3,9 +3,13 @@
 Seconds are of single pieces of work (timing.py); ratios are made round by round, so that they hold on a busy machine, too.
 """
 
+from math import inf
+from typing import Literal
+
 from pydantic import Field, FiniteFloat
 
 from ..core.record import Record
+from ..networks.graphs import every_fold_mode
 from .settings import Workload
 from .timing import Spread, Timing
 
@@ -156,3 +160,15 @@ class BenchReport(Record):
     kv: KvSaving | None = None
     break_even: BreakEven | None = None
     roofline: tuple[Roof, ...] = ()
+
+    def role(self, name: str) -> Literal["ours", "bound", "other"]:
+        """ours: the bundle itself, and its backend in another fold mode; bound: the same graphs without adapters"""
+        backend = self.subject.partition(f"-{self.fold}")[0]
+        if any(name.startswith(f"{backend}-{mode}") for mode in every_fold_mode()):
+            return "ours"
+        return "bound" if name.endswith("-floor") else "other"
+
+    def by_step(self) -> dict[str, Result]:
+        """Those that were run, the quickest step first, those without a step last."""
+        ran = {name: each for name, each in self.contestants.items() if not each.why_not}
+        return dict(sorted(ran.items(), key=lambda item: item[1].step.seconds.p50 if item[1].step else inf))

@@ -86,3 +86,10 @@ def difference(of: Trials, to: Trials) -> Spread:
 def inverse(values: Spread, numerator: float) -> Spread:
     """numerator / value: seconds to rates and back. The largest becomes the smallest."""
     return Spread(p10=numerator / values.p90, p50=numerator / values.p50, p90=numerator / values.p10)
+
+
+def duration(seconds: float) -> str:
+    """Three digits and their unit: 168 ms, 1.08 s"""
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
