@@ -90,6 +90,5 @@ def inverse(values: Spread, numerator: float) -> Spread:
 
 def duration(seconds: float) -> str:
     """Three digits and their unit: 168 ms, 1.08 s"""
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    number, unit = (seconds * 1e3, "ms") if seconds < 0.9995 else (seconds, "s")
+    return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {unit}"

@@ -1,24 +1,36 @@
-"""A bench report as tables."""
+"""A bench report as tables of 80 columns."""
 
 from rich.console import Console
+from rich.text import Text
 
 from ..bench.report import BenchReport, Comparison, Result
 from ..bench.stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
-from ..bench.timing import SHORT, WARM, Spread, Timing
+from ..bench.timing import SHORT, WARM, Spread, Timing, duration
 from .output import size, table
 
 HOW = (
-    f"After preparing a part {WARM} pieces of work are run uncounted, and pieces of less than {SHORT * 1e3:.0f} ms again for so long at the beginning "
-    "of each turn. A piece ends when its results are there: a GPU is waited for. Ratios are medians over rounds (10th to 90th percentile)."
+    f"After a part is prepared, {WARM} runs are not counted, and at the beginning of each trial runs of less than {SHORT * 1e3:.0f} ms are not "
+    "counted for as long. A run ends when its results are there: a GPU is waited for. Ratios are medians over rounds (10th to 90th percentile). "
+    "Memory is each process's own at its peak, without mapped weights."
 )
 FEW_PAGES = 1000  # that may come from the disk before figures are doubted
-PARTS = (VISION, PREFILL, FOLD, FIRST, FULL, ANSWER)
+PARTS = {
+    VISION: "vision",
+    PREFILL: "prefill",
+    FOLD: "fold",
+    FIRST: "first\nstep",
+    FULL: "full\ncache",
+    ANSWER: "answer",
+}
+STYLES = {"ours": "bold blue", "bound": "yellow", "other": ""}
+BAR, BESIDE = 30, 44  # characters: of the longest bar at most, and of the figures beside it
 
 
 def print_report(report: BenchReport, console: Console) -> None:
     """Everything that was measured; nothing where nothing was."""
-    ran = {name: each for name, each in report.contestants.items() if not each.why_not}
+    ran = report.by_step()
     _print_head(report, console)
+    _print_steps(report, ran, console)
     _print_parts(report, ran, console)
     _print_steady(report, ran, console)
     for title, rows in (("what is claimed", report.claims), ("where the time goes", report.causes)):
@@ -40,30 +52,43 @@ def _print_head(report: BenchReport, console: Console) -> None:
     console.print(f"{HOW}\n")
 
 
-def _print_parts(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
-    there = [part for part in PARTS if any(part in each.parts for each in ran.values())]
-    columns = ["", *(part.replace("decode, ", "step, ") for part in there), "step p50", "step p90"]
+def _print_steps(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
+    """A bar for each baseline, the quickest on top."""
+    steps = {name: each.step for name, each in ran.items() if each.step}
+    over = {c.of: _spread(c.ratio) for c in report.against if c.part.endswith(" x1")}
+    slowest = max(step.seconds.p50 for step in steps.values())
+    width = max(4, min(BAR, console.width - BESIDE - max(map(len, steps))))
+    full, light = "#-" if console.options.ascii_only else "\N{FULL BLOCK}\N{MEDIUM SHADE}"
     rows = []
-    for name, each in ran.items():
-        one = each.step
-        rows.append([name, *(_ms(each.parts.get(part)) for part in there), _ms(one), _ms(one, "p90")])
-    console.print(table("milliseconds, one row", columns, rows, len(columns) - 1))
+    for name, step in steps.items():
+        role = report.role(name)
+        length = max(1, round(width * step.seconds.p50 / slowest))
+        bar = Text((full if role == "ours" else light) * length, STYLES[role])
+        rows.append([Text(name, STYLES[role]), bar, _took(step), _took(step, "p90"), over.get(name, "")])
+    title = f"a step of one row; {full} is the exported model"
+    console.print(table(title, ["", "", "median", "p90", "over the bundle's"], rows, 3))
     console.print()
 
 
+def _print_parts(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
+    there = [part for part in PARTS if any(part in each.parts for each in ran.values())]
+    rows = [[name, *(_took(each.parts.get(part)) for part in there)] for name, each in ran.items() if each.parts]
+    if rows:
+        console.print(table("other parts, one row", ["", *(PARTS[part] for part in there)], rows, len(there)))
+        console.print()
+
+
 def _print_steady(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
-    over = {c.of: c.ratio for c in report.against if c.part.endswith(" x1")}
     unit = "tokens" if _makes_tokens(report) else "passes"
     batches = report.workload.batches
-    columns = ["", "opened in", "peak memory", f"a step over {report.subject}'s", *(f"x{rows}" for rows in batches)]
+    columns = ["", "opened in", "memory", *(f"x{rows}" for rows in batches)]
     rows = []
     for name, each in ran.items():
         memory = size(each.memory.private_bytes) if each.memory else ""
+        opened = "" if each.opened_seconds is None else duration(each.opened_seconds)
         rates = {steady.rows: steady.tokens_per_second.p50 for steady in each.steady}
-        cells = [name, "" if each.opened_seconds is None else f"{each.opened_seconds:.2f} s", memory]
-        cells += [_spread(over[name]) if name in over else ""]
-        rows.append([*cells, *(f"{rates[n]:.1f}" if n in rates else "" for n in batches)])
-    title = f"{unit} per second by rows at once; memory is the most of each process's own, mapped weights not counted"
+        rows.append([name, opened, memory, *(f"{rates[n]:.1f}" if n in rates else "" for n in batches)])
+    title = f"{unit} per second by rows at once"
     console.print(table(title, columns, rows, len(columns) - 1))
     console.print()
 
@@ -75,8 +100,8 @@ def _makes_tokens(report: BenchReport) -> bool:
 def _print_comparisons(title: str, found: tuple[Comparison, ...], console: Console) -> None:
     if not found:
         return
-    rows = [[c.name, c.of, c.to, f"{c.saved_seconds.p50 * 1e3:.2f} ms", _spread(c.ratio)] for c in found]
-    console.print(table(f"{title}, in a step of one row", ["", "from", "to", "less", "times"], rows, 2))
+    rows = [[f"{c.name}\n  {c.of} to {c.to}", duration(c.saved_seconds.p50), _spread(c.ratio)] for c in found]
+    console.print(table(f"{title}, in a step of one row", ["", "saved", "ratio"], rows, 2))
     console.print()
 
 
@@ -101,22 +126,19 @@ def _print_roofline(report: BenchReport, console: Console) -> None:
         return
     rows = [
         [
-            roof.part,
+            roof.part.removeprefix("decode, "),
             size(roof.bytes),
-            f"{roof.flops / 1e6:.2f} MFLOP",
+            f"{roof.flops / 1e9:.2f} GFLOP",
             roof.bound,
-            f"{roof.least_seconds * 1e3:.2f} ms",
+            duration(roof.least_seconds),
             _spread(roof.share),
         ]
         for roof in report.roofline
     ]
-    rates = report.rates
-    title = (
-        f"against the limit: {rates.read_bytes_per_second.p50 / 1e9:.1f} GB/s read, "
-        f"{rates.product_flops_per_second.p50 / 1e9:.0f} GFLOP/s multiplied"
-    )
-    columns = [f"{report.subject}", "to move", "to compute", "bound by", "at least", "share reached"]
-    console.print(table(title, columns, rows, 2))
+    read, multiplied = report.rates.read_bytes_per_second.p50, report.rates.product_flops_per_second.p50
+    title = f"{report.subject} against the limit: {read / 1e9:.1f} GB/s read, {multiplied / 1e9:.0f} GFLOP/s multiplied"
+    columns = ["", "to move", "to compute", "bound by", "at least", "share reached"]
+    console.print(table(title, columns, rows, len(columns) - 1))
     console.print()
 
 
@@ -140,8 +162,8 @@ def _print_missing(report: BenchReport, console: Console) -> None:
         )
 
 
-def _ms(timing: Timing | None, which: str = "p50") -> str:
-    return "" if timing is None else f"{getattr(timing.seconds, which) * 1e3:.2f}"
+def _took(timing: Timing | None, which: str = "p50") -> str:
+    return "" if timing is None else duration(getattr(timing.seconds, which))
 
 
 def _spread(values: Spread) -> str:
