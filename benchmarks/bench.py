@@ -44,7 +44,7 @@ OUT_OF_REACH = {
     "plain_over_genai": "both are bound by memory and read every weight once: onnxruntime-genai 0.18 with ONNX Runtime 1.32 takes 1.0 times as long on an "
     "AMD EPYC and 1.7 times as long on an Intel Xeon, with two cores each, where the base model's step reaches what the probe reads or most of it",
     "disagreements": "all of them are of parts with 3 to 6 rounds, whose 10th to 90th percentile is hardly more than their least and largest, and the second "
-    "run has fewer contestants, which leaves the fold and whole answers more of the machine's memory; ratios of a step, of 24 rounds, agree",
+    "run has fewer baselines, which leaves the fold and whole answers more of the machine's memory; ratios of a step, of 24 rounds, agree",
     "bandwidth_over_decode": READERS,
     "weights_over_published": f"a step of either reads every weight once and is bound by memory, so that little is left to gain. {READERS}",
 }
@@ -78,7 +78,7 @@ def figures_of(report: BenchReport) -> dict[str, float | None]:
     genai, published = (
         claims.get(name) for name in ("onnxruntime-genai against the base model", "eager as published against folded")
     )
-    opened = report.contestants[PLAIN].opened_seconds
+    opened = report.baselines[PLAIN].opened_seconds
     figures = {
         "weights_over_floor": claims.get("folded against no adapters"),
         "lowrank_over_floor": claims.get("low-rank against no adapters"),

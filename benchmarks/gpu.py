@@ -159,7 +159,7 @@ def line(record: dict) -> str:
         return f"not run: {record['not_run']}"
     report, words = record["report"], [f"{record['seconds']} s", *filter(None, [verdict(record)])]
     words += [f"{each['name']} not run: {each['why_not']}" for each in report.get("steps", ()) if each["why_not"]]
-    for name, each in report.get("contestants", {}).items():
+    for name, each in report.get("baselines", {}).items():
         took = [f"{steady['step']['seconds']['p50'] * 1e3:.3f} ms" for steady in each["steady"][:1]]
         words.append(f"{name} {took[0] if took else 'not run: ' + str(each['why_not'] or each['refused'])}")
     return "; ".join(words)

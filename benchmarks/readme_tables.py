@@ -92,7 +92,7 @@ def modes_table() -> str:
     pays = f"after {even['tokens']:,} tokens" if even["tokens"] else "never, on this machine"
     folded, beside = (_spread(claims[f"{name} against no adapters"]) for name in ("folded", "low-rank"))
     numbers = f"{state['fold_state_numbers']} numbers, {state['fold_state_bytes']:,} bytes"
-    steady = report["contestants"]["onnxruntime-lowrank"]["steady"]
+    steady = report["baselines"]["onnxruntime-lowrank"]["steady"]
     rates = ", ".join(f"{each['rows']}: {each['tokens_per_second']['p50']:.1f}" for each in steady)
     measured = "a decode step against no adapters, 1B shape in fp32, one row (10th to 90th percentile)"
     rows = [
@@ -114,8 +114,8 @@ def bench_table() -> str:
     report = r["report"]
     over = {each["of"]: each["ratio"] for each in report["against"] if each["part"] == STEP}
     batches, rows = report["workload"]["batches"], []
-    head = ("contestant", f"a step over `{report['subject']}`'s", "ms", "prefill, ms", "opened in")
-    for name, each in report["contestants"].items():
+    head = ("baseline", f"a step over `{report['subject']}`'s", "ms", "prefill, ms", "opened in")
+    for name, each in report["baselines"].items():
         if each["why_not"]:
             continue
         rates = {steady["rows"]: f"{steady['tokens_per_second']['p50']:.1f}" for steady in each["steady"]}
@@ -124,8 +124,8 @@ def bench_table() -> str:
         cells += [f"{each['steady'][0]['step']['seconds']['p50'] * 1e3:.1f}"]
         cells += [f"{prefill['seconds']['p50'] * 1e3:.0f}" if prefill else "", f"{each['opened_seconds']:.2f} s"]
         rows.append([*cells, ", ".join(rates.get(n, "none") for n in batches)])
-    contestants = table((*head, f"tokens/s with {', '.join(map(str, batches))} rows"), rows)
-    return "\n\n".join([contestants, _causes(report), _bars(r), _provenance(r)])
+    baselines = table((*head, f"tokens/s with {', '.join(map(str, batches))} rows"), rows)
+    return "\n\n".join([baselines, _causes(report), _bars(r), _provenance(r)])
 
 
 def _causes(report: dict) -> str:

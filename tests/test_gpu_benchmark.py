@@ -49,7 +49,7 @@ def test_it_builds_verifies_and_times_in_this_order(result):
     verified = {step["name"]: step for step in steps["verify weights"]["report"]["steps"]}
     assert {"pytorch", "onnxruntime"} <= set(verified) and not any(step["why_not"] for step in verified.values())
     assert found["parity_failures"] == 0 and steps["verify weights"]["report"]["verdict"] == "same as the checkpoint"
-    timed = steps["bench weights"]["report"]["contestants"]
+    timed = steps["bench weights"]["report"]["baselines"]
     assert {name for name, each in timed.items() if each["steady"]} == {
         "onnxruntime-weights",
         "onnxruntime-floor",
@@ -60,7 +60,7 @@ def test_it_builds_verifies_and_times_in_this_order(result):
 
 def test_what_was_not_run_says_why(result):
     found, lines, _ = result
-    steps, timed = found["steps"], found["steps"]["bench weights"]["report"]["contestants"]
+    steps, timed = found["steps"], found["steps"]["bench weights"]["report"]["baselines"]
     for name in ("pytorch-captured-weights", "pytorch-captured-floor"):
         assert timed[name]["why_not"].startswith("CUDA graphs are captured on a GPU")
     assert steps["build tensorrt"]["not_run"].startswith("TensorRT is not installed")

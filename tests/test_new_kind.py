@@ -85,7 +85,7 @@ print(json.dumps({
     "build": built.report.verdict, "fold": built.bundle.manifest.fold, "verify": found.verdict,
     "controls": [control.ok for control in found.controls], "tokens": answers["tokens"],
     "kind": eas_export.inspect(out)["config"].kind, "check": list(eas_export.check(out)),
-    "timed": {name: bool(each.steady) for name, each in timed.contestants.items()},
+    "timed": {name: bool(each.steady) for name, each in timed.baselines.items()},
 }))
 """
 

@@ -198,8 +198,8 @@ def test_a_backend_is_a_file_and_a_row(bundle_of, tmp_path):
     assert report["verdict"] == "same as the checkpoint" and report["steps"][-1]["name"] == "toy"
     quick = (*QUICK, "--scratch", tmp_path, "--against", "toy-weights", "--json")
     timed = BenchReport.model_validate_json(run("bench", bundle, *quick))
-    assert not any(each.why_not for each in timed.contestants.values())
-    assert timed.contestants["toy-weights"].what == "toy, adapters folded into the weights prompt by prompt"
+    assert not any(each.why_not for each in timed.baselines.values())
+    assert timed.baselines["toy-weights"].what == "toy, adapters folded into the weights prompt by prompt"
 
 
 def test_rows_say_of_backends_what_they_are():
@@ -227,7 +227,7 @@ def test_a_baseline_is_a_row(bundle_of, command, monkeypatch, tmp_path):
     monkeypatch.setitem(decoder.BASELINES, "mine", Baseline("lowrank", "pytorch", "what I would run"))
     quick = (*QUICK, "--scratch", tmp_path, "--against", "mine", "--json")
     code, text, err = command("bench", bundle_of(CASE).path, *quick)
-    mine = BenchReport.model_validate_json(text).contestants["mine"]
+    mine = BenchReport.model_validate_json(text).baselines["mine"]
     assert code == 0 and not mine.why_not and mine.what == "what I would run" and mine.steady, err
 
 

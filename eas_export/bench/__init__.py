@@ -10,5 +10,5 @@ run.py is the way through, in this order:
                          (published.py and genai.py open it as the published code and onnxruntime-genai would)
     schedule.py          times each part in rounds: in each round every baseline runs one trial (timing.py), in a random order
     summary.py           compares within rounds, and with the machine's limit (roofline.py, and peak.py, which is timed beside)
-    report.py            the form of the result, in which baselines are called contestants
+    report.py            the form of the result
 """

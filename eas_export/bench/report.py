@@ -13,7 +13,7 @@ from ..networks.graphs import every_fold_mode
 from .settings import Workload
 from .timing import Spread, Timing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Place(Record):
@@ -29,9 +29,9 @@ class Place(Record):
 
 
 class Memory(Record):
-    """Of the contestant's process, at its peak.
+    """Of a baseline's process, at its peak.
 
-    private_bytes  of its own, the most that was seen after a turn; mapped files do not count
+    private_bytes  of its own, the most that was seen after a trial; mapped files do not count
     peak_bytes     resident, pages of mapped files included, which others may share
     device_bytes   the most that PyTorch had allocated on the GPU, without what other libraries take there; None on a CPU
     """
@@ -50,7 +50,7 @@ class Steady(Record):
 
 
 class Result(Record):
-    """One contestant.
+    """One baseline.
 
     why_not         why it was not run; empty where it was
     notes           what should be known of how it runs
@@ -79,7 +79,7 @@ class Result(Record):
 
 
 class Comparison(Record):
-    """One contestant's part against another's, round by round.
+    """One baseline's part against another's, round by round.
 
     ratio          of / to: above 1, `to` is faster by so much
     saved_seconds  of - to
@@ -141,7 +141,7 @@ class Roof(Record):
 
 
 class BenchReport(Record):
-    """subject: the contestant that is the bundle itself; against: every other one's parts over the subject's; claims, causes: see summary.py"""
+    """subject: the baseline that is the bundle itself; against: every other one's parts over the subject's; claims, causes: see summary.py"""
 
     schema_version: int = SCHEMA_VERSION
     bundle: str
@@ -153,7 +153,7 @@ class BenchReport(Record):
     workload: Workload
     place: Place
     rates: Rates | None
-    contestants: dict[str, Result]
+    baselines: dict[str, Result]
     against: tuple[Comparison, ...] = ()
     claims: tuple[Comparison, ...] = ()
     causes: tuple[Comparison, ...] = ()
@@ -170,5 +170,5 @@ class BenchReport(Record):
 
     def by_step(self) -> dict[str, Result]:
         """Those that were run, the quickest step first, those without a step last."""
-        ran = {name: each for name, each in self.contestants.items() if not each.why_not}
+        ran = {name: each for name, each in self.baselines.items() if not each.why_not}
         return dict(sorted(ran.items(), key=lambda item: item[1].step.seconds.p50 if item[1].step else inf))

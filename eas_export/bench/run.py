@@ -98,7 +98,7 @@ def bench(
         sites=m.plan.sites,
         workload=workload,
         place=_place(workload),
-        contestants=results,
+        baselines=results,
         **summary.sections(own),
     )
 

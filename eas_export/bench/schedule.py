@@ -43,7 +43,7 @@ def run_schedule(children: Sequence[ChildProcess], schedule: Sequence[TimedPart]
         _drop(children)
         there = [(each, part) for part in (timed.part, *timed.beside) for each in children if part in each.parts]
         ready = []
-        with progress.stage(f"preparing {timed.part}", len(there), "contestants") as done:
+        with progress.stage(f"preparing {timed.part}", len(there), "baselines") as done:
             for entry in there:
                 ready += [entry] if _asked(measured, entry, "prepare") is not None else []
                 done(1)

@@ -31,11 +31,11 @@ class Spread(Record):
 
 
 class Timing(Record):
-    """Seconds of one piece of work: of all pieces that were counted, in so many turns."""
+    """Seconds of one piece of work: of all pieces that were counted, in so many trials."""
 
     seconds: Spread
     pieces: int
-    turns: int
+    trials: int
 
 
 def run_trial(work: Callable[[], object], clock: Clock = time.perf_counter) -> list[float]:
@@ -65,7 +65,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def timing(trials: Trials) -> Timing:
     pieces = [seconds for trial in trials for seconds in trial]
-    return Timing(seconds=spread(pieces), pieces=len(pieces), turns=len(trials))
+    return Timing(seconds=spread(pieces), pieces=len(pieces), trials=len(trials))
 
 
 def by_round(*baselines: Trials) -> list[tuple[float, ...]]:

@@ -23,7 +23,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: tuple[str,
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--ckpt", type=PATH, help="The checkpoint it was built from: for contestants that keep every attention.")
+@click.option("--ckpt", type=PATH, help="The checkpoint it was built from: for baselines that keep every attention.")
 @path_options
 @click.option(
     "--against",

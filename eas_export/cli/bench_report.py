@@ -94,7 +94,7 @@ def _print_steady(report: BenchReport, ran: dict[str, Result], console: Console)
 
 
 def _makes_tokens(report: BenchReport) -> bool:
-    return any(PREFILL in each.parts for each in report.contestants.values())
+    return any(PREFILL in each.parts for each in report.baselines.values())
 
 
 def _print_comparisons(title: str, found: tuple[Comparison, ...], console: Console) -> None:
@@ -145,7 +145,7 @@ def _print_roofline(report: BenchReport, console: Console) -> None:
 def _print_missing(report: BenchReport, console: Console) -> None:
     """Reasons once, with everyone they keep from running."""
     reasons: dict[str, list[str]] = {}
-    for name, each in report.contestants.items():
+    for name, each in report.baselines.items():
         for note in each.notes:
             console.print(f"{name}: {note}")
         if each.why_not:
@@ -154,7 +154,7 @@ def _print_missing(report: BenchReport, console: Console) -> None:
             reasons.setdefault(why, []).append(f"{name} ({part})")
     for reason, names in reasons.items():
         console.print(f"not run: {', '.join(names)}: {reason}")
-    reading = [name for name, each in report.contestants.items() if each.disk_reads > FEW_PAGES]
+    reading = [name for name, each in report.baselines.items() if each.disk_reads > FEW_PAGES]
     if reading:
         console.print(
             f"Memory did not suffice for everyone: weights of {', '.join(reading)} came from the disk again while they were timed. Compare with "

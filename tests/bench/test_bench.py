@@ -51,15 +51,15 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
     report = BenchReport.model_validate_json(out)
     assert code == 0 and not [*bundle.parent.glob(f".{bundle.name}.bench")]
     assert report.subject == "onnxruntime-lowrank" and report.workload.batches == (1, 2)
-    ran = {name for name, each in report.contestants.items() if not each.why_not}
+    ran = {name for name, each in report.baselines.items() if not each.why_not}
     assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank"}
-    assert report.contestants["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
-    assert "no GPU" in report.contestants["tensorrt-rtx-weights-bound"].why_not
+    assert report.baselines["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
+    assert "no GPU" in report.baselines["tensorrt-rtx-weights-bound"].why_not
     for name in ran:
-        each = report.contestants[name]
+        each = report.baselines[name]
         assert set(each.parts) == {VISION, PREFILL, FIRST, FULL, ANSWER} and [s.rows for s in each.steady] == [1, 2]
         assert each.memory.private_bytes > 1e7 and each.opened_seconds > 0 and not each.refused
-        assert all(timing.seconds.p50 > 0 and timing.pieces >= timing.turns >= 2 for timing in each.parts.values())
+        assert all(timing.seconds.p50 > 0 and timing.pieces >= timing.trials >= 2 for timing in each.parts.values())
     assert {(c.of, c.part) for c in report.against} >= {("pytorch-published", "decode x2"), ("pytorch-lowrank", ANSWER)}
     assert [claim.name for claim in report.claims] == ["eager as published against low-rank"]
     assert {roof.part for roof in report.roofline} == {VISION, PREFILL, FULL, "decode x1", "decode x2"}

@@ -65,7 +65,7 @@ def test_percentiles_lie_between_the_pieces():
 
 def test_a_timing_is_of_all_pieces_of_all_turns():
     found = timing([[1.0, 2.0], [3.0], [4.0, 5.0]])
-    assert (found.seconds.p50, found.pieces, found.turns) == (3.0, 5, 3)
+    assert (found.seconds.p50, found.pieces, found.trials) == (3.0, 5, 3)
 
 
 def test_ratios_are_made_round_by_round():

@@ -12,13 +12,13 @@ from eas_export.bench.report import BenchReport
 from eas_export.cli.bench_report import print_report
 
 REPORT = BenchReport.model_validate(json.loads((RESULTS / "bench_1B_fp32.json").read_text())["report"])
-TIMED = {name: each for name, each in REPORT.contestants.items() if not each.why_not}
+TIMED = {name: each for name, each in REPORT.baselines.items() if not each.why_not}
 
 
 def on_a_gpu() -> BenchReport:
     """The longest names that there are."""
     names = sorted(decoder.BASELINES, key=len, reverse=True)
-    return REPORT.model_copy(update={"contestants": dict(zip(names, TIMED.values()))})
+    return REPORT.model_copy(update={"baselines": dict(zip(names, TIMED.values()))})
 
 
 def of_a_cross_encoder() -> BenchReport:
@@ -27,7 +27,7 @@ def of_a_cross_encoder() -> BenchReport:
     names = {
         "subject": "onnxruntime-offline",
         "fold": "offline",
-        "contestants": dict(zip(cross_encoder.BASELINES, results)),
+        "baselines": dict(zip(cross_encoder.BASELINES, results)),
     }
     return REPORT.model_copy(update=names | dict(claims=(), kv=None, break_even=None, against=()))
 
@@ -43,7 +43,7 @@ def test_every_line_fits_in_80_columns_and_no_name_is_cut(report):
     lines = printed(report)
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
     steps = lines[lines.index(next(line for line in lines if line.startswith("a step of one row"))) :]
-    assert {name for name, each in report.contestants.items() if each.step} <= {line.split(" ")[0] for line in steps}
+    assert {name for name, each in report.baselines.items() if each.step} <= {line.split(" ")[0] for line in steps}
 
 
 def test_steps_are_bars_in_order_and_the_exported_model_has_its_own():
