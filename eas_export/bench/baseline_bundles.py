@@ -1,13 +1,13 @@
-"""The bundles that baselines run: the bundle itself, others over its very weights, and what only its checkpoint can give.
+"""The bundles that baselines run: the bundle itself, others that share its weights, and those that only its checkpoint can give.
 
     weights, lowrank, none, offline   the same model in this fold mode
-    floor      the same model with its adapters left out: nobody's model, but what "zero extra latency" is measured against
-    unskipped  the model that the checkpoint would be with every attention, adapters beside the weights
-    plain      the same without adapters: what the base model is, and any runtime for language models takes
-    genai      the plain model as onnxruntime-genai takes it
+    floor      the same graphs without adapters: useless as a model, but the bound that "zero extra latency" is measured against
+    unskipped  the checkpoint's model with every attention, adapters beside the weights
+    plain      `unskipped` without adapters: the base model, which any runtime for language models takes
+    genai      `plain` as onnxruntime-genai takes it
     tensorrt-rtx-weights-bound ...    with engines, which read their weights from one copy or have them embedded
 
-All lie in one scratch folder. Weights that are the same are shared with the bundle, not written again.
+All are in one scratch folder. Weights that are the same are shared with the bundle, not written again.
 """
 
 import shutil
@@ -41,10 +41,10 @@ from .settings import Workload
 
 @dataclass
 class BaselineBundles:
-    """Each is made when it is first asked for.
+    """Makes each bundle when it is first asked for.
 
     sources  of the checkpoint, None without one
-    folder   scratch, gone when the run is over
+    folder   scratch, removed after the run
     """
 
     bundle: Bundle
@@ -55,15 +55,16 @@ class BaselineBundles:
     _made: dict[str, Path | UserError] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
-        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, and without room on the disk."""
+        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, NoRoom on a full disk."""
         if name not in self._made:
             try:
                 self._made[name] = BUNDLES[name](self, self.folder / name)
             except UserError as error:
                 self._made[name] = error
             except OSError as error:
-                fix = "give another --scratch, make room, or name fewer --against"
-                self._made[name] = NoRoom(f"it cannot be written ({error.strerror})", where=self.folder, fix=fix)
+                what = f"the bundle {name!r} cannot be written ({error.strerror})"
+                fix = "give another --scratch, make room, or name fewer baselines with --against"
+                self._made[name] = NoRoom(what, where=self.folder, fix=fix)
         if isinstance(self._made[name], UserError):
             raise self._made[name]
         return self._made[name]
@@ -73,81 +74,81 @@ class BaselineBundles:
         return self.bundle.manifest
 
     def limits(self, fold: str) -> Limits:
-        """The bundle's, with room for the workload's rows where the fold mode takes several."""
+        """The bundle's limits, with room for the workload's rows where the fold mode takes several."""
         rows = 1 if every_fold_mode()[fold].one_prompt else max(self.workload.batches)
         return self.manifest.limits.model_copy(update={"max_batch": rows})
 
 
-def in_fold_mode(given: BaselineBundles, folder: Path, fold: str) -> Path:
+def in_fold_mode(bundles: BaselineBundles, folder: Path, fold: str) -> Path:
     """The bundle's own folder in its own fold mode, whatever rows it takes."""
-    m = given.manifest
+    m = bundles.manifest
     if fold not in fold_modes(m.config):
         known = ", ".join(fold_modes(m.config))
-        what = f"the bundle's network folds another way ({known})"
-        raise UserError(what, where=f"fold mode {fold}", fix="leave it out")
+        what = f"the bundle has no fold mode {fold!r}, only {known}"
+        raise UserError(what, where="--against", fix="leave this baseline out")
     if m.fold == fold:
-        return given.bundle.path
-    return _over_the_same_weights(given.bundle, folder, m.config, fold, given.limits(fold), given.progress)
+        return bundles.bundle.path
+    return _over_the_same_weights(bundles.bundle, folder, m.config, fold, bundles.limits(fold), bundles.progress)
 
 
-def floor(given: BaselineBundles, folder: Path) -> Path:
-    return _without_adapters(given, given.bundle, folder)
+def floor(bundles: BaselineBundles, folder: Path) -> Path:
+    return _without_adapters(bundles, bundles.bundle, folder)
 
 
-def unskipped(given: BaselineBundles, folder: Path) -> Path:
-    fold = "lowrank" if "lowrank" in fold_modes(given.manifest.config) else given.manifest.fold
-    _build(given, folder, base=_alike(given), skip="none", fold=fold)
+def unskipped(bundles: BaselineBundles, folder: Path) -> Path:
+    fold = "lowrank" if "lowrank" in fold_modes(bundles.manifest.config) else bundles.manifest.fold
+    _build(bundles, folder, base=_reuse_source(bundles), skip="none", fold=fold)
     return folder
 
 
-def plain(given: BaselineBundles, folder: Path) -> Path:
-    place = given.place("unskipped")
-    return place if given.manifest.fold == "none" else _without_adapters(given, open_bundle(place), folder)
+def plain(bundles: BaselineBundles, folder: Path) -> Path:
+    place = bundles.place("unskipped")
+    return place if bundles.manifest.fold == "none" else _without_adapters(bundles, open_bundle(place), folder)
 
 
-def engines(given: BaselineBundles, folder: Path, backend: str, fold: str, weights: str) -> Path:
+def engines(bundles: BaselineBundles, folder: Path, backend: str, fold: str, weights: str) -> Path:
     """The bundle's own folder where it has such engines."""
-    health, m = get_backend(backend).health(), given.manifest
-    if not health.runs or given.workload.device != "cuda":
+    health, m = get_backend(backend).health(), bundles.manifest
+    if not health.runs or bundles.workload.device != "cuda":
         what = health.does if not health.runs else "engines run on a GPU"
-        raise UserError(what, where=backend, fix=health.fix or "use a GPU that it supports, and --device cuda")
+        raise UserError(what, where=backend, fix=health.fix or f"use a GPU that {backend} supports, and --device cuda")
     built = m.engines(backend).values()
     if m.fold == fold and built and all(each.target.weights == weights for each in built):
-        return given.bundle.path
+        return bundles.bundle.path
     skip = ",".join(map(str, m.plan.skipped)) or "none"
-    _build(given, folder, base=given.bundle.path, skip=skip, fold=fold, backend=backend, engine_weights=weights)
+    _build(bundles, folder, base=bundles.bundle.path, skip=skip, fold=fold, backend=backend, engine_weights=weights)
     return folder
 
 
-def genai(given: BaselineBundles, folder: Path) -> Path:
-    precision, llama = given.manifest.precision, folder.with_name("llama")
+def genai(bundles: BaselineBundles, folder: Path) -> Path:
+    precision, llama = bundles.manifest.precision, folder.with_name("llama")
     require_genai(precision)
-    if given.workload.device != "cpu":
-        raise UserError("its model is made for the CPU", where="onnxruntime-genai", fix="compare with --device cpu")
-    bundle = open_bundle(given.place("plain"))
+    if bundles.workload.device != "cpu":
+        raise UserError("its model is built for the CPU only", where="onnxruntime-genai", fix="pass --device cpu")
+    bundle = open_bundle(bundles.place("plain"))
     try:
-        with given.progress.stage("writing the base model for onnxruntime-genai") as done:
+        with bundles.progress.stage("writing the base model for onnxruntime-genai") as done:
             write_llama(bundle, llama, done)
-        with given.progress.stage("exporting with onnxruntime-genai's builder"):
+        with bundles.progress.stage("exporting with onnxruntime-genai's builder"):
             export_genai(llama, folder, precision)
     finally:
         shutil.rmtree(llama, ignore_errors=True)
     return folder
 
 
-def _without_adapters(given: BaselineBundles, bundle: Bundle, folder: Path) -> Path:
+def _without_adapters(bundles: BaselineBundles, bundle: Bundle, folder: Path) -> Path:
     m = bundle.manifest
     if "lowrank" not in fold_modes(m.config):
-        fix = "leave it out"
-        raise UserError("the bundle has no adapters beside its weights", where=given.bundle.path, fix=fix)
+        what = "the bundle has no adapters that could be left out"
+        raise UserError(what, where="--against", fix="leave this baseline out")
     bare, _ = network_part(m.config, "without_adapters")(m.config)
-    return _over_the_same_weights(bundle, folder, bare, "none", given.limits("none"), given.progress)
+    return _over_the_same_weights(bundle, folder, bare, "none", bundles.limits("none"), bundles.progress)
 
 
 def _over_the_same_weights(
     bundle: Bundle, folder: Path, config: AnyConfig, fold: str, limits: Limits, progress: Progress
 ) -> Path:
-    """A bundle with other graphs over a bundle's own store."""
+    """A bundle with other graphs that shares a bundle's weights."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
 
     def exported() -> Iterator[tuple[GraphSpec, ir.Model]]:
@@ -160,23 +161,24 @@ def _over_the_same_weights(
     return derived.seal(folder.name, config=config, fold=fold, limits=limits).path
 
 
-def _build(given: BaselineBundles, folder: Path, base: Path | None, **asked: Any) -> None:
-    """Build from the checkpoint with the bundle's own options but for those that are asked for."""
-    if given.sources is None:
-        raise UserError("it needs what the bundle no longer has", where="bench", fix="pass --ckpt too")
-    m, sources = given.manifest, given.sources
-    limits = given.limits(asked["fold"] or "none").model_dump(exclude=set(m.config.unused_limits))
+def _build(bundles: BaselineBundles, folder: Path, base: Path | None, **asked: Any) -> None:
+    """Build from the checkpoint with the bundle's options, except for those in `asked`."""
+    if bundles.sources is None:
+        what = "this baseline needs weights that the bundle no longer has"
+        raise UserError(what, where="bench", fix="pass --ckpt too")
+    m, sources = bundles.manifest, bundles.sources
+    limits = bundles.limits(asked["fold"] or "none").model_dump(exclude=set(m.config.unused_limits))
     options = (
         {n: getattr(m.options, n) for n in ("precision", "adapters", "opset")} | m.options.settings | limits | asked
     )
     paths = {name: getattr(sources, name) for name in ("weights", "vision", "base_weights")}
-    build(sources.ckpt, folder, base=base, verify=False, progress=given.progress, **paths, **options)
+    build(sources.ckpt, folder, base=base, verify=False, progress=bundles.progress, **paths, **options)
 
 
-def _alike(given: BaselineBundles) -> Path | None:
-    """The bundle, where the model with every attention has most of its weights."""
-    plan = given.manifest.plan
-    return given.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
+def _reuse_source(bundles: BaselineBundles) -> Path | None:
+    """The bundle, where a model with every attention shares most of its weights: at least half of its attentions are kept."""
+    plan = bundles.manifest.plan
+    return bundles.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
 
 
 BUNDLES: dict[str, Callable[[BaselineBundles, Path], Path]] = {

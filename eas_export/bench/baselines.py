@@ -27,9 +27,9 @@ class Baseline:
 
 
 def with_backends(rows: Mapping[str, Baseline], modes: Mapping[str, str]) -> dict[str, Baseline]:
-    """The rows, and those that they lack for a bundle in these fold modes (each with its words) on every backend that runs its graphs
-    or engines."""
-    found = {
+    """The rows, and one for each fold mode on each backend that runs graphs or engines, where they have none. modes: fold mode -> what
+    it does with the adapters"""
+    others = {
         f"{b}-{m}": Baseline(m, b, f"{b}, {words}")
         for b, (m, words) in product(backends_that_run("graphs"), modes.items())
     }
@@ -37,11 +37,11 @@ def with_backends(rows: Mapping[str, Baseline], modes: Mapping[str, str]) -> dic
         backends_that_run("engines"), modes.items(), get_args(EngineWeights)
     ):
         name = f"{backend}-{mode}-{weights}"
-        found[name] = Baseline(name, backend, f"{backend} engines with {weights} weights, {words}")
-    return {**rows, **{name: row for name, row in found.items() if name not in rows}}
+        others[name] = Baseline(name, backend, f"{backend} engines with {weights} weights, {words}")
+    return {**rows, **{name: row for name, row in others.items() if name not in rows}}
 
 
-# (what it shows, of, to): names of baselines, compared at steady steps of one row
+# (what it shows, of, to): two baselines, compared in a steady step of one row
 Comparisons = tuple[tuple[str, str, str], ...]
 
 
@@ -49,12 +49,12 @@ Comparisons = tuple[tuple[str, str, str], ...]
 class Kind:
     """What differs by kind of network: decoder.py and cross_encoder.py hold one each.
 
-    step       the part that it does again and again, with a place for the number of rows
+    step       the part that is repeated, with a place for the number of rows
     parts      (runtime, workload) -> its parts, and how each is prepared
     baselines  by name
-    claims     what the published claims and ours come to
+    claims     the comparisons behind the published claims and ours
     flops      what a run of each graph computes
-    causes     what saves time, (cause, before, after): each begins where the one before ends, the last is all of it
+    causes     what saves time, (cause, before, after): each starts where the previous one ends, the last is all of it
     """
 
     step: str
@@ -70,17 +70,17 @@ def kind_of(config: AnyConfig) -> Kind:
 
 
 def choose(known: Mapping[str, Baseline], own: Sequence[str], against: Sequence[str] | None) -> dict[str, Baseline]:
-    """The bundle itself first, then the others that were asked for, all without being asked. Raises UserError for an unknown name."""
+    """The bundle itself (`own`) first, then the baselines to compare with; None: all. Raises UserError for an unknown name."""
     names = list(known) if against is None else list(against)
     for name in names:
         if name not in known:
-            raise UserError(f"there is no {name!r}", where="--against", fix=f"choose from {', '.join(known)}")
+            raise UserError(f"unknown baseline {name!r}", where="--against", fix=f"choose from {', '.join(known)}")
     return {name: known[name] for name in dict.fromkeys([*own, *names])}
 
 
 def subjects(m: Manifest, device: str) -> tuple[str, ...]:
-    """The baselines that are the bundle itself, the first of which that runs is the one that others are compared with: on a GPU its engines,
-    where it has any, else ONNX Runtime or, where that runs on CPUs only, PyTorch."""
+    """The baselines that are the bundle itself; the first that runs is what others are compared with. On a GPU: the bundle's engines where
+    it has any, else ONNX Runtime or, where that runs on CPUs only, PyTorch."""
     targets = [record.engine.target for record in m.engine_files.values()]
     if device == "cuda" and targets:
         return (f"{targets[0].backend}-{m.fold}-{targets[0].weights}",)

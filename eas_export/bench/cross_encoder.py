@@ -12,14 +12,14 @@ from .settings import Workload
 from .stages import ENCODE, Prepare, Work
 
 _ROWS = {
-    "onnxruntime-offline": Baseline("offline", "onnxruntime", "ONNX Runtime, adapters folded once and for all"),
+    "onnxruntime-offline": Baseline("offline", "onnxruntime", "ONNX Runtime, adapters folded at build time"),
     "onnxruntime-unskipped": Baseline("unskipped", "onnxruntime", "ONNX Runtime, every attention, adapters folded"),
-    "pytorch-offline": Baseline("offline", "pytorch", "PyTorch eager, adapters folded once and for all"),
+    "pytorch-offline": Baseline("offline", "pytorch", "PyTorch eager, adapters folded at build time"),
     "pytorch-unskipped": Baseline("unskipped", "pytorch", "PyTorch eager, every attention, adapters folded"),
     "pytorch-compiled": Baseline("offline", "compiled", "torch.compile, adapters folded"),
     "pytorch-captured": Baseline("offline", "captured", "PyTorch's pass as a CUDA graph, adapters folded"),
 }
-BASELINES = with_backends(_ROWS, {"offline": "adapters folded once and for all"})
+BASELINES = with_backends(_ROWS, {"offline": "adapters folded at build time"})
 
 CAUSES = (
     ("skipping attention", "pytorch-unskipped", "pytorch-offline"),

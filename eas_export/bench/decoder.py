@@ -39,7 +39,7 @@ _ROWS = {
 _MODES = {f: f"adapters {_FOLDED if mode.one_prompt else _BESIDE}" for f, mode in FOLD_MODES.items() if mode.adapters}
 BASELINES = with_backends(_ROWS, _MODES)
 
-# What the published claims and ours come to
+# The comparisons behind the published claims and ours
 CLAIMS = (
     ("folded against no adapters", "onnxruntime-weights", "onnxruntime-floor"),
     ("low-rank against no adapters", "onnxruntime-lowrank", "onnxruntime-floor"),
@@ -59,22 +59,22 @@ CAUSES = (
 
 
 class _Decoder:
-    """How a decoder's parts are prepared; what its prompts leave behind is made once, folded weights are large."""
+    """Prepares a decoder's parts. The state after a prompt is made once: folded weights are large."""
 
     def __init__(self, runtime: Runtime, workload: Workload):
         self.runtime, self.workload = runtime, workload
         self.conversation = cache(self.read)
 
     def parts(self) -> dict[str, Prepare]:
-        found: dict[str, Prepare] = {PREFILL: self.prefill, FIRST: self.first, ANSWER: self.answer}
+        parts: dict[str, Prepare] = {PREFILL: self.prefill, FIRST: self.first, ANSWER: self.answer}
         if "vision" in self.runtime.sessions:
-            found[VISION] = self.vision
+            parts[VISION] = self.vision
         if "fold" in self.runtime.sessions:
-            found[FOLD] = lambda: partial(self.runtime.run, "fold", self.conversation().state)
+            parts[FOLD] = lambda: partial(self.runtime.run, "fold", self.conversation().state)
         for rows in self.workload.batches:
             if rows <= self.runtime.limits.max_batch:
-                found[DECODE.format(rows)] = lambda rows=rows: self.bind(rows, DECODE).run
-        return found | {FULL: lambda: self.bind(1, FULL).run}
+                parts[DECODE.format(rows)] = lambda rows=rows: self.bind(rows, DECODE).run
+        return parts | {FULL: lambda: self.bind(1, FULL).run}
 
     def vision(self) -> Work:
         spec, size = self.runtime.sessions["vision"].spec, self.runtime.config.vision.image_size
@@ -99,8 +99,8 @@ class _Decoder:
         return answer
 
     def bind(self, rows: int, part: str) -> Bound:
-        """A step into the last slot. Every row has a state of its own, all with the same numbers: reading as many prompts for it would take
-        more memory than the step."""
+        """A step into the last slot. Each row has its own copy of one prompt's state: prefilling as many prompts would take more memory than
+        the step."""
         slots, before = self.slots(part), self.conversation()
         caches, lengths = empty_caches(self.runtime, rows, slots), torch.full((rows,), slots - 1)
         states = {name: value.repeat(rows, *[1] * (value.dim() - 1)) for name, value in before.state.items()}
@@ -116,7 +116,7 @@ class _Decoder:
 
 
 def _prompts(runtime: Runtime, rows: int, length: int) -> Prompts:
-    """Different ones, the same for everyone."""
+    """Random prompts, the same for every baseline."""
     ids = prompt_ids(runtime.config.vocab_size, rows, length)
     return Prompts(ids, torch.full((rows,), length), torch.full_like(ids, -1))
 

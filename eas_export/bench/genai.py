@@ -1,8 +1,7 @@
-"""onnxruntime-genai, as its users have it: a plain bundle's Llama through its own model builder, and its generation loop.
+"""onnxruntime-genai as its users run it: a plain bundle's Llama, exported by its model builder, in its generation loop.
 
-Nothing of it is tuned, neither down nor up: the graph, the session's options and the number of threads are what the builder and the
-library choose. For the CPU the builder makes models in fp32 and fp16; those in fp16 with keys in groups fail in their first
-step (ONNX Runtime 1.32).
+Nothing is tuned, neither down nor up: the builder and the library choose the graph, the session's options and the number of threads.
+For the CPU the builder makes models in fp32 and fp16; fp16 models with grouped keys fail in their first step (ONNX Runtime 1.32).
 """
 
 import json
@@ -24,14 +23,14 @@ from .settings import Workload
 from .stages import ANSWER, DECODE, PREFILL, Part, Parts, Work, prompt_ids
 
 NAME = "onnxruntime-genai"
-ROOM = 32  # steps, at least, before a model that is timed is rewound
+ROOM = 32  # steps, at least, before a timed model is rewound
 BUILT = ("fp32", "fp16")  # precisions of the builder's models for the CPU
 
 
 def require_genai(precision: str) -> None:
     """Raise UserError where no model of this precision can be made here."""
     if precision not in BUILT:
-        what = f"its model builder has no {precision} for the CPU"
+        what = f"onnxruntime-genai's model builder has no {precision} for the CPU"
         raise UserError(what, where=NAME, fix=f"build the bundle with --precision {' or '.join(BUILT)}")
     _require("onnxruntime_genai", "transformers")
 
@@ -39,7 +38,7 @@ def require_genai(precision: str) -> None:
 def export_genai(folder: Path, out: Path, precision: str) -> None:
     """Run the model builder for the CPU, in a process of its own and without the network.
 
-    folder     of a Hugging Face Llama (see llama.write_llama), which the builder takes into memory whole
+    folder     of a Hugging Face Llama (see llama.write_llama), which the builder loads whole
     out        the folder it makes: model.onnx, its weights, genai_config.json
     precision  fp32 or fp16
 
@@ -52,9 +51,11 @@ def export_genai(folder: Path, out: Path, precision: str) -> None:
         environment = os.environ | SILENT | {"HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode} and said nothing"]
-        fix = f"see that the model fits in memory; else pip install -U {NAME}, or leave it out"
-        raise UserError(f"its model builder failed: {lines[-1].strip()}", where=f"{NAME}, {folder}", fix=fix)
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode} without a message"]
+        fix = f"check that the model fits in memory; else pip install -U {NAME}, or leave it out of --against"
+        raise UserError(
+            f"onnxruntime-genai's model builder failed: {lines[-1].strip()}", where=f"{NAME}, {folder}", fix=fix
+        )
 
 
 def open_genai(folder: Path) -> "GenaiModel":
@@ -63,7 +64,7 @@ def open_genai(folder: Path) -> "GenaiModel":
     Raises UserError where the library is missing, and for a folder that the library does not open.
     """
     _require("onnxruntime_genai")
-    os.environ.update(SILENT)  # it calls home as ONNX Runtime does
+    os.environ.update(SILENT)  # it sends telemetry as ONNX Runtime does
     import onnxruntime_genai as og
 
     with _errors(folder):
@@ -71,7 +72,7 @@ def open_genai(folder: Path) -> "GenaiModel":
 
 
 def genai_parts(folder: Path, workload: Workload) -> Parts:
-    """What can be timed of the model: no tower, nothing to fold. An answer's steps go through the library's own loop."""
+    """The parts of the model: no vision, no fold. An answer's steps go through the library's own loop."""
     model = open_genai(folder)
     config = json.loads((folder / "genai_config.json").read_text())["model"]
     room = min(max(workload.new_tokens, ROOM), config["context_length"] - workload.prompt_tokens - 1)
@@ -93,7 +94,7 @@ def genai_parts(folder: Path, workload: Workload) -> Parts:
 
 
 def _steps(model: "GenaiModel", ids: np.ndarray, room: int) -> Work:
-    """Step after step, from the end of the prompts again where there is no more room."""
+    """Step after step, back at the end of the prompts when the caches are full."""
     model.prefill(ids, room)
     taken = 0
 
@@ -111,7 +112,7 @@ def _steps(model: "GenaiModel", ids: np.ndarray, room: int) -> Work:
 class GenaiModel:
     """A model of onnxruntime-genai that generates greedily and never ends by itself: its end token is never chosen.
 
-    tokens  [B] int32: chosen last; the next step is fed with them
+    tokens  [B] int32: the last choice, which the next step is fed
     """
 
     def __init__(self, folder: Path, model: object):
@@ -122,10 +123,10 @@ class GenaiModel:
     def prefill(self, ids: np.ndarray, room: int) -> None:
         """Read prompts of one length and choose each one's first token.
 
-        ids   [B, S] integers without 2, the end token's: the library takes it for padding, or for an answer's end
+        ids   [B, S] integers other than 2, the end token, which the library takes for padding, or for an answer's end
         room  steps that may follow, which decides how large the caches are
 
-        Raises UserError for ids that hold the end token's, and where the library fails, as all methods do.
+        Raises UserError for ids with the end token, and where the library fails, as all methods do.
         """
         import onnxruntime_genai as og
 
@@ -149,21 +150,21 @@ class GenaiModel:
             self.tokens = self._generator.get_next_tokens().copy()
 
     def rewind(self) -> None:
-        """Back to behind the prefill: the same steps can be taken again. A single prompt's caches stay; the library cannot rewind several,
-        whose prompts are read once more."""
+        """Go back to the end of the prefill, so that the same steps can run again. A single prompt keeps its caches; several are prefilled
+        again, as the library cannot rewind them."""
         rows, length = self._prompt.shape
         if rows > 1:
             self.prefill(self._prompt, self._room)
         else:
             with _errors(self.folder):
-                self._generator.rewind_to(length)  # it keeps what it had chosen there, and feeds that next
+                self._generator.rewind_to(length)  # it still has its choice there, and feeds that next
                 self.tokens = self._first
 
     def logits(self) -> np.ndarray:
-        """[B, vocab] float32: what `tokens` were chosen from, -inf for the end token. After `rewind` they are still those from before."""
+        """[B, vocab] float32: what `tokens` were chosen from, -inf for the end token. After `rewind` still those of the last step."""
         with _errors(self.folder):
             logits = self._generator.get_output("logits")[:, -1].astype(np.float32)  # a prefill's are [B, S, vocab]
-        logits[:, END] = -np.inf  # the library does so in some steps' own
+        logits[:, END] = -np.inf  # the library does so in some steps
         return logits
 
 
@@ -177,10 +178,10 @@ def _require(*packages: str) -> None:
 
 @contextmanager
 def _errors(folder: Path) -> Iterator[None]:
-    """The library's errors as the user's."""
+    """Raise the library's errors as UserError."""
     try:
         yield
     except RuntimeError as error:
-        what = (str(error).strip() or "it failed and said nothing").splitlines()[0]
+        what = (str(error).strip() or "onnxruntime-genai failed without a message").splitlines()[0]
         fix = f"build the bundle with --precision fp32, or pip install -U {NAME}"
         raise UserError(what, where=f"{NAME}, {folder}", fix=fix) from error

@@ -1,9 +1,9 @@
 """A plain decoder's weights as a Hugging Face Llama, which other tools read.
 
 Plain: every attention, no adapters (`--skip none --adapters drop`). On text such a decoder is Llama, whatever family it came from: RoPE
-turns by differences of positions, so where a prompt begins changes nothing, and no token attends to a modality token. One thing is
-left: with `config.modality_token` the first token after a prompt has the position of the prompt's last one, as published. There logits
-are equal for prompts only.
+depends on differences of positions only, so where a prompt begins changes nothing, and no token attends to a modality token. One
+difference is left: with `config.modality_token` the first token after a prompt has the position of the prompt's last one, as published,
+so that logits are equal for prompts only.
 """
 
 import json
@@ -42,7 +42,7 @@ def write_llama(bundle: Bundle, folder: Path, on_bytes: Callable[[int], None] = 
     """
     m = bundle.manifest
     if tuple(m.graphs) != PLAIN or m.plan.skipped:
-        what = "it is not a decoder with every attention and without adapters"
+        what = "the bundle is not a decoder with every attention and without adapters"
         raise UserError(what, where=bundle.path, fix="build one with --skip none --adapters drop")
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -56,7 +56,7 @@ def write_llama(bundle: Bundle, folder: Path, on_bytes: Callable[[int], None] = 
 
 
 def llama_config(bundle: Bundle) -> dict:
-    """config.json of the Llama that a plain bundle is."""
+    """config.json of a plain bundle as a Llama."""
     m = bundle.manifest
     c = m.config
     return {
@@ -80,8 +80,8 @@ def llama_config(bundle: Bundle) -> dict:
 
 
 def half_split(weight: Tensor, heads: int) -> Tensor:
-    """The rows of a query or key matrix, [heads * head_dim, dim], for RoPE on the pairs (i, i + head_dim/2), where they stand for the
-    pairs (0, 1), (2, 3), ... Queries and keys that are both reordered have the same products."""
+    """The rows of a query or key matrix, [heads * head_dim, dim], reordered from RoPE on the pairs (0, 1), (2, 3), ... to RoPE on the pairs
+    (i, i + head_dim/2). Queries and keys that are both reordered have the same products."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)  # [heads, 2, head_dim/2, dim] in between
 
 

@@ -1,7 +1,7 @@
-"""How fast this machine reads memory and multiplies, by pieces of work of known size that take turns with what is measured against them.
+"""How fast this machine reads memory and multiplies: probes of known size, timed in the same rounds as what is held against them.
 
-A bandwidth is what the best reader sees. On a Xeon with two cores, AVX-512 and 260 MB of L3, PyTorch 2.13 and two threads read 1 GiB of
-float32 with 32.7 GB/s in a product of a transposed matrix with a vector, 32.3 in one of the matrix itself, 29.6 in a dot product, 28.4
+The bandwidth is the best reader's. On a Xeon with two cores, AVX-512 and 260 MB of L3, PyTorch 2.13 and two threads read 1 GiB of
+float32 at 32.7 GB/s in a product of a transposed matrix with a vector, 32.3 in one of the matrix itself, 29.6 in a dot product, 28.4
 in a sum and 18.9 in a maximum; a copy reads and writes 26.1. The first two are the probes on a CPU. Products reach 333 GFLOP/s in
 float32, 319 in float16 and 169 in bfloat16: a runtime that widens bfloat16 does better than one that does not, so on a CPU float32 is
 tried too.
@@ -22,11 +22,11 @@ WIDTH = 1 << 14  # columns of the matrix that is read: a row is 64 KiB
 
 @dataclass(frozen=True)
 class Probe:
-    """A piece of work of known size; what it works on is there until the probe is dropped.
+    """A piece of work of known size, with its buffers.
 
     amount  bytes, or floating-point operations, of one run
     dtype   of what it works on
-    run     does it once; on a GPU it is enqueued, and the caller synchronises
+    run     does it once; on a GPU it is enqueued, and the caller synchronizes
     """
 
     name: str
@@ -36,14 +36,14 @@ class Probe:
 
 
 def read_probes(device: torch.device, nbytes: int | None = None) -> tuple[Probe, ...]:
-    """Ways to read one float32 matrix of about so many bytes, `buffer_bytes` by default; small ones stay in the caches."""
+    """Ways to read one float32 matrix of about `nbytes`, `buffer_bytes` by default; a small one stays in the caches."""
     rows = max(2, (buffer_bytes(device) if nbytes is None else nbytes) // (4 * WIDTH))
-    matrix = torch.ones(rows, WIDTH, device=device)  # written: memory that nobody wrote may not be there
+    matrix = torch.ones(rows, WIDTH, device=device)  # written: pages that were never written are not in memory
     return tuple(Probe(name, matrix.nbytes, "float32", make(matrix)) for name, make in READERS[device.type].items())
 
 
 def buffer_bytes(device: torch.device) -> int:
-    """Bytes that are read: well beyond any cache, and no more than an eighth of the memory that is free."""
+    """Bytes of the matrix that is read: well beyond any cache, and at most an eighth of the free memory."""
     return min(LARGEST[device.type], FREE[device.type](device) // 8)
 
 
@@ -76,7 +76,7 @@ SIDE = {"cpu": 1 << 11, "cuda": 1 << 13}  # of the square matrices that are mult
 
 
 def product_probes(device: torch.device, dtype: str) -> tuple[Probe, ...]:
-    """Products of two square matrices in the dtype and, on a CPU, in what runtimes may widen it to."""
+    """Products of two square matrices in the dtype and, on a CPU, in the dtype that runtimes may widen it to."""
     wider = ("float32",) if device.type == "cpu" else ()
     return tuple(_product(device, each) for each in dict.fromkeys((dtype, *wider)))
 

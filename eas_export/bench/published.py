@@ -1,7 +1,7 @@
-"""PyTorch eager as published: the adapters in the decode loop, as convolutions, for every token anew.
+"""PyTorch eager as published: the adapters in the decode loop, as convolutions, computed anew for every token.
 
-Only the adapters differ from the "lowrank" graphs: the walk over the blocks, attention, caches and norms are the same code, so what a
-step takes more is what the adapters take. Router weights are the prompt's. A skipped layer's pooled feature is
+Only the adapters differ from the "lowrank" graphs: the walk over the blocks, attention, caches and norms are the same code, so the
+extra time of a step is the adapters'. Router weights are the prompt's. A skipped layer's pooled feature is
 
     frozen   the prompt's (LLaVA-EAS, and the paper)
     dynamic  that of the one new token (LaVIN-EAS as published for batches: verify/adapter_modes.py's "published dynamic decode")
@@ -52,7 +52,7 @@ class FrozenDecodeGraph(nn.Module):
 
 
 class DynamicDecodeGraph(nn.Module):
-    """A step of a network from `published_network` with the new token's own pooled features; `pooled` is not read."""
+    """A step of a network from `published_network` with the new token's own pooled features; the input `pooled` is not read."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -77,7 +77,7 @@ def _step(decoder: Decoder, inputs: dict[str, Tensor], pooled: Pooled) -> dict[s
 
 
 def dynamic_decode_reads(plan: SkipPlan, name: str) -> bool:
-    """By the names of the store's parameters: what the frozen one reads, and the pools."""
+    """Whether the dynamic step reads this parameter of the store: those that the frozen one reads, and the pools."""
     return unfolded_decode_reads(plan, name) or ".pool." in name
 
 
@@ -91,7 +91,7 @@ def published_graphs(dynamic: bool) -> Mapping[str, Graph]:
 
 
 def published_is_dynamic(family: str) -> bool:
-    """Whether the family's published code pools every new token by itself. Raises UserError for a name that is none."""
+    """Whether the family's published code pools every new token by itself. Raises UserError for an unknown family."""
     return "published dynamic decode" in get_family(family).published_deviations
 
 

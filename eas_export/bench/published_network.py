@@ -1,8 +1,8 @@
 """The network with its adapters as they were published: 1x1 convolutions, the outer ones in two groups.
 
 All but the adapters is the network's own, weights and all. The adapters' numbers are recovered from the stacked form of
-networks/fold.py, which holds s, 1/t and ffn_norm.weight already. What was published multiplies by s and by that weight for every token,
-so here it is done with ones.
+networks/fold.py, which holds s, 1/t and ffn_norm.weight already. The published code multiplies by s and by that weight for every token,
+so here the same is done with ones.
 
 Formulas (paper, Eq. 4-8; published code), letters as in networks/fold.py:
 
@@ -21,7 +21,7 @@ from ..networks.vision import AdapterVisionBlock
 
 
 class PublishedAdapter(nn.Module):
-    """What both kinds have: h -> y. Tokens are [B, L, dim] outside and [B, dim, L] for the convolutions."""
+    """Common to both kinds: h -> y. Tokens are [B, L, dim] outside and [B, dim, L] for the convolutions."""
 
     def __init__(self, adapter: Adapter):
         super().__init__()
@@ -62,7 +62,7 @@ class PublishedSkippedAdapter(PublishedAdapter):
         self.conv_C = _inner(2 * adapter.down.weight, 2 * adapter.down.bias, self.rank)  # down has 0.5 C, 0.5 c
 
     def features(self, n: Tensor) -> Tensor:
-        """What the pooled feature is a mean of, A n + a: [B, L, dim] -> [B, L, rank]"""
+        """A n + a, whose mean is the pooled feature: [B, L, dim] -> [B, L, rank]"""
         return self.conv_A(n.transpose(1, 2)).transpose(1, 2)
 
     def forward(self, n: Tensor, router: Tensor, pooled: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class PublishedSkippedAdapter(PublishedAdapter):
 
 
 class PublishedKeptBlock(KeptBlock):
-    """A kept block around another form of its adapter."""
+    """A kept block with its adapter as published."""
 
     def __init__(self, block: AdaptedKeptBlock):
         nn.Module.__init__(self)  # its parts are the block's own
@@ -86,7 +86,7 @@ class PublishedKeptBlock(KeptBlock):
 
 
 class PublishedSkippedBlock(SkippedBlock):
-    """A skipped block around another form of its adapter."""
+    """A skipped block with its adapter as published."""
 
     def __init__(self, block: AdaptedSkippedBlock):
         nn.Module.__init__(self)  # its parts are the block's own
@@ -106,7 +106,7 @@ class PublishedSkippedBlock(SkippedBlock):
 
 
 class PublishedVisionBlock(AdapterVisionBlock):
-    """A vision block around another form of its adapter."""
+    """A vision block with its adapter as published."""
 
     def __init__(self, block: AdapterVisionBlock):
         nn.Module.__init__(self)  # its parts are the block's own
@@ -128,7 +128,7 @@ BLOCKS = {
 
 
 def published_network(network: nn.Module) -> nn.Module:
-    """The same network, whose blocks with adapters were exchanged. Only the adapters' numbers are copied."""
+    """Replace the network's blocks with adapters by published ones, in place. Only the adapters' numbers are copied."""
     network.decoder.layers, network.vision.blocks = (
         nn.ModuleList(BLOCKS[type(block)](block) if type(block) in BLOCKS else block for block in blocks)
         for blocks in (network.decoder.layers, network.vision.blocks)
@@ -137,7 +137,7 @@ def published_network(network: nn.Module) -> nn.Module:
 
 
 def _inner(weight: Tensor, bias: Tensor, rank: int) -> nn.Conv1d:
-    """A or C of the first `rank` rows of a matrix [.., dim] and a bias [..]; a stacked one begins with them"""
+    """A or C: the first `rank` rows of a matrix [.., dim] and a bias [..], which may be stacked"""
     return _convolution(weight[:rank, :, None], bias[:rank])
 
 

@@ -17,8 +17,8 @@ SCHEMA_VERSION = 2
 
 
 class Place(Record):
-    """Where it was measured. cpu, gpu: their names; gpu: None where everyone ran on the CPU; cores: of the machine; threads: that PyTorch and the
-    probes take; versions: package -> version"""
+    """Where it was measured. cpu, gpu: their names; gpu: None where all ran on the CPU; cores: of the machine; threads: that PyTorch and the
+    probes use; versions: package -> version"""
 
     cpu: str
     cores: int
@@ -31,8 +31,8 @@ class Place(Record):
 class Memory(Record):
     """Of a baseline's process, at its peak.
 
-    private_bytes  of its own, the most that was seen after a trial; mapped files do not count
-    peak_bytes     resident, pages of mapped files included, which others may share
+    private_bytes  the most that was seen after a trial, without mapped files
+    peak_bytes     resident, with pages of mapped files, which others may share
     device_bytes   the most that PyTorch had allocated on the GPU, without what other libraries take there; None on a CPU
     """
 
@@ -42,7 +42,7 @@ class Memory(Record):
 
 
 class Steady(Record):
-    """Decoding, or one pass, with so many rows at once. tokens_per_second: of all rows together; passes for a network that makes no tokens"""
+    """A decode step, or one pass, with so many rows at once. tokens_per_second: of all rows together; passes for a network without tokens"""
 
     rows: int
     step: Timing
@@ -53,13 +53,13 @@ class Result(Record):
     """One baseline.
 
     why_not         why it was not run; empty where it was
-    notes           what should be known of how it runs
-    opened_seconds  opening the model; PyTorch had been imported before, what else it runs on is imported in it
+    notes           what a reader of its figures should know
+    opened_seconds  to open the model and import its libraries, but for PyTorch, which was imported before
     parts           part -> its timing, but for steady steps
     steady          by rows
     refused         part -> why it was not timed, where others were
-    disk_reads      pages of its weights that came from the disk while it was timed: above a few, memory did not suffice for everyone,
-                    and the disk was timed
+    disk_reads      pages of its weights that were read from the disk while it was timed: more than a few mean that memory was too small
+                    for all baselines, and that the disk was timed
     """
 
     what: str
@@ -81,7 +81,7 @@ class Result(Record):
 class Comparison(Record):
     """One baseline's part against another's, round by round.
 
-    ratio          of / to: above 1, `to` is faster by so much
+    ratio          of / to: how many times as fast `to` is
     saved_seconds  of - to
     """
 
@@ -94,7 +94,7 @@ class Comparison(Record):
 
 
 class KvSaving(Record):
-    """What keys and values that are no longer kept save: a step at a full cache takes that much longer than at a short one.
+    """What the KV cache that skipped attentions no longer have would cost: a step at a full cache takes longer than at a short one.
 
     full, short    slots of the two caches
     saved_seconds  of a step: what the longer cache costs with every attention, less what it costs without the skipped ones
@@ -116,7 +116,7 @@ class BreakEven(Record):
 
 
 class Rates(Record):
-    """What the machine did in a second beside the steady steps: bytes read by the best reader, operations of the fastest matrix product"""
+    """What the machine reached in the rounds of the steady steps: bytes read by the best reader, operations of the fastest matrix product"""
 
     read_bytes_per_second: Spread
     product_flops_per_second: Spread
@@ -125,9 +125,9 @@ class Rates(Record):
 class Roof(Record):
     """One graph of the bundle against the machine's limit.
 
-    bytes, flops      that it has to move and to do at least, from shapes (roofline.py)
-    bound             memory or arithmetic: which of both takes longer at the measured rates
-    least_seconds     that it takes
+    bytes, flops      that it has to move and to compute at least, from shapes (roofline.py)
+    bound             memory or arithmetic: which of the two takes longer at the measured rates
+    least_seconds     how long that takes
     share             least_seconds / measured seconds
     """
 
@@ -141,7 +141,8 @@ class Roof(Record):
 
 
 class BenchReport(Record):
-    """subject: the baseline that is the bundle itself; against: every other one's parts over the subject's; claims, causes: see summary.py"""
+    """baselines: by name, the bundle itself among them as `subject`; against: the others' parts over the subject's; claims, causes: see
+    baselines.Kind"""
 
     schema_version: int = SCHEMA_VERSION
     bundle: str

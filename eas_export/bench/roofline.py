@@ -1,6 +1,6 @@
-"""What one run of a graph has to move and to compute, from shapes, and the time below which this machine cannot do it.
+"""The bytes and operations of one run of a graph, from shapes, and the least time that this machine needs for them.
 
-FLOPs  Every product of [n, k] with [k, m] is 2 n k m; norms, activations, softmax and sums are left out, as in networks/cross_encoder/flops.py. The
+FLOPs  Every product of [n, k] with [k, m] is 2 n k m; norms, activations, softmax and sums are not counted, as in networks/cross_encoder/flops.py. The
        graphs' products are counted as they are built: an adapter is 2 (rank + 1) wide. Each token of a prompt attends to those before it
        and to itself, S (S + 1) / 2 pairs; LaVIN's modality token attends to itself alone, which takes no product. The head is applied to
        the last token of each row. Every prompt of a batch is S tokens long.
@@ -44,30 +44,30 @@ CACHE_SLOTS: Mapping[str, Callable[[Sizes], int]] = {  # graph -> slots of a row
 
 
 class Work(Record):
-    """What one run of a graph has to move, in bytes, and to compute, in floating-point operations."""
+    """One run of a graph: bytes to move, floating-point operations to compute."""
 
     bytes: int
     flops: int
 
 
 class Limit(Record):
-    """The roofline over a graph: the least seconds that a run takes, and which of the two takes them."""
+    """The roofline over a graph: the least seconds of a run, and which of the two bounds it."""
 
     seconds: float
     bound: Literal["memory", "arithmetic"]
 
 
 def limit_of(work: Work, bytes_per_second: float, flops_per_second: float) -> Limit:
-    """How fast this machine could do the work: either moves while the other computes, so the slower one decides."""
+    """The least time of the work at these rates. Moving and computing overlap, so the slower one decides."""
     memory, arithmetic = work.bytes / bytes_per_second, work.flops / flops_per_second
     return Limit(seconds=max(memory, arithmetic), bound="memory" if memory >= arithmetic else "arithmetic")
 
 
 def work_of(bundle: Bundle, graph: str, sizes: Sizes) -> Work:
-    """What one run of the bundle's graph has to do.
+    """The bytes and operations of one run of the bundle's graph.
 
     sizes  of every dim that the graph's spec names: B rows, S tokens of each prompt, T cache slots in use (in a step, with the new token's),
-           N images, M vectors of image features; of METER's retrieval M texts, N images, B pairs. Others may be there. Raises KeyError
+           N images, M vectors of image features; of METER's retrieval M texts, N images, B pairs. Others are ignored. Raises KeyError
            where one is missing
     """
     m = bundle.manifest

@@ -1,4 +1,4 @@
-"""The way through: choose baselines, make the bundles that they run, time them in rounds of trials, make the report."""
+"""All of `bench`: choose baselines, make the bundles that they run, time them in rounds of trials, make the report."""
 
 import importlib.metadata
 import os
@@ -54,14 +54,14 @@ def bench(
     scratch: Path | str | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Time a bundle, and what would be run otherwise, in turns, so that whatever slows the machine down slows all.
+    """Time a bundle and its baselines in the same rounds, so that whatever slows the machine down slows all of them.
 
-    ckpt, weights, vision, base_weights  see families/contract.Sources; without a checkpoint nothing can be compared that keeps every attention
-    against        names of baselines (decoder.py, cross_encoder.py); None: all that there are
+    ckpt, weights, vision, base_weights  see families/contract.Sources; without a checkpoint no baseline with every attention can be run
+    against        names of baselines (decoder.py, cross_encoder.py); None: all
     prompt_tokens, new_tokens, batches, rounds, device  see settings.Workload; device None: cuda where PyTorch sees a GPU
-    scratch        where the bundles go that only the comparison needs, and from which they are gone in the end; None: beside the bundle
+    scratch        a folder for the baselines' bundles, which are removed in the end; None: beside the bundle
 
-    Raises UserError for an unknown baseline, for a workload that the bundle does not take, and where the bundle itself cannot be run.
+    Raises UserError for an unknown baseline, for a workload beyond the bundle's limits, and where the bundle itself cannot be run.
     A baseline that cannot be run is in the report with the reason.
     """
     opened = open_bundle(bundle)
@@ -82,7 +82,7 @@ def bench(
         measured = run_schedule([*children.values()], _schedule(kind, workload, tuple(probes)), progress)
         summary = Summary(opened, workload, measured, probes)
         if not summary.trials(own, summary.step):
-            raise _cannot_run(own, measured.refused.get(own, {}).get(summary.step, "it has no such step"))
+            raise _cannot_run(own, measured.refused.get(own, {}).get(summary.step, f"it has no {summary.step!r}"))
         results = {
             name: summary.result(name, each).model_copy(update=_of_process(children[name]))
             if name in children
@@ -104,20 +104,20 @@ def bench(
 
 
 @contextmanager
-def folder_for_bundles(bundle: Bundle, given: Path | str | None) -> Iterator[Path]:
-    """An empty folder in `given`, by default beside the bundle, which is removed in the end. What a comparison that was killed has left
-    there goes, too. Raises UserError where it cannot be made, and while another comparison of the bundle is going on."""
+def folder_for_bundles(bundle: Bundle, scratch: Path | str | None) -> Iterator[Path]:
+    """An empty folder in `scratch`, by default beside the bundle, which is removed in the end; what a killed bench left there is removed,
+    too. Raises UserError where it cannot be made, and while another bench of the bundle is running."""
 
     def busy(_: str) -> UserError:
-        what = "another comparison of this bundle is going on, and both would be slower for it"
-        return UserError(what, where=folder, fix="wait for it")
+        what = "another bench of this bundle is running, and both would be slower"
+        return UserError(what, where=folder, fix="wait until it ends")
 
-    scratch = scratch_folder(bundle.path) if given is None else Path(given)
-    if not (scratch.is_dir() and os.access(scratch, os.W_OK)):
-        what = "it is no folder that can be written to"
-        raise UserError(what, where=f"--scratch {scratch}", fix="give another folder")
-    folder = scratch / f".{bundle.path.resolve().name}.bench"
-    with translated(folder, "it cannot be made", "give another --scratch"):
+    parent = scratch_folder(bundle.path) if scratch is None else Path(scratch)
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        what = "the scratch folder is not there, or cannot be written to"
+        raise UserError(what, where=f"--scratch {parent}", fix="give another folder")
+    folder = parent / f".{bundle.path.resolve().name}.bench"
+    with translated(folder, "the scratch folder cannot be made", "give another --scratch"):
         locked = lock_folder(folder, busy)
     with locked:
         clear(folder)
@@ -130,8 +130,8 @@ def folder_for_bundles(bundle: Bundle, given: Path | str | None) -> Iterator[Pat
 def _open(
     processes: ExitStack, bundles: BaselineBundles, chosen: Mapping[str, Baseline], own: Sequence[str]
 ) -> tuple[dict[str, ChildProcess], dict[str, str]]:
-    """A process for every baseline that can be run, and why others cannot. The first are `own`, the bundle itself, the machine's
-    probes are the last. Raises UserError where the bundle itself cannot be run, before anything is made for the others."""
+    """Start a process for each baseline that can be run; for the others, say why not. `own`, the bundle itself, comes first, the machine's
+    probes last. Raises UserError where the bundle itself cannot be run, before anything is made for the others."""
     children: dict[str, ChildProcess] = {}
     missing: dict[str, str] = {}
     for name, baseline in {**chosen, MACHINE: PROBES}.items():
@@ -149,20 +149,20 @@ def _open(
 
 
 def _cannot_run(name: str, why: str) -> UserError:
-    fix = "see eas-export doctor; on a machine with a GPU, --device cpu leaves it out"
+    fix = "run eas-export doctor; on a machine with a GPU, try --device cpu"
     return UserError(f"the bundle itself cannot be run: {why}", where=name, fix=fix)
 
 
 def _require_origin(sources: Sources, m: Manifest, progress: Progress) -> None:
-    """Raise UserError unless it is the checkpoint that the bundle was built from; more files than then may belong to it."""
+    """Raise UserError unless the bundle was built from this checkpoint, which may have more files since."""
     checkpoint = load_checkpoint(sources, m.config.family)
     if not set(m.sources) <= set(hash_sources(checkpoint, progress)):
-        what = "it is not the checkpoint that the bundle was built from"
-        raise UserError(what, where=f"--ckpt {sources.ckpt}", fix="give that one")
+        what = "the bundle was not built from this checkpoint"
+        raise UserError(what, where=f"--ckpt {sources.ckpt}", fix="pass the checkpoint that it was built from")
 
 
 def _schedule(kind: Kind, workload: Workload, probes: tuple[str, ...]) -> list[TimedPart]:
-    """Everything that a baseline may have. The machine's probes run beside what is held against them."""
+    """All parts that a baseline may have. The machine's probes run in the rounds of the parts that are held against them."""
     one, *more = (kind.step.format(rows) for rows in workload.batches)
     few = workload.few
     return [
@@ -177,7 +177,7 @@ def _schedule(kind: Kind, workload: Workload, probes: tuple[str, ...]) -> list[T
 
 
 def _of_process(child: ChildProcess) -> dict[str, object]:
-    """What its process says in the end; nothing where it has crashed."""
+    """What its process reports in the end; no memory where it has crashed."""
     try:
         memory = Memory(**child.ask({"memory": True}))
     except Refused:

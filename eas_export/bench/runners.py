@@ -1,4 +1,4 @@
-"""What runs a bundle, in a child process: (its folder, workload) -> it, open. Raises UserError where it cannot be had."""
+"""What runs a bundle in a child process: (its folder, workload) -> Opened. Each raises UserError where it cannot run here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from .genai import genai_parts
 from .peak import product_probes, read_probes
 from .published import open_published
 from .settings import Workload
-from .stages import DECODE, ENCODE, PRODUCT, READ, Opened, Part, parts_of, synchronised
+from .stages import DECODE, ENCODE, PRODUCT, READ, Opened, Part, parts_of, synchronized
 
 GENAI_NOTE = "its prefill makes logits for every position and chooses a token; its steps go from the prompt's end to the answer's"
 
@@ -28,26 +28,26 @@ def published(place: Path, workload: Workload) -> Opened:
 
 
 def compiled(place: Path, workload: Workload) -> Opened:
-    """Steps of one row alone: compiling takes minutes, and again for every shape."""
+    """Steps of one row only: compiling takes minutes for every shape."""
     return _steps(place, workload, CompiledSession, (1,))
 
 
 def captured(place: Path, workload: Workload) -> Opened:
-    """Steps alone, each replayed as one CUDA graph: without the time that the host takes to launch its kernels one by one."""
+    """Steps only, each replayed as one CUDA graph: without the host's time to launch kernels one by one."""
     if workload.device != "cuda":
         what = "CUDA graphs are captured on a GPU"
-        raise UserError(what, where="--device cpu", fix="use --device cuda, or leave it out")
+        raise UserError(what, where="--device cpu", fix="use --device cuda, or leave this baseline out of --against")
     return _steps(place, workload, CapturedSession, workload.batches)
 
 
 def on_backend(backend: str, place: Path, workload: Workload) -> Opened:
-    """The bundle on a backend, which may not be there for the device, or leave some of a graph to the CPU."""
+    """The bundle on a backend. Raises UserError where that runs on another device; notes say which graphs it leaves to the CPU in part."""
     runtime = open_runtime(open_bundle(place), backend, device_named(workload.device))
     if runtime.device.type != workload.device:
         what = f"{backend} runs on the {runtime.device.type.upper()}"
         raise UserError(what, where=f"--device {workload.device}", fix=f"pass --device {runtime.device.type}")
-    left = {name: said for name, session in runtime.sessions.items() if (said := getattr(session, "on_cpu", None))}
-    notes = tuple(f"{name} is not all on the GPU: {said}" for name, said in left.items())
+    left = {name: part for name, session in runtime.sessions.items() if (part := getattr(session, "on_cpu", None))}
+    notes = tuple(f"{name} is not all on the GPU: {part}" for name, part in left.items())
     return Opened(parts_of(runtime, workload), notes)
 
 
@@ -56,13 +56,13 @@ def genai(place: Path, workload: Workload) -> Opened:
 
 
 def machine(place: Path, workload: Workload) -> Opened:
-    """What the machine can do: the probes of peak.py, in the bundle's dtype."""
+    """The machine's probes of peak.py, in the bundle's dtype."""
     device, dtype = device_named(workload.device), PRECISIONS[open_bundle(place).manifest.precision].dtype
-    found = [(READ, probe) for probe in read_probes(device)]
-    found += [(PRODUCT, probe) for probe in product_probes(device, dtype)]
+    probes = [(READ, probe) for probe in read_probes(device)]
+    probes += [(PRODUCT, probe) for probe in product_probes(device, dtype)]
     parts = {
-        f"{kind}{probe.name}": Part(lambda run=probe.run: synchronised(run, device), probe.amount)
-        for kind, probe in found
+        f"{kind}{probe.name}": Part(lambda run=probe.run: synchronized(run, device), probe.amount)
+        for kind, probe in probes
     }
     return Opened(parts)
 
@@ -78,9 +78,11 @@ class CompiledSession(PyTorchSession):
             try:
                 for name, value in module(dict(inputs)).items():
                     outputs[name].copy_(value)
-            except Exception as error:  # its own and its compiler's have no common base but this
-                what = f"torch.compile fails on it ({' '.join(str(error).split())[:200]})"
-                raise UserError(what, where="torch.compile", fix="install a C++ compiler, or leave it out") from error
+            except Exception as error:  # torch's and its compiler's have no other common base
+                what = f"torch.compile fails ({' '.join(str(error).split())[:200]})"
+                raise UserError(
+                    what, where="torch.compile", fix="install a C++ compiler, or leave this baseline out"
+                ) from error
 
         return run
 
@@ -94,7 +96,7 @@ class CapturedSession(PyTorchSession):
         def run() -> None:
             if replays:
                 return replays[0]()
-            eager()  # what libraries allocate on their first call is allocated outside of the graph
+            eager()  # so that what libraries allocate on their first call is outside of the graph
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):

@@ -1,4 +1,4 @@
-"""Trials: in each round of a part every baseline that has the part runs one, in another order each time."""
+"""Rounds of trials: in each round of a part every baseline that has the part runs one trial, in another order each time."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from ..core.progress import Progress
 from .child_process import ChildProcess, Refused
 from .timing import Trials
 
-BETWEEN = 0.01  # seconds between two trials: threads that spin for more work come to rest
+BETWEEN = 0.01  # seconds between two trials: threads that spin for more work go to sleep
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Measurements:
 
 
 def run_schedule(children: Sequence[ChildProcess], schedule: Sequence[TimedPart], progress: Progress) -> Measurements:
-    """Every baseline that can is timed in every part; one that fails in a part is left out of it."""
+    """Time every baseline in every part that it has; one that fails in a part is left out of that part."""
     measured, order = Measurements(), Random(0)
     for timed in schedule:
         if not any(timed.part in each.parts for each in children):
             continue
         _drop(children)
-        there = [(each, part) for part in (timed.part, *timed.beside) for each in children if part in each.parts]
+        entries = [(each, part) for part in (timed.part, *timed.beside) for each in children if part in each.parts]
         ready = []
-        with progress.stage(f"preparing {timed.part}", len(there), "baselines") as done:
-            for entry in there:
+        with progress.stage(f"preparing {timed.part}", len(entries), "baselines") as done:
+            for entry in entries:
                 ready += [entry] if _asked(measured, entry, "prepare") is not None else []
                 done(1)
         taken: dict[tuple[str, str], list[list[float]]] = {(each.name, part): [] for each, part in ready}
-        with progress.stage(f"timing {timed.part}", timed.rounds * len(ready), "turns") as done:
+        with progress.stage(f"timing {timed.part}", timed.rounds * len(ready), "trials") as done:
             for _ in range(timed.rounds):
-                for entry in order.sample(ready, len(ready)):  # none has always the same one before it
+                for entry in order.sample(ready, len(ready)):  # so that none always runs after the same one
                     time.sleep(BETWEEN)
                     answer, key = _asked(measured, entry, "trial"), (entry[0].name, entry[1])
                     if answer is None:
@@ -66,7 +66,7 @@ def run_schedule(children: Sequence[ChildProcess], schedule: Sequence[TimedPart]
 
 
 def _asked(measured: Measurements, entry: tuple[ChildProcess, str], request: str) -> dict[str, Any] | None:
-    """Its answer; None where it refuses, and why is noted."""
+    """Its answer; None where it refuses, with the reason in `measured`."""
     child, part = entry
     try:
         return child.ask({request: part})

@@ -47,7 +47,7 @@ def make_workload(
     rounds: int,
     device: str,
 ) -> Workload:
-    """None: what is usual, or as much as the bundle takes. Raises UserError for what it does not take, and for no batch."""
+    """None: the default, or as much as the bundle takes. Raises UserError for values beyond the bundle's limits or out of range."""
     prompt = min(DEFAULT_PROMPT, limits.max_prompt) if prompt_tokens is None else prompt_tokens
     new = min(DEFAULT_NEW, max(1, limits.max_tokens - prompt)) if new_tokens is None else new_tokens
     for name, value, most in (
@@ -56,12 +56,12 @@ def make_workload(
     ):
         if not 1 <= value <= most:
             fix = f"give 1 to {most}, or build with another --max-prompt and --max-tokens"
-            raise UserError(f"it is {value}, and the bundle takes {most} at most", where=f"--{name}", fix=fix)
+            raise UserError(f"{name} is {value}, but the bundle takes {most} at most", where=f"--{name}", fix=fix)
     if not batches or not all(1 <= rows <= MOST_ROWS for rows in batches):
-        fix = f"give numbers of 1 to {MOST_ROWS} with commas between them: 1,2,4,8"
-        raise UserError(f"{list(batches)} are no batch sizes", where="--batch", fix=fix)
+        fix = f"give comma-separated numbers from 1 to {MOST_ROWS}, like 1,2,4,8"
+        raise UserError(f"{list(batches)} are not batch sizes", where="--batch", fix=fix)
     if not 2 <= rounds <= MOST_ROUNDS:
-        fix = f"give 2 to {MOST_ROUNDS}: one turn has no spread"
-        raise UserError(f"it is {rounds}", where="--rounds", fix=fix)
+        fix = f"give 2 to {MOST_ROUNDS}: one trial has no spread"
+        raise UserError(f"the number of rounds is {rounds}", where="--rounds", fix=fix)
     rows = tuple(sorted({1, *batches}))
     return Workload(prompt_tokens=prompt, new_tokens=new, batches=rows, rounds=rounds, device=device)

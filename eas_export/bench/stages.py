@@ -2,15 +2,15 @@
 
     vision              one image through the tower
     prefill             one prompt of text, into new caches
-    fold                its adapters into the weights
-    first step          a decode step on tensors that were not there before
+    fold                the prompt's adapters into the weights
+    first step          a decode step on newly allocated tensors
     decode x4           a step of four rows, into the last slot of caches as long as prompt and answer; the same one again and again
     decode, full cache  a step of one row whose caches are as long as the bundle takes
-    answer              a new conversation, of text: prefill, fold and as many steps as there are new tokens
+    answer              a new conversation of text: prefill, fold and a step for each new token
     encode x4           four pairs through a cross-encoder
-    read: .., multiply: ..  what the machine can do (peak.py)
+    read: .., multiply: ..  the machine's probes (peak.py)
 
-A piece ends when its results are there: a GPU is waited for.
+A piece ends when its results are there: the GPU is synchronized.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ from .settings import Workload
 
 VISION, PREFILL, FOLD, FIRST, FULL, ANSWER = "vision", "prefill", "fold", "first step", "decode, full cache", "answer"
 DECODE, ENCODE = "decode x{}", "encode x{}"
-READ, PRODUCT = "read: ", "multiply: "  # the machine's own, before what they are
+READ, PRODUCT = "read: ", "multiply: "  # each before the name of a probe
 
 Work = Callable[[], object]
-Prepare = Callable[[], Work]  # everything that is not timed, done once
+Prepare = Callable[[], Work]  # does once what is not timed
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Opened:
-    """A baseline that is open: what can be timed of it, and what should be known of how it runs."""
+    """An opened baseline: its parts, and notes for a reader of its figures."""
 
     parts: Parts
     notes: tuple[str, ...] = ()
 
 
 def parts_of(runtime: Runtime, workload: Workload) -> Parts:
-    """What the runtime's graphs and limits have, by name."""
+    """The parts that the runtime's graphs and limits allow, by name."""
     prepared = network_part(runtime.config, "bench").parts(runtime, workload)
     return {
-        name: Part(lambda prepare=prepare: synchronised(prepare(), runtime.device))
+        name: Part(lambda prepare=prepare: synchronized(prepare(), runtime.device))
         for name, prepare in prepared.items()
     }
 
@@ -64,8 +64,8 @@ def slots_of(part: str, workload: Workload, most: int) -> int:
     return most if part == FULL else workload.prompt_tokens + workload.new_tokens
 
 
-def synchronised(work: Work, device: torch.device) -> Work:
-    """The work until its results are there."""
+def synchronized(work: Work, device: torch.device) -> Work:
+    """The work, which then waits for the GPU where it runs on one."""
     if device.type != "cuda":
         return work
 
@@ -77,5 +77,5 @@ def synchronised(work: Work, device: torch.device) -> Work:
 
 
 def prompt_ids(vocab_size: int, rows: int, length: int) -> Tensor:
-    """[rows, length] int64, drawn: the same for the same numbers; 0 to 2 stand for padding, beginning and end in most vocabularies"""
+    """[rows, length] int64: random, the same for the same arguments. Ids 0 to 2 are padding, beginning and end in most vocabularies."""
     return torch.randint(3, vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))

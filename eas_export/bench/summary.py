@@ -14,7 +14,7 @@ from .settings import Workload
 from .stages import DECODE, ENCODE, FOLD, FULL, PREFILL, PRODUCT, READ, VISION, slots_of
 from .timing import Trials, by_round, difference, inverse, quotient, spread, timing
 
-MACHINE = "machine"  # what is timed of the machine itself
+MACHINE = "machine"  # the name under which the machine's probes are timed
 
 KV = ("onnxruntime-unskipped", "onnxruntime-lowrank")  # with every attention, and without the skipped ones
 FOLDING = ("onnxruntime-lowrank", "onnxruntime-weights")
@@ -22,7 +22,7 @@ FOLDING = ("onnxruntime-lowrank", "onnxruntime-weights")
 
 @dataclass(frozen=True)
 class Summary:
-    """What the trials of a bundle and its baselines came to. amounts: probe -> bytes that one piece of it reads, or operations that it does"""
+    """Makes a report of the trials of a bundle and its baselines. amounts: probe -> bytes or operations of one piece of it"""
 
     bundle: Bundle
     workload: Workload
@@ -76,7 +76,7 @@ class Summary:
         return Comparison(name=name, part=part, of=of, to=to, ratio=ratio, saved_seconds=saved)
 
     def against(self, subject: str) -> tuple[Comparison, ...]:
-        """Every part that a baseline has too, over the subject's."""
+        """Each baseline's parts over the same parts of the subject."""
         pairs = [(part, name) for part, taken in self.measured.trials.items() for name, timed in taken if timed == part]
         found = [
             self.compared(f"{name} against the bundle", part, name, subject) for part, name in pairs if name != subject
@@ -89,7 +89,7 @@ class Summary:
         return tuple(filter(None, found))
 
     def kv(self) -> KvSaving | None:
-        """Both steps are timed in the same rounds for it."""
+        """From steps at a full and at a short cache, timed in the same rounds."""
         taken = [self.trials(name, part, timed=FULL) for name in KV for part in (FULL, self.step)]
         if not all(taken):
             return None
@@ -101,7 +101,7 @@ class Summary:
         return KvSaving(full=most, short=short, saved_seconds=saved, saved_bytes=most * lost)
 
     def break_even(self) -> BreakEven | None:
-        """Folding costs once per prompt, and saves in every step; all three are timed in the same rounds for it."""
+        """Folding costs once per prompt, and saves in every step: from the fold and both steps, timed in the same rounds."""
         beside, folded = (self.trials(name, self.step, timed=FOLD) for name in FOLDING)
         fold = self.trials(FOLDING[1], FOLD)
         if not (beside and folded and fold):
@@ -111,7 +111,7 @@ class Summary:
         return BreakEven(fold_seconds=costs, saved_per_step_seconds=saved, tokens=tokens)
 
     def rates(self) -> Rates | None:
-        """What the machine did beside the steady steps; None where its probes were not timed."""
+        """What the machine reached in the rounds of the steady steps; None where its probes were not timed."""
         rounds = self._rates_by_round(self.step)
         if not rounds:
             return None
@@ -119,7 +119,7 @@ class Summary:
         return Rates(read_bytes_per_second=spread(reads), product_flops_per_second=spread(products))
 
     def roofline(self, subject: str) -> tuple[Roof, ...]:
-        """The subject's graphs, each against what the machine did in the same rounds."""
+        """The subject's graphs, each against what the machine reached in the same rounds."""
         return tuple(
             self._roof(subject, part, graph, sizes)
             for part, graph, sizes in self._graph_runs()

@@ -1,7 +1,7 @@
-"""Seconds of pieces of work, timed trial by trial, and what they come to. Knows no model.
+"""Seconds of pieces of work, timed trial by trial, and their statistics. Independent of any model.
 
 A trial is short, and in each round every baseline has one: whatever slows the machine down slows all of them. So figures are compared within
-a round, and of the rounds' quotients the median and the 10th and 90th percentile are given.
+a round, and reported as the median, the 10th and the 90th percentile of the rounds' ratios.
 """
 
 import statistics
@@ -13,9 +13,11 @@ from pydantic import FiniteFloat
 
 from ..core.record import Record
 
-WARM = 2  # pieces after preparing a part, not counted: kernels are chosen, memory is touched
-SHORT = 0.02  # seconds: pieces below it are run uncounted for as long at the beginning of a trial: threads wake up, caches fill
-A_TRIAL = 0.1  # seconds: so long pieces are counted, one at least
+WARM = 2  # uncounted pieces after a part is prepared: kernels are chosen, memory is touched
+SHORT = (
+    0.02  # seconds: shorter pieces run uncounted for so long at the beginning of a trial: threads wake up, caches fill
+)
+A_TRIAL = 0.1  # seconds of counted pieces; at least one piece
 MOST_PIECES = 200  # of one trial
 
 Clock = Callable[[], float]
@@ -31,7 +33,7 @@ class Spread(Record):
 
 
 class Timing(Record):
-    """Seconds of one piece of work: of all pieces that were counted, in so many trials."""
+    """Seconds of one piece of work. pieces: that were counted; trials: that they were counted in"""
 
     seconds: Spread
     pieces: int

@@ -1,14 +1,14 @@
-"""The child process of one baseline: it opens its bundle, and runs a trial whenever it is asked to. child_process.py starts it.
+"""The child process of one baseline: it opens a bundle, and runs a trial when it is asked to. child_process.py starts it.
 
-Everyone has threads, an allocator and crashes of its own, and memory that can be looked at. JSON lines on standard input and output:
+So each baseline has its own threads, allocator, memory and crashes. JSON lines on standard input and output:
 
     {"runner": .., "place": path, "workload": {..}}  ->  {"parts": {part: amount}, "notes": [..], "seconds": to open}
     {"prepare": part}                                ->  {}
     {"trial": part}                                  ->  {"seconds": [of each piece], "disk_reads": ..}
-    {"drop": true}                                   ->  {}: of what was prepared only what prompts have left behind stays
+    {"drop": true}                                   ->  {}; what was prepared is dropped, a prompt's state stays
     {"memory": true}                                 ->  {"private_bytes": .., "peak_bytes": .., "device_bytes": ..}
 
-Each of them may be answered by {"refused": why}.
+Each may be answered by {"refused": why}.
 """
 
 import json
@@ -30,7 +30,7 @@ from .settings import Workload
 from .stages import Parts, Work
 from .timing import WARM, run_trial
 
-EVERYONE = "everyone's models at once"
+ALL_MODELS = "the models of all baselines at once"
 FEWER = "end other programs, give fewer --batch, or fewer --against"
 
 
@@ -47,7 +47,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     first = next(requests)
     start = time.perf_counter()
     try:
-        with enough_memory(EVERYONE, FEWER):
+        with enough_memory(ALL_MODELS, FEWER):
             opened = RUNNERS[first["runner"]](Path(first["place"]), Workload(**first["workload"]))
     except UserError as error:
         yield {"refused": str(error)}
@@ -57,7 +57,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     worker = Worker(opened.parts)
     for request in requests:
         try:
-            with enough_memory(EVERYONE, FEWER):
+            with enough_memory(ALL_MODELS, FEWER):
                 answer = worker.answer(request)
         except UserError as error:
             answer = {"refused": str(error)}
@@ -70,7 +70,7 @@ class Worker:
     def __init__(self, parts: Parts):
         self._parts = parts
         self._ready: dict[str, Work] = {}
-        self._private = private_memory()  # the most of its own that was seen
+        self._private = private_memory()  # the most that was seen
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         ((kind, part),) = request.items()

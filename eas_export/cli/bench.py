@@ -14,7 +14,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers: write them like 1,2,4,8") from None
+        raise click.BadParameter(f"{value!r} is not a list of numbers like 1,2,4,8") from None
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -23,38 +23,50 @@ def _names(context: click.Context, parameter: click.Parameter, value: tuple[str,
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--ckpt", type=PATH, help="The checkpoint it was built from: for baselines that keep every attention.")
+@click.option(
+    "--ckpt", type=PATH, help="The checkpoint that BUNDLE was built from, which baselines with every attention need."
+)
 @path_options
 @click.option(
     "--against",
     multiple=True,
     callback=_names,
     metavar="NAMES",
-    help="Whom to compare with, with commas between them. Default: everyone who can be run.",
+    help="Comma-separated baselines.  [default: all that can run here]",
 )
-@click.option("--prompt-tokens", type=int, help="Of each prompt.  [default: 64]")
-@click.option("--new-tokens", type=int, help="Of an answer.  [default: 32]")
-@click.option("--batch", "batches", default="1,2,4,8", show_default=True, callback=_numbers, help="Rows of a step.")
+@click.option("--prompt-tokens", type=int, help="Tokens of each prompt.  [default: 64]")
+@click.option("--new-tokens", type=int, help="Tokens of each answer.  [default: 32]")
 @click.option(
-    "--rounds", type=int, default=20, show_default=True, help="Turns of everyone for a step; other parts get fewer."
+    "--batch", "batches", default="1,2,4,8", show_default=True, callback=_numbers, help="Batch sizes of a step."
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="Where everyone runs.  [default: cuda where there is one]"
+    "--rounds",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Trials of each baseline for a step; other parts get fewer.",
 )
-@click.option("--plot", type=PATH, help="Draw it, too: a file that ends in .png or .svg.")
 @click.option(
-    "--scratch", type=PATH, help="Where files go that only the comparison needs.  [default: beside the bundle]"
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where baselines run.  [default: cuda where PyTorch sees a GPU]",
+)
+@click.option("--plot", type=PATH, help="Draw the report, too: a .png or .svg file.")
+@click.option(
+    "--scratch",
+    type=PATH,
+    help="Folder for the baselines' files, which are removed in the end.  [default: beside BUNDLE]",
 )
 @json_option
 def bench(bundle: Path, plot: Path | None, as_json: bool, **options: Any) -> int:
-    """Time a bundle against what would be run otherwise, and against this machine's limit.
+    """Time a bundle against its baselines, and against this machine's limit.
 
-    Everyone has a process, and in each round everyone takes a turn: what slows the machine down slows all. Ratios are medians over rounds,
-    with the 10th and 90th percentile. With --ckpt the comparison has everyone; without it, who can do with the bundle's own weights.
+    Each baseline has its own process and runs one trial in each round, so that what slows the machine down slows all. Ratios are medians
+    over rounds, with the 10th and 90th percentile. Without --ckpt only baselines that share the bundle's weights are timed.
 
     \b
     eas-export bench lavin-7b.bundle --ckpt data/ --plot lavin.png
-    eas-export bench lavin-7b.bundle --against pytorch-published,onnxruntime-floor --batch 1
+    eas-export bench lavin-7b.bundle --against pytorch-published --batch 1
     """
     from ..bench.run import bench as measure
     from ..system.files import written_whole

@@ -9,8 +9,8 @@ from ..bench.timing import SHORT, WARM, Spread, Timing, duration
 from .output import size, table
 
 HOW = (
-    f"After a part is prepared, {WARM} runs are not counted, and at the beginning of each trial runs of less than {SHORT * 1e3:.0f} ms are not "
-    "counted for as long. A run ends when its results are there: a GPU is waited for. Ratios are medians over rounds (10th to 90th percentile). "
+    f"After a part is prepared, {WARM} pieces of work run uncounted; pieces of less than {SHORT * 1e3:.0f} ms run uncounted for so long at the "
+    "beginning of each trial, too. A piece ends when its results are there. Ratios are medians over rounds (10th to 90th percentile). "
     "Memory is each process's own at its peak, without mapped weights."
 )
 FEW_PAGES = 1000  # that may come from the disk before figures are doubted
@@ -27,7 +27,7 @@ BAR, BESIDE = 30, 44  # characters: of the longest bar at most, and of the figur
 
 
 def print_report(report: BenchReport, console: Console) -> None:
-    """Everything that was measured; nothing where nothing was."""
+    """Print every section for which something was measured."""
     ran = report.by_step()
     _print_head(report, console)
     _print_steps(report, ran, console)
@@ -108,14 +108,14 @@ def _print_comparisons(title: str, found: tuple[Comparison, ...], console: Conso
 def _print_rest(report: BenchReport, console: Console) -> None:
     if kv := report.kv:
         console.print(
-            f"Keys and values that are no longer kept save {kv.saved_seconds.p50 * 1e3:.2f} ms of a step ({_ms_range(kv.saved_seconds)}) when "
-            f"{kv.full} slots are read rather than {kv.short}, and {size(kv.saved_bytes)} per row."
+            f"The KV cache that skipped attentions no longer have saves {kv.saved_seconds.p50 * 1e3:.2f} ms of a step "
+            f"({_ms_range(kv.saved_seconds)}) at {kv.full} slots against {kv.short}, and {size(kv.saved_bytes)} per row."
         )
     if even := report.break_even:
-        pays = "never that could be told from the spread" if even.tokens is None else f"after {even.tokens:,} tokens"
+        pays = "the spread is larger" if even.tokens is None else f"folding pays back after {even.tokens:,} tokens"
         console.print(
             f"Folding takes {even.fold_seconds.p50 * 1e3:.1f} ms per prompt, and a folded step is {even.saved_per_step_seconds.p50 * 1e3:.2f} ms "
-            f"shorter than a low-rank one ({_ms_range(even.saved_per_step_seconds)}): it pays back {pays}."
+            f"shorter than a low-rank one ({_ms_range(even.saved_per_step_seconds)}): {pays}."
         )
     if report.kv or report.break_even:
         console.print()
@@ -143,7 +143,7 @@ def _print_roofline(report: BenchReport, console: Console) -> None:
 
 
 def _print_missing(report: BenchReport, console: Console) -> None:
-    """Reasons once, with everyone they keep from running."""
+    """Each reason once, with all that it keeps from running."""
     reasons: dict[str, list[str]] = {}
     for name, each in report.baselines.items():
         for note in each.notes:
@@ -157,8 +157,8 @@ def _print_missing(report: BenchReport, console: Console) -> None:
     reading = [name for name, each in report.baselines.items() if each.disk_reads > FEW_PAGES]
     if reading:
         console.print(
-            f"Memory did not suffice for everyone: weights of {', '.join(reading)} came from the disk again while they were timed. Compare with "
-            "fewer at once (--against)."
+            f"Memory was too small for all baselines: weights of {', '.join(reading)} were read from the disk again while they were timed. "
+            "Compare with fewer (--against)."
         )
 
 

@@ -23,7 +23,7 @@ from ..core.registry import lookup
 COMMANDS = {
     "build": "Take an EAS checkpoint to a verified bundle.",
     "verify": "Compare a bundle with PyTorch, step by step.",
-    "bench": "Time a bundle against what would be run otherwise, and against this machine's limit.",
+    "bench": "Time a bundle against its baselines, and against this machine's limit.",
     "run": "Run a bundle on a prompt, on a file of questions, or on token ids.",
     "search": "Find the attentions that a model can do without, and train the adapters that stand in for them.",
     "inspect": "Show what is in a checkpoint or a bundle.",

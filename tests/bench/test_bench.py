@@ -53,7 +53,9 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
     assert report.subject == "onnxruntime-lowrank" and report.workload.batches == (1, 2)
     ran = {name for name, each in report.baselines.items() if not each.why_not}
     assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank"}
-    assert report.baselines["onnxruntime-none"].why_not.startswith("the bundle's network folds another way")
+    assert report.baselines["onnxruntime-none"].why_not.startswith(
+        "the bundle has no fold mode 'none', only weights, lowrank"
+    )
     assert "no GPU" in report.baselines["tensorrt-rtx-weights-bound"].why_not
     for name in ran:
         each = report.baselines[name]
@@ -96,14 +98,14 @@ def test_the_base_model_has_neither_skips_nor_adapters(bundles):
 
 def test_another_checkpoint_is_refused_before_any_work(refused, bundle_of):
     line = refused("bench", bundle_of(CASE).path, "--ckpt", golden_case("half_13B").folder)
-    assert "it is not the checkpoint that the bundle was built from (--ckpt" in line
+    assert "the bundle was not built from this checkpoint (--ckpt" in line
 
 
 def test_a_comparison_at_a_time_and_what_a_killed_one_left_goes(bundle_of, tmp_path):
     bundle = bundle_of(CASE)
     with folder_for_bundles(bundle, tmp_path) as place:
         (place / "lowrank").mkdir()
-        with pytest.raises(UserError, match="another comparison of this bundle is going on"):
+        with pytest.raises(UserError, match="another bench of this bundle is running"):
             folder_for_bundles(bundle, tmp_path).__enter__()
         assert place.is_dir()
     assert not place.exists()
@@ -133,21 +135,24 @@ def test_baselines_run_what_there_is():
     [
         (
             ("--against", "onnxruntime-cuda"),
-            "there is no 'onnxruntime-cuda' (--against): choose from onnxruntime-weights",
+            "unknown baseline 'onnxruntime-cuda' (--against): choose from onnxruntime-weights",
         ),
-        (("--prompt-tokens", 4000), "it is 4000, and the bundle takes 128 at most (--prompt-tokens)"),
-        (("--new-tokens", 4000), "it is 4000, and the bundle takes 192 at most (--new-tokens)"),
-        (("--batch", "0,2"), "[0, 2] are no batch sizes (--batch)"),
-        (("--batch", "two"), "'two' is no list of numbers: write them like 1,2,4,8"),
-        (("--rounds", 1), "it is 1 (--rounds): give 2 to 10000: one turn has no spread"),
-        (("--rounds", 20000), "it is 20000 (--rounds): give 2 to 10000"),
-        (("--plot", "plot.pdf"), "a plot does not go there (--plot plot.pdf): give a name that ends in .png or .svg"),
+        (("--prompt-tokens", 4000), "prompt-tokens is 4000, but the bundle takes 128 at most (--prompt-tokens)"),
+        (("--new-tokens", 4000), "new-tokens is 4000, but the bundle takes 192 at most (--new-tokens)"),
+        (("--batch", "0,2"), "[0, 2] are not batch sizes (--batch)"),
+        (("--batch", "two"), "'two' is not a list of numbers like 1,2,4,8"),
+        (("--rounds", 1), "the number of rounds is 1 (--rounds): give 2 to 10000: one trial has no spread"),
+        (("--rounds", 20000), "the number of rounds is 20000 (--rounds): give 2 to 10000"),
+        (
+            ("--plot", "plot.pdf"),
+            "the plot is not a .png or .svg file outside the bundle (--plot plot.pdf): give a name that ends in .png or .svg",
+        ),
         (("--plot", "no/such/plot.png"), "is no folder that can be written to"),
         (
             ("--vision", "clip.pt"),
             "--weights, --vision and --base-weights belong to a checkpoint (bench): pass --ckpt too",
         ),
-        (("--scratch", "no/such"), "it is no folder that can be written to (--scratch no/such)"),
+        (("--scratch", "no/such"), "the scratch folder is not there, or cannot be written to (--scratch no/such)"),
         (("--device", "cuda"), "PyTorch sees no GPU here (--device cuda)"),
     ],
 )

@@ -168,7 +168,7 @@ def test_the_builders_failure_is_said_and_its_output_kept_away(tmp_path, monkeyp
     stand_in.write_text("#!/bin/sh\necho loud\necho first >&2\necho 'ValueError: no such model' >&2\nexit 1\n")
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stand_in))
-    with pytest.raises(UserError, match="its model builder failed: ValueError: no such model"):
+    with pytest.raises(UserError, match="model builder failed: ValueError: no such model"):
         genai.export_genai(tmp_path, tmp_path / "o", "fp32")
     assert capfd.readouterr() == ("", "")
     with pytest.raises(UserError, match="has no bf16 for the CPU"):
