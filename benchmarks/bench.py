@@ -1,9 +1,9 @@
-"""`eas-export bench` at a real size: a LaVIN-shaped model with random weights, everyone that runs here, the report and its bars.
+"""`eas-export bench` at a real size: a LaVIN-shaped model with random weights, all baselines that run here, the report and its bars.
 
     python benchmarks/bench.py --shape 1B --precision fp32     30 GB of disk in --scratch, 20 GB of memory, half an hour on two cores
 
-Builds the bundle in fold mode weights, times it against everyone (eas_export/bench/decoder.py), and then times it once more against those who
-need nothing but the bundle: whatever a part takes over the bundle's own lies within the spread that the first run states, or is counted.
+Builds the bundle in fold mode weights, times it against all baselines (eas_export/bench/decoder.py), and then once more against those that
+need only the bundle. A ratio of the second run outside the spread of the first one is counted as a disagreement.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from eas_export.system.files import written_whole
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-genai", "transformers")
 AGAIN = ("onnxruntime-lowrank", "onnxruntime-floor", "pytorch-published", "pytorch-weights")
 STEP, PLAIN = "decode x1", "onnxruntime-plain"
-# Largest that is allowed. A share that has to be reached stands as its inverse
+# The largest value allowed. A share that has to be reached is given as its inverse
 BARS = {
     "weights_over_floor": 1.02,
     "lowrank_over_floor": 1.05,
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="1B")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
-    parser.add_argument("--rounds", type=int, default=24, help="turns of everyone for a step")
+    parser.add_argument("--rounds", type=int, default=24, help="trials of each baseline for a step")
     parser.add_argument("--scratch", type=Path, help="where to put the files; default: the system's temporary folder")
     given = parser.parse_args()
     name, progress = f"bench_{given.shape}_{given.precision}", make_progress(False)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def figures_of(report: BenchReport) -> dict[str, float | None]:
-    """What the bars are on; None for what was not timed."""
+    """The figures that have bars; None for what was not timed."""
     claims = {claim.name: claim.ratio.p50 for claim in report.claims}
     share = next((roof.share.p50 for roof in report.roofline if roof.part == STEP), None)
     genai, published = (

@@ -1,9 +1,9 @@
-"""How long a build takes from the shell, against a commit from before graphs were recorded: the same command in turns, in one run.
+"""How long a build takes from the shell, against a commit from before graphs were recorded: the same command, alternating, in one run.
 
     python benchmarks/build_time.py
 
-The model is a golden case, so that weights cost nothing. The commit is checked out in a git worktree and runs in the same environment. The
-bar: a quarter of its time, with and without verification, by the median of the rounds' ratios.
+The model is a golden case with tiny weights. The commit is checked out in a git worktree and runs in the same environment. The bar: a
+quarter of its time, with and without verification, by the median of the rounds' ratios.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What every benchmark script shares: the record of where and how a figure was measured, and where results go."""
+"""Shared by all benchmark scripts: the record of where and how a figure was measured, and where results go."""
 
 import importlib.metadata
 import json
@@ -41,9 +41,9 @@ def write_result(
     packages: tuple[str, ...] = PACKAGES,
     out_of_reach: dict[str, str] | None = None,
 ) -> None:
-    """Print a result and keep it under results/<name>.json. Exits 1 where a figure is above its bar, or where a bar has none.
+    """Print a result and write it to results/<name>.json. Exits 1 where a figure is above its bar or missing.
 
-    out_of_reach  figure -> why it misses its bar, which is kept with the result where it does
+    out_of_reach  figure -> why it misses its bar, written to the result where it does
     """
     missed = {figure for figure, bar in bars.items() if figures[figure] is None or figures[figure] > bar}
     known = {figure: why for figure, why in (out_of_reach or {}).items() if figure in missed}
@@ -52,7 +52,9 @@ def write_result(
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     if unknown := missed - known.keys():
-        sys.exit("; ".join(f"{figure} is {figures[figure]}, its bar is {bars[figure]}" for figure in sorted(unknown)))
+        sys.exit(
+            "; ".join(f"{figure} is {figures[figure]}, above its bar of {bars[figure]}" for figure in sorted(unknown))
+        )
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,7 @@
 
     python benchmarks/decode_nodes.py --shape 7B
 
-The bars: folding leaves nothing of the adapters; low-rank costs three nodes per layer and at most 17 for all layers together.
+The bars: folding leaves no node of the adapters; low-rank costs three nodes per layer and at most 17 for all layers together.
 Recorded from a skeleton, no weights are needed.
 """
 

@@ -1,4 +1,4 @@
-"""How long `eas-export demo` takes, as a whole process, when everything is installed; what it prints goes to results/demo.txt.
+"""How long `eas-export demo` takes, as a whole process, with its packages installed; what it prints goes to results/demo.txt.
 
     python benchmarks/demo_time.py
 

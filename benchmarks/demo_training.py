@@ -1,12 +1,12 @@
-"""The demo's models from several seeds: how much accuracy is left with attentions skipped, by the bandit's choice and by chance, with
-adapters and without.
+"""The demo's models from several seeds: accuracy with attentions skipped, chosen by the bandit and at random, with adapters and without.
 
     python benchmarks/demo_training.py     three seeds, each in a process of one thread
 
-Chance gets what the bandit's choice gets: adapters of the same size, as many steps, the same questions. The bars: EAS within one point of
-the model with every attention, and above chance by more than two standard errors; the bundles say what PyTorch says to every question; one
-seed under 30 minutes. Asked is more than `eas-export demo` asks, about the same pictures: a share of 800 answers is known to half a point.
-Two standard errors of three seeds are no 95 % (that takes 4.3), and what the pictures themselves leave open is in none of them.
+Random skips get what the bandit's get: adapters of the same size, as many steps, the same questions. The bars: EAS within one point of
+the model with every attention, and above random skips by more than two standard errors; the bundles answer every question as PyTorch does;
+one seed under 30 minutes. More questions are asked than by `eas-export demo`, about the same pictures: the accuracy over its 800 is known
+to half a point only. Two standard errors of three seeds are less than a 95 % interval (which takes 4.3), and do not include the choice of
+pictures.
 """
 
 import argparse
@@ -33,15 +33,15 @@ from eas_export.pipeline import build
 from eas_export.search import search
 
 SEEDS = (0, 1, 2)
-BY_CHANCE = 4  # lists of each seed
+BY_CHANCE = 4  # random skip lists of each seed
 ASKED = 4000  # questions, of which the demo's are the first
 CHANCE = "by chance"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, help="this one alone, its figures on standard output")
-    parser.add_argument("--work", type=Path, help="where files go and stay; default: a temporary folder")
+    parser.add_argument("--seed", type=int, help="run this seed only, and print its figures")
+    parser.add_argument("--work", type=Path, help="folder for the files, which are kept; default: a temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def figures_of(seed: int, work: Path) -> dict:
-    begin, kept = time.monotonic(), work / "base_seconds.json"  # what is there is not trained again
+    begin, kept = time.monotonic(), work / "base_seconds.json"  # a finished base is not trained again
     if not kept.exists():
         train.make_base(work, seed, Progress())
         kept.write_text(json.dumps(round(time.monotonic() - begin, 1)))

@@ -4,9 +4,9 @@
     python benchmarks/engines.py --shape 7B                          12.5 GB of bundle in --scratch; the same bars
     python benchmarks/engines.py --shape 1B --engine-weights embedded
 
-What is measured is a second build into the same place, with the engines as the only thing that is new: weights and graphs are taken over.
-Bound engines never see the large weights, which are zeros then; embedded ones get random numbers (equal tensors are stored once). Engines
-are built here, not run: that takes a GPU.
+Measured is a second build into the same folder, in which only the engines are new: weights and graphs are reused. Bound engines never
+read the large weights, which are zeros here; embedded ones get random numbers (equal tensors are stored once). Engines are only built: running
+them takes a GPU.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""What damaged checkpoints, bundles, recipes and inputs do: they are taken or refused, and nothing else happens.
+"""Fuzzing: damaged checkpoints, bundles, recipes and inputs are accepted or refused, and nothing else happens.
 
     python benchmarks/fuzz.py [--cases 50000] [--seed N]
 
-Every case is decided by its target's name and a number, counted from --seed; the test suite runs the first 500 (tests/fuzzing.py
+Each case depends on its target's name and a number only, counted from --seed; the test suite runs the first 500 (tests/fuzzing.py
 says what is damaged, how, and what counts as a failure). The bars: no failure, and no case above 10 s.
 """
 
@@ -25,9 +25,7 @@ from fuzzing import CHECKPOINT, Fuzzer
 from eas_export.pipeline import build
 from eas_export.system.machine import peak_memory
 
-MEMORY = (
-    24 << 30
-)  # addresses, most of them of libraries: what a file makes us take beyond is an error, not the machine's end
+MEMORY = 24 << 30  # bytes of addresses, most of them for libraries: a file that needs more raises MemoryError
 
 
 def main() -> None:
@@ -35,7 +33,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0, help="the first case's number")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # of libraries, about damage that they live with
+    warnings.simplefilter("ignore")  # of libraries, about damage that they tolerate
     with tempfile.TemporaryDirectory() as folder:
         bundle = build(CHECKPOINT, Path(folder) / "bundle", verify=False).bundle
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

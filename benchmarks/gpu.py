@@ -4,19 +4,19 @@
     python benchmarks/gpu.py --work DIR --only "bench others,bench tensorrt"        these steps, and what they need
     python benchmarks/gpu.py --work DIR --device cpu --shape demo --precision fp32  the same way on a CPU
 
-Regime: a decode step of few rows reads every weight once and computes little with it, so the memory's bandwidth bounds it; a prefill computes
-with each weight for every token of the prompt, so arithmetic bounds it. An adapter adds next to no bytes, but small kernels, whose launches
-a CUDA graph hides: so PyTorch's step is timed captured, too. How it is timed: eas_export/bench/timing.py and eas_export/bench/stages.py.
+Regime: a decode step of few rows reads every weight once and computes little with it, so memory bandwidth bounds it; a prefill computes
+with each weight for every token of the prompt, so arithmetic bounds it. An adapter adds few bytes but small kernels, whose launches a CUDA
+graph hides, so PyTorch's step is timed as a CUDA graph, too. Timing: eas_export/bench/timing.py and eas_export/bench/stages.py.
 
-`plan` lists the steps by importance; each is a process of its own. A step is not started where the rest of --minutes does not suffice for it,
-and what takes far too long is ended. After each step DIR/gpu_<shape>_<precision>_<prompt>.json, and with a GPU results/, have what is known: the
-reports that `--json` prints, or why a step was not run. Started again with the same DIR, what is done is not done again. A bundle that
-differs from the float32 reference is not timed. The bar: none differs.
+`plan` lists the steps by importance; each runs in its own process. A step is not started where the rest of --minutes is too short for it, and
+is ended where it takes far too long. After each step the results so far are written to DIR/gpu_<shape>_<precision>_<prompt>.json, and with a
+GPU to results/: the reports that `--json` prints, or why a step was not run. A second run with the same DIR goes on where the first ended. A
+bundle that differs from the float32 reference is not timed. The bar: none differs.
 
---wheels DIR has packages that the machine lacks. They are installed without a network and without what they depend on, into a folder that is
-imported from first. To fetch one: pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d DIR NAME
-Where a transfer takes 64 MiB at most: `split -b 60M X.whl X.whl.` makes X.whl.aa, X.whl.ab and so on, which are brought into DIR one after
-the other, in place of X.whl, and joined there in the order of their names.
+--wheels DIR has packages that the machine lacks. They are installed without a network and without dependencies, into a folder that is
+first on the import path. To fetch one: pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 -d DIR NAME
+Where a transfer is limited to 64 MiB: `split -b 60M X.whl X.whl.` makes X.whl.aa, X.whl.ab and so on, which go into DIR in place of X.whl and
+are joined in the order of their names.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Step:
     """A process that prints a report in JSON.
 
     command     `eas-export` and its arguments, or a script and its
-    seconds     that it takes, about
+    seconds     that it takes, roughly
     needs       steps that have to be done
     checked_by  the step whose report must not say that the bundle differs
     """
@@ -56,16 +56,18 @@ class Step:
     def reason_against(self, records: dict[str, dict], left: float) -> str | None:
         """Why it is not started with so many seconds left. records: of the steps before it, by name"""
         if lacking := [name for name in self.needs if "not_run" in records[name]]:
-            return f"it needs {lacking[0]!r}, which was not run"
+            return f"the step needs {lacking[0]!r}, which was not run"
         if self.checked_by and verdict(records[self.checked_by]) == "differs":
             return f"{self.checked_by!r} says that the bundle differs"
         return (
-            f"it takes about {self.seconds:.0f} s, and {max(0, left):.0f} s were left" if self.seconds > left else None
+            f"the step takes about {self.seconds:.0f} s, and {max(0, left):.0f} s were left"
+            if self.seconds > left
+            else None
         )
 
 
 def plan(asked: argparse.Namespace, gpu: dict | None) -> list[Step]:
-    """The most important first. Seconds are for 16 cores and a GPU, most of them for reading or writing the weights again and again."""
+    """The most important steps first. Seconds are for 16 cores and a GPU; most of them go into reading and writing the weights."""
     checkpoint = str(asked.work / f"checkpoint-{asked.shape}")
     where, one_row = ("--device", asked.device), ("--batch", "1")
 
@@ -121,18 +123,18 @@ def plan(asked: argparse.Namespace, gpu: dict | None) -> list[Step]:
 
 
 def chosen(steps: list[Step], only: str | None) -> set[str]:
-    """The names of the steps that were asked for, and of what they need."""
+    """The names of the steps that were asked for, and of the steps that they need."""
     known = {step.name: step for step in steps}
     names = set(only.split(",")) if only else {*known}
     if unknown := names - {*known}:
-        sys.exit(f"--only: there is no step {min(unknown)!r}: choose from {', '.join(known)}")
+        sys.exit(f"--only: unknown step {min(unknown)!r}: choose from {', '.join(known)}")
     for step in reversed(steps):
         names |= {*step.needs} if step.name in names else set()
     return names
 
 
 def run(step: Step, limit: float, variables: dict[str, str]) -> dict:
-    """A step's record: seconds, and its report or, as `not_run`, why it has none. Ended after `limit` seconds, it has ten more to end its own
+    """A step's record: seconds, and its report or, as `not_run`, why it has none. After `limit` seconds it is ended, with ten more to end its own
     processes and remove its files."""
     start, (program, *arguments) = time.monotonic(), step.command
     command = eas_export(*arguments) if program == "eas-export" else [sys.executable, *step.command]
@@ -140,11 +142,11 @@ def run(step: Step, limit: float, variables: dict[str, str]) -> dict:
     done = subprocess.run([*ending, *command], capture_output=True, text=True, env=variables)
     record = {"command": " ".join(step.command), "seconds": round(time.monotonic() - start, 1)}
     if done.returncode == 124:
-        return record | {"not_run": f"it was ended after {limit:.0f} s"}
+        return record | {"not_run": f"the step was ended after {limit:.0f} s"}
     report = json.loads(done.stdout) if done.stdout.startswith("{") else {}
     if "error" in report:
         return record | {"not_run": "{what} ({where}): {fix}".format(**report["error"])}
-    if done.returncode and not report:  # of a bundle that differs, or did not run, there is one
+    if done.returncode and not report:  # a bundle that differs, or did not run, has a report
         return record | {"not_run": f"exit {done.returncode}: {done.stderr[-2000:]}"}
     return record | {"report": report}
 
@@ -154,7 +156,7 @@ def verdict(record: dict) -> str | None:
 
 
 def line(record: dict) -> str:
-    """What is to be seen while it goes on: verdicts, and milliseconds of a step of one row."""
+    """What is printed of a step: its verdict, and milliseconds of a decode step of one row."""
     if "not_run" in record:
         return f"not run: {record['not_run']}"
     report, words = record["report"], [f"{record['seconds']} s", *filter(None, [verdict(record)])]
@@ -179,7 +181,7 @@ def write(asked: argparse.Namespace, gpu: dict | None, records: dict[str, dict])
 
 
 def install(wheels: Path, work: Path) -> Path:
-    """The folder into which the wheels were installed, those in parts joined before."""
+    """Join wheels that are in parts, and install all. Returns the folder that they are installed into."""
     joined, site = work / "joined", work / "site"
     for folder in (joined, site):
         shutil.rmtree(folder, ignore_errors=True)
@@ -193,29 +195,29 @@ def install(wheels: Path, work: Path) -> Path:
 
 
 def find_gpu() -> dict:
-    """Name, memory, driver and compute capability, as nvidia-smi has them."""
+    """Name, memory, driver and compute capability, from nvidia-smi."""
     fields = {"name": "name", "memory": "memory.total", "driver": "driver_version", "compute_capability": "compute_cap"}
     command = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         sys.exit(f"there is no GPU here ({error}): pass --device cpu")
-    return dict(zip(fields, said.split(", ")))
+    return dict(zip(fields, line.split(", ")))
 
 
 def main() -> None:
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="where files go and stay")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the files, which are kept")
     parser.add_argument("--shape", choices=CHECKPOINT_GB, default="7B")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp16")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of the longest prompt, which is timed")
-    parser.add_argument("--rounds", type=int, default=8, help="turns of everyone for a step of one row")
-    parser.add_argument("--minutes", type=float, default=9, help="in which it has ended")
-    parser.add_argument("--only", help="names of steps, with commas between them")
-    parser.add_argument("--wheels", type=Path, help="a folder of packages to be installed before")
-    parser.add_argument("--results", type=Path, help="another folder for the result; default: results/ for a GPU")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of the longest prompt, which is the one timed")
+    parser.add_argument("--rounds", type=int, default=8, help="trials of each baseline for a step of one row")
+    parser.add_argument("--minutes", type=float, default=9, help="time limit of the whole run")
+    parser.add_argument("--only", help="comma-separated names of steps")
+    parser.add_argument("--wheels", type=Path, help="folder of packages to install first")
+    parser.add_argument("--results", type=Path, help="folder for the result; default: results/ with a GPU")
     asked = parser.parse_args()
     gpu = find_gpu() if asked.device == "cuda" else None
     asked.results = asked.results or (RESULTS if gpu else asked.work)
@@ -228,14 +230,14 @@ def main() -> None:
         variables["PYTHONPATH"] = pathsep.join(filter(None, [site, environ.get("PYTHONPATH")]))
     kept = asked.work / f"gpu_{asked.shape}_{asked.precision}_{asked.prompt}.json"
     records = json.loads(kept.read_text())["steps"] if kept.exists() else {}
-    if "report" not in records.get("checkpoint", {}):  # what is there was not finished
+    if "report" not in records.get("checkpoint", {}):  # an unfinished checkpoint
         shutil.rmtree(asked.work / f"checkpoint-{asked.shape}", ignore_errors=True)
     steps = plan(asked, gpu)
     wanted = chosen(steps, asked.only)
     for step in steps:
         left = start + 60 * asked.minutes - time.monotonic()
         if "report" not in records.get(step.name, {}):
-            why = step.reason_against(records, left) if step.name in wanted else "it was not asked for"
+            why = step.reason_against(records, left) if step.name in wanted else "the step was not asked for"
             limit = min(left - 10, max(2 * step.seconds, left / 2))
             records[step.name] = {"not_run": why} if why else run(step, limit, variables)
             write(asked, gpu, records)

@@ -1,10 +1,10 @@
-"""Kill builds at random moments and fill their disks: what is left opens whole or not at all, and the next build finishes.
+"""Kill builds at random moments and fill their disks: what they leave is a whole bundle or none, and the next build finishes.
 
     python benchmarks/interruptions.py --kills 200 --limits 60 --disks 40
 
-Every build is of a checkpoint with two layers and ends with the ledger. A killed one (SIGKILL) is followed by another kill or by a build
-that has to finish; what lies at --out is checked after each, every byte. `--limits` are builds whose files may not grow beyond a random
-size (EFBIG), `--disks` builds on a disk of random size that gets full (ENOSPC; a tmpfs, for which this must run as root).
+Every build is of a checkpoint with two layers, and verifies. A killed one (SIGKILL) is followed by another kill or by a build that has to
+finish; after each, every byte at --out is checked. `--limits` counts builds whose files may not grow beyond a random size (EFBIG), `--disks`
+builds on a disk of random size that gets full (ENOSPC; a tmpfs, for which this must run as root).
 """
 
 import argparse
@@ -86,16 +86,18 @@ def kill_builds(checkpoint: Path, out: Path, count: int, chance: random.Random, 
 
 
 def finish(checkpoint: Path, out: Path, option: tuple[str, str], failures: Failures) -> None:
-    """A build from whatever is there: it ends well, what it leaves is whole and verifies, and nothing lies beside it."""
+    """Build over whatever is there: the build succeeds, its bundle is whole and verifies, and no other file is left beside it."""
     done = subprocess.run(build(checkpoint, out, option), capture_output=True, text=True)
     failures.expect(done.returncode == 0, f"build {option}: exit {done.returncode} {done.stderr[-300:]}")
     if done.returncode == 0:
         failures.expect(verify(out, checkpoint, steps=1).ok, f"build {option}: the bundle differs")
-    failures.expect([p.name for p in out.parent.iterdir()] == [out.name], f"build {option}: something lies beside it")
+    failures.expect(
+        [p.name for p in out.parent.iterdir()] == [out.name], f"build {option}: other files are left beside the bundle"
+    )
 
 
 def fill_disks(checkpoint: Path, folder: Path, count: int, chance: random.Random, failures: Failures, scarce) -> dict:
-    """Builds that run out of room, and go on with more of it until they finish."""
+    """Builds that run out of room, each repeated with more of it until it finishes."""
     refused = finished = 0
     while refused + finished < count:
         room = chance.uniform(1e3, 1e6)
@@ -108,11 +110,11 @@ def fill_disks(checkpoint: Path, folder: Path, count: int, chance: random.Random
                 lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
                 one = done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr
                 failures.expect(one, f"room {room:.0f}: exit {done.returncode} {done.stderr[-300:]}")
-                failures.expect(not (folder / "o" / "manifest.json").exists(), f"room {room:.0f}: something opens")
+                failures.expect(not (folder / "o" / "manifest.json").exists(), f"room {room:.0f}: a bundle is there")
                 place.room *= 1.6
-            failures.expect(done.returncode == 0, "it never finished")
+            failures.expect(done.returncode == 0, f"room {room:.0f}: the build never finished")
             finished += 1
-            failures.expect(not open_bundle(folder / "o").damaged_files(), "it is damaged")
+            failures.expect(not open_bundle(folder / "o").damaged_files(), f"room {room:.0f}: the bundle is damaged")
     return {"refused": refused, "finished_after_that": finished}
 
 

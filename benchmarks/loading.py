@@ -1,10 +1,10 @@
-"""What a bundle's sessions take in memory on ONNX Runtime, opened and used once: private and mapped.
+"""The memory of a bundle's sessions on ONNX Runtime, opened and used once: private and mapped.
 
     python benchmarks/loading.py --shape 1B
 
-Builds the shape in fp32 and in fp16, opens all sessions (vision, prefill, decode) in a process of their own, runs a prompt and a
-token, and asks the system what that process holds. The bar: the sessions of the fp32 bundle at most 1.15 x the weights once, mapped
-pages counted. fp16 weights are widened on a CPU; what `inspect` says of that is held against what is seen.
+Builds the shape in fp32 and in fp16, opens all sessions (vision, prefill, decode) in their own process, runs a prompt and a token, and
+asks the system what that process holds. The bar: the sessions of the fp32 bundle hold at most 1.15 x the weights, mapped pages counted.
+fp16 weights are widened on a CPU, and may take no more private memory than `inspect` says.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 def open_and_use(path: Path) -> dict:
     bundle = open_bundle(path)
     m = bundle.manifest
-    open_sessions(bundle, {}), torch.ones(2) @ torch.ones(2)  # what is imported and started by itself
+    open_sessions(bundle, {}), torch.ones(2) @ torch.ones(2)  # so that imports and thread pools are not counted
     before = _memory()
     runtime = Runtime("onnxruntime", m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
     ids = torch.tensor([[1, 2, 3]])

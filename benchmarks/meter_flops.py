@@ -1,12 +1,12 @@
-"""How many floating-point operations skipping saves METER at its published sizes, by part, and beside the paper's figure.
+"""How many floating-point operations skipping saves METER at its published sizes, by part, and compared with the paper's figure.
 
     python benchmarks/meter_flops.py
 
-The paper reports 10 to 14 GFLOPs less than METER. Four things move such a figure: whether a multiply and its add are one operation
-(MACs) or two; whether indices 18 to 23 are read as published (image self once more: fewer attentions go) or as in the paper (image
-cross); whether the adapters before kept parts are still there, as in the published code, or folded; and the text's length, which
-hardly counts: an image attention is 577 tokens long. The bars: folded, nothing is left of the adapters before kept parts, and
-the published VQA list saves what the paper says at least.
+The paper reports 10 to 14 GFLOPs less than METER. Four things change such a figure: whether a multiply and its add are one operation
+(MACs) or two; whether indices 18 to 23 are read as published (image self once more: fewer attentions are skipped) or as in the paper
+(image cross); whether the adapters before kept parts are still there, as in the published code, or folded; and, little, the text's
+length: an image has 577 tokens. The bars: folding leaves no operation of the adapters before kept parts, and the published VQA list
+saves at least what the paper says.
 """
 
 from common import write_result
@@ -68,7 +68,7 @@ def config_of(shape: MeterShape, reading: str) -> CrossEncoderConfig:
 
 
 def measure(shape: MeterShape, skip: list[int], reading: str) -> dict:
-    """GFLOPs per row of METER as it is, with EAS's adapters in place and nothing skipped, and of the exported graph."""
+    """GFLOPs per row of METER, of METER with EAS's adapters and nothing skipped, and of the exported graph."""
     config = config_of(shape, reading)
     plain, trained = flops(config, (), adapters=False), flops(config, (), adapters=True)
     exported = flops(config, skip, adapters=False)

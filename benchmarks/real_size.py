@@ -7,7 +7,7 @@
     python benchmarks/real_size.py --shape meter_vqa --precision fp32    1.4 GB of checkpoint, as much for the copy, 1.2 GB of bundle
 
 Memory is RssAnon + RssShmem, sampled; mapped files do not count. Before each step the input files are dropped from the page cache. The
-copy is `cp -r` of the checkpoint. Everything lies in --scratch and is removed at the end; --checkpoint takes one that is there.
+copy is `cp -r` of the checkpoint. All files are in --scratch and are removed at the end; --checkpoint uses an existing checkpoint.
 """
 
 import argparse
@@ -27,23 +27,23 @@ from synthetic_llava import LLAVA_SHAPES
 from synthetic_meter import SHAPES as METER_SHAPES
 from watched import Watched, eas_export, forget_cached, watch
 
-COPIES, MINUTES = 2.5, 120.0  # the bar of a build's wall time: so many copies and so many seconds
+COPIES, SECONDS = 2.5, 120.0  # the bar of a build's wall time: so many times the copy's, plus so many seconds
 BUILD_MEMORY = {"build_memory_bytes": 2.5e9}
-# of the 7B shapes in fp16, of which 12 in 32 attentions are skipped; bytes written by the bytes of all input files
+# of the 7B shapes in fp16, with 12 of 32 attentions skipped; written_by_read: by the bytes of all input files
 BARS_7B = BUILD_MEMORY | {"build_seconds_by_allowed": 1.0, "verify_memory_bytes": 4e9, "written_by_read": 0.9}
-# of METER in fp32, which verification holds twice; bytes written by those of the parameters that are left, too
+# of METER in fp32, which verification holds twice; written_by_needed: by the bytes of the parameters that are left
 BARS_METER = BARS_7B | {"build_memory_bytes": 1.5e9, "written_by_read": 0.92, "written_by_needed": 1.01}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured: a shape, by its name in the script of this folder that makes its checkpoint.
+    """A model to measure: a shape, by its name in the script of this folder that makes its checkpoint.
 
     fold     its default fold mode
-    skipped  what the result says of skips
-    shards   files of the language model, of which there may be another number
+    skipped  the result's entry for the skips
+    shards   files of the language model; None: no other number is possible
     options  of the build
-    bars     precision -> what has to hold, beside the build's memory
+    bars     precision -> bars; without any, the build's memory
     """
 
     script: str
@@ -71,7 +71,7 @@ MODELS = {
         for name, s in SHAPES.items()
         if name != "demo"
     },
-    # LaVIN's checkpoint still has the attentions that are skipped; fine-tuning has taken them out of LLaVA's
+    # LaVIN's checkpoint still has the skipped attentions; fine-tuning has removed them from LLaVA's
     **{
         f"llava-{name}": Model(
             "synthetic_llava.py",
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, help="another number of model-parallel shards (LaVIN)")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp16")
     parser.add_argument("--fold", choices=["weights", "lowrank"], help="default: weights; METER's is offline")
-    parser.add_argument("--checkpoint", type=Path, help="one that the shape's script made")
+    parser.add_argument("--checkpoint", type=Path, help="an existing checkpoint of the shape, made by its script")
     parser.add_argument("--scratch", type=Path, help="where to put the files; default: the system's temporary folder")
     given = parser.parse_args()
     model = MODELS[given.shape]
@@ -140,7 +140,7 @@ def measure(checkpoint: Path, scratch: Path, precision: str, fold: str, *more: s
     verified = watch(eas_export("verify", bundle, "--ckpt", checkpoint, "--json"))
     say("verify", verified)
     needed = json.loads(built.output)["accounts"]["after"]["total_bytes"]
-    allowed = COPIES * copy.seconds + MINUTES
+    allowed = COPIES * copy.seconds + SECONDS
     return {
         "read_bytes": read,
         "written_bytes": written,

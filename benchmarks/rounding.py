@@ -1,4 +1,4 @@
-"""What a precision's arithmetic alone moves: the reason for the tolerances in eas_export/core/precision.py.
+"""The error of a precision's arithmetic alone: the reason for the tolerances in eas_export/core/precision.py.
 
     python benchmarks/rounding.py --precision fp16
     python benchmarks/rounding.py --precision bf16
@@ -7,7 +7,7 @@ The published code's small cases, fold lowrank in batches, with limits that give
 largest error of any logits against the float32 reference, in units of their standard deviation. PyTorch runs the very modules that are
 recorded, in the precision; on a CPU, ONNX Runtime computes bf16 graphs in float32.
 
-The bar: no graph moves by more than its tolerance. PyTorch's figure has none: it is what the tolerance is chosen by.
+The bar: no graph's error exceeds its tolerance. PyTorch's has no bar: the tolerance is chosen by it.
 """
 
 import argparse
@@ -39,15 +39,15 @@ def main() -> None:
                 limits = {"max_prompt": max_prompt, "max_tokens": max_tokens}
                 with tempfile.TemporaryDirectory() as scratch:
                     bundle = build(GOLDEN / case, Path(scratch) / "b", verify=False, **options, **limits).bundle
-                    # alone, ONNX Runtime is fed drawn tokens; with PyTorch, what that says
+                    # alone, ONNX Runtime is fed random tokens; with PyTorch, PyTorch's
                     reports = [eas_export.verify(bundle, GOLDEN / case, backend=names) for names in BACKENDS]
                 for step in (step for report in reports for step in report.steps):
-                    largest[step.name] = max(largest.get(step.name, 0.0), moved(step))
+                    largest[step.name] = max(largest.get(step.name, 0.0), error_of(step))
     figures = {name: round(error, 4) for name, error in largest.items()}
     write_result(f"rounding_{precision}", figures, bars={"onnxruntime": PRECISIONS[precision].tolerance})
 
 
-def moved(step: StepReport) -> float:
+def error_of(step: StepReport) -> float:
     """The largest error of a step's logits, relative."""
     lines = [line for case in step.cases.values() for line in case if line.kl is not None]
     return max(line.relative for line in lines)

@@ -5,8 +5,8 @@
     python benchmarks/synthetic.py --shape demo --out tests/tiny/lavin --seed 7
 
 The folder holds weights/<name>/{params.json, consolidated.NN.pth}, clip/*.pth and checkpoint-19.pth, as training leaves them.
-Weights are drawn so that activations keep a sensible size through the layers. Files are laid out with holes for their tensors,
-which are then filled through a mapping, one at a time: no more than one tensor is ever in memory.
+Weights are drawn so that activations keep a sensible size through the layers. Files are written with holes for their tensors,
+which are then filled through a mapping, one at a time: at most one tensor is in memory.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def clip_shapes(shape: Shape) -> Sizes:
 
 
 def args_of(shape: Shape) -> argparse.Namespace:
-    """The training arguments that lie in the adapter checkpoint."""
+    """The training arguments in the adapter checkpoint."""
     return argparse.Namespace(
         llm_model=shape.name,
         adapter_type="attn",
@@ -192,7 +192,7 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
 
 
 def write_adapters(path: Path, shape: Shape, random: torch.Generator | None) -> None:
-    """What training leaves: the adapters beside optimizer, epoch and arguments."""
+    """Write what training leaves: the adapters beside optimizer, epoch and arguments."""
     around = {"optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
     write_torch(path, adapter_shapes(shape), torch.float32, random, lambda tensors: {"model": tensors} | around)
 
@@ -204,7 +204,7 @@ def write_torch(
     random: torch.Generator | None,
     wrap: Callable[[dict], dict] = lambda tensors: tensors,
 ) -> None:
-    """Lay the file out, then draw its tensors into it; without `random` they stay holes."""
+    """Write the file with holes for its tensors, then fill them with random numbers; without `random` they stay holes."""
     with FakeTensorMode():
         content = wrap({name: torch.empty(size, dtype=dtype) for name, size in sizes.items()})
     with torch.serialization.skip_data(materialize_fake_tensors=True):

@@ -1,4 +1,4 @@
-"""Record all graphs of a model of real size, without weights: how long, and in how much memory.
+"""Seconds and memory to record all graphs of a model of real size, without weights.
 
     python benchmarks/trace_skeleton.py --shape 7B --precision fp16
 
@@ -27,7 +27,7 @@ SECONDS = {"1B": 5, "7B": 5, "13B": 8}
 
 
 def skeleton(shape: str) -> tuple[Checkpoint, SkipPlan]:
-    """A checkpoint whose tensors are never read, and what it skips."""
+    """A checkpoint whose tensors are never read, and its skip plan."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_checkpoint(Path(scratch) / "skeleton", SHAPES[shape], skeleton=True)
         checkpoint = load_checkpoint(Sources(folder))

@@ -1,4 +1,4 @@
-"""How long the demo's bundle takes to verify, as a whole process: the whole ledger, and with known faults planted beside it.
+"""How long the demo's bundle takes to verify, as a whole process: the ledger alone, and with known faults planted, too.
 
     python benchmarks/verify_demo.py
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _range(report: dict, name: str) -> list[float]:
-    """How far a published way is from the exact one, over the prompts, in units of the logits' standard deviation."""
+    """The smallest and largest error of a published deviation over the prompts, in units of the logits' standard deviation."""
     found = [each["relative"] for each in report["shortcuts"] if each["name"] == name]
     return [round(min(found), 2), round(max(found), 2)]
 

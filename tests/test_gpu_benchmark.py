@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py with the CPU where a GPU would be: real builds, verifications and timings of a small model, and what it writes."""
+"""benchmarks/gpu.py with the CPU where a GPU would be: real builds, verifications and timings of a small model, and the results."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_what_was_not_run_says_why(result):
         assert timed[name]["why_not"].startswith("CUDA graphs are captured on a GPU")
     assert steps["build tensorrt"]["not_run"].startswith("TensorRT is not installed")
     assert f"build tensorrt: not run: {steps['build tensorrt']['not_run']}" in lines
-    assert steps["verify lowrank"] == {"not_run": "it was not asked for"}
+    assert steps["verify lowrank"] == {"not_run": "the step was not asked for"}
 
 
 def test_it_says_where_and_how(result):
@@ -83,8 +83,8 @@ def test_without_time_what_is_done_stays_and_the_rest_says_why(result):
     assert started(work, "--minutes", "0").returncode == 0
     after = json.loads((work / "gpu_demo_fp32_8.json").read_text())["steps"]
     assert {name: after[name] for name in RAN} == {name: before["steps"][name] for name in RAN}
-    assert after["build lowrank"] == {"not_run": "it takes about 10 s, and 0 s were left"}
-    assert after["verify lowrank"] == {"not_run": "it needs 'build lowrank', which was not run"}
+    assert after["build lowrank"] == {"not_run": "the step takes about 10 s, and 0 s were left"}
+    assert after["verify lowrank"] == {"not_run": "the step needs 'build lowrank', which was not run"}
 
 
 def test_a_bundle_that_differs_is_not_timed():
@@ -93,13 +93,13 @@ def test_a_bundle_that_differs_is_not_timed():
     assert timed.reason_against(records, 1000) is None
     records["verify lowrank"]["report"] = {"verdict": "differs"}
     assert timed.reason_against(records, 1000) == "'verify lowrank' says that the bundle differs"
-    records["verify lowrank"] = {"not_run": "it was ended after 100 s"}
+    records["verify lowrank"] = {"not_run": "the step was ended after 100 s"}
     assert timed.reason_against(records, 1000) is None
 
 
 def test_a_step_that_takes_too_long_is_ended():
     step = gpu.Step("slow", ("-c", "import time; time.sleep(60)"), 0)
-    assert gpu.run(step, 1, SETTINGS)["not_run"] == "it was ended after 1 s"
+    assert gpu.run(step, 1, SETTINGS)["not_run"] == "the step was ended after 1 s"
 
 
 @pytest.mark.parametrize("step", ON_GPU[1:], ids=lambda step: step.name)

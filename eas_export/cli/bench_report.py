@@ -71,10 +71,10 @@ def _print_steps(report: BenchReport, ran: dict[str, Result], console: Console) 
 
 
 def _print_parts(report: BenchReport, ran: dict[str, Result], console: Console) -> None:
-    there = [part for part in PARTS if any(part in each.parts for each in ran.values())]
-    rows = [[name, *(_took(each.parts.get(part)) for part in there)] for name, each in ran.items() if each.parts]
+    timed = [part for part in PARTS if any(part in each.parts for each in ran.values())]
+    rows = [[name, *(_took(each.parts.get(part)) for part in timed)] for name, each in ran.items() if each.parts]
     if rows:
-        console.print(table("other parts, one row", ["", *(PARTS[part] for part in there)], rows, len(there)))
+        console.print(table("other parts, one row", ["", *(PARTS[part] for part in timed)], rows, len(timed)))
         console.print()
 
 

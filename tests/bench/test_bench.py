@@ -101,7 +101,7 @@ def test_another_checkpoint_is_refused_before_any_work(refused, bundle_of):
     assert "the bundle was not built from this checkpoint (--ckpt" in line
 
 
-def test_a_comparison_at_a_time_and_what_a_killed_one_left_goes(bundle_of, tmp_path):
+def test_one_bench_runs_at_a_time_and_leftovers_of_a_killed_one_are_removed(bundle_of, tmp_path):
     bundle = bundle_of(CASE)
     with folder_for_bundles(bundle, tmp_path) as place:
         (place / "lowrank").mkdir()
@@ -114,7 +114,7 @@ def test_a_comparison_at_a_time_and_what_a_killed_one_left_goes(bundle_of, tmp_p
         assert [*place.iterdir()] == []
 
 
-def test_a_full_disk_keeps_those_from_running_who_need_it(bundle_of, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_reason_not_to_run(bundle_of, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -124,7 +124,7 @@ def test_a_full_disk_keeps_those_from_running_who_need_it(bundle_of, tmp_path, m
         given.place("floor")
 
 
-def test_baselines_run_what_there_is():
+def test_baselines_name_known_bundles_and_runners():
     for table in (decoder.BASELINES, cross_encoder.BASELINES):
         assert {each.bundle for each in table.values()} <= set(BUNDLES)
         assert {each.runner for each in table.values()} <= set(RUNNERS)
@@ -161,7 +161,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(refused, bundle_of, 
     assert said in refused("bench", bundle_of(CASE).path, *options)
 
 
-def test_without_a_checkpoint_what_needs_one_says_so(bundle_of, tmp_path):
+def test_without_a_checkpoint_bundles_that_need_one_say_so(bundle_of, tmp_path):
     given = BaselineBundles(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
     for name in ("unskipped", "plain", "genai"):
         with pytest.raises(UserError, match="pass --ckpt too"):

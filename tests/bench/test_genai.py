@@ -80,7 +80,7 @@ def test_logits_are_the_bundles(plain, exported, rows):
 
 @NEEDS_IT
 def test_an_end_token_does_not_end_it(exported, tmp_path):
-    """It would be the first one chosen: it is not, and steps go on."""
+    """It would be chosen first: it is not, and steps go on."""
     model, ids = genai.open_genai(exported), drawn(1)
     model.prefill(ids, room=0)
     likely = int(model.tokens[0])
@@ -102,7 +102,7 @@ def test_a_prompt_with_the_end_token_is_refused(exported):
 
 
 @NEEDS_IT
-def test_a_folder_without_a_model_is_said(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="genai_config"):
         genai.open_genai(tmp_path)
 
@@ -137,7 +137,7 @@ def test_rows_for_the_other_rope_give_the_same_scores():
 
 
 def test_only_query_and_key_rows_of_pairs_are_reordered(plain, tmp_path):
-    """The LLaVA has the other RoPE; said to be one of pairs, its other weights are the store's still."""
+    """The LLaVA has the other RoPE. With a config that says pairs, its other weights are still the store's."""
     m = plain.manifest
     config = m.config.model_copy(update={"rope_interleaved": True})
     write_llama(Bundle(plain.path, m.model_copy(update={"config": config})), tmp_path)
@@ -162,7 +162,7 @@ def test_a_missing_package_is_said(tmp_path, monkeypatch):
         assert said.value.fix.startswith("pip install 'eas-export[bench]'")
 
 
-def test_the_builders_failure_is_said_and_its_output_kept_away(tmp_path, monkeypatch, capfd):
+def test_the_builders_failure_is_reported_and_its_output_is_not_printed(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(genai, "find_spec", lambda name: True)
     stand_in = tmp_path / "python"
     stand_in.write_text("#!/bin/sh\necho loud\necho first >&2\necho 'ValueError: no such model' >&2\nexit 1\n")

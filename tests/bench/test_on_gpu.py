@@ -1,4 +1,4 @@
-"""What `bench` does on a GPU only: a PyTorch step as a CUDA graph, with stand-ins for what a GPU has, and who stands for the bundle."""
+"""What `bench` does on a GPU only: a PyTorch step as a CUDA graph, with stand-ins for a GPU's functions, and which baseline is the bundle itself."""
 
 from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
@@ -41,10 +41,10 @@ def test_pytorch_stands_for_the_bundle_where_onnxruntime_runs_on_cpus_only(bundl
     bundle = bundle_of(CASE)
     assert subjects(bundle.manifest, "cpu") == ("onnxruntime-weights",)
     assert subjects(bundle.manifest, "cuda") == ("onnxruntime-weights", "pytorch-weights")
-    variants = BaselineBundles(bundle, None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
+    bundles = BaselineBundles(bundle, None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
     own = ("pytorch-captured-weights", "pytorch-weights")  # the first one does not run here
     with ExitStack() as processes:
-        entrants, missing = _open(processes, variants, choose(BASELINES, own, ()), own)
-        assert next(iter(entrants)) == "pytorch-weights" and "captured on a GPU" in missing["pytorch-captured-weights"]
+        children, missing = _open(processes, bundles, choose(BASELINES, own, ()), own)
+        assert next(iter(children)) == "pytorch-weights" and "captured on a GPU" in missing["pytorch-captured-weights"]
         with pytest.raises(UserError, match="the bundle itself cannot be run: CUDA graphs are captured on a GPU"):
-            _open(processes, variants, choose(BASELINES, own[:1], ("pytorch-weights",)), own[:1])
+            _open(processes, bundles, choose(BASELINES, own[:1], ("pytorch-weights",)), own[:1])

@@ -1,4 +1,4 @@
-"""The probes read and multiply what they say."""
+"""The probes read and multiply as much as they say."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_a_copy_touches_every_byte():
     assert matrix.view(-1).equal(torch.arange(32.0).repeat(2))
 
 
-def test_products_are_what_they_say(monkeypatch):
+def test_products_compute_what_they_say(monkeypatch):
     monkeypatch.setitem(rates.SIDE, "cpu", 64)
     assert [probe.dtype for probe in product_probes(CPU, "float32")] == ["float32"]
     probes = product_probes(CPU, "bfloat16")

@@ -95,7 +95,7 @@ def rope(rows: int) -> dict[str, int]:
     return {"rope.cos": rows, "rope.sin": rows}
 
 
-def test_bytes_where_weights_are_folded(bundle_of):
+def test_bytes_with_folded_weights(bundle_of):
     bundle = bundle_of(LAVIN, "fp16")
     m = bundle.manifest
     c, kept, skipped = m.config, len(m.plan.kept), len(m.plan.skipped)

@@ -1,4 +1,4 @@
-"""Trials and processes: everyone takes part equally often, and who fails or crashes is out, with the reason, while the others go on."""
+"""Trials and processes: all baselines run equally often; one that fails or crashes is left out, with the reason, and the others go on."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ WORKLOAD = Workload(prompt_tokens=4, new_tokens=2, rounds=2)
 
 
 class Listed:
-    """A child process that writes down who was asked, in which order, and fails when it is told to."""
+    """A child process that records the order of requests, and fails when it is told to."""
 
     def __init__(self, name: str, order: list[str], fails: str = "", parts: tuple[str, ...] = ("step",)):
         self.name, self.order, self.fails, self.parts = name, order, fails, dict.fromkeys(parts)
@@ -37,7 +37,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(schedule_module, "BETWEEN", 0)
 
 
-def test_everyone_takes_one_turn_in_each_round_in_changing_order():
+def test_each_baseline_runs_one_trial_in_each_round_in_changing_order():
     order: list[str] = []
     measured = run_schedule([Listed(name, order) for name in "abc"], [TimedPart("step", 6)], Progress())
     rounds = [order[at : at + 3] for at in range(0, 18, 3)]
@@ -46,12 +46,12 @@ def test_everyone_takes_one_turn_in_each_round_in_changing_order():
     assert measured.disk_reads == {"a": 12, "b": 12, "c": 12}
 
 
-def test_a_part_that_nobody_has_is_left_out():
+def test_a_part_that_no_baseline_has_is_left_out():
     assert run_schedule([Listed("a", [])], [TimedPart("fold", 3, beside=("step",))], Progress()).trials == {}
 
 
 @pytest.mark.parametrize("fails", ["prepare step", "trial step"])
-def test_who_fails_in_a_part_is_out_of_it_and_says_why(fails):
+def test_a_baseline_that_fails_in_a_part_is_left_out_of_it_with_the_reason(fails):
     children = [Listed("a", []), Listed("b", [], fails, ("step", "fold"))]
     measured = run_schedule(children, [TimedPart("step", 2), TimedPart("fold", 2)], Progress())
     assert measured.refused == {"b": {"step": "no memory"}}

@@ -1,4 +1,4 @@
-"""What a report says of turns that a fake clock timed: every ratio, rate and count is known beforehand."""
+"""What a report says of trials that a fake clock timed: every ratio, rate and count is known beforehand."""
 
 from itertools import pairwise
 
@@ -80,7 +80,7 @@ def test_causes_add_up(summary):
     assert all(before.to == after.of for before, after in pairwise(causes))
 
 
-def test_everyone_stands_against_the_bundle_in_every_part_they_share(summary):
+def test_each_baseline_is_compared_with_the_bundle_in_every_part_that_both_have(summary):
     found = {(each.of, each.part): each.ratio.p50 for each in summary.against("onnxruntime-weights")}
     assert found.pop(("pytorch-published", PREFILL)) == pytest.approx(2.5)
     assert found == {(name, STEP): pytest.approx(s / 0.10) for name, s in SECONDS[STEP].items() if s != 0.10}

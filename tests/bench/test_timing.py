@@ -1,4 +1,4 @@
-"""The arithmetic of a report on a fake clock: work that takes what it says, and nothing that is measured."""
+"""The statistics of a report on a fake clock: work takes as long as it says, and nothing is measured."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_long_piece_is_counted_at_once():
     assert run_trial(clock.work(0.5), clock) == pytest.approx([0.5])
 
 
-def test_pieces_are_counted_until_the_turn_is_over():
+def test_pieces_are_counted_until_the_trial_is_over():
     clock = Clock()
     pieces = run_trial(clock.work(0.03), clock)
     assert pieces == pytest.approx([0.03] * 4) and sum(pieces) >= A_TRIAL
@@ -53,7 +53,7 @@ def test_short_pieces_are_run_uncounted_first():
     assert clock.now - 1000.0 - sum(pieces) >= SHORT
 
 
-def test_a_turn_of_tiny_pieces_ends():
+def test_a_trial_of_tiny_pieces_ends():
     clock = Clock()
     assert len(run_trial(clock.work(1e-5), clock)) == MOST_PIECES
 
@@ -63,7 +63,7 @@ def test_percentiles_lie_between_the_pieces():
     assert (found.p10, found.p50, found.p90) == pytest.approx((1.4, 3.0, 4.6))
 
 
-def test_a_timing_is_of_all_pieces_of_all_turns():
+def test_a_timing_is_of_all_pieces_of_all_trials():
     found = timing([[1.0, 2.0], [3.0], [4.0, 5.0]])
     assert (found.seconds.p50, found.pieces, found.trials) == (3.0, 5, 3)
 
@@ -75,12 +75,12 @@ def test_ratios_are_made_round_by_round():
     assert difference(slow, quick) == spread([1.0, 3.0])
 
 
-def test_rounds_that_are_missing_are_no_rounds():
+def test_trials_with_different_numbers_of_rounds_are_refused():
     with pytest.raises(ValueError):
         quotient([[1.0], [1.0]], [[1.0]])
 
 
-def test_rates_turn_percentiles_around():
+def test_rates_swap_the_percentiles():
     found = inverse(spread([1.0, 2.0, 4.0]), 8.0)
     assert found.p50 == 4.0 and found.p10 < found.p50 < found.p90
     assert found.p10 == pytest.approx(8.0 / spread([1.0, 2.0, 4.0]).p90)
