@@ -82,7 +82,7 @@ def _draw_rates(axes: Any, several: dict[str, Result], report: BenchReport) -> N
         axes.errorbar(rows, middle, around, color=color, marker="o", markersize=4, elinewidth=0.8, linewidth=1.6)
         ends.append((middle[-1], f"{name} {middle[-1]:.3g}", color))
     unit = "tokens" if any(PREFILL in each.parts for each in several.values()) else "passes"
-    axes.set(title=f"{unit} per second, all rows together", xlabel="rows at once", xscale="log", ylim=(0, None))
+    axes.set(title=f"{unit} per second, all rows together", xlabel="rows at once (batch)", xscale="log", ylim=(0, None))
     axes.minorticks_off()
     axes.set_xticks(batches, list(map(str, batches)))
     axes.grid(alpha=0.3, axis="y")

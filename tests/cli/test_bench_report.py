@@ -55,3 +55,12 @@ def test_steps_are_bars_in_order_and_the_exported_model_has_its_own():
     assert lengths == sorted(lengths) and lengths[0] == round(lengths[-1] * 162.06 / 358.63)
     assert {row[0] for row in rows if "█" in row[1]} == {"onnxruntime-weights", "onnxruntime-lowrank"}
     assert rows[0][2:6] == ["162", "ms", "202", "ms"]
+
+
+def test_the_exported_model_is_the_subjects_backend_in_each_fold_mode():
+    engines = REPORT.model_copy(update={"subject": "tensorrt-rtx-weights-bound"})
+    ours = {name for name in decoder.BASELINES if engines.role(name) == "ours"}
+    assert ours == {
+        f"tensorrt-rtx-{fold}-{weights}" for fold in ("weights", "lowrank") for weights in ("bound", "embedded")
+    }
+    assert engines.role("pytorch-captured-floor") == "bound" and engines.role("onnxruntime-weights") == "other"
