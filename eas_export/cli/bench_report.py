@@ -112,7 +112,11 @@ def _print_rest(report: BenchReport, console: Console) -> None:
             f"({_ms_range(kv.saved_seconds)}) at {kv.full} slots against {kv.short}, and {size(kv.saved_bytes)} per row."
         )
     if even := report.break_even:
-        pays = "the spread is larger" if even.tokens is None else f"folding pays back after {even.tokens:,} tokens"
+        pays = (
+            "no saving beyond the spread, so it does not pay back"
+            if even.tokens is None
+            else f"folding pays back after {even.tokens:,} tokens"
+        )
         console.print(
             f"Folding takes {even.fold_seconds.p50 * 1e3:.1f} ms per prompt, and a folded step is {even.saved_per_step_seconds.p50 * 1e3:.2f} ms "
             f"shorter than a low-rank one ({_ms_range(even.saved_per_step_seconds)}): {pays}."
