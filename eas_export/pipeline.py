@@ -19,7 +19,7 @@ from .bundle.manifest import MANIFEST, Accounts, Manifest
 from .checkpoint.checkpoint import Checkpoint
 from .core.errors import UserError
 from .core.options import BuildOptions
-from .core.plan import GIVEN, SkipPlan, choose_plan, disagreement
+from .core.plan import EXPLICIT, SkipPlan, choose_plan, disagreement
 from .core.precision import PRECISIONS
 from .core.progress import Progress
 from .families import load_checkpoint
@@ -189,7 +189,7 @@ def _load(sources: Sources, options: BuildOptions, family: str | None = None) ->
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
-    if m.plan.origin != GIVEN and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
+    if m.plan.origin != EXPLICIT and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
     for key in ours:
         if theirs[key] != ours[key]:

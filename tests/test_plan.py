@@ -53,13 +53,13 @@ def test_index_out_of_range_names_it():
 FILE = "args.skip_list of checkpoint-19.pth"
 
 
-def plan(evidence: str | None, given: str | None = None, recipe: str | None = None):
-    return choose_plan(32, SkipEvidence(text=evidence, origin=FILE), given, recipe and ("r.yaml", recipe))
+def plan(evidence: str | None, explicit: str | None = None, recipe: str | None = None):
+    return choose_plan(32, SkipEvidence(text=evidence, origin=FILE), explicit, recipe and ("r.yaml", recipe))
 
 
 def test_an_explicit_list_wins():
-    assert (plan("[1]", given="2").skipped, plan("[1]", given="2").origin) == ((2,), "--skip")
-    assert plan("[1]", given="none", recipe="3").skipped == ()
+    assert (plan("[1]", explicit="2").skipped, plan("[1]", explicit="2").origin) == ((2,), "--skip")
+    assert plan("[1]", explicit="none", recipe="3").skipped == ()
 
 
 def test_else_the_checkpoint_decides():
@@ -75,7 +75,7 @@ def test_a_recipe_fills_in_where_the_checkpoint_is_silent(silent):
 
 
 def test_a_recipe_never_overrides_a_record():
-    with pytest.raises(UserError, match=r"recipe skips 4, the checkpoint was trained with \[5, 6\].*--skip 5,6"):
+    with pytest.raises(UserError, match=r"recipe skips 4, but the checkpoint was trained with \[5, 6\].*--skip 5,6"):
         plan("[5, 6]", recipe="4")
 
 

@@ -89,15 +89,15 @@ def test_the_fold_mode_is_one_of_the_networks():
     modes = ("weights", "lowrank")
     assert BuildOptions().settled(modes).fold == "weights" and BuildOptions().settled(("offline",)).fold == "offline"
     assert BuildOptions(fold="lowrank").settled(modes).limits.max_batch == 8
-    with pytest.raises(UserError, match=r"does not fold that way: offline .*choose weights or lowrank"):
+    with pytest.raises(UserError, match=r"has no fold mode offline .*choose weights or lowrank"):
         BuildOptions(fold="offline").settled(modes)
-    with pytest.raises(UserError, match=r"one prompt at a time, max_batch is 2.*lowrank"):
+    with pytest.raises(UserError, match=r"one prompt at a time, but max_batch is 2.*lowrank"):
         BuildOptions(max_batch=2).settled(modes)
 
 
 def test_limits_that_mean_nothing_to_a_network_are_refused_where_they_are_given():
     assert BuildOptions(max_batch=2).settled(("offline",), ("max_prompt",)).limits.max_prompt == 1024
-    with pytest.raises(UserError, match=r"no use for it \(--max-prompt\): leave it out"):
+    with pytest.raises(UserError, match=r"does not apply to this kind of network \(--max-prompt\): leave it out"):
         BuildOptions(max_prompt=64).settled(("offline",), ("max_prompt",))
 
 

@@ -60,7 +60,7 @@ def test_network_equals_reference_on_random_models(tmp_path, title, fold):
     random = np.random.default_rng(len(title))
     family = detect(folder)
     checkpoint = family.load(Sources(folder))
-    plan = choose_plan(shape.layers, checkpoint.evidence, given="none" if not shape.skip else None)
+    plan = choose_plan(shape.layers, checkpoint.evidence, explicit="none" if not shape.skip else None)
     parameters = network_parameters(prune(checkpoint, plan), plan, PRECISIONS["fp32"], Limits())
     readers = {name: tensor.read for name, tensor in parameters.items()}
     runtime = open_network(checkpoint.config, plan, PRECISIONS["fp32"], Limits(), fold, readers)

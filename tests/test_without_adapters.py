@@ -148,14 +148,14 @@ def test_as_a_user_sees_it(dropped, tmp_path, command):
 def test_a_fold_of_nothing_is_refused(tmp_path, refused):
     build_ = ("build", "--ckpt", LAVIN.folder, "--out", tmp_path / "o")
     line = refused(*build_, "--adapters", "drop", "--fold", "weights")
-    assert "a model without adapters does not fold that way: weights (--fold): leave it out, or choose none" in line
+    assert "a model without adapters has no fold mode weights (--fold): leave it out, or choose none" in line
     assert "choose weights or lowrank" in refused(*build_, "--fold", "none")
 
 
 def test_what_was_never_trained_is_not_said_of_adapters_that_are_gone(tmp_path, command):
     build_ = ("build", "--ckpt", LAVIN.folder, "--out", tmp_path / "o", "--skip", "none", "--dry-run", "--json")
     with_them, without = (json.loads(command(*build_, *more)[1])["notes"] for more in ((), ("--adapters", "drop")))
-    assert "were never trained" in " ".join(with_them) and "were never trained" not in " ".join(without)
+    assert "are untrained" in " ".join(with_them) and "are untrained" not in " ".join(without)
     assert with_them[0] in without and "its answers mean nothing" in " ".join(without)
 
 

@@ -1,1 +1,1 @@
-"""WORDS of every room: configs, plans, options, errors. No torch, no ONNX, no files."""
+"""WORDS that all folders share: configs, plans, options, errors. No torch, no ONNX, no files."""

@@ -1,4 +1,4 @@
-"""Choices that are the rows of a table, which is looked up by its name when a value is checked: core imports nothing that comes after it."""
+"""Choices that are the keys of a table. Core imports no other folder, so a table is given by its place and loaded when a value is checked."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .registry import load
 class RowOf:
     """Annotates a type whose values are the keys of a table.
 
-    table  ".module:attribute" of a mapping, or of a function that returns one
+    table  ".module:attribute" of the mapping, or of a function that returns it
     """
 
     table: str
@@ -38,14 +38,14 @@ class RowOf:
 
 
 def parts_of(annotation: Any) -> Iterator[Any]:
-    """A type, what it is made of, and what it is annotated with: Annotated[str, x] | None -> .., str, x, NoneType"""
+    """A type with its arguments and annotations, all levels of them: Annotated[str, x] | None -> .., str, x, NoneType"""
     yield annotation
     for part in () if get_origin(annotation) is Literal else get_args(annotation):
         yield from parts_of(part)
 
 
 def choices_of(field: FieldInfo) -> Mapping[Any, Any]:
-    """The values that a field may have, each with its row in their table (None in a Literal); empty where there is no such list."""
+    """Each value that a field may have -> its row of the table (None in a Literal); empty for a field without a list of values."""
     for part in (*parts_of(field.annotation), *field.metadata):
         if isinstance(part, RowOf):
             return part.rows

@@ -1,15 +1,15 @@
-"""The two ways this package fails.
+"""The two kinds of errors.
 
-UserError      the user can mend it: says what was wrong, where, and what to do. Never shown with a traceback. Exit code 2.
-InternalError  our bug: always shown with its traceback.
+UserError      the user can fix it: says what was wrong, where, and what to do. Never shown with a traceback. Exit code 2.
+InternalError  a bug of ours: always shown with its traceback.
 """
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
-    what   what was wrong, with the offending value ("skip index 40 is out of range 0..31")
-    where  the file, key, tensor or option it was found in
+    what   what was wrong, with the offending value ("skip index 40 is out of range 0..31"); a sentence that is clear without `where`
+    where  the file, key, tensor or option that has it
     fix    what to do about it, as an instruction
     """
 
@@ -26,4 +26,4 @@ class NoRoom(UserError):
 
 
 class InternalError(Exception):
-    """A broken promise inside this package; please report it with the traceback."""
+    """A bug in this package; please report it with the traceback."""

@@ -10,9 +10,9 @@ from .record import Record
 
 
 class Dim(Record):
-    """A size that is free within limits.
+    """A dynamic size and its limits.
 
-    opt    what engines are tuned for
+    opt    the size that engines are tuned for
     limit  the build option that `max` comes from ("max-batch")
     """
 
@@ -47,12 +47,12 @@ class GraphSpec(Record):
     aliases: dict[str, str] = Field(default_factory=dict)
 
     def measure(self, inputs: dict) -> dict[str, int]:
-        """The sizes of the named dims in these tensors. Raises InternalError where two tensors disagree, or where one is not of
-        its shape or dtype."""
+        """The sizes of the named dims in these tensors. Raises InternalError where two tensors disagree, or where one has the wrong
+        shape or dtype."""
         dims: dict[str, int] = {}
         for spec in self.inputs:
             if spec.name not in inputs:
-                raise InternalError(f"graph {self.name} lacks the input {spec.name}")
+                raise InternalError(f"graph {self.name}: input {spec.name} is missing")
             tensor = inputs[spec.name]
             shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
             expected = tuple(dims.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(spec.shape, shape))
@@ -63,19 +63,19 @@ class GraphSpec(Record):
         return dims
 
     def require_within(self, sizes: dict[str, int]) -> None:
-        """Raise UserError where a named dim's size is out of its limits: it names the input, its shape and the option."""
+        """Raise UserError, which names the input, its shape and the option, where a named dim's size is out of its limits."""
         for name, dim in self.dims.items():
             if name in sizes and not dim.min <= sizes[name] <= dim.max:
                 tensor = next(t for t in self.inputs if name in t.shape)
                 shape = [sizes.get(size, size) for size in tensor.shape]
                 raise UserError(
-                    f"{tensor.name} has the shape {shape}: {name} is {sizes[name]}, and {dim.min} to {dim.max} is allowed",
+                    f"input {tensor.name} has shape {shape}: {name} is {sizes[name]}, out of range {dim.min}..{dim.max}",
                     where=f"graph {self.name}",
-                    fix=f"give less, or build with another --{dim.limit}",
+                    fix=f"keep {name} within the range, or build with another --{dim.limit}",
                 )
 
     def pin(self, sizes: dict[str, int]) -> "GraphSpec":
-        """The spec with these named dims fixed: their numbers stand in the shapes."""
+        """The spec with these named dims fixed to their sizes."""
 
         def pinned(tensor: TensorSpec) -> TensorSpec:
             return tensor.model_copy(update={"shape": tuple(sizes.get(size, size) for size in tensor.shape)})

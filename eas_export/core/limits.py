@@ -1,4 +1,4 @@
-"""The largest inputs that a bundle takes."""
+"""Limits of a bundle's inputs."""
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -8,10 +8,10 @@ from .record import Record
 class Limits(Record):
     """The largest inputs a bundle takes.
 
-    max_batch   rows
-    max_images  images of one prompt
-    max_prompt  tokens of one prompt
-    max_tokens  tokens of one prompt and its answer together: the cache's slots, and the length of RoPE's tables
+    max_batch   rows of a batch
+    max_images  images per prompt
+    max_prompt  tokens of a prompt
+    max_tokens  tokens of a prompt and its answer together: slots of the KV cache, and length of the RoPE tables
     """
 
     max_batch: PositiveInt = 1

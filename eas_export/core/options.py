@@ -1,4 +1,4 @@
-"""What decides a bundle beside its checkpoint: an option is a field, and the field says everything of it. No torch here.
+"""Build options: each is a field, which declares everything about it. No torch here.
 
 The recipe's keys, the API's keywords, the command line's options (cli/build_options.py) and the keys of files (build/keys.py) are made
 from the fields.
@@ -23,25 +23,25 @@ BackendName = Annotated[str, RowOf(".backends:for_bundles")]
 EngineWeights = Literal["bound", "embedded"]
 Opset = Literal[24, 21]
 
-DEFAULT_OPSET = 24  # what graphs are recorded in
-DEFAULT_MAX_BATCH = 8  # where adapters are not folded prompt by prompt
+DEFAULT_OPSET = 24  # of recorded graphs, before any lowering
+DEFAULT_MAX_BATCH = 8  # in fold modes that batch prompts
 
-WEIGHTS, GRAPHS, ENGINES = ("weights",), ("graphs",), ("engines",)  # what an option may decide
+WEIGHTS, GRAPHS, ENGINES = ("weights",), ("graphs",), ("engines",)  # the files that an option may decide
 BOTH = WEIGHTS + GRAPHS
 
 
 @dataclass(frozen=True)
 class Option:
-    """What there is to say of an option beside its type, its choices and its default.
+    """What an option declares beside its type, its choices and its default.
 
-    help      for --help, which adds the default, and what choices mean where their rows say it
-    decides   WEIGHTS, GRAPHS, BOTH, ENGINES (which whatever changes graphs changes, too, and which see their Target alone), or ()
-    shown_by  what shows its value in a key: the "plan", the "config", a graph's "spec", the "limits", or the engines' "targets"; empty
-              where the key has to hold the value itself
-    by_default  what None comes to, in words
-    metavar   what --help calls its value
-    of_checkpoint  it says something of the checkpoint that its files may not say: then it is a field of families/contract.Sources, too, and
-                   the families that take it name it in `takes` and put it into the config
+    help      for --help, which adds the default, and the meaning of choices whose rows have one
+    decides   the files that it changes: WEIGHTS, GRAPHS, BOTH, ENGINES (which depend on their graph and their Target alone), or ()
+    shown_by  the part of a file's key that holds its value: "plan", "config", a graph's "spec", "limits", or the engines' "targets"; empty:
+              the key has to hold the value itself
+    by_default  what None stands for, for --help
+    metavar   placeholder of the value in --help
+    of_checkpoint  a fact of the checkpoint that its files may lack: also a field of families/contract.Sources; families that take it name it
+                   in `takes` and put it into the config
     """
 
     help: str
@@ -58,52 +58,51 @@ def option(default: Any, help: str, decides: tuple[str, ...], shown_by: str, **m
 
 
 def options_of(record: "type[BuildOptions]") -> Mapping[str, Option]:
-    """Field -> what it says of itself."""
+    """Field -> what it declares."""
     return {name: field.json_schema_extra["option"] for name, field in record.model_fields.items()}
 
 
-ATTENTIONS = "Layers whose attention is skipped: 20-31,5 or none."
+SKIP = "Attentions to skip, by index (a decoder's are its layers): 20-31,5 or none."
+TEMPERATURE = "Router temperature, to override the checkpoint's or supply it."
+SCALE = "Adapter scale, to override the checkpoint's or supply it."
+TEXT_HEADS = "METER: heads of the text encoder, if the checkpoint lacks them."
 READING = "METER: sites 18-23 are image self-attentions again (published), or image cross-attentions (paper)."
-TARGETS = "What the bundle is for; again for each. TensorRT's engines are built into it."
-GPUS = "GPUs that TensorRT-RTX's engines are for: 86,120."
+ADAPTERS = "drop: leave adapters out, as a latency baseline; its answers mean nothing."
+BACKENDS = "Backend to build for; repeat for several. TensorRT engines become part of the bundle."
+GPUS = "Compute capabilities of the GPUs that TensorRT-RTX engines are built for."
+COPIES = "bound: the engines share one copy of the weights; embedded: each has its own."
+OPSET = "ONNX opset of the graphs; 21: for runtimes without the newer operators."
 
 
 class BuildOptions(Record):
     """What decides a bundle beside the checkpoint. The keys are the recipe's and, with dashes, the command line's."""
 
-    skip: str | None = option(None, ATTENTIONS, BOTH, "plan", metavar="LAYERS", by_default="what the checkpoint says")
+    skip: str | None = option(None, SKIP, BOTH, "plan", metavar="LIST", by_default="as the checkpoint records")
     router_temperature: Annotated[FiniteFloat, Field(gt=0)] | None = option(
-        None, "Override or supply the router's temperature.", WEIGHTS, "config", metavar="T", of_checkpoint=True
+        None, TEMPERATURE, WEIGHTS, "config", metavar="T", of_checkpoint=True
     )
-    adapter_scale: FiniteFloat | None = option(
-        None, "Override or supply the adapters' scale.", WEIGHTS, "config", metavar="S", of_checkpoint=True
-    )
+    adapter_scale: FiniteFloat | None = option(None, SCALE, WEIGHTS, "config", metavar="S", of_checkpoint=True)
     text_heads: Annotated[PositiveInt, Field(le=1 << 10)] | None = option(
-        None,
-        "METER: heads of the text encoder, where the file cannot tell.",
-        BOTH,
-        "config",
-        metavar="N",
-        of_checkpoint=True,
+        None, TEXT_HEADS, BOTH, "config", metavar="N", of_checkpoint=True
     )
     image_cross_reading: Literal["published", "paper"] | None = option(
-        None, READING, BOTH, "config", of_checkpoint=True
+        None, READING, BOTH, "config", by_default="published", of_checkpoint=True
     )
-    precision: PrecisionName = option("fp32", "Of weights, activations and caches.", BOTH, "spec")
-    fold: FoldName | None = option(None, "Fold mode.", GRAPHS, "spec", by_default="the first that the model can have")
-    adapters: Literal["keep", "drop"] = option("keep", "drop: leave them out, to measure time against.", BOTH, "config")
+    precision: PrecisionName = option("fp32", "Precision of weights, activations and KV caches.", BOTH, "spec")
+    fold: FoldName | None = option(
+        None, "How adapters are folded.", GRAPHS, "spec", by_default="the first that the model supports"
+    )
+    adapters: Literal["keep", "drop"] = option("keep", ADAPTERS, BOTH, "config")
     max_batch: Annotated[PositiveInt, Field(le=1 << 16)] | None = option(
-        None, "Rows.", GRAPHS, "limits", by_default=f"1 for weights, else {DEFAULT_MAX_BATCH}"
+        None, "Rows per batch.", GRAPHS, "limits", by_default=f"1 with --fold weights, else {DEFAULT_MAX_BATCH}"
     )
-    max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Images of one prompt.", GRAPHS, "limits")
-    max_prompt: PositiveInt = option(1024, "Tokens of one prompt.", GRAPHS, "limits")
-    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(2048, "Tokens of a prompt and its answer.", BOTH, "")
-    backend: tuple[BackendName, ...] = option(("onnxruntime",), TARGETS, ENGINES, "targets")
+    max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Images per prompt.", GRAPHS, "limits")
+    max_prompt: PositiveInt = option(1024, "Tokens per prompt.", GRAPHS, "limits")
+    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(2048, "Tokens per prompt plus answer.", BOTH, "")
+    backend: tuple[BackendName, ...] = option(("onnxruntime",), BACKENDS, ENGINES, "targets")
     compute_capability: str | None = option(None, GPUS, ENGINES, "targets", metavar="LIST", by_default="80,86,89,120")
-    engine_weights: EngineWeights = option("bound", "One copy for all engines, or one in each.", ENGINES, "targets")
-    opset: Opset = option(
-        DEFAULT_OPSET, "Of the graphs; 21: for consumers that do not know newer operators.", GRAPHS, ""
-    )
+    engine_weights: EngineWeights = option("bound", COPIES, ENGINES, "targets")
+    opset: Opset = option(DEFAULT_OPSET, OPSET, GRAPHS, "")
 
     @field_validator("skip", mode="before")
     @classmethod
@@ -116,7 +115,7 @@ class BuildOptions(Record):
     @field_validator("backend", mode="before")
     @classmethod
     def _as_list(cls, backend: Any) -> Any:
-        """One name alone is a list of one; each name counts once."""
+        """A single name becomes a list; duplicates are dropped."""
         names = [backend] if isinstance(backend, str) else backend
         plain = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
         return tuple(dict.fromkeys(names)) if plain else names
@@ -126,29 +125,29 @@ class BuildOptions(Record):
     def _as_capabilities(cls, value: Any) -> Any:
         """YAML reads `compute_capability: 86` as a number and `[86, 120]` as a list."""
         listed = value if isinstance(value, list) else [value]
-        plain = listed and all(type(each) in (int, float, str) for each in listed)
+        plain = listed and all(type(item) in (int, float, str) for item in listed)
         return ",".join(map(str, listed)) if plain else value
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is said of the checkpoint beside its files, for families/contract.Sources."""
+        """The options that are facts of the checkpoint, for families/contract.Sources."""
         return {name: getattr(self, name) for name, option in options_of(type(self)).items() if option.of_checkpoint}
 
     def settled(self, fold_modes: Sequence[str], unused: Sequence[str] = ()) -> "BuildOptions":
-        """The options with a fold mode. Raises UserError for one that is not among the network's, for batches that it cannot take, and
-        for limits that were given and are unused."""
+        """The options with a fold mode. Raises UserError for one that the network does not have, for batches that it cannot take, and for
+        limits that were set but do not apply."""
         for name in unused:
             if name in self.model_fields_set:
                 option = f"--{name.replace('_', '-')}"
-                raise UserError("this kind of network has no use for it", where=option, fix="leave it out")
+                raise UserError(f"{option} does not apply to this kind of network", where=option, fix="leave it out")
         if self.fold is not None and self.fold not in fold_modes:
             kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
-            what = f"{kind} does not fold that way: {self.fold}"
+            what = f"{kind} has no fold mode {self.fold}"
             raise UserError(what, where="--fold", fix=f"leave it out, or choose {' or '.join(fold_modes)}")
         options = self.model_copy(update={"fold": self.fold or fold_modes[0]})
         if options._one_prompt and options.limits.max_batch > 1:
             raise UserError(
-                f"fold mode {options.fold} serves one prompt at a time, max_batch is {options.max_batch}",
+                f"fold mode {options.fold} takes one prompt at a time, but max_batch is {options.max_batch}",
                 where="--max-batch",
                 fix="leave it at 1, or build with --fold lowrank",
             )

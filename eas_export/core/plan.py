@@ -1,4 +1,4 @@
-"""Which attentions are gone: the skip plan, its text forms and where it came from."""
+"""The skip plan: which attentions are skipped, its text forms, and who decided it."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -8,13 +8,13 @@ from pydantic import Field
 from .errors import UserError
 from .record import Record
 
-GIVEN = "--skip"  # the origin of an explicit choice
+EXPLICIT = "--skip"  # the origin of an explicit choice
 
 
 class SkipPlan(Record):
     """The attentions that are skipped, in ascending order.
 
-    sites    how many attentions the model has that could be; a decoder's are its layers
+    sites    number of attentions that could be skipped; a decoder's are its layers
     skipped  indices into them
     origin   who decided ("--skip", "recipe lavin-7b.yaml", "args.skip_list of checkpoint-19.pth")
     """
@@ -29,14 +29,14 @@ class SkipPlan(Record):
 
 
 class SkipEvidence(Record):
-    """What a checkpoint says of its own skips; `text` is None where it says nothing."""
+    """The skip list that a checkpoint records; `text` is None where it records none."""
 
     text: str | None
     origin: str
 
 
 def parse_skip(text: str, where: str) -> tuple[int, ...]:
-    """Read "20-31,5", "[24, 23]" or "none" as layer indices in ascending order; "" and "[]" are not an answer."""
+    """Read "20-31,5", "[24, 23]" or "none" as indices in ascending order. Raises UserError for anything else, "" and "[]" too."""
     body = text.strip().removeprefix("[").removesuffix("]").strip()
     if body.lower() == "none":
         return ()
@@ -44,21 +44,21 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
     for part in body.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
         if not match:
-            what = f"skip list {text!r} has the part {part.strip()!r}"
-            raise UserError(what, where=where, fix="write numbers of attentions and ranges like 20-31,5, or none")
+            what = f"skip list {text!r} has an invalid part {part.strip()!r}"
+            raise UserError(what, where=where, fix="write attention indices and ranges such as 20-31,5, or none")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f"skip range {part.strip()!r} runs backwards", where=where, fix=f"write {last}-{first}")
         named = set(range(first, last + 1))
         if named & indices:
             what = f"skip list names attention {min(named & indices)} twice"
-            raise UserError(what, where=where, fix="name each once")
+            raise UserError(what, where=where, fix="name each attention once")
         indices |= named
     return tuple(sorted(indices))
 
 
 def make_plan(sites: int, text: str, origin: str) -> SkipPlan:
-    """The plan that `text` describes for a model with so many attentions. Raises UserError for indices it does not have."""
+    """The plan that `text` describes for a model with this many sites. Raises UserError for an index out of range."""
     skipped = parse_skip(text, origin)
     for index in skipped:
         if index >= sites:
@@ -68,39 +68,40 @@ def make_plan(sites: int, text: str, origin: str) -> SkipPlan:
 
 
 def choose_plan(
-    sites: int, evidence: SkipEvidence, given: str | None = None, recipe: tuple[str, str] | None = None
+    sites: int, evidence: SkipEvidence, explicit: str | None = None, recipe: tuple[str, str] | None = None
 ) -> SkipPlan:
-    """Decide which attentions are skipped.
+    """Decide which attentions are skipped. Raises UserError where nothing says, or where recipe and checkpoint disagree.
 
-    given   the text of --skip: an explicit choice, it wins over everything
-    recipe  (name, text): a published list, used where the checkpoint records none; it never overrides a record
+    explicit  the text of --skip; it wins over everything
+    recipe    (name, text): a published list, used where the checkpoint records none; it never overrides a record
     """
-    if given is not None:
-        return make_plan(sites, given, GIVEN)
+    if explicit is not None:
+        return make_plan(sites, explicit, EXPLICIT)
     recorded = _recorded(evidence)
     if recipe is not None:
         plan = make_plan(sites, recipe[1], f"recipe {recipe[0]}")
         if recorded is not None and make_plan(sites, recorded, evidence.origin).skipped != plan.skipped:
-            what = f"the recipe skips {recipe[1]}, the checkpoint was trained with {recorded}"
+            what = f"the recipe skips {recipe[1]}, but the checkpoint was trained with {recorded} skipped"
             fix = f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint"
             raise UserError(what, where=evidence.origin, fix=fix)
         return plan if recorded is None else make_plan(sites, recorded, evidence.origin)
     if recorded is not None:
         return make_plan(sites, recorded, evidence.origin)
-    said = "nothing" if evidence.text is None else repr(evidence.text)
-    what = f"the checkpoint does not say which attentions are skipped (it says {said})"
-    fix = f"pass --skip LIST with the attentions it was trained without (of 0-{sites - 1}, as in 3-5,1), or --skip none"
+    record = "" if evidence.text is None else f" (its list is {evidence.text!r})"
+    what = f"the checkpoint does not say which attentions are skipped{record}"
+    fix = (
+        f"pass --skip with the attentions that training skipped (of 0-{sites - 1}, as in --skip 3-5,1), or --skip none"
+    )
     raise UserError(what, where=evidence.origin, fix=fix)
 
 
 def disagreement(
     plan: SkipPlan, evidence: SkipEvidence, attentions: Callable[[Iterable[int]], frozenset], adapters: bool = True
 ) -> tuple[str, ...]:
-    """Notes where an explicit choice is not what the checkpoint records: it may be meant, but then adapters are used that were never
-    trained.
+    """Notes where the plan is not what the checkpoint records: that may be intended, but untrained adapters are used then.
 
-    attentions  what sites stand for (a config's): two may be one
-    adapters    whether any are used at all
+    attentions  sites -> the attentions that they stand for (the config's method): two sites may stand for one
+    adapters    whether any adapters are used
     """
     recorded = _recorded(evidence)
     trained = plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped
@@ -110,9 +111,11 @@ def disagreement(
     if kept or skipped:
         notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
     if kept and adapters:
-        notes.append(f"adapters before kept attentions were never trained, for these were skipped: {_listed(kept)}")
+        notes.append(f"the adapters before these attentions are untrained, as training skipped them: {_listed(kept)}")
     if skipped and adapters:
-        notes.append(f"adapters of skipped attentions were never trained, for these were kept: {_listed(skipped)}")
+        notes.append(
+            f"the adapters replacing these attentions are untrained, as training kept them: {_listed(skipped)}"
+        )
     return tuple(notes)
 
 

@@ -1,16 +1,16 @@
-"""Number formats, weight formats (how a matrix is stored, and the layer that multiplies by it) and precisions (dtype and tolerances): a row
-each of three tables. No torch here."""
+"""Three tables: number formats, weight formats (how a matrix is stored, and the layer that multiplies by it) and precisions (dtype and
+tolerances). No torch here."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class DType:
-    """One tensor element type: its torch and numpy name is the key in DTYPES.
+    """One tensor element type; its key in DTYPES is its name in torch and numpy.
 
     size         bytes per element
-    safetensors  its code in a safetensors header
-    onnx         its number in onnx.TensorProto.DataType
+    safetensors  code in a safetensors header
+    onnx         number in onnx.TensorProto.DataType
     """
 
     size: int
@@ -28,10 +28,10 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How weights are stored, whatever is computed in.
+    """How weights are stored, apart from the dtype of activations.
 
     pack    ".module:function": (a parameter's name, its tensor, precision) -> the tensors that it is stored as, by name
-    linear  "module:Class" of the linear layers that compute with them
+    linear  "module:Class" of the linear layers that read them
     """
 
     pack: str
@@ -47,12 +47,12 @@ class Precision:
 
     dtype      of activations and caches
     tolerance  largest error against the fp32 reference in units of the reference's standard deviation
-               (logits, features, folded weights); the reason for each value stands beside its row
+               (logits, features, folded weights); each row has a comment with the reason
     state      the same for router weights and pooled features, but with a unit of at least 1: router weights are
                probabilities that may lie close together
-    floor      errors below it are the rounding of values near zero
-    block      largest error of one block alone, given what the bundle's own block was given: to find where a fault is
-    weights    their row of WEIGHT_FORMATS
+    floor      errors below it are rounding of values near zero
+    block      largest error of a single block on the input that it had in the bundle, for locating a fault
+    weights    key of WEIGHT_FORMATS
     """
 
     dtype: str
@@ -64,18 +64,18 @@ class Precision:
 
 
 PRECISIONS = {
-    # fp32: both sides round every sum in another order; the published code agrees with float64 to 2e-6 on logits of order 1
+    # fp32: both sides sum in different orders; the published code agrees with float64 to 2e-6 on logits of order 1
     "fp32": Precision("float32", tolerance=1e-4, state=1e-5, floor=1e-12, block=2e-5),
     # fp16: 11 significant bits; the PyTorch modules themselves move by up to 4.3e-2 of the logits' spread, the graphs by up to 3.2e-2
-    # (benchmarks/results/rounding_fp16.json). Near zero its steps are 6e-8 wide, and a folded bias sums rank + 1 products of values that were rounded to them
+    # (benchmarks/results/rounding_fp16.json). Near zero fp16 has steps of 6e-8, and a folded bias sums rank + 1 products of values rounded to them
     "fp16": Precision("float16", tolerance=5e-2, state=1e-2, floor=5e-7, block=2e-2),
     # bf16: 8 significant bits; the PyTorch modules themselves move by up to 0.21 of the logits' spread, and rounding the weights alone
     # by up to 0.14 (benchmarks/results/rounding_bf16.json)
     "bf16": Precision("bfloat16", tolerance=2.4e-1, state=8e-2, floor=5e-7, block=1.6e-1),
 }
 
-# Parameters that stay in float32 in every precision, by the module they belong to: they are tiny, they are read once
-# per prompt, and everything after them depends on what they give.
+# Modules whose parameters stay in float32 in every precision: they are tiny, run once per prompt, and everything after them
+# depends on their output.
 FLOAT32_MODULES = ("router", "pool")
 
 

@@ -1,4 +1,4 @@
-"""Records that are written to and read from JSON and YAML, and what pydantic refuses as an error of ours. No torch here."""
+"""Records that are written to and read from JSON and YAML, and pydantic's errors as UserErrors. No torch here."""
 
 import difflib
 import reprlib
@@ -22,22 +22,22 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: object) -> UserError:
-    """The first thing that is wrong with values for `record`; `kind` is what a key is called there ("option", "key")."""
+    """The error for the first invalid value of `record`; `kind` is what messages call its keys ("option", "key")."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, record.model_fields, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"there are: {', '.join(record.model_fields)}"
+        fix = f"did you mean {close[0]}?" if close else f"the {kind}s are: {', '.join(record.model_fields)}"
         return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
-    said = first["msg"].removeprefix("Value error, ")
-    what = f"{key} is {_shown(first['input'])}: {said}" if key else said
+    reason = first["msg"].removeprefix("Value error, ")
+    what = f"{key} is {_shown(first['input'])}: {reason}" if key else reason
     return UserError(
         what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
     )
 
 
 def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
-    """`record(**values)` of what a file's shapes and keys say. Raises UserError where a size is none that a model has."""
+    """`record(**values)` with sizes from a file's shapes and keys. Raises UserError for a size that no model has."""
     try:
         return record(**values)
     except ValidationError as error:
@@ -45,8 +45,8 @@ def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
 
 
 def _shown(value: Any) -> str:
-    """A value's beginning and end."""
+    """A value, shortened in the middle."""
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "too long to be shown"
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "too long to show"

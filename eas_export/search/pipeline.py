@@ -15,7 +15,7 @@ from ..backends.runtime import device_named
 from ..build.keys import hash_sources
 from ..bundle.manifest import SENTENCEPIECE
 from ..core.errors import UserError
-from ..core.plan import GIVEN, make_plan, parse_skip
+from ..core.plan import EXPLICIT, make_plan, parse_skip
 from ..core.progress import Progress
 from ..core.record import validated
 from ..families import detect, load_checkpoint
@@ -60,7 +60,7 @@ def search(
     if (count is None) == (skip is None):
         what = "either the number of attentions to skip, or a list of them"
         raise UserError(what, where="search", fix="pass one of --count and --skip")
-    given = None if skip is None else parse_skip(skip, GIVEN)
+    given = None if skip is None else parse_skip(skip, EXPLICIT)
     counted = {"count": count if given is None else len(given), "skip": given}
     opts = validated(SearchOptions, "search", "see eas-export search --help", **counted, **options)
     get_policy(opts.policy)
@@ -70,7 +70,7 @@ def search(
     checkpoint = trainable.checkpoint
     config, sites = checkpoint.config, checkpoint.config.sites
     if skip is not None:
-        make_plan(sites, skip, GIVEN)
+        make_plan(sites, skip, EXPLICIT)
     elif opts.count > sites:
         what = f"{opts.count} attentions cannot be skipped: there are {sites}"
         raise UserError(what, where="--count", fix=f"give a number up to {sites}")

@@ -132,7 +132,7 @@ def check_refusal(runtime) -> None:
         runtime.run("vision", {"pixel_values": pixels})
     side = runtime.config.vision.image_size
     assert refusal.value.where == "graph vision"
-    assert refusal.value.what == f"pixel_values has the shape [9, 3, {side}, {side}]: N is 9, and 1 to 8 is allowed"
+    assert refusal.value.what == f"input pixel_values has shape [9, 3, {side}, {side}]: N is 9, out of range 1..8"
     assert "--max-images" in refusal.value.fix
 
 

@@ -33,7 +33,9 @@ def test_inspect_counts_what_skipping_saves(meter_bundle_of, command):
     assert before["flops"] > after["flops"] > 0 and before["kv_bytes_per_token"] == 0
     assert after["total_bytes"] == 2 * after["total_parameters"] and said["requests"] == {}
     (note,) = said["notes"]
-    assert note.startswith("indices [23] were read as the image stream's self-attentions [17], as published; [23] name")
+    assert note.startswith(
+        "indices [23] were read as the image stream's self-attentions [17], as published; [23] are the same"
+    )
 
     bundle = meter_bundle_of(CASE)
     of_bundle = said_of(command, bundle.path, "--check")
@@ -76,8 +78,8 @@ def test_inspect_shows_tables(meter_bundle_of, command, refused):
 
 
 REFUSED = {  # option -> what is said
-    ("--fold", "weights"): "does not fold that way: weights (--fold): leave it out, or choose offline",
-    ("--fold", "none"): "does not fold that way: none",
+    ("--fold", "weights"): "has no fold mode weights (--fold): leave it out, or choose offline",
+    ("--fold", "none"): "has no fold mode none",
     ("--adapters", "drop"): "a cross-encoder cannot do without its adapters (--adapters drop): leave it out",
     ("--weights", "x"): "a meter checkpoint has no use for it (--weights)",
     ("--base-weights", "x"): "a meter checkpoint has no use for it (--base-weights)",

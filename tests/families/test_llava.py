@@ -165,7 +165,7 @@ def test_skip_lists_come_from_the_keys(folder, tmp_path):
     search = load_checkpoint(Sources(write_llava(tmp_path / "search", LlavaShape(search=True))))
     with pytest.raises(UserError, match=r"does not say .*layers 0, 1, 2, 3 hold self_attn and replaced_adapter"):
         choose_plan(4, search.evidence)
-    prune(search, choose_plan(4, search.evidence, given="1-3"))
+    prune(search, choose_plan(4, search.evidence, explicit="1-3"))
 
 
 def test_a_folder_is_named_however_it_is_given(folder, monkeypatch):

@@ -93,7 +93,7 @@ def test_other_files_say_nothing(tmp_path):
     evidence = load(CASE.file).evidence
     with pytest.raises(UserError, match="does not say which attentions are skipped"):
         choose_plan(24, evidence)
-    assert choose_plan(24, evidence, given="0,23").skipped == (0, 23)
+    assert choose_plan(24, evidence, explicit="0,23").skipped == (0, 23)
 
 
 def drop(key):
@@ -194,7 +194,7 @@ def test_sites_are_attentions_and_what_is_said_of_them():
     assert len(published.attentions(range(24))) == 18 and len(paper.attentions(range(24))) == 24
     assert published.notes([0, 17]) == paper.notes([0, 17]) == ()
     (note,) = published.notes([12, 18, 23])
-    assert note.endswith("self-attentions [12, 17], as published; [18] name what [12] name already")
+    assert note.endswith("self-attentions [12, 17], as published; [18] are the same attentions as [12]")
     assert "read as the image stream's cross-attentions" in paper.notes([18])[0]
     assert published.structure() != paper.structure()
 
@@ -207,7 +207,7 @@ def test_two_indices_of_one_attention_are_one():
     assert disagreement(plan, both, config.attentions) == ()
     assert disagreement(make_plan(config.sites, "13", "--skip"), both, config.attentions) != ()
     paper = config.model_copy(update={"image_cross_reading": "paper"})
-    assert "never trained, for these were skipped: 18" in disagreement(plan, both, paper.attentions)[1]
+    assert "untrained, as training skipped them: 18" in disagreement(plan, both, paper.attentions)[1]
 
 
 def test_too_many_layers_are_no_bug_of_ours(tmp_path, refused):

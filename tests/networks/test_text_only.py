@@ -68,11 +68,11 @@ def test_images_are_refused(text_only, tmp_path):
         make_prompt(
             Question(prompt="x", image="cat.png"), bundle.manifest.config, get_family("llava"), tokenizer, "here"
         )
-    with pytest.raises(UserError, match=r"no use for it \(--max-images\)"):
+    with pytest.raises(UserError, match=r"does not apply to this kind of network \(--max-images\)"):
         pipeline.build(CASE.folder, tmp_path / "p", max_images=2, verify=False, **SHORT)
 
 
 def test_a_modality_token_needs_a_tower():
     config = CASE.checkpoint.config.model_dump() | {"vision": None, "modality_token": True}
-    with pytest.raises(ValueError, match="there are no images without a tower"):
+    with pytest.raises(ValueError, match="modality_token needs a vision tower"):
         ModelConfig(**config)

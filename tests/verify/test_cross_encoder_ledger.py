@@ -149,7 +149,9 @@ def test_each_reading_of_the_last_sites_is_a_bundle_and_verified_as_such(meter_b
         note == "indices [23] were read as the image stream's cross-attentions; the published code reads them as self"
     )
     (note,) = published.manifest.notes
-    assert note.startswith("indices [23] were read as the image stream's self-attentions [17], as published; [23] name")
+    assert note.startswith(
+        "indices [23] were read as the image stream's self-attentions [17], as published; [23] are the same"
+    )
 
 
 def test_the_baseline_without_skipping_passes(meter_bundle_of):

@@ -1,4 +1,4 @@
-"""Every kind of network's config as one type; `kind` tells them apart, and is the key of every table of kinds."""
+"""One type for the configs of all kinds of networks; their field `kind` tells them apart and is the key of NETWORKS."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What a PIA adapter is, as data."""
+"""The config of a PIA adapter."""
 
 from pydantic import Field
 

@@ -1,7 +1,7 @@
-"""What a cross-encoder is, as data: a text and an image encoder, and two streams of cross-modal layers that read each other. No torch.
+"""The config of a cross-encoder: a text and an image encoder, and two streams of cross-modal layers that read each other. No torch.
 
-Its attentions that can be skipped are numbered: text self, text cross, image self, and a last group, each `layers` long. The
-last group is image self once more in the published code, and image cross as the paper says.
+Sites, the indices of attentions that can be skipped, come in four groups of `layers` each: text self, text cross, image self, and a
+last group, which is image self again in the published code and image cross in the paper.
 """
 
 from collections.abc import Iterable
@@ -50,8 +50,8 @@ class CrossEncoderConfig(Record):
                   the length that the model was trained with
     adapter_rank  inner width of the adapters before attentions and feed-forward networks, which fold away
     skipped_rank  inner width of the adapters in place of skipped attentions
-    answers       logits; 1 for retrieval, a score
-    image_cross_reading  what the last group of sites means
+    answers       number of logits; 1 for retrieval, a score
+    image_cross_reading  which attentions the last group of sites stands for
     """
 
     kind: Literal["cross-encoder"] = "cross-encoder"
@@ -72,7 +72,7 @@ class CrossEncoderConfig(Record):
     image_cross_reading: Reading = "published"
 
     def structure(self) -> dict:
-        """What graphs depend on: without the width of what is folded into the weights."""
+        """The fields that graphs depend on: without the rank of adapters that are folded into the weights."""
         return self.model_dump(exclude={"adapter_rank"})
 
     @property
@@ -81,22 +81,22 @@ class CrossEncoderConfig(Record):
 
     @property
     def unused_limits(self) -> tuple[str, ...]:
-        """Fields of Limits that mean nothing to it."""
+        """Fields of Limits that do not apply to it."""
         return ("max_prompt", "max_tokens", "max_images")
 
     @property
     def absent_graphs(self) -> tuple[str, ...]:
-        """Graphs of its kind's fold modes that it has no part for."""
+        """Graphs of its kind's fold modes that it does not have."""
         return ()
 
     @property
     def sites(self) -> int:
-        """Indices of attentions that can be skipped."""
+        """Number of sites; some attentions may have two, some none."""
         return 4 * self.layers
 
     @property
     def images(self) -> int:
-        """Images that one answer looks at."""
+        """Images per answer."""
         return 2 if self.task == "nlvr2" else 1
 
     @property
@@ -111,7 +111,7 @@ class CrossEncoderConfig(Record):
         return Attention(*groups[group], layer)
 
     def every_attention(self) -> tuple[Attention, ...]:
-        """Of the cross-modal layers, whether a site stands for it or not."""
+        """All attentions of the cross-modal layers, with a site or without."""
         parts = ("attention", "cross_attention")
         return tuple(Attention(s, part, i) for s in ("text", "image") for part in parts for i in range(self.layers))
 
@@ -120,7 +120,7 @@ class CrossEncoderConfig(Record):
         return frozenset(map(self.attention, sites))
 
     def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
-        """What a user should know of these indices: how the last group was read, and which of them name an attention twice."""
+        """What a user should know about these sites: how the last group was read, and which of them name an attention twice."""
         skipped = sorted(skipped)
         last = [site for site in skipped if site >= 3 * self.layers]
         if not last:
@@ -131,5 +131,5 @@ class CrossEncoderConfig(Record):
         before = [site - self.layers for site in last]
         note = f"indices {last} were read as the image stream's self-attentions {before}, as published"
         again = [site for site in last if site - self.layers in skipped]
-        twice = f"; {again} name what {[site - self.layers for site in again]} name already" if again else ""
+        twice = f"; {again} are the same attentions as {[site - self.layers for site in again]}" if again else ""
         return (note + twice,)

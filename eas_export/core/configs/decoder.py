@@ -1,4 +1,4 @@
-"""What a decoder is, as data."""
+"""The config of a decoder."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -11,13 +11,13 @@ from .vit import VisionConfig
 
 
 class ModelConfig(Record):
-    """A decoder, most often with a vision tower.
+    """A decoder, usually with a vision tower.
 
-    kv_heads        of keys and values; queries have `heads`, as many times more
-    modality_token  the prompt starts with a token that says whether there is an image: it has a table of two of
-                    its own, no other token attends to it, its keys and values are not cached, and the
+    kv_heads        heads of keys and values; `heads` of the queries is a multiple
+    modality_token  the prompt starts with a token that says whether it has an image: it has an embedding table of its own
+                    with two rows, no other token attends to it, its keys and values are not cached, and the
                     router's mean leaves it out (LaVIN)
-    kept_adapter, skipped_adapter  before a layer's attention, and where an attention was; None: left out everywhere
+    kept_adapter, skipped_adapter  before a kept attention, and in place of a skipped one; None: no adapters
     vision          None: the model reads text alone
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
@@ -41,13 +41,13 @@ class ModelConfig(Record):
     @model_validator(mode="after")
     def _fits_together(self) -> "ModelConfig":
         if (self.kept_adapter is None) != (self.skipped_adapter is None):
-            raise ValueError("either both kinds of layers have adapters, or none")
+            raise ValueError("kept_adapter and skipped_adapter must both be set, or both be null")
         if self.modality_token and self.vision is None:
-            raise ValueError("a modality token tells images from text, and there are no images without a tower")
+            raise ValueError("modality_token needs a vision tower")
         return self
 
     def structure(self) -> dict:
-        """What graphs depend on: without the numbers that are folded into the weights, and without pixels."""
+        """The fields that graphs depend on: without numbers that are folded into the weights, and without image preprocessing."""
         in_weights = {"scale": True, "temperature": True}
         return self.model_dump(
             exclude={
@@ -63,22 +63,22 @@ class ModelConfig(Record):
 
     @property
     def unused_limits(self) -> tuple[str, ...]:
-        """Fields of Limits that mean nothing to it."""
+        """Fields of Limits that do not apply to it."""
         return () if self.vision else ("max_images",)
 
     @property
     def absent_graphs(self) -> tuple[str, ...]:
-        """Graphs of its kind's fold modes that it has no part for."""
+        """Graphs of its kind's fold modes that it does not have."""
         return () if self.vision else ("vision",)
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of one image; 0 where there can be none."""
+        """Tokens per image; 0 without a vision tower."""
         return self.vision.tokens if self.vision else 0
 
     @property
     def sites(self) -> int:
-        """Attentions that can be skipped."""
+        """Number of attentions that can be skipped."""
         return self.layers
 
     def attentions(self, sites: Iterable[int]) -> frozenset:
@@ -86,7 +86,7 @@ class ModelConfig(Record):
         return frozenset(sites)
 
     def notes(self, skipped: Iterable[int]) -> tuple[str, ...]:
-        """What a user should know of how these sites are read: they are what they say."""
+        """What a user should know about how these sites were read: nothing, as a site is a layer."""
         return ()
 
     @property

@@ -1,4 +1,4 @@
-"""What a vision transformer and the projector behind it are, as data."""
+"""The configs of a vision transformer and of the projector behind it."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ class VitConfig(Record):
 
     image_size, patch_size  pixels
     width                   channels
-    blocks                  those that run: what is read behind an earlier one needs no later ones
+    blocks                  blocks that run: those after the last one whose output is read are left out
     """
 
     image_size: Size
@@ -31,9 +31,9 @@ class VitConfig(Record):
 
 
 class ImageConfig(Record):
-    """How an image becomes pixels: made square, resized (bicubic), scaled to 0..1, (value - mean) / std.
+    """How an image becomes pixel values: made square, resized (bicubic), scaled to 0..1, (value - mean) / std.
 
-    square  squash: the sides are scaled apart; pad: the shorter side is filled up with the mean colour; crop: the longer side is cut
+    square  squash: stretch to a square; pad: pad the shorter side with the mean colour; crop: crop the longer side
     """
 
     square: Literal["squash", "pad", "crop"]
@@ -44,8 +44,8 @@ class ImageConfig(Record):
 class VisionConfig(VitConfig):
     """A ViT and a projector of two linear layers, whose outputs stand among a decoder's tokens.
 
-    features  class: the class token after every `feature_every` blocks; patches: all others behind the last block
-    adapter   before every attention; None without
+    features  class: the class token after every `feature_every` blocks; patches: all other tokens after the last block
+    adapter   before every attention; None: no adapters
     """
 
     features: Literal["class", "patches"]
@@ -57,5 +57,5 @@ class VisionConfig(VitConfig):
 
     @property
     def tokens(self) -> int:
-        """Feature vectors that one image gives."""
+        """Feature vectors per image."""
         return self.patches if self.features == "patches" else self.blocks // self.feature_every
