@@ -105,7 +105,7 @@ def test_a_pipe_in_a_bundle_is_no_report_and_no_manifest(small_bundle):
     with GUARD(small_bundle):
         assert bundle.read_report("other") is None
         assert not looks_like_bundle(small_bundle)
-        with pytest.raises(UserError, match="no ordinary file"):
+        with pytest.raises(UserError, match="not a regular file"):
             open_bundle(small_bundle)
 
 

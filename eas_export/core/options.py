@@ -94,11 +94,13 @@ class BuildOptions(Record):
     )
     adapters: Literal["keep", "drop"] = option("keep", ADAPTERS, BOTH, "config")
     max_batch: Annotated[PositiveInt, Field(le=1 << 16)] | None = option(
-        None, "Rows per batch.", GRAPHS, "limits", by_default=f"1 with --fold weights, else {DEFAULT_MAX_BATCH}"
+        None, "Maximum rows per batch.", GRAPHS, "limits", by_default=f"1 with --fold weights, else {DEFAULT_MAX_BATCH}"
     )
-    max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Images per prompt.", GRAPHS, "limits")
-    max_prompt: PositiveInt = option(1024, "Tokens per prompt.", GRAPHS, "limits")
-    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(2048, "Tokens per prompt plus answer.", BOTH, "")
+    max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Maximum images per prompt.", GRAPHS, "limits")
+    max_prompt: PositiveInt = option(1024, "Maximum tokens per prompt.", GRAPHS, "limits")
+    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(
+        2048, "Maximum tokens of a prompt plus its answer.", BOTH, ""
+    )
     backend: tuple[BackendName, ...] = option(("onnxruntime",), BACKENDS, ENGINES, "targets")
     compute_capability: str | None = option(None, GPUS, ENGINES, "targets", metavar="LIST", by_default="80,86,89,120")
     engine_weights: EngineWeights = option("bound", COPIES, ENGINES, "targets")

@@ -1,4 +1,4 @@
-"""A user's files: before one is read, while one is written, and where two bundles share one."""
+"""A user's files: checks before reading and writing, files that appear whole, and links."""
 
 import os
 import re
@@ -13,41 +13,41 @@ from ..core.errors import UserError
 
 
 def require_file(path: Path) -> Path:
-    """The path, if a file that is not empty is there. Raises UserError that says what is there instead."""
+    """The path of a regular file that is not empty. Raises UserError for anything else."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("there is no such file", where=path, fix="check the path") from None
-    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"it cannot be opened ({said})", where=str(path)[:200], fix="check the path") from None
-    if not stat.S_ISREG(found.st_mode):
-        folder = stat.S_ISDIR(found.st_mode)
-        raise UserError("it is a folder" if folder else "it is no ordinary file", where=path, fix="give a file")
-    if found.st_size == 0:
+    except (OSError, ValueError) as error:  # a name that is too long, a folder without permission
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the file cannot be opened ({reason})", where=str(path)[:200], fix="check the path") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise UserError(f"the path is {kind}", where=path, fix="give a file")
+    if status.st_size == 0:
         raise UserError("the file is empty", where=path, fix="copy it again")
     return path
 
 
 def require_writable(path: Path) -> Path:
-    """Where a file can be written, links followed. Raises UserError before any work is done for it."""
+    """The path, links followed, where a file can be written. Raises UserError where none can."""
     fix = "choose another place"
     try:
         path = path.resolve()
         ordinary = path.is_file() if path.exists() else path.parent.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"it cannot be written ({said})", where=str(path)[:200], fix=fix) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the file cannot be written ({reason})", where=str(path)[:200], fix=fix) from None
     if not ordinary or not os.access(path.parent, os.W_OK):
-        nowhere = f"{path.parent} is no folder that can be written to"
-        said = "it is a folder" if path.is_dir() else "it is no ordinary file" if path.exists() else nowhere
-        raise UserError(f"it cannot be written: {said}", where=path, fix=fix)
+        kind = "the path is a folder" if path.is_dir() else "the path is not a regular file" if path.exists() else ""
+        reason = kind or f"{path.parent} is not a writable folder"
+        raise UserError(f"the file cannot be written: {reason}", where=path, fix=fix)
     return path
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes `path`'s place when the block ends without an error. Raises UserError where it cannot."""
+    """A file that replaces `path` when the block ends without an error. Raises UserError where it cannot be written."""
     path = require_writable(path)
     partial = path.with_name(f".{os.getpid()}.partial")
     with translated(path):
@@ -60,24 +60,24 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def partials_in(folder: Path) -> list[Path]:
-    """What `written_whole` was writing in processes that were killed; also what it writes there at this moment."""
+    """The unfinished files of `written_whole`: of processes that were killed, and of those that write at this moment."""
     return [path for path in folder.iterdir() if re.fullmatch(r"\.\d+\.partial", path.name)]
 
 
 def partial_of(path: Path) -> Path:
-    """Where `written_by_line` keeps lines until all are there. Raises UserError where an earlier failure's lines would be lost."""
+    """The file in which `written_by_line` collects lines. Raises UserError where an earlier run left one, whose lines would be lost."""
     path = require_writable(path)
     partial = path.with_name(f"{path.name}.partial")
     if os.path.lexists(partial):
         fix = "move it away or delete it"
-        raise UserError("what an earlier run wrote before it failed is still there", where=partial, fix=fix)
+        raise UserError("the partial output of an earlier run still exists", where=partial, fix=fix)
     return partial
 
 
 @contextmanager
 def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
-    """A function that writes a line. The file appears when the block ends without an error; else the lines so far stay in
-    <name>.partial. Raises UserError where it cannot be written, and where an earlier failure's lines would be lost."""
+    """A function that writes a line. The file appears when the block ends without an error; otherwise the lines so far stay in
+    <name>.partial. Raises UserError where it cannot be written, and as `partial_of` does."""
     path, partial = require_writable(path), partial_of(path)
     with translated(path):
         try:
@@ -90,7 +90,7 @@ def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 def link_or_copy(source: Path, target: Path, while_copying: AbstractContextManager | None = None) -> None:
-    """A second name for a file that nobody edits; a copy where the file system has none, made inside `while_copying`."""
+    """Hard-link a file that nobody edits; where the file system cannot, copy it, inside `while_copying`."""
     real = os.path.realpath(source)
     try:
         os.link(real, target)
@@ -100,7 +100,7 @@ def link_or_copy(source: Path, target: Path, while_copying: AbstractContextManag
 
 
 def _take_place(partial: Path, path: Path) -> None:
-    """Of what was there, the permissions stay."""
+    """Replace `path`, with the same permissions."""
     if path.exists():
         partial.chmod(stat.S_IMODE(path.stat().st_mode))
     partial.replace(path)
@@ -108,9 +108,9 @@ def _take_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def translated(
-    path: Path, what: str = "it cannot be written", fix: str = "choose another place, or make room"
+    path: Path, what: str = "the output cannot be written", fix: str = "choose another place, or free some space"
 ) -> Iterator[None]:
-    """Raise UserError for what the system says against writing there."""
+    """Turn OSError into UserError."""
     try:
         yield
     except OSError as error:
@@ -118,12 +118,15 @@ def translated(
 
 
 def only_file(folder: Path, patterns: Sequence[str], layout: str, options: str) -> Path:
-    """The one file in a folder that fits a pattern. layout: what to do where there is none; options: those that name a file. Raises UserError
-    where there is none, or more than one."""
-    found, looked_for = sorted(path for pattern in patterns for path in folder.glob(pattern)), " or ".join(patterns)
-    if not found:
-        raise UserError(f"there is no {looked_for}", where=folder, fix=layout)
-    if len(found) > 1:
-        what = f"there are {len(found)} files {looked_for} ({', '.join(path.name for path in found[:4])})"
-        raise UserError(what, where=folder, fix=f"name the one you mean: {options}")
-    return found[0]
+    """The only file in a folder that matches a pattern. Raises UserError where none or several do.
+
+    layout   the fix where none does
+    options  the command line's options that name the file
+    """
+    files, pattern = sorted(path for pattern in patterns for path in folder.glob(pattern)), " or ".join(patterns)
+    if not files:
+        raise UserError(f"the folder has no {pattern}", where=folder, fix=layout)
+    if len(files) > 1:
+        what = f"the folder has {len(files)} files that match {pattern} ({', '.join(path.name for path in files[:4])})"
+        raise UserError(what, where=folder, fix=f"name one of them: {options}")
+    return files[0]

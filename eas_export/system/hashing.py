@@ -1,7 +1,7 @@
-"""sha256 of files, and a memory of those that were made before.
+"""sha256 of files, and a cache of them.
 
-The memory only saves time: an entry counts for the very file that was hashed (its path, size, time of change and inode), and what must
-be sure (`verify`) does not ask it.
+The cache only saves time: an entry is valid for the very file that was hashed (its path, size, time of change and inode), and `verify`
+does not use it.
 """
 
 import hashlib
@@ -14,21 +14,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-MOST = 1000  # files that are remembered
-SETTLED = 2.0  # seconds: a file that changed later than that may change again within one tick of its clock
+MOST = 1000  # files in the cache
+SETTLED = 2.0  # seconds: a file that changed more recently may change again within one tick of its clock
 
 
 FilePrint = tuple[int, int, int]
 
 
 def file_print(path: Path) -> FilePrint:
-    """What tells a file from its earlier and later selves: bytes, nanoseconds of its last change, inode."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    """What changes when a file does: its bytes, the time of its last change in nanoseconds, its inode."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """sha256 of a file in hex; `on_bytes` is told the bytes of each part as it is read."""
+    """sha256 of a file in hex; `on_bytes` is called with the size of each part that was read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(1 << 24):
@@ -38,7 +38,7 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) 
 
 
 def remembered_sha256(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """The same, taken from memory where the file did not change since it was hashed."""
+    """`sha256_of`, from the cache where the file did not change since it was hashed."""
     name, before = os.path.realpath(path), file_print(path)
     size, changed, _ = before
     known = _read().get(name)
@@ -53,7 +53,7 @@ def remembered_sha256(path: Path, on_bytes: Callable[[int], None] = lambda count
 
 
 def cache_folder() -> Path:
-    """The user's folder for what only saves time and can be deleted."""
+    """The user's folder for caches of this package, which can be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "eas-export"
 
@@ -71,7 +71,7 @@ def _read() -> dict:
 
 
 def _remember(name: str, entry: dict) -> None:
-    """Without a word where it cannot be written: then the file is hashed again next time."""
+    """Add an entry. Silent where the cache cannot be written: the file is then hashed again next time."""
     kept = {key: value for key, value in _read().items() if key != name} | {name: entry}
     path = _memory()
     with suppress(OSError):
@@ -86,5 +86,5 @@ def _remember(name: str, entry: dict) -> None:
 
 
 def key_of(*content: Any) -> str:
-    """One key for all this content, which JSON can write."""
+    """A hash of content that JSON can write, in hex."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -11,12 +11,12 @@ from ..core.errors import UserError
 
 
 def lock_folder(folder: Path, busy: Callable[[str], UserError], lock_file: str = "") -> AbstractContextManager[object]:
-    """Lock `folder`, made where there is none, until the context that is returned ends, or the process, however that ends.
+    """Lock `folder`, created if missing, until the returned context or the process ends.
 
-    lock_file  a file in the folder that carries the lock and its holder's "number on machine"; empty: the folder itself carries the lock
+    lock_file  a file in the folder that carries the lock and its holder, "process id on host"; empty: the folder itself carries the lock
     busy       (holder, empty without a lock file) -> the error to raise when another process holds the lock
 
-    Raises OSError where the folder cannot be made, or its file system has no locks.
+    Raises OSError where the folder cannot be created, or its file system has no locks.
     """
     path, flags = folder / lock_file, os.O_RDWR | os.O_CREAT if lock_file else os.O_RDONLY | os.O_DIRECTORY
     while True:
@@ -39,7 +39,7 @@ def lock_folder(folder: Path, busy: Callable[[str], UserError], lock_file: str =
 
 
 def clear(folder: Path, keep: Container[str] = ()) -> None:
-    """Remove everything in the folder but what has one of these names."""
+    """Remove everything in the folder except these names."""
     for path in folder.iterdir():
         if path.name not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""What this machine is, and what it has at this moment: memory and disk."""
+"""This machine: its processor, memory and disk."""
 
 import ctypes
 import os
@@ -12,41 +12,40 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_name() -> str:
-    """The processor's name, or what kind it is."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.M)
-    return found[1].strip() if found else platform.machine()
+    """The processor's name, or its architecture where it has none."""
+    name = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.M)
+    return name[1].strip() if name else platform.machine()
 
 
 def total_memory() -> int:
-    """Bytes of memory."""
+    """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_memory() -> int:
-    """Bytes that a process could take: what the system calls available and the swap that is left, within the container's limit
-    where there is one."""
-    found = re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
-    available = sum(1024 * int(number) for number in found) or total_memory()
+    """Bytes that a process could allocate: available memory and free swap, within the container's limit if it has one."""
+    numbers = re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
+    available = sum(1024 * int(number) for number in numbers) or total_memory()
     limit, taken = _read(CGROUP / "memory.max").strip(), re.search(r"^anon (\d+)", _read(CGROUP / "memory.stat"), re.M)
     return min(available, max(0, int(limit) - int(taken[1]))) if limit.isdigit() and taken else available
 
 
 def private_memory() -> int:
-    """Bytes of this process's own: mapped files do not count."""
-    found = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
-    return sum(1024 * int(number) for number in found)
+    """Resident bytes of this process, without mapped files."""
+    numbers = re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
+    return sum(1024 * int(number) for number in numbers)
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far in bytes, mapped files included."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
-    return 1024 * int(found[1]) if found else 0
+    """Peak resident bytes of this process, mapped files included."""
+    number = re.search(r"^VmHWM:\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
+    return 1024 * int(number[1]) if number else 0
 
 
 def free_disk(path: Path) -> int:
-    """Bytes that can be written where `path` is or would be."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes of the disk that `path` is or would be on."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _read(path: Path) -> str:
@@ -57,6 +56,6 @@ def _read(path: Path) -> str:
 
 
 def give_back_memory() -> None:
-    """Give what was freed back to the system: the C library keeps it for itself, gigabytes of it after large tensors."""
+    """Return freed memory to the system: the C library keeps it, gigabytes of it after large tensors."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

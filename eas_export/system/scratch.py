@@ -1,4 +1,4 @@
-"""Tensors too large for memory, in files that are gone when they are."""
+"""Tensors too large for memory, in temporary files."""
 
 import os
 import tempfile
@@ -15,29 +15,29 @@ LARGE = 1 << 20  # bytes
 
 
 def scratch_folder(bundle: Path) -> Path:
-    """Beside the bundle, where such sizes fit; the system's place where that cannot be written."""
+    """The folder beside the bundle, whose disk has the space; the system's temporary folder where that is not writable."""
     beside = bundle.absolute().parent
     return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
 
 
 class Scratch:
-    """Where the tensors go that it makes: files in `folder` without a name, so that nothing of them stays, however the process ends."""
+    """Allocates tensors, large ones in unnamed files in `folder`, which disappear however the process ends."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def empty(self, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory gets short. Raises NoRoom
-        where the disk has no room for it."""
+        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory is short. Raises NoRoom
+        where the disk is full."""
         count = prod(sizes)
         if count * dtype.itemsize < LARGE:
             return torch.empty(sizes, dtype=dtype)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
-                # or a full disk would be a signal later on
+                # otherwise a full disk would be a signal later on
                 os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
                 name = f"/proc/self/fd/{file.fileno()}"
                 return torch.from_file(name, shared=True, size=count, dtype=dtype).view(*sizes)
         except OSError as error:
-            what = f"{count * dtype.itemsize / 1e9:.2f} GB of scratch cannot be had there ({error.strerror})"
-            raise NoRoom(what, where=self.folder, fix="make room, or move the bundle to another disk") from None
+            what = f"cannot allocate {count * dtype.itemsize / 1e9:.2f} GB of scratch files ({error.strerror})"
+            raise NoRoom(what, where=self.folder, fix="free some space, or move the bundle to another disk") from None

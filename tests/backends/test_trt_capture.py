@@ -202,13 +202,13 @@ def test_torch_without_memory_is_one_line(monkeypatch, did):
             entries={"w": SimpleNamespace(nbytes=4)}, tensor=lambda name: SimpleNamespace(to=no_memory)
         ),
     )
-    with pytest.raises(UserError, match="memory does not suffice") as of_outputs:
+    with pytest.raises(UserError, match="out of memory") as of_outputs:
         runtime.run("decode", pair()[0])
-    with pytest.raises(UserError, match="memory does not suffice") as of_weights:
+    with pytest.raises(UserError, match="out of memory") as of_weights:
         device_weights(bundle, [Engine(did)], torch.device("cpu"))
     session.spec = SPEC.model_copy(update={"aliases": {"y": "x"}})
     monkeypatch.setattr(conversation.torch, "zeros", no_memory)
-    with pytest.raises(UserError, match="memory does not suffice") as of_caches:
+    with pytest.raises(UserError, match="out of memory") as of_caches:
         conversation.empty_caches(runtime, 1, 4)
     assert [each.value.where for each in (of_outputs, of_weights, of_caches)] == ["graph decode", "b.bundle", "caches"]
     assert of_weights.value.fix == MORE_MEMORY

@@ -147,7 +147,7 @@ def test_baselines_name_known_bundles_and_runners():
             ("--plot", "plot.pdf"),
             "the plot is not a .png or .svg file outside the bundle (--plot plot.pdf): give a name that ends in .png or .svg",
         ),
-        (("--plot", "no/such/plot.png"), "is no folder that can be written to"),
+        (("--plot", "no/such/plot.png"), "is not a writable folder"),
         (
             ("--vision", "clip.pt"),
             "--weights, --vision and --base-weights belong to a checkpoint (bench): pass --ckpt too",

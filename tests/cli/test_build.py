@@ -166,7 +166,7 @@ SPOILED = {
         "not a whole torch checkpoint",
     ),
     "empty weights": (lambda d: llama(d).write_bytes(b""), "the file is empty"),
-    "a folder for a file": (lambda d: (clip(d).unlink(), clip(d).mkdir()), "it is a folder"),
+    "a folder for a file": (lambda d: (clip(d).unlink(), clip(d).mkdir()), "is a folder"),
     "a shard is missing": (
         lambda d: llama(d).rename(llama(d).with_name("consolidated.01.pth")),
         "there is no consolidated.00.pth",
@@ -210,7 +210,7 @@ SPOILED = {
         "skip index 6 is out of range: the model has attentions 0-5",
     ),
     "no skip list": (spoil_args(skip_list="[]"), "does not say which attentions are skipped"),
-    "skip list of objects": (spoil_args(skip_list=[torch.ones(2), 10**5000]), "the part 'LazyTensor'"),
+    "skip list of objects": (spoil_args(skip_list=[torch.ones(2), 10**5000]), "invalid part 'LazyTensor'"),
     "numbers too long to be written down": (spoil_args(adapter_scale=10**5000), "adapter_scale is 'int'"),
     "n_prompt is a tensor": (spoil_args(n_prompt=torch.ones(2)), "n_prompt is LazyTensor"),
     "a hundred shards in no order": (
@@ -221,9 +221,9 @@ SPOILED = {
     "temperature 0": (spoil_args(temperature=0), "temperature is 0"),
     "two adapter files": (
         lambda d: shutil.copy(adapters(d), d / "checkpoint-18.pth"),
-        "there are 2 files checkpoint-.*--ckpt FILE",
+        "the folder has 2 files that match checkpoint-.*--ckpt FILE",
     ),
-    "no adapter file": (lambda d: adapters(d).unlink(), r"there is no checkpoint-\*\.pth"),
+    "no adapter file": (lambda d: adapters(d).unlink(), r"the folder has no checkpoint-\*\.pth"),
     "no tower": (lambda d: clip(d).unlink(), "clip.*weights/<name>/"),
     "no weights": (lambda d: llama(d).unlink(), r"no consolidated\.00\.pth"),
     "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folder with params.json"),

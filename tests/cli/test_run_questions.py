@@ -159,7 +159,7 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
     assert "cannot be written" in refused(*asked, "--outputs", tmp_path / "circle.jsonl")
-    assert "no ordinary file" in refused(*asked, "--outputs", tmp_path / "pipe.jsonl")
+    assert "not a regular file" in refused(*asked, "--outputs", tmp_path / "pipe.jsonl")
     (tmp_path / "x.jsonl").write_text('{"prompt": "x"}\n')
     assert "cannot be written" in refused(*asked, "--outputs", tmp_path / ("y" * 300 + ".jsonl"))
     assert "file of inputs" in refused("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "x.jsonl")
@@ -184,7 +184,7 @@ def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
     assert code == 2 and "bad.png" in err and "the first 1 answers are in" in err and not out.exists()
     assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out)
-    assert code == 2 and "an earlier run" in err and (tmp_path / "y.jsonl.partial").exists()
+    assert code == 2 and "the partial output of an earlier run" in err and (tmp_path / "y.jsonl.partial").exists()
     (tmp_path / "y.jsonl.partial").unlink()
     code, _, err = command("run", path, "--prompt", "word " * 1000, "--outputs", out)
     assert code == 2 and not list(tmp_path.glob("y*"))  # no answer, no file

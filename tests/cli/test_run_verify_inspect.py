@@ -54,8 +54,8 @@ def test_without_forced_tokens_it_generates(bundle, tmp_path, command):
 
 def test_run_refuses(bundle, npz, tmp_path, refused):
     run = ("run", bundle.path, "--inputs", npz)
-    assert "it is a folder" in refused(*run, "--outputs", ".")
-    assert "it is a folder" in refused("run", bundle.path, "--inputs", tmp_path)
+    assert "is a folder" in refused(*run, "--outputs", ".")
+    assert "is a folder" in refused("run", bundle.path, "--inputs", tmp_path)
     assert "did you mean onnxruntime" in refused(*run, "--backend", "onnxruntme")
     assert "cannot be written" in refused(*run, "--outputs", tmp_path / "absent" / "y.npz")
     assert "no bundle" in refused("run", tmp_path, "--inputs", npz)
@@ -211,7 +211,7 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
     bundle.graph_file("decode").write_bytes(own)
     path.write_text(whole)
     os.mkfifo(tmp_path / "pipe.npz")
-    assert "no ordinary file" in refused("run", bundle.path, "--inputs", tmp_path / "pipe.npz")
+    assert "not a regular file" in refused("run", bundle.path, "--inputs", tmp_path / "pipe.npz")
     spoil_manifest(bundle, schema_version=99)
     said = refused("inspect", bundle.path)
     assert "schema version is 99" in said and f"eas-export build --ckpt CHECKPOINT --out {bundle.path} --force" in said

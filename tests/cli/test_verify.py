@@ -118,7 +118,7 @@ def test_no_disk_for_a_debug_graph_is_wrong_use_of_the_machine(bundle_of, monkey
 
 def test_no_room_is_no_difference(bundle_of, command, monkeypatch):
     def full(runtime, prompts, forced):
-        raise NoRoom("4.18 GB of scratch cannot be had there", where="/disk", fix="make room")
+        raise NoRoom("cannot allocate 4.18 GB of scratch files", where="/disk", fix="free some space")
 
     monkeypatch.setattr(decoder, "generate", full)
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")

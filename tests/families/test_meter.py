@@ -178,7 +178,7 @@ def test_heads_that_no_file_tells_must_be_given():
 def test_a_folder_has_one_checkpoint(tmp_path):
     for name in ("epoch=1.ckpt", "last.ckpt"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"there are 2 files \*\.ckpt \(epoch=1\.ckpt, last\.ckpt\)"):
+    with pytest.raises(UserError, match=r"the folder has 2 files that match \*\.ckpt \(epoch=1\.ckpt, last\.ckpt\)"):
         load(tmp_path)
     with pytest.raises(UserError, match="no checkpoint of a known family"):
         detect(CASE.file.parent / "golden.npz")

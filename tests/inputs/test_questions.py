@@ -186,7 +186,7 @@ def test_a_file_without_questions(tmp_path):
         ('{"prompt": "\\ud800"}\n', "prompt is .*: it is not valid Unicode"),
         ('{"question": "x", "context": "\\ud800"}\n', "context is .*: it is not valid Unicode"),
         ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: it is not valid Unicode"),
-        ({"prompt": "x", "image": "a" * 300}, "it cannot be opened"),
+        ({"prompt": "x", "image": "a" * 300}, "the file cannot be opened"),
         ({"x" * 100_000: 1}, "unknown key"),
     ],
 )

@@ -114,7 +114,7 @@ def test_scratch_that_finds_no_room_is_one_line(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE, hard))
     try:
-        with pytest.raises(UserError, match=r"0\.00 GB of scratch cannot be had there \(File too large\)"):
+        with pytest.raises(UserError, match=r"0\.00 GB of scratch files \(File too large\)"):
             Scratch(tmp_path).empty((LARGE,), torch.float32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
