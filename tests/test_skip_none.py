@@ -177,10 +177,10 @@ def test_another_model_is_no_base(fine_tuned, tmp_path, refused, title):
 
 def test_a_folder_that_is_no_model_is_no_base(fine_tuned, tmp_path, refused):
     asked = ("inspect", fine_tuned, "--base-weights")
-    assert "there is no model.safetensors, pytorch_model.bin or index" in refused(*asked, tmp_path)
-    assert "there is no model.safetensors" in refused(*asked, tmp_path / "absent")
+    assert "the folder has no model.safetensors, pytorch_model.bin or index" in refused(*asked, tmp_path)
+    assert "the folder has no model.safetensors" in refused(*asked, tmp_path / "absent")
     torch.save({"x": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert "no such file" in (line := refused(*asked, tmp_path)) and "config.json" in line
     (tmp_path / "config.json").write_text('{"hidden_size": "x"}')
-    assert "it is not the config.json of a LLaMA model (hidden_size" in refused(*asked, tmp_path)
+    assert "the file is not the config.json of a LLaMA model (hidden_size" in refused(*asked, tmp_path)
     assert "no use for it (--base-weights)" in refused("inspect", LAVIN.folder, "--base-weights", tmp_path)

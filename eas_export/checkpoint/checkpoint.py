@@ -1,4 +1,4 @@
-"""A loaded checkpoint: what every family's loader gives."""
+"""A loaded checkpoint: what every family's loader returns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,24 @@ from .lazy_tensor import LazyTensor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model under our names, nothing of it read.
+    """A model's tensors under our names, not read yet.
 
     tensors    our name -> LazyTensor. The decoder: embed.weight, norm.weight, head.weight, modality.weight
                (where the model has a modality token) and, per layer i,
                layers.{i}.norm.weight, .ffn_norm.weight, .attention.{q,k,v,o}.weight, .ffn.{gate,up,down}.weight and the
                adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
                (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).
-               What the files' own skip list makes useless may be missing: then another list is refused (networks/prune.py).
+               Tensors that the files' own skip list makes useless may be missing: then another list is refused (networks/prune.py).
                Its tower, under vision.: class_embedding, position_embedding, patch.weight, norm, project1, project2 and, per block,
                blocks.{i}.{norm1,qkv,out,norm2,fc1,fc2} and, where it has adapters, blocks.{i}.adapter.{A,a,B,b,D,d,E,e}.
-               A cross-encoder: the parameters of networks/cross_encoder/modules.py by their names, but for its adapters: per layer of a stream,
+               A cross-encoder: the parameters of networks/cross_encoder/modules.py by their names, except its adapters: per layer of a stream,
                {text,image}_layers.{i}.{attention,cross_attention,ffn}_adapter.{B,b,C,c} and
                .skipped_{attention,cross_attention}_adapter.{A,a,B,b,C,c}.
-    evidence   what the files say about skipped attentions
+    evidence   the skip list that the files record
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each
-    tokenizer  its files, to be carried along under their own names; empty without one
-    prints     what tells each file as it was when it was opened
+    tokenizer  its files, which bundles carry under their own names; empty without one
+    prints     each file's print when it was opened, to notice changes
     """
 
     config: AnyConfig
@@ -45,7 +45,8 @@ class Checkpoint:
             object.__setattr__(self, "prints", tuple(map(file_print, self.files)))
 
     def require_unchanged(self) -> None:
-        """Raise UserError for a file that was replaced or written to since it was opened: tensors are read from what was mapped."""
+        """Raise UserError for a file that was replaced or written since it was opened: tensors are read from the mapped files."""
         for path, before in zip(self.files, self.prints):
             if not path.exists() or file_print(path) != before:
-                raise UserError("it changed while it was read", where=path, fix="start again when nothing writes to it")
+                what = "the file changed while it was read"
+                raise UserError(what, where=path, fix="start again when nothing writes to it")

@@ -1,4 +1,4 @@
-"""PIA adapters as every published EAS checkpoint names them: conv_A .. conv_D and expert_weights."""
+"""PIA adapters under the names of all published EAS checkpoints: conv_A .. conv_D and expert_weights."""
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ def adapter_keys(
 ) -> dict[str, Key]:
     """The rows of one adapter in a key table.
 
-    published, ours  the adapter's name there and here
+    published, ours  the adapter's published name and ours
     dim, rank        names of sizes; "<rank>_per_group" must be one too
     inner            "A" before a kept attention, "AC" in place of a skipped one
-    router_bias      whether its router has one
+    router_bias      whether its router has a bias
     """
     keys: dict[str, Key] = {}
     for letter in inner:
@@ -42,10 +42,10 @@ def adapter_keys(
 
 
 def rank_sizes(ranks: dict[str, int], where: object) -> dict[str, int]:
-    """The sizes that `adapter_keys` names: each rank and its share of a group. Raises UserError for a rank that groups do not divide."""
+    """The sizes that `adapter_keys` names: each rank and its part per group. Raises UserError for a rank that groups do not divide."""
     for name, rank in ranks.items():
         if rank % GROUPS:
-            what = f"the {name} adapters have rank {rank}, which {GROUPS} groups do not divide"
+            what = f"the {name} adapters have rank {rank}, which is not a multiple of {GROUPS} groups"
             raise UserError(what, where=where, fix="check the file")
     return ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}
 
@@ -55,8 +55,8 @@ def fresh_adapter(
 ) -> dict[str, Tensor]:
     """A new adapter's tensors, float32, by their published keys and in their published shapes (see `adapter_keys`).
 
-    As published training begins: conv_A and conv_C as Xavier has them, conv_B, conv_D and biases zeros, so that the adapter changes nothing
-    yet; the router's weight as torch's linear layer, its bias, which is drawn there, zeros.
+    Initialised as in published training: conv_A and conv_C Xavier-uniform, conv_B, conv_D and biases zero, so that the adapter changes
+    nothing yet; the router's weight as in torch's linear layer, its bias, which is random there, zero.
     """
 
     def uniform(*shape: int, bound: float) -> Tensor:
@@ -85,9 +85,9 @@ def block_diagonal(weight: Tensor, groups: int = GROUPS) -> Tensor:
 
 
 def grouped(matrix: Tensor, groups: int = GROUPS) -> Tensor:
-    """The way back: a block-diagonal matrix as a grouped 1x1 convolution's weight.
+    """The inverse of `block_diagonal`: a block-diagonal matrix as the weight of a grouped 1x1 convolution.
 
-    matrix  [dim, rank]; what lies outside the blocks is not read
+    matrix  [dim, rank]; values outside the blocks are not read
     returns [dim, rank/groups, 1]
     """
     return torch.cat([rows.chunk(groups, 1)[i] for i, rows in enumerate(matrix.chunk(groups))])[:, :, None]

@@ -1,6 +1,6 @@
-"""CLIP's vision tower as Hugging Face has it (CLIPVisionModel): a folder of its own, or the keys inside a LLaVA checkpoint.
+"""CLIP's vision tower in Hugging Face's form (CLIPVisionModel): a folder of its own, or the keys inside a LLaVA checkpoint.
 
-What comes after the block whose output is read, and CLIP's text half, are left out. q, k and v become one layer.
+Blocks after the one whose output is read, and CLIP's text half, are left out. q, k and v become one layer.
 """
 
 import re
@@ -22,13 +22,13 @@ Tensors = dict[str, LazyTensor]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 BICUBIC = 3  # Pillow's number
-HEAD_WIDTH = 64  # of every CLIP ViT that was published
+HEAD_WIDTH = 64  # of all published CLIP ViTs
 PREFIX = "vision_model."  # of every key, unless transformers 5 wrote the file
 BLOCK = re.compile(r"(?:vision_model\.)?encoder\.layers\.(\d{1,4})\.")
 
 
 def clip_keys(prefix: str) -> KeyTable:
-    """The rows of a CLIPVisionModel, q, k and v each on its own."""
+    """The rows of a CLIPVisionModel, with q, k and v separate."""
     block = f"{prefix}encoder.layers.{{i}}"
     layers = {
         f"{block}.self_attn.q_proj": ("q", "width", "width"),
@@ -75,7 +75,7 @@ class ClipVisionConfig(HfRecord):
     @model_validator(mode="before")
     @classmethod
     def _vision_half(cls, values: Any) -> Any:
-        """A whole CLIP's config holds it as vision_config."""
+        """The config of a whole CLIP has it as vision_config."""
         return values.get("vision_config", values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
@@ -106,20 +106,22 @@ class Preprocessing(HfRecord):
     crop_size: Any = None
 
     def require_size(self, pixels: int, square: bool, where: Path) -> None:
-        """Raises UserError unless images are resized and cropped to what the tower takes. square: whether they are before that; others
-        have their shortest edge resized."""
+        """Raise UserError unless images are resized and cropped to the tower's size.
+
+        square  whether images are made square before that; otherwise their shortest edge is resized
+        """
         if not square and isinstance(self.size, dict) and "shortest_edge" not in self.size:
-            what = f"size is {reprlib.repr(self.size)}: images would be squashed"
-            raise UserError(what, where=where, fix='write "shortest_edge", as CLIP was trained')
+            what = f"size is {reprlib.repr(self.size)}, which would squash images: expected shortest_edge"
+            raise UserError(what, where=where, fix=f'write "size": {{"shortest_edge": {pixels}}}, as CLIP was trained')
         for name, size in (("size", self.size), ("crop_size", self.crop_size)):
             sides = list(size.values()) if isinstance(size, dict) else [size]
             if size is not None and (not sides or any(side != pixels for side in sides)):
-                what = f"{name} is {reprlib.repr(size)}, the tower takes {pixels} x {pixels} pixels"
+                what = f"{name} is {reprlib.repr(size)}, but the tower takes {pixels} x {pixels} pixels"
                 raise UserError(what, where=where, fix="give the preprocessor_config.json of this tower")
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """What preprocessor_config.json says; CLIP's own where there is none. Raises UserError for settings that are not supported."""
+    """The settings in preprocessor_config.json; CLIP's own without that file. Raises UserError for settings that are not supported."""
     path = folder / PREPROCESSOR_FILE
     if not path.is_file():
         return Preprocessing()
@@ -127,7 +129,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
 
 
 def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...]]:
-    """What a CLIPVisionModel's config.json says, its tensors (none where the folder has no weights) and the files that were opened."""
+    """A CLIPVisionModel's config, its tensors (none where the folder has no weights) and the files that were opened."""
     config = read_json(
         folder / CONFIG_FILE,
         ClipVisionConfig,
@@ -139,8 +141,8 @@ def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...
 
 
 def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: str) -> Tensors:
-    """A CLIPVisionModel's tensors under our names: the first `blocks` blocks, each with q, k and v as one layer. Raises UserError as
-    keys.rename does."""
+    """A CLIPVisionModel's tensors under our names: the first `blocks` blocks, each with q, k and v as one layer. Raises UserError like
+    keys.rename."""
     numbered = {key: BLOCK.match(key) for key in tensors}
     used = {key: tensor for key, tensor in tensors.items() if not (m := numbered[key]) or int(m[1]) < blocks}
     sizes = {
@@ -160,14 +162,14 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
 
 
 def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
-    """The config of a tower that comes without one: a CLIP ViT as published. Raises UserError where the shapes are none of one."""
+    """The config of a tower without config.json, from its shapes. Raises UserError where they are not those of a published CLIP ViT."""
     width, _, patch, _ = require(tensors, "vision_model.embeddings.patch_embedding.weight", 4, file)
     positions = require(tensors, "vision_model.embeddings.position_embedding.weight", 2, file)[0]
     mlp = require(tensors, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, file)[0]
     numbers = [int(m[1]) for key in tensors if (m := BLOCK.match(key))]
     side = round((positions - 1) ** 0.5)
     if width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        what = f"a tower of width {width} and {positions} positions is no published CLIP ViT, and it has no config.json"
+        what = f"the tower has no config.json, and width {width} with {positions} positions is not a published CLIP ViT"
         raise UserError(what, where=file, fix="pass --vision DIR, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,

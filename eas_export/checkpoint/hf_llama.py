@@ -1,4 +1,4 @@
-"""LLaMA as Hugging Face has it (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
+"""LLaMA in Hugging Face's form (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
 
 import reprlib
 from typing import Any
@@ -10,7 +10,7 @@ from .keys import Key, KeyTable
 
 
 def attention_keys(group: str) -> KeyTable:
-    """The rows of the attentions of a group of blocks (see keys.rename)."""
+    """The key table's rows for the attentions of a group of blocks (see keys.rename)."""
     block = f"model.layers.{{{group}}}.self_attn"
     return {
         f"{block}.q_proj.weight": Key("layers.{i}.attention.q.weight", ("dim", "dim")),
@@ -23,7 +23,7 @@ def attention_keys(group: str) -> KeyTable:
 HEAD_KEY = "lm_head.weight"
 EMBED_KEY = "model.embed_tokens.weight"
 
-LLAMA_KEYS: KeyTable = {  # without the attentions and, where it is tied to the embedding, the head
+LLAMA_KEYS: KeyTable = {  # without the attentions and the head, which may be tied to the embedding
     EMBED_KEY: Key("embed.weight", ("vocab", "dim")),
     "model.norm.weight": Key("norm.weight", ("dim",)),
     "model.layers.{i}.mlp.gate_proj.weight": Key("layers.{i}.ffn.gate.weight", ("ffn", "dim")),
@@ -36,7 +36,7 @@ LLAMA_KEYS: KeyTable = {  # without the attentions and, where it is tied to the 
 
 
 class LlamaConfig(HfRecord):
-    """The architecture in config.json; defaults are transformers'."""
+    """The architecture in config.json; defaults are those of transformers."""
 
     hidden_size: int = Field(gt=0, le=1 << 20)
     intermediate_size: int = Field(gt=0, le=1 << 24)
@@ -60,7 +60,7 @@ class LlamaConfig(HfRecord):
     @model_validator(mode="before")
     @classmethod
     def _as_transformers_5(cls, values: Any) -> Any:
-        """It writes theta and scaling as one table, rope_parameters."""
+        """transformers 5 writes theta and scaling as one table, rope_parameters."""
         rope = values.get("rope_parameters") if isinstance(values, dict) else None
         if not isinstance(rope, dict):
             return values
@@ -85,5 +85,5 @@ class LlamaConfig(HfRecord):
         if self.hidden_act != "silu":
             raise ValueError(f"hidden_act is {reprlib.repr(self.hidden_act)}: only silu is supported")
         if self.attention_bias or self.mlp_bias:
-            raise ValueError("its projections have biases, which no LLaVA-EAS model has")
+            raise ValueError("attention_bias or mlp_bias is true: projections have biases, which are not supported")
         return self

@@ -18,13 +18,13 @@ from .torch_zip import read_torch_zip, state_dict_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
-NO_WEIGHTS = f"there is no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
+NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
 
 Tensors = dict[str, LazyTensor]
 
 
 class HfRecord(BaseModel):
-    """The keys that are read of a Hugging Face JSON file; there are many more, which nobody reads."""
+    """The keys of a Hugging Face JSON file that are read; all others are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,7 +34,7 @@ class Index(HfRecord):
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The file of the folder's weights, or the index of their shards; None where there is neither."""
+    """The file of the folder's weights, or the index of their shards; None without either."""
     names = [name for weights in WEIGHTS for name in (weights, f"{weights}.index.json")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
@@ -42,30 +42,26 @@ def find_weights(folder: Path) -> Path | None:
 def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     """The folder's tensors by their published names, and every file that was opened for them. Raises UserError where a file or a
     key is missing or damaged, and where the index and the shards disagree."""
-    found = find_weights(folder)
-    if found is None:
+    weights = find_weights(folder)
+    if weights is None:
         raise UserError(NO_WEIGHTS, where=folder, fix="give the folder that save_pretrained wrote, with all its files")
-    if found.name in WEIGHTS:
-        return _read(found), (found,)
-    shards = _shards(found)
+    if weights.name in WEIGHTS:
+        return _read(weights), (weights,)
+    index, shards = weights.name, _shards(weights)
     tensors: Tensors = {}
     for path, keys in shards.items():
         if not path.exists():
-            raise UserError(
-                f"{path.name} is missing, which {found.name} names", where=folder, fix="copy all shards again"
-            )
-        held = _read(path)
-        if lost := sorted(keys - set(held)):
-            what = f"it lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
-            raise UserError(f"{what}, which {found.name} says it holds", where=path, fix="copy all shards again")
-        if unknown := sorted(set(held) - keys):
-            raise UserError(
-                f"it holds {unknown[0]}, which {found.name} does not name there",
-                where=path,
-                fix="copy the index and the shards of one model",
-            )
-        tensors |= held
-    return tensors, (found, *shards)
+            raise UserError(f"shard {path.name} of {index} is missing", where=folder, fix="copy all shards again")
+        shard = _read(path)
+        if missing := sorted(keys - set(shard)):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            what = f"shard {path.name} lacks {missing[0]}{more}, which {index} places in it"
+            raise UserError(what, where=path, fix="copy all shards again")
+        if unknown := sorted(set(shard) - keys):
+            what = f"shard {path.name} has {unknown[0]}, which {index} does not place in it"
+            raise UserError(what, where=path, fix="copy the index and the shards of one model")
+        tensors |= shard
+    return tensors, (weights, *shards)
 
 
 def _shards(index: Path) -> dict[Path, set[str]]:
@@ -74,16 +70,16 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     shards: dict[Path, set[str]] = {}
     for key, name in weight_map.items():
         if not stays_inside(name):
-            what = f"weight_map[{reprlib.repr(key)}] is {reprlib.repr(name)}, which is no file of the folder"
-            raise UserError(what, where=index, fix="do not trust this file, or write the shards' plain names")
+            what = f"weight_map[{reprlib.repr(key)}] is {reprlib.repr(name)}, which is outside the folder"
+            raise UserError(what, where=index, fix="do not trust this file, or write plain file names of shards")
         shards.setdefault(index.parent / name, set()).add(key)
     if not shards:
-        raise UserError("its weight_map is empty", where=index, fix="copy it again")
+        raise UserError("the index has an empty weight_map", where=index, fix="copy it again")
     return dict(sorted(shards.items()))
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a path that a file names lies below the file's folder, by its letters alone."""
+    """Whether a path that a file names lies below the file's folder, judged by its text alone."""
     path = PurePosixPath(name)
     return (
         0 < len(name) < 256
@@ -100,5 +96,6 @@ def _read(path: Path) -> Tensors:
         ".bin": lambda: state_dict_of(read_torch_zip(path), path),
     }.get(path.suffix)
     if read is None:
-        raise UserError("its name ends in neither .safetensors nor .bin", where=path, fix="give the published shards")
+        what = f"unknown file type {path.suffix!r}: expected .safetensors or .bin"
+        raise UserError(what, where=path, fix="give the published shards")
     return read()

@@ -1,4 +1,4 @@
-"""Small JSON files beside weights (params.json, config.json, an index), as records that check the few keys that are read."""
+"""Small JSON files beside weights (params.json, config.json, an index) as records, which check the few keys that are read."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read_json(path: Path, record: type[R], kind: str, fix: str) -> R:
-    """The file as a `record`. Raises UserError that calls the file `kind` and says what is wrong with it."""
+    """The file as a `record`. Raises UserError, which says what is wrong with it; `kind` is what it calls the file."""
     try:
         with open(require_file(path), "rb") as file:
             text = file.read(LONGEST + 1)
         if len(text) > LONGEST:
-            raise ValueError(f"it is longer than {LONGEST} bytes")
+            raise ValueError(f"longer than {LONGEST} bytes")
         return record.model_validate(json.loads(text.decode("utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
-        raise UserError(f"it is not {kind} ({_reason(error)})", where=path, fix=fix) from None
+        raise UserError(f"the file is not {kind} ({_reason(error)})", where=path, fix=fix) from None
 
 
 def _reason(error: Exception) -> Any:
@@ -30,5 +30,5 @@ def _reason(error: Exception) -> Any:
         return error
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {said}" if key else said
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason}" if key else reason

@@ -1,4 +1,4 @@
-"""Published key names to ours, with proof that nothing is missing, unknown or mis-shaped."""
+"""Published keys to our names, with proof that no tensor is missing, unknown or of the wrong shape."""
 
 import fnmatch
 import re
@@ -16,12 +16,12 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Key:
-    """Where a published tensor goes.
+    """Our name and form of a published tensor.
 
     name     our name; "{i}" is the block's number
-    shape    of the published, unsharded tensor: numbers, names of sizes, or products of a few ("2*dim")
-    shard    the dimension along which model-parallel shards are joined; None: every shard holds it whole
-    convert  from the published layout to ours; becomes: the shape that it gives
+    shape    of the published, unsharded tensor: numbers, names of sizes, or products of them ("2*dim")
+    shard    the dimension along which model-parallel shards are joined; None: every shard has all of it
+    convert  from the published layout to ours; becomes: its result's shape
     """
 
     name: str
@@ -32,7 +32,7 @@ class Key:
 
 
 # Published pattern -> Key, or None for a key that is dropped on purpose ("*" matches anything). "{i}" stands for a block's number, any
-# other word in braces for one of a group of blocks; our names have "{i}"
+# other word in braces for the number of a block of that group; our names have "{i}"
 KeyTable = Mapping[str, Key | None]
 
 
@@ -46,17 +46,17 @@ def rename(
 ) -> dict[str, LazyTensor]:
     """The tensors under our names.
 
-    blocks  how many blocks there are: a row with "{i}" is wanted in each
-    groups  a name -> some of the blocks: a row with "{name}" in place of "{i}" is wanted in those
+    blocks  number of blocks: each must have the rows with "{i}"
+    groups  name -> numbers of some of the blocks: these must have the rows with "{name}" in place of "{i}"
 
-    Raises UserError naming the key, the file and the expected shape when one is missing, unknown or of another shape.
+    Raises UserError, with the key, the file and the expected shape, for a key that is missing, unknown or of another shape.
     """
     wanted = _rows(table, blocks, groups or {})
     dropped = [pattern for pattern, key in table.items() if key is None]
     for key in tensors:
         if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
             what = f"unknown key {key} of shape {list(tensors[key].shape)}"
-            fix = f"check that the file belongs to this model; it has {blocks} blocks{_nearest(key, wanted)}"
+            fix = f"check that the file belongs to this model of {blocks} blocks{_nearest(key, wanted)}"
             raise UserError(what, where=file, fix=fix)
     renamed = {}
     for published, (key, i) in wanted.items():
@@ -77,13 +77,13 @@ def rename(
 def expected_shapes(
     table: KeyTable, sizes: Sizes, blocks: int, groups: Mapping[str, Collection[int]] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Published key -> shape, of all that `rename` wants."""
+    """Published key -> shape, of all tensors that `rename` needs."""
     rows = _rows(table, blocks, groups or {}).items()
     return {published: tuple(_size(size, sizes) for size in key.shape) for published, (key, _) in rows}
 
 
 def _rows(table: KeyTable, blocks: int, groups: Mapping[str, Collection[int]]) -> dict[str, tuple[Key, int]]:
-    """Every key that is wanted, with its row and its block's number, 0 for one that has none."""
+    """Every key that is needed, with its row and its block's number, 0 for a key outside the blocks."""
     members, wanted = {"i": range(blocks)} | dict(groups), {}
     for pattern, key in table.items():
         if key and (place := re.search(r"{(\w+)}", pattern)):
@@ -94,10 +94,10 @@ def _rows(table: KeyTable, blocks: int, groups: Mapping[str, Collection[int]]) -
 
 
 def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -> tuple[int, ...]:
-    """The shape of a tensor that other shapes are read from. Raises UserError when it is missing or not of this rank."""
+    """The shape of a tensor, from which sizes are read. Raises UserError when it is missing or not of this rank."""
     if key not in tensors:
-        holds = f" (it holds {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
-        raise UserError(f"missing key {key}{holds}", where=file, fix="check that it is the right file, and whole")
+        others = f" (the file has {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
+        raise UserError(f"missing key {key}{others}", where=file, fix="check that it is the right file, and whole")
     if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
         what = f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0"
         raise UserError(what, where=file, fix="check that the file belongs to this model")
@@ -105,7 +105,7 @@ def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -
 
 
 def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: list[str]) -> dict[str, LazyTensor]:
-    """Join model-parallel shards along the dimension their key's row names."""
+    """Join model-parallel shards, each tensor along its row's `shard` dimension."""
     if len(shards) == 1:
         return shards[0]
     merged = {}
@@ -113,7 +113,7 @@ def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: li
         row = table.get(re.sub(r"\.\d+\.", ".{i}.", key))
         for shard, file in zip(shards, files):
             if key not in shard:
-                what = f"missing key {key} that {files[0]} holds"
+                what = f"missing key {key}, which {files[0]} has"
                 raise UserError(what, where=file, fix="give all shards of one model")
         if row is None or row.shard is None:
             merged[key] = shards[0][key]
@@ -150,6 +150,6 @@ def _nearest(key: str, wanted: Mapping) -> str:
 
 
 def count_blocks(tensors: Mapping[str, LazyTensor], start: str) -> int:
-    """How many blocks there are whose keys begin so."""
+    """The number of blocks, from keys such as "<start>.3.norm.weight"."""
     numbers = [int(m[1]) for key in tensors if (m := re.match(re.escape(start) + r"\.(\d{1,4})\.", key))]
     return 1 + max(numbers, default=-1)

@@ -1,4 +1,4 @@
-"""Tensors that are known but not read."""
+"""Tensors whose shape and dtype are known before they are read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from ..core.errors import InternalError
 class LazyTensor:
     """A tensor in a file.
 
-    shape, dtype  known without reading
+    shape, dtype  of the tensor that `read` returns
     source        where it comes from, for messages ("consolidated.00.pth: norm.weight")
-    read          gives the tensor; a view of the mapped file wherever no conversion is needed. Do not write to it.
+    read          returns the tensor; a view of the mapped file wherever no conversion is needed. Do not write to it.
     """
 
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class LazyTensor:
         shape: Sequence[int] | None = None,
         dtype: torch.dtype | None = None,
     ) -> "LazyTensor":
-        """The tensor after `convert`, which gives a tensor of this shape and dtype; without them, of the tensor's own."""
+        """The tensor after `convert`, which returns a tensor of this shape and dtype; by default the tensor's own."""
         return combine([self], convert, shape, dtype)
 
 
@@ -42,10 +42,10 @@ def combine(
     shape: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
 ) -> LazyTensor:
-    """`convert(*tensors)` as one lazy tensor; all are read when it is.
+    """`convert(*tensors)` as one lazy tensor, which reads all of them.
 
-    shape, dtype  of the result, by default the first tensor's. They are given, and not found out on meta tensors, whose arithmetic imports
-                  PyTorch's compiler; that they are right is checked when the tensor is read, and an InternalError where they are not
+    shape, dtype  of the result, by default the first tensor's. They are not derived on meta tensors, whose arithmetic imports PyTorch's
+                  compiler, but checked when the tensor is read: InternalError where they are wrong
     """
     first = tensors[0]
     shape, dtype = first.shape if shape is None else tuple(shape), first.dtype if dtype is None else dtype
@@ -54,7 +54,7 @@ def combine(
     def read() -> torch.Tensor:
         result = convert(*(tensor.read() for tensor in tensors))
         if (tuple(result.shape), result.dtype) != (shape, dtype):
-            raise InternalError(f"{source} became {result.dtype} {tuple(result.shape)}, and not {dtype} {shape}")
+            raise InternalError(f"{source} became {result.dtype} {tuple(result.shape)}, expected {dtype} {shape}")
         return result
 
     return LazyTensor(shape, dtype, source, read)

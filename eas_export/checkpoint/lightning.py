@@ -1,7 +1,7 @@
 """PyTorch Lightning checkpoints: {state_dict, hyper_parameters, epoch, callbacks, optimizer_states, lr_schedulers, ...}.
 
-What training leaves in them names classes of the training program and of libraries that need not be installed (callbacks as keys,
-schedulers, config containers). Only tensors and plain data are wanted: whatever else is named becomes an object that does nothing.
+They name classes of the training program and of libraries that need not be installed (callbacks as keys, schedulers, config
+containers). Only tensors and plain data are read: any other name becomes an object that does nothing.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from .torch_zip import read_torch_zip, state_dict_of
 
 
 def read_lightning(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """The model's tensors by name, unread, and its hyper-parameters (empty where none were saved).
+    """The model's tensors by name, not read yet, and its hyper-parameters (empty where none were saved).
 
-    Raises UserError for files that are truncated, damaged, or hold no entry "state_dict".
+    Raises UserError for files that are truncated, damaged, or without an entry "state_dict".
     """
     saved = read_torch_zip(path, unknown=Inert)
     if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
-        what = "it holds no entry 'state_dict'"
+        what = "the checkpoint has no entry 'state_dict'"
         raise UserError(what, where=path, fix="give the .ckpt file that PyTorch Lightning's training wrote")
     parameters = saved.get("hyper_parameters")
     return state_dict_of(saved["state_dict"], path), parameters if isinstance(parameters, dict) else {}

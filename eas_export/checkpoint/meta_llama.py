@@ -50,16 +50,16 @@ class LlamaParams(Record):
 
 
 def find_folder(folder: Path, name: str | None) -> Path:
-    """`folder` itself if it holds params.json, else the subfolder that does; of several, the one called `name`."""
+    """`folder` itself if it has params.json, else its only subfolder that does, or the one of these that is called `name`."""
     if (folder / "params.json").is_file():
         return folder
-    found = sorted(path.parent for path in folder.glob("*/params.json"))
-    named = [path for path in found if path.name == name]
-    if len(found) != 1 and len(named) != 1:
-        said = f"there are {len(found)} folders with params.json" if found else "there is no folder with params.json"
-        names = f" ({', '.join(p.name for p in found)})" if found else ""
-        raise UserError(said + names, where=folder, fix="pass --weights DIR, the folder that holds params.json")
-    return (named or found)[0]
+    folders = sorted(path.parent for path in folder.glob("*/params.json"))
+    named = [path for path in folders if path.name == name]
+    if len(folders) != 1 and len(named) != 1:
+        names = f" ({', '.join(path.name for path in folders)})" if folders else ""
+        what = f"found {len(folders) or 'no'} folders with params.json{names}"
+        raise UserError(what, where=folder, fix="pass --weights DIR, the folder with params.json")
+    return (named or folders)[0]
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -67,8 +67,8 @@ def find_shards(folder: Path) -> list[Path]:
     expected = [f"consolidated.{number:02d}.pth" for number in range(max(1, len(shards)))]
     if [path.name for path in shards] != expected:
         missing = [name for name in expected if name not in {path.name for path in shards}]
-        said = f"there is no {missing[0]}" if missing else f"there are {len(shards)} shards"
-        raise UserError(said, where=folder, fix="give the folder of a Meta-LLaMA checkpoint with all its shards")
+        what = f"shard {missing[0]} is missing" if missing else f"the folder has {len(shards)} shards, more than 100"
+        raise UserError(what, where=folder, fix="give the folder of a Meta-LLaMA checkpoint with all its shards")
     return shards
 
 
@@ -80,7 +80,7 @@ def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
 def read_params(path: Path) -> LlamaParams:
     params = read_json(path, LlamaParams, "the params.json of a LLaMA model", "copy it from the original weights")
     if params.n_kv_heads not in (None, params.n_heads):
-        what = f"n_kv_heads is {params.n_kv_heads}, heads are {params.n_heads}"
+        what = f"n_kv_heads is {params.n_kv_heads}, not n_heads {params.n_heads}"
         raise UserError(what, where=path, fix="give LLaMA-1 weights: LaVIN has no grouped-query attention")
     if params.dim % (2 * params.n_heads):
         what = f"dim {params.dim} does not divide into {params.n_heads} heads of even size"

@@ -1,4 +1,4 @@
-"""OpenAI's CLIP: the key names of its ViT's state dict. The text encoder and what comes after the last block are left out."""
+"""OpenAI's CLIP: the keys of its ViT's state dict. The text encoder and everything after the last block are left out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ CLIP_KEYS: KeyTable = {
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """A ViT's sizes as its tensors' shapes say them."""
+    """A ViT's sizes, from its tensors' shapes."""
 
     width: int
     patch: int
@@ -53,7 +53,7 @@ class ClipSizes:
 
     @property
     def is_published(self) -> bool:
-        """Whether a published CLIP ViT can have them: heads of 64, a square of patches and one class token."""
+        """Whether they fit a published CLIP ViT: heads of 64, a square of patches and one class token."""
         return bool(self.blocks) and not self.width % HEAD_WIDTH and self._side**2 == self.positions - 1
 
     @property
@@ -74,7 +74,7 @@ class ClipSizes:
 
 
 def clip_sizes(tensors: Mapping[str, LazyTensor], file: str, prefix: str = "") -> ClipSizes:
-    """prefix: before CLIP's own keys. Raises UserError where the first of them are missing or of another rank."""
+    """prefix: of CLIP's keys in the file. Raises UserError where the first of them are missing or of another rank."""
     width, _, patch, _ = require(tensors, f"{prefix}visual.conv1.weight", 4, file)
     positions = require(tensors, f"{prefix}visual.positional_embedding", 2, file)[0]
     return ClipSizes(width, patch, positions, count_blocks(tensors, f"{prefix}visual.transformer.resblocks"))

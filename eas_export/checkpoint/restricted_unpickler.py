@@ -1,6 +1,6 @@
-"""What the names in a checkpoint's pickle stand for: functions and classes of our own that only hold data.
+"""Stand-ins for the names in a checkpoint's pickle: functions and classes of our own that only hold data.
 
-The table is made anew for each load: a pickle can set attributes on what it finds, so nothing that is shared is handed out.
+The table is made anew for each load: a pickle can set attributes on its entries, so none of them is shared.
 """
 
 from collections import OrderedDict
@@ -27,23 +27,23 @@ NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 PLAIN = (str, bytes, int, float, type(None))
 LONGEST_TEXT = 4096  # of a path or a device
-MOST_COPIED = 1 << 22  # items that functions of one pickle copy: each may be asked to copy the last one's result
+MOST_COPIED = 1 << 22  # items that the stand-ins of one load copy: each call may copy the result of the one before
 
 
 def require_plain_key(key: Any) -> None:
-    """Raises ValueError for a key that could take forever to hash: a tuple that holds another twice, which holds another twice, ..."""
+    """Raise ValueError for a key that could take forever to hash: a tuple that holds another twice, which holds another twice, ..."""
     parts = key if isinstance(key, tuple) else (key,)
     if not all(isinstance(part, (*PLAIN, type, Inert)) for part in parts):  # the last two hash by identity
-        raise ValueError("a key that is not plain")
+        raise ValueError(f"a {type(key).__name__} as a key")
 
 
 class PlainObject:
-    """What an object of a class that is not imported becomes: its attributes, nothing else."""
+    """Stands for an object of a class that is not imported: holds its attributes only."""
 
 
 class Inert(PlainObject, dict):
-    """What stands for any class or function that nobody knows, and for what the pickle makes of it, where such names are let
-    pass: it takes whatever it is given and keeps the items of a mapping, nothing else."""
+    """Stands for any unknown class or function, and for its objects and results, where unknown names are allowed: accepts everything,
+    keeps the items of a mapping only."""
 
     __slots__ = ()
     __hash__, __eq__ = object.__hash__, object.__eq__
@@ -65,12 +65,12 @@ class Inert(PlainObject, dict):
 
 
 def plain_class(name: str) -> type[PlainObject]:
-    """A class whose objects keep the attributes they are given and forget their arguments."""
+    """A class whose objects keep attributes that are set and ignore constructor arguments."""
     return type(name, (PlainObject,), {"__init__": lambda self, *_: None})
 
 
 def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], Any]:
-    """(module, name) -> stand-in; `rebuild_tensor(storage, offset, size, stride)` gives a tensor."""
+    """(module, name) -> stand-in; `rebuild_tensor(storage, offset, size, stride)` returns a tensor."""
 
     def rebuild_tensor_v2(storage, offset, size, stride, *_):
         return rebuild_tensor(storage, offset, size, stride)

@@ -1,4 +1,4 @@
-"""Reader for safetensors files (Hugging Face). The library maps the file: a tensor stays there until it is read."""
+"""Reader for safetensors files (Hugging Face). The library maps the file: a tensor stays on disk until it is read."""
 
 from pathlib import Path
 
@@ -27,11 +27,11 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         slices = {name: file.get_slice(name) for name in file.keys()}
         headers = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"it is not a whole safetensors file ({error})", where=path, fix=fix) from None
+        raise UserError(f"the file is not a whole safetensors file ({error})", where=path, fix=fix) from None
     tensors = {}
     for name, (shape, dtype) in headers.items():
         if dtype not in DTYPES:
-            what = f"tensor {name} is {dtype}, which is none of {', '.join(DTYPES)}"
+            what = f"tensor {name} has dtype {dtype}: expected one of {', '.join(DTYPES)}"
             raise UserError(what, where=path, fix="convert it to bfloat16 or float32")
         read = lambda name=name: file.get_tensor(name)
         tensors[name] = LazyTensor(shape, DTYPES[dtype], f"{path.name}: {name}", read)

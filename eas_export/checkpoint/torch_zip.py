@@ -1,10 +1,10 @@
-"""Reader for torch's zip format: what `torch.save` writes and, for its tensors, TorchScript archives (OpenAI's CLIP files).
+"""Reader for torch's zip format: files of `torch.save` and, for their tensors, TorchScript archives (OpenAI's CLIP files).
 
 Format: a zip with stored (uncompressed) members <name>/data.pkl and <name>/data/<key>; the pickle refers to storages by
 persistent ids ("storage", type, key, device, elements) and rebuilds tensors from (storage, offset, size, stride, ...).
 
-Nothing from the file is imported or called: names in the pickle are looked up in a table of stand-ins, and a name that is not
-there is an error, or an object that does nothing where the caller says so. Tensors stay in the mapped file until they are read.
+Nothing that the file names is imported or called: names in the pickle are looked up in a table of stand-ins; any other name is an
+error or, if the caller asks for it, an object that does nothing. Tensors stay in the mapped file until they are read.
 """
 
 import io
@@ -28,7 +28,7 @@ from .restricted_unpickler import PlainObject, make_stand_ins, plain_class, requ
 
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
 MOST_AXES, LARGEST_SIZE = 64, 1 << 62  # torch counts in 64 bits
-HASHED = {  # opcode -> what it takes for keys of all that lies on the stack
+HASHED = {  # opcode -> the part of the stack that it uses as keys
     pickle.SETITEM: slice(-2, -1),
     pickle.SETITEMS: slice(0, None, 2),
     pickle.DICT: slice(0, None, 2),
@@ -40,24 +40,24 @@ HASHED = {  # opcode -> what it takes for keys of all that lies on the stack
 def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
     """The object saved in `path`: plain data, LazyTensors, and PlainObjects (argparse.Namespace, TorchScript modules).
 
-    unknown  what any other class or function becomes, in formats that carry the training program's own; None: an error
+    unknown  stand-in for any other class or function, for formats that carry the training program's own; None: an error
 
-    Raises UserError for files that are truncated, damaged, of another format, or that ask for any other class or function.
+    Raises UserError for files that are truncated, damaged or of another format, and for any other class or function without `unknown`.
     """
     try:
         with zipfile.ZipFile(require_file(path)) as archive:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(pickles) != 1:
-                what = "the zip file holds no torch checkpoint (no data.pkl)"
+                what = "the zip file is not a torch checkpoint (it has no data.pkl)"
                 raise UserError(what, where=path, fix="give the file that torch.save wrote")
             prefix = pickles[0].removesuffix("data.pkl")
             if members[pickles[0]].file_size > MAX_PICKLE_BYTES or _is_compressed(members[pickles[0]]):
-                what = "its data.pkl is compressed or larger than 1 GB"
+                what = "the checkpoint's data.pkl is compressed or larger than 1 GB"
                 raise UserError(what, where=path, fix="give the file as torch.save wrote it")
             order = members.get(f"{prefix}byteorder")
             if order and not _is_compressed(order) and archive.read(order) != b"little":
-                what = "its tensors are big-endian"
+                what = "the checkpoint's tensors are big-endian"
                 raise UserError(what, where=path, fix="save it again on a little-endian machine")
             data = archive.read(pickles[0])
     except (
@@ -69,26 +69,26 @@ def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
         RuntimeError,
         ValueError,
     ) as error:
-        what = f"it is not a whole torch checkpoint ({error or type(error).__name__})"
-        fix = "copy it again; files from before torch 1.6 must be loaded and saved again once"
+        what = f"the file is not a whole torch checkpoint ({error or type(error).__name__})"
+        fix = "copy it again; a file from before torch 1.6 must be loaded and saved once with a newer torch"
         raise UserError(what, where=path, fix=fix) from None
     storages = _Storages(path, prefix, members)
     try:
         return _Reader(data, storages, unknown).load()
     except UserError:
         raise
-    except Exception as error:  # any byte of the pickle may be wrong, and so anything may be raised
-        what = f"its data.pkl is damaged ({type(error).__name__}: {error})"
+    except Exception as error:  # any byte of the pickle may be wrong, so any exception may be raised
+        what = f"the checkpoint's data.pkl is damaged ({type(error).__name__}: {error})"
         raise UserError(what, where=path, fix="copy the file again") from None
 
 
 def _is_compressed(member: zipfile.ZipInfo) -> bool:
-    """torch stores its data plainly; only the code in TorchScript archives is compressed, and nobody reads that."""
+    """torch does not compress data; only the code in TorchScript archives is compressed, which is not read."""
     return member.compress_type != zipfile.ZIP_STORED
 
 
 class _Storages:
-    """The mapped file and where each storage lies in it."""
+    """The mapped file and the offset of each storage in it."""
 
     def __init__(self, path: Path, prefix: str, members: dict[str, zipfile.ZipInfo]):
         self.path, self.prefix, self.members = path, prefix, members
@@ -96,7 +96,7 @@ class _Storages:
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def locate(self, key: str, size: int) -> int:
-        """The offset of storage `key` in the file. Raises UserError unless `size` bytes of it are there."""
+        """The offset of storage `key` in the file. Raises UserError unless it has `size` bytes."""
         info = self.members.get(f"{self.prefix}data/{key}")
         if info is None or info.file_size < size or _is_compressed(info):
             what = f"storage {key} is missing, compressed or shorter than {size} bytes"
@@ -128,7 +128,7 @@ def _hashing_plain_keys(opcode: bytes) -> Callable[["_Reader"], None]:
 
 
 class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a hostile index cannot make it allocate
-    """An unpickler that finds stand-ins only."""
+    """An unpickler that only finds stand-ins."""
 
     def __init__(self, data: bytes, storages: _Storages, unknown: type[PlainObject] | None):
         super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -138,26 +138,28 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):  # a TorchScript module: its attributes are all we want
             return self.stand_ins.setdefault((module, name), plain_class("Module"))
-        found = self.stand_ins.get((module, name), self.unknown)
-        if found is None:
-            what = f"it asks for {module}.{name}, which was not run"
+        stand_in = self.stand_ins.get((module, name), self.unknown)
+        if stand_in is None:
+            what = f"the pickle asks for {module}.{name}, which was not run"
             fix = "give a checkpoint of tensors and plain data; do not trust this file otherwise"
             raise UserError(what, where=self.storages.path, fix=fix)
-        return found
+        return stand_in
 
     dispatch = pickle._Unpickler.dispatch | {opcode[0]: _hashing_plain_keys(opcode) for opcode in HASHED}
 
     def load_build(self) -> None:
-        """An object's attributes; a state dict keeps none, and a tensor, or one of our classes and functions, is given none."""
+        """Set an object's attributes: those of a state dict are ignored; a tensor, or one of our classes and functions, is refused."""
         if isinstance(self.stack[-2], OrderedDict):
             self.stack.pop()
         elif isinstance(self.stack[-2], PlainObject):
             super().load_build()
         else:
-            raise ValueError("attributes for what is no object")
+            raise ValueError(f"attributes for a {type(self.stack[-2]).__name__}")
 
     dispatch[pickle.BUILD[0]] = load_build
-    del dispatch[pickle.BYTEARRAY8[0]]  # it takes as much memory as it says before it looks; torch does not write it
+    del dispatch[
+        pickle.BYTEARRAY8[0]
+    ]  # it allocates the size that the file claims before reading; torch does not write it
 
     def persistent_load(self, pid: Any) -> tuple[torch.dtype, str, int]:
         kind, dtype, key, _device, count = pid
@@ -167,7 +169,7 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
             or not isinstance(key, str)
             or not isinstance(count, int)
         ):
-            raise ValueError("an unknown reference")
+            raise ValueError("an unknown persistent id")
         return dtype, key, count
 
     def _tensor(self, storage, offset: int, size: tuple, stride: tuple) -> LazyTensor:
@@ -175,7 +177,7 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
         numbers = (offset, *size, *stride)
         fits = len(size) == len(stride) <= MOST_AXES
         if not fits or any(type(n) is not int or not 0 <= n < LARGEST_SIZE for n in numbers):
-            raise ValueError("a tensor of no proper size and stride")
+            raise ValueError("a tensor with an invalid size or stride")
         extent = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride))
         if offset + extent > count or prod(size) > count or prod(n or 1 for n in size) >= LARGEST_SIZE:
             raise ValueError(f"a tensor of size {size} runs past its storage of {count} elements")
@@ -190,7 +192,7 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
 
 
 def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
-    """The named tensors of what `read_torch_zip` gave: a state dict as it is, a TorchScript module's attributes by dotted name."""
+    """The named tensors of an object from `read_torch_zip`: of a state dict, or a TorchScript module's attributes by dotted name."""
     tensors: dict[str, LazyTensor] = {}
     waiting, seen = [("", vars(saved) if isinstance(saved, PlainObject) else saved)], set()
     while waiting:
@@ -207,5 +209,5 @@ def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
             elif isinstance(value, PlainObject):
                 waiting.append((f"{prefix}{name}.", vars(value)))
     if not tensors:
-        raise UserError("it holds no named tensors", where=path, fix="give a file that holds a state dict")
+        raise UserError("the checkpoint has no named tensors", where=path, fix="give a file with a state dict")
     return tensors

@@ -57,7 +57,7 @@ def test_a_set_of_sets_is_copied_so_often_and_no_more(tmp_path):
 @pytest.mark.parametrize("method", ["items", "get", "__class__"])
 def test_a_state_dict_keeps_its_methods(tmp_path, method):
     spoilt = STATE_DICT + b"}" + text(method) + b"K\x05sb"
-    with pytest.raises(UserError, match="it holds no named tensors"):
+    with pytest.raises(UserError, match="the checkpoint has no named tensors"):
         read_lightning(write(tmp_path, b"}(" + text("state_dict") + spoilt + b"u"))
     with pytest.raises(UserError, match="no entry 'state_dict'"):
         read_lightning(write(tmp_path, spoilt))

@@ -271,7 +271,7 @@ def test_a_length_in_a_pickle_takes_no_memory(tmp_path):
 def test_a_pickle_gives_attributes_to_objects_only(tmp_path):
     tensor = rebuild("0", 4, 0, (4,), (1,))[:-1]  # {"w": tensor} without the stop
     for thing in (tensor, b"cargparse\nNamespace\n", b"ctorch\nSize\n"):
-        with pytest.raises(UserError, match="attributes for what is no object"):
+        with pytest.raises(UserError, match="attributes for a "):
             read_torch_zip(saved_pickle(tmp_path, thing + b"N}X\x05\x00\x00\x00shapeK\x05s\x86b."))
 
 

@@ -169,7 +169,7 @@ SPOILED = {
     "a folder for a file": (lambda d: (clip(d).unlink(), clip(d).mkdir()), "is a folder"),
     "a shard is missing": (
         lambda d: llama(d).rename(llama(d).with_name("consolidated.01.pth")),
-        "there is no consolidated.00.pth",
+        "shard consolidated.00.pth is missing",
     ),
     "an args that has no end": (spoil_args(adapter_scale=10**400), "adapter_scale is 1000"),
     "text for a checkpoint": (lambda d: clip(d).write_text("version https://git-lfs"), "not a whole torch checkpoint"),
@@ -215,7 +215,7 @@ SPOILED = {
     "n_prompt is a tensor": (spoil_args(n_prompt=torch.ones(2)), "n_prompt is LazyTensor"),
     "a hundred shards in no order": (
         lambda d: [llama(d).with_name(f"consolidated.{n:02d}.pth").write_bytes(b"x") for n in range(101)],
-        "there are 101 shards",
+        "the folder has 101 shards",
     ),
     "skip list of another kind": (spoil_args(skip_list="layers"), "skip list 'layers'"),
     "temperature 0": (spoil_args(temperature=0), "temperature is 0"),
@@ -225,8 +225,8 @@ SPOILED = {
     ),
     "no adapter file": (lambda d: adapters(d).unlink(), r"the folder has no checkpoint-\*\.pth"),
     "no tower": (lambda d: clip(d).unlink(), "clip.*weights/<name>/"),
-    "no weights": (lambda d: llama(d).unlink(), r"no consolidated\.00\.pth"),
-    "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folder with params.json"),
+    "no weights": (lambda d: llama(d).unlink(), r"consolidated\.00\.pth is missing"),
+    "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folders with params.json"),
     "params of another kind": (
         lambda d: (llama(d).parent / "params.json").write_text('{"dim": "x"}'),
         "params.json.*dim",

@@ -289,7 +289,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(checkpoint, tmp_p
         return result
 
     monkeypatch.setattr(where, name, during)
-    with pytest.raises(UserError, match="it changed while it was read") as raised:
+    with pytest.raises(UserError, match="the file changed while it was read") as raised:
         build(folder, tmp_path / "o", verify=False)
     assert raised.value.where == str(shard) and [p.name for p in tmp_path.iterdir()] == ["data"]
 

@@ -117,7 +117,7 @@ REFUSED = {
     "a shape": (tensors(model__norm__weight=torch.ones(3)), r"model.norm.weight has shape \[3\], expected \[64\]"),
     "odd rank": (
         tensors(model__layers__1__adapter_attn__conv_A__weight=torch.ones(5, 64, 1)),
-        "the kept adapters have rank 5, which 2 groups",
+        "the kept adapters have rank 5, which is not a multiple of 2 groups",
     ),
     "no tower": (without_tower, "its vision tower is 'vision_tower'.*download 'vision_tower' and pass --vision DIR"),
     "a tower elsewhere": (elsewhere, r"its vision tower is '../tower', which is no folder here"),
@@ -125,7 +125,7 @@ REFUSED = {
         lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),
         "tower's folder has no weights",
     ),
-    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "there is no model.safetensors"),
+    "no weights": (lambda f: (f / "pytorch_model.bin").unlink(), "the folder has no model.safetensors"),
 }
 
 

@@ -143,7 +143,7 @@ REFUSED = [
     (put("vit_model.visual.positional_embedding", torch.ones(18, 64)), "18 positions are no METER model"),
     (put("rank_output.weight", torch.ones(1, 96)), "the heads of vqa and retrieval"),
     (rename_head, "no head of a task"),
-    (odd_rank, "rank 11, which 2 groups do not divide"),
+    (odd_rank, "rank 11, which is not a multiple of 2 groups"),
     (say("max_text_len", 23), "max_text_len is 23, and RoBERTa's table has room for 22"),
     (say("max_text_len", None), "says no max_text_len"),
     (say("max_text_len", "10"), "max_text_len is no number"),

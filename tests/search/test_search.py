@@ -193,7 +193,7 @@ def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_pa
     out = shutil.copytree(searched[0], tmp_path / "eas")
     (out / "model.safetensors").unlink()
     with pytest.raises(
-        UserError, match=r"has ended, and its checkpoint is not whole any more: there is no model.safetensors"
+        UserError, match=r"has ended, and its checkpoint is not whole any more: the folder has no model.safetensors"
     ):
         search(plain, questions, out, count=2, **OPTIONS)
 
