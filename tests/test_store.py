@@ -72,7 +72,7 @@ def test_damaged_files_are_refused(tmp_path):
         whole.replace(b"[5000]", b"[-500]"),
     ):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"not a whole safetensors file|holds no"):
+        with pytest.raises(UserError, match="not a whole safetensors file"):
             Store(path)
     with pytest.raises(UserError, match="no weights"):
         Store(tmp_path / "absent")

@@ -1,15 +1,15 @@
 """The bundle: the only thing on disk between the stages.
 
-    manifest.json         what it is: config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain
+    manifest.json         config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain
     weights.safetensors   one store for all graphs
-    task.safetensors      in a bundle that shares another's store: what the task's checkpoint has instead (`--base`)
-    <graph>.onnx          graphs without weights, pointing into the store
-    <graph>.<backend>.engine  what a backend built from a graph (`--backend`)
-    tokenizer.model       carried along where the checkpoint has one
-    reports/*.json        what was found out about it later; not part of its identity
+    task.safetensors      in a bundle that shares another's store (`--base`): the tensors in which the checkpoints differ
+    <graph>.onnx          graphs without weights, which point into the store
+    <graph>.<backend>.engine  engines that a backend built from a graph (`--backend`)
+    tokenizer.model       the checkpoint's, if it has one
+    reports/*.json        later results such as parity and speed; not part of the bundle's identity
 
-It is written elsewhere and renamed at the end (build/workspace.py): what opens is whole. Names in the manifest are relative; a bundle
-can be moved.
+A bundle is written elsewhere and renamed at the end (build/workspace.py): one that opens is complete. Names in the manifest are
+relative, so a bundle can be moved.
 """
 
 import json
@@ -29,9 +29,9 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's folder and its manifest; `open_bundle` makes one from a folder.
+    """A bundle's folder and its manifest; see `open_bundle`.
 
-    graph_folder  where its graphs lie; None: with everything else
+    graph_folder  folder of the graphs; None: the bundle's
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Bundle:
     def damaged_files(
         self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
     ) -> list[str]:
-        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` remembers. Raises UserError for a file
+        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` has a cache. Raises UserError for a file
         that cannot be read."""
         try:
             files = self.manifest.files.items()
@@ -59,30 +59,30 @@ class Bundle:
         except OSError as error:
             name = Path(error.filename or "a file").name
             what = f"{name} cannot be read ({error.strerror})"
-            raise UserError(what, where=self.path, fix="copy the bundle again, or see to its permissions") from None
+            raise UserError(what, where=self.path, fix="copy the bundle again, or check its permissions") from None
 
     def require_whole(
         self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
     ) -> None:
-        """Raise UserError that names the first damaged file, if there is one."""
+        """Raise UserError, which names the first damaged file, if any is."""
         if damaged := self.damaged_files(on_bytes, sha256):
-            what = f"{damaged[0]} is damaged: its sha256 is not the manifest's"
+            what = f"{damaged[0]} is damaged: its sha256 is not that in the manifest"
             raise UserError(what, where=self.path, fix="copy the bundle again, or build it again with --force")
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all its files."""
+        """Bytes of all its files."""
         return sum(record.bytes for record in self.manifest.files.values())
 
     def read_report(self, name: str) -> dict | None:
-        """reports/<name>.json, or None where there is none that can be read."""
+        """reports/<name>.json, or None where it does not exist or cannot be read."""
         try:
             return json.loads(require_file(self.path / REPORTS / f"{name}.json").read_text("utf-8"))
         except (UserError, OSError, ValueError, RecursionError):
             return None
 
     def write_report(self, name: str, report: dict) -> None:
-        """Keep a report under reports/<name>.json."""
+        """Write a report to reports/<name>.json."""
         folder = self.path / REPORTS
         folder.mkdir(exist_ok=True)
         partial = folder / f".{name}.partial"
@@ -94,8 +94,8 @@ class Bundle:
 
 
 def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
-    """The bundle at `path`; one that is open already is given back as it is. Raises UserError where there is none, or not a whole one: sizes are always checked; with `check` every
-    byte is."""
+    """The bundle at `path`; an open bundle is returned as it is. Raises UserError where there is no bundle, or files are missing or damaged:
+    their sizes are always checked, every byte with `check`."""
     if isinstance(path, Bundle):
         return path
     folder = Path(path)
@@ -104,8 +104,10 @@ def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
         file = folder / name
         size = file.stat().st_size if file.is_file() else None
         if size != record.bytes:
-            said = "is missing" if size is None else f"has {size} bytes, the manifest says {record.bytes}"
-            raise UserError(f"{name} {said}", where=folder, fix="copy the bundle again, or build it again with --force")
+            fault = "is missing" if size is None else f"has {size} bytes, but {record.bytes} in the manifest"
+            raise UserError(
+                f"{name} {fault}", where=folder, fix="copy the bundle again, or build it again with --force"
+            )
     bundle = Bundle(folder, manifest)
     if check:
         bundle.require_whole()
@@ -113,7 +115,7 @@ def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
 
 
 def find_bundle(path: Path) -> Bundle | None:
-    """The bundle at `path`, or None where there is none that opens."""
+    """The bundle at `path`, or None where none opens."""
     try:
         return open_bundle(path)
     except UserError:
@@ -121,7 +123,7 @@ def find_bundle(path: Path) -> Bundle | None:
 
 
 def looks_like_bundle(path: Path) -> bool:
-    """Whether a folder has a manifest of ours, whole or not."""
+    """Whether a folder has a manifest of ours, valid or not."""
     try:
         data = json.loads(require_file(path / MANIFEST).read_text("utf-8"))
     except (UserError, OSError, ValueError, RecursionError):
@@ -130,12 +132,12 @@ def looks_like_bundle(path: Path) -> bool:
 
 
 def build_again(path: Path) -> str:
-    """What to do about a bundle of an older version."""
+    """The fix for a bundle of another version."""
     return f"build it again: eas-export build --ckpt CHECKPOINT --out {path} --force"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, after everything else: a folder without it is no bundle."""
+    """Write manifest.json, after everything else: only a folder with it is a bundle."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
 
 
@@ -146,14 +148,14 @@ def _read_manifest(path: Path) -> Manifest:
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
-            what = f"its schema version is {version!r}, this eas-export reads {SCHEMA_VERSION}"
+            what = f"the manifest's schema version is {version!r}, but this eas-export reads {SCHEMA_VERSION}"
             raise UserError(what, where=path, fix=build_again(path.parent))
         return Manifest.model_validate(data)
     except PermissionError as error:
-        fix = "see to its permissions"
-        raise UserError(f"it cannot be read ({error.strerror})", where=path.parent, fix=fix) from None
+        what = f"the bundle cannot be read ({error.strerror})"
+        raise UserError(what, where=path.parent, fix="check its permissions") from None
     except (FileNotFoundError, NotADirectoryError):
-        what = "there is no bundle (no manifest.json)"
+        what = "the path is not a bundle (it has no manifest.json)"
         raise UserError(what, where=path.parent, fix="give a folder that eas-export build wrote") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle is, as records."""
+"""manifest.json as records: what a bundle is and what it was made from."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,16 +18,16 @@ GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MANIFEST, WEIGHTS, TASK, REPORTS = "manifest.json", "weights.safetensors", "task.safetensors", "reports"
 SENTENCEPIECE = "tokenizer.model"
-TOKENIZER_FILES = (SENTENCEPIECE,)  # what a tokenizer may consist of, in a checkpoint and in a bundle
-PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", *TOKENIZER_FILES)  # what may lie in a bundle's folder
+TOKENIZER_FILES = (SENTENCEPIECE,)  # possible files of a tokenizer, in a checkpoint and in a bundle
+PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", *TOKENIZER_FILES)  # possible files of a bundle
 
 
 class Target(Record):
-    """What engines are built for.
+    """The backend and GPUs that engines are built for.
 
-    version               of the backend: engines run on no other
+    version               of the backend: engines run on this one only
     compute_capabilities  of the GPUs, "8.6"
-    gpu                   the name of the one GPU whose kernels were measured, None for any of these
+    gpu                   name of the GPU on which kernels were timed; None: any of these GPUs
     weights               bound: inputs of the engines, which share them; embedded: in each engine
     """
 
@@ -41,8 +41,8 @@ class Target(Record):
 class EngineRecord(Record):
     """How an engine was built.
 
-    attention  fused: every attention has a kernel of its own; decomposed: none was found; none: the graph has no attention
-    seconds    that it took
+    attention  fused: every attention has a kernel of its own; decomposed: the builder has no such kernel; none: no attention
+    seconds    time of the build
     """
 
     graph: GraphName
@@ -66,7 +66,7 @@ def engine_file(graph: str, backend: str) -> str:
 
 
 class SourceRecord(Record):
-    """A checkpoint file that the bundle was made from: its name (never its path), size and sha256."""
+    """A file that the bundle was made from: its name (never its path), size and sha256."""
 
     name: str
     bytes: int
@@ -77,8 +77,13 @@ Count = Annotated[int, Field(ge=0, le=1 << 60)]
 
 
 class Account(Record):
-    """parameters: part -> number; total_bytes: of all parameters; kv_bytes_per_token: of one row's caches;
-    flops: floating-point operations of all matrix products of one pass over one row, 0 where a pass has no fixed size"""
+    """Counts of one network.
+
+    parameters          part -> number of parameters
+    total_bytes         of all parameters
+    kv_bytes_per_token  of one row's caches
+    flops               floating-point operations of all matrix products of one pass over one row; 0 where a pass has no fixed size
+    """
 
     parameters: dict[str, Count]
     total_parameters: Count
@@ -88,7 +93,7 @@ class Account(Record):
 
 
 class Accounts(Record):
-    """Before and after pruning, both counted in the bundle's dtype."""
+    """Counts before and after pruning, both in the bundle's dtype."""
 
     before: Account
     after: Account
@@ -97,9 +102,9 @@ class Accounts(Record):
 class Manifest(Record):
     """manifest.json
 
-    key      sha256 over sources, options, toolchain and base: two builds with the same key give the same bundle
+    key      sha256 over sources, options, toolchain and base: builds with the same key make the same bundle
     options  the resolved recipe
-    base     the store that it shares with the bundle that was its --base, None for a store of its own
+    base     the store that is shared with the --base bundle; None: a store of its own
     """
 
     schema_version: int
@@ -123,14 +128,14 @@ class Manifest(Record):
         if self.plan.sites != self.config.sites or not set(self.plan.skipped) <= set(range(self.config.sites)):
             raise ValueError("the plan does not fit the config")
         if any(name != spec.name for name, spec in self.graphs.items()):
-            raise ValueError("a graph's name is not its key")
+            raise ValueError("a graph's name differs from its key")
         missing = {WEIGHTS, *([TASK] if self.base else []), *(f"{name}.onnx" for name in self.graphs)} - set(self.files)
         if missing:
-            raise ValueError(f"no record of {min(missing)}")
+            raise ValueError(f"files lacks {min(missing)}")
         for name, record in self.files.items():
             built = record.engine
             if built and (built.graph not in self.graphs or name != engine_file(built.graph, built.target.backend)):
-                raise ValueError(f"{name} is not the engine that its record says")
+                raise ValueError(f"{name} is not the name of the engine in its record")
         return self
 
     @property
@@ -146,10 +151,10 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class Made:
-    """What a writer knows of the file that it wrote.
+    """What a writer reports about the file that it wrote.
 
-    sha256  None where it did not make it on the way
-    engine  None for a file that is no engine
+    sha256  None: not computed while writing
+    engine  None for other files
     """
 
     sha256: str | None = None

@@ -1,8 +1,8 @@
-"""The weight store: a valid safetensors file that every graph of a bundle points into (two where a bundle shares another's).
+"""The weight store: a valid safetensors file that every graph of a bundle points into (two in a bundle that shares another's).
 
 Format (safetensors): 8 bytes little-endian header size, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors
 without gaps. The header is padded with spaces so that the data starts on a page, and tensors are ordered so that each starts
-on a multiple of its alignment: what is mapped can be used in place.
+on a multiple of its alignment: mapped tensors can be used in place.
 """
 
 import hashlib
@@ -58,12 +58,12 @@ class Parameter:
 
 
 def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[[int], None]) -> str:
-    """Write the parameters, holding one of them at a time, and return the sha256 in hex of what was to be written: a file with
-    another one was damaged on its way. `on_bytes` is told the bytes of each tensor as it is written.
+    """Write the parameters, one in memory at a time. Returns the sha256 in hex of the bytes that were given to the file system: a file
+    with another one was damaged while it was written. `on_bytes` is called with the size of each tensor that was written.
 
     Raises UserError where a tensor holds NaN or infinity.
     """
-    # large and finely divisible sizes first: with no gaps allowed, that keeps every tensor aligned to its own size's power of two
+    # sizes with the largest power of two as a divisor first: without gaps, that aligns every tensor to its own
     ordered = sorted(parameters, key=lambda p: (-_alignment(p.nbytes), p.name))
     header, position = {}, 0
     for p in ordered:
@@ -90,7 +90,7 @@ def write_store(path: Path, parameters: Iterable[Parameter], on_bytes: Callable[
 
 
 class Store:
-    """A weight store, mapped for reading; of a tensor in several files, the last counts. Raises UserError for a damaged file."""
+    """A weight store, mapped for reading; of a tensor in several files, the last file's is used. Raises UserError for a damaged file."""
 
     def __init__(self, *paths: Path):
         self._maps: dict[Path, mmap.mmap] = {}
@@ -105,7 +105,7 @@ class Store:
         return memoryview(self._maps[entry.file])[entry.offset : entry.offset + entry.nbytes]
 
     def array(self, name: str) -> "np.ndarray":
-        """A view of the mapped file, which cannot be written."""
+        """A read-only view of the mapped file."""
         import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
         import numpy as np
 
@@ -125,7 +125,7 @@ class Store:
         return flat.view(entry.shape)
 
     def holds(self, p: Parameter) -> bool:
-        """Whether a tensor of this name, shape, dtype and content is there. Reads both."""
+        """Whether the store has a tensor of this name, shape, dtype and content. Reads both."""
         import torch
 
         entry = self.entries.get(p.name)
@@ -148,7 +148,7 @@ def _map(path: Path) -> tuple[mmap.mmap, dict[str, Entry]]:
     except FileNotFoundError:
         raise UserError("the bundle has no weights", where=path, fix="build it again with --force") from None
     except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
-        what = f"it is not a whole safetensors file ({error})"
+        what = f"the file is not a whole safetensors file ({error})"
         raise UserError(what, where=path, fix="build the bundle again with --force") from error
 
 
@@ -160,22 +160,22 @@ def _read_header(path: Path, data: mmap.mmap) -> dict[str, Entry]:
     entries = {}
     header = json.loads(data[8 : 8 + size])
     if not isinstance(header, dict):
-        raise ValueError("its header is no table")
+        raise ValueError("the header is not a JSON object")
     for name, item in header.items():
         if name == "__metadata__":
             continue
         begin, end = item["data_offsets"]
         if any(type(n) is not int or n < 0 for n in (begin, end, *item["shape"])):
-            raise ValueError(f"tensor {name} has no proper shape")
+            raise ValueError(f"tensor {name} has an invalid shape or offset")
         entry = Entry(path, name, names[item["dtype"]], tuple(item["shape"]), 8 + size + begin)
         if end - begin != entry.nbytes or 8 + size + end > len(data):
-            raise ValueError(f"tensor {name} does not lie inside the file")
+            raise ValueError(f"tensor {name} does not fit its shape or the file")
         entries[name] = entry
     return entries
 
 
 def _alignment(nbytes: int) -> int:
-    """The largest power of two up to a page that divides the size."""
+    """The largest power of two, up to a page, that divides the size."""
     return min(nbytes & -nbytes, PAGE) if nbytes else PAGE
 
 
@@ -184,7 +184,7 @@ def _checked_bytes(p: Parameter) -> memoryview:
 
     tensor = p.read().contiguous()
     if tuple(tensor.shape) != p.shape or tensor.dtype != getattr(torch, p.dtype):
-        raise InternalError(f"{p.name} is {tuple(tensor.shape)} {tensor.dtype}, announced as {p.shape} {p.dtype}")
+        raise InternalError(f"{p.name} is {tensor.dtype} {tuple(tensor.shape)}, expected {p.dtype} {p.shape}")
     if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(b) for b in torch.aminmax(tensor)):
         kind = "NaN" if torch.isnan(tensor).any() else "infinity, or values too large for " + p.dtype
         what = f"tensor {p.name} holds {kind}"

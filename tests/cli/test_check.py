@@ -74,4 +74,4 @@ def test_what_cannot_be_checked_says_why(bundle_of, refused):
     assert "runs graphs as they are" in refused("check", path, "--backend", "onnxruntime")
     assert "did you mean tensorrt-rtx" in refused("check", path, "--backend", "tensort-rtx")
     assert "pip install 'eas-export[gpu]'" in refused("check", path, "--backend", "tensorrt")
-    assert "no bundle" in refused("check", path / "nowhere")
+    assert "not a bundle" in refused("check", path / "nowhere")

@@ -134,7 +134,7 @@ def test_a_base_that_cannot_be_one_is_refused(bundle_of, built, tmp_path, refuse
     build = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "x", "--base")
     assert "it is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
     assert "% of this model's weights are in it" in refused(*build, bundle_of(golden_case("half_13B")).path)
-    assert "there is no bundle" in refused(*build, tmp_path)
+    assert "the path is not a bundle" in refused(*build, tmp_path)
     assert "it is the bundle that is to be built" in refused(
         "build", "--ckpt", CASE.folder, "--out", built, "--base", built
     )
