@@ -1,8 +1,7 @@
-"""NETWORK: the kinds of networks, a row of NETWORKS each: its folder here, its files in verify, bench and cli. One definition of each is
-recorded as graphs and run as the reference.
+"""NETWORK: the kinds of networks, one row of NETWORKS each. The same modules are recorded as graphs and run as the reference.
 
-What a network is lies in networks/<kind>/, what a verb does to it in <verb>/<kind>.py; both are named here, once. The key is a config's
-`kind`. Nothing is imported before it is asked for.
+A network's definition is in networks/<kind>/, what a verb does with it in <verb>/<kind>.py; both are named here, once. The key is a
+config's `kind`. Nothing is imported before it is used.
 
 Shapes: B rows (prompts), L positions of a prompt with its prefix, S prompt tokens, T cache slots, n tokens of any rows
 (B*L in the prefill, B in decoding), dim the model's width, H heads of head_dim.
@@ -17,20 +16,20 @@ from ..core.registry import load
 
 @dataclass(frozen=True)
 class Network:
-    """What is asked of a kind of network, each as ".module:attribute".
+    """What a kind of network provides, each as ".module:attribute".
 
     modules           (config, plan, limits) -> the network as a torch module
-    fold_modes        fold mode -> contract.FoldMode; the first that the config can have is the default
+    fold_modes        fold mode -> contract.FoldMode; the first that the config supports is the default
     parameters        (checkpoint after prune, plan, limits) -> the network's parameters by name
-    useless           (config, plan) -> how the names begin of a checkpoint's tensors that the plan makes useless
-    without_adapters  config -> the config without adapters, and what marks their tensors' names; None: it is nothing without them
+    useless           (config, plan) -> name prefixes of a checkpoint's tensors that the plan makes useless
+    without_adapters  config -> the config without adapters, and parts of their tensors' names; None: it needs its adapters
     costs             (config, plan) -> contract.Costs
     requests          (config, plan, precision) -> fold mode -> memory.RequestMemory
-    reference_bytes   (config, parameters by block, longest prompt) -> memory that verifying takes for the reference
+    reference_bytes   (config, parameters by block, longest prompt) -> bytes of memory that verification needs for the reference
     pass_tokens       config -> tokens that an image adds to a pass
-    describe          config -> rows of what `inspect` shows
+    describe          config -> rows of `inspect`'s table
     ledger, faults    what `verify` compares, and the faults that it plants
-    bench             what `bench` times, and the baselines that it compares with: bench/baselines.Kind
+    bench             what `bench` times, and its baselines: bench/baselines.Kind
     run_arrays        what `run` does with an npz file
     """
 
@@ -87,6 +86,6 @@ NETWORKS = {
 
 
 def network_part(config: AnyConfig, name: str) -> Any:
-    """What the config's kind of network has under this field of Network; None where it has nothing."""
+    """The object that this field of Network names for the config's kind; None where it is None."""
     place = getattr(NETWORKS[config.kind], name)
     return None if place is None else load(place)

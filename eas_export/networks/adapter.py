@@ -10,7 +10,7 @@ from .fold import pooled_shift, shifted_bias, spread
 
 
 class Adapter(nn.Module):
-    """y = n + up (v * down(n)) for tokens that each bring their prompt's v and, in a skipped layer, bias of down (paper, Eq. 4-8)."""
+    """y = n + up (v * down(n)), where each token has its prompt's v and, in a skipped layer, its prompt's bias of down (paper, Eq. 4-8)."""
 
     def __init__(self, dim: int, config: AdapterConfig):
         super().__init__()
@@ -64,5 +64,5 @@ def mean_over(tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def per_token(value: Tensor, length: int) -> Tensor:
-    """Give each of a row's `length` tokens the row's value: [B, k] -> [B*length, k]"""
+    """Repeat each row's value for its `length` tokens: [B, k] -> [B*length, k]"""
     return value[:, None, :].expand(-1, length, -1).flatten(0, 1)

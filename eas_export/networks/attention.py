@@ -1,6 +1,6 @@
-"""Multi-head attention with biases, of a stream on itself and on another, and the feed-forward network of the encoders.
+"""Multi-head attention with biases, of a stream on itself or on another, and the feed-forward network of the encoders.
 
-Tokens come flat, [rows * tokens, width]; how many a row has is known when the module is built.
+Tokens are flat, [rows * tokens, width]; the number per row is fixed when a module is built.
 """
 
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from .skeleton import linear
 
 
 class Attention(nn.Module):
-    """The four projections, `heads` heads, and how they attend."""
+    """Projections q, k, v and o, and attention with `heads` heads."""
 
     def __init__(self, width: int, heads: int, tokens: int, other_tokens: int):
         super().__init__()
@@ -45,10 +45,10 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Of one stream, [B*tokens, width], on the other, [B*other_tokens, width]; mask [B, 1, 1, other_tokens] or None"""
+    """One stream, [B*tokens, width], on the other, [B*other_tokens, width]; mask [B, 1, 1, other_tokens] or None -> as x"""
 
     def forward(self, a: Tensor, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries of a, what self-attention made of the layer's input x."""
+        """Queries come from a, the layer's input x after self-attention."""
         return self.attend(a, other, mask)
 
 

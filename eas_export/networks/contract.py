@@ -1,4 +1,4 @@
-"""The records that a kind of network fills in. No torch here: tables of them are shown by --help."""
+"""The records that a kind of network fills in. No torch here: --help shows tables of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Graph:
-    """module(network).forward(inputs by name) -> outputs by name; spec(config, plan, precision, limits) -> GraphSpec; reads(plan,
-    parameter's name in the store) -> whether it is one of the graph's"""
+    """One graph of a network.
+
+    module  network -> a module with forward(inputs by name) -> outputs by name
+    spec    (config, plan, precision, limits) -> GraphSpec
+    reads   (plan, a parameter's name in the store) -> whether the graph reads it
+    """
 
     module: "Callable[[nn.Module], nn.Module]"
     spec: Callable[..., GraphSpec]
@@ -23,11 +27,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class FoldMode:
-    """What a bundle makes of the adapters.
+    """How a bundle computes the adapters.
 
-    help        what it means to a user
+    help        for --help
     graphs      name -> ".module:GRAPH", in the order in which they run
-    adapters    whether it is for networks that have adapters, or for those that have none
+    adapters    True: for networks with adapters; False: for networks without
     one_prompt  whether its graphs take one prompt at a time
     """
 
@@ -39,13 +43,13 @@ class FoldMode:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a kind of network costs.
+    """Counts for accounting; pairs are before and after pruning.
 
-    parts   part -> what marks a tensor's name as belonging to it; the first that fits counts
-    trained  part -> its numbers when the model was trained, where fine-tuning may have removed some
-    folded  part whose tensors are in others after the build, empty for none
-    kv      numbers of one row's caches per token, before and after
-    flops   of one pass over one row, before and after; 0 where a pass has no fixed size
+    parts    part -> the string that its tensors' names contain; a tensor belongs to the first part that fits
+    trained  part -> its number of parameters in training, where fine-tuning may have removed some
+    folded   the part whose tensors the build folds into others, empty for none
+    kv       elements of one row's caches per token
+    flops    of one pass over one row; 0 where a pass has no fixed size
     """
 
     parts: Mapping[str, str]

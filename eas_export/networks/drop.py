@@ -1,4 +1,4 @@
-"""Leave the adapters out of a checkpoint: the floor that "zero extra latency" is measured against, not a model that anybody trained."""
+"""Leave the adapters out of a checkpoint: the baseline for the latency that adapters add. Nobody trained such a model."""
 
 from dataclasses import replace
 
@@ -6,15 +6,15 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..core.errors import UserError
 from . import network_part
 
-NOTE = "its adapters were left out (--adapters drop): time can be measured against it, its answers mean nothing"
+NOTE = "the adapters were left out (--adapters drop): the model is a latency baseline, its answers mean nothing"
 
 
 def drop_adapters(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as if it had none. Nothing is read. Raises UserError for a kind of network that is nothing without them."""
+    """The checkpoint without adapters. Nothing is read. Raises UserError for a kind of network that needs them."""
     without = network_part(checkpoint.config, "without_adapters")
     if without is None:
-        what = f"a {checkpoint.config.kind} cannot do without its adapters"
+        what = f"a {checkpoint.config.kind} cannot be built without its adapters"
         raise UserError(what, where="--adapters drop", fix="leave it out")
-    config, marks = without(checkpoint.config)
-    tensors = {name: t for name, t in checkpoint.tensors.items() if not any(mark in name for mark in marks)}
+    config, parts = without(checkpoint.config)
+    tensors = {name: t for name, t in checkpoint.tensors.items() if not any(part in name for part in parts)}
     return replace(checkpoint, config=config, tensors=tensors, notes=(*checkpoint.notes, NOTE))

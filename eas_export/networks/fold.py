@@ -1,4 +1,4 @@
-"""The fold: a PIA adapter before a linear layer is a linear layer. Pure algebra, recorded as the graphs' nodes.
+"""The fold: a PIA adapter and the linear layer after it are one linear layer. Pure algebra, recorded as the graphs' nodes.
 
 An adapter with inner map (M, m) and mix weights w = (w0, w1), w0 + w1 = 1, computes (paper, Eq. 4-8; published code)
 
@@ -9,8 +9,8 @@ A kept layer has (M, m) = (A, a); a skipped one (0.5 C, 0.5 (c + p)) with the po
     down = [M; 0; M; 0], [m; 1; m; 1]    so that down(n) = [h; 1; h; 1]        width = 2 (rank + 1)
     up   = s [B | b | D | d]
 
-Unfolded, two products do it:    y = n + up (v * down(n)),   v = spread(w) = [w0 .. w0, w1 .. w1]
-Folded, none is left. With one half of down, M1 = [M; 0] and m1 = [m; 1], and U = w0 up[:, :rank+1] + w1 up[:, rank+1:], it is
+Unfolded, it takes two products:    y = n + up (v * down(n)),   v = spread(w) = [w0 .. w0, w1 .. w1]
+Folded, it takes none. With one half of down, M1 = [M; 0] and m1 = [m; 1], and U = w0 up[:, :rank+1] + w1 up[:, rank+1:], it is
 y = n + U (M1 n + m1), and a linear layer W on y reads n directly:
 
     W' = W + (W U) M1,   b' = (W U) m1        because W y = W n + W U (M1 n + m1)
@@ -37,7 +37,7 @@ def stack_outer(b_matrix: Tensor, b_bias: Tensor, d_matrix: Tensor, d_bias: Tens
 
 
 def spread(router: Tensor, width: int) -> Tensor:
-    """v: each router weight for its half of down(n): [..., 2] -> [..., width]"""
+    """v: each router weight, repeated for its half of down(n): [..., 2] -> [..., width]"""
     return router[..., None].expand(*router.shape, width // 2).flatten(-2)
 
 
@@ -70,7 +70,7 @@ def fold_linear(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor
     outer       [dim, rank + 1]   U, from `mix`
     inner       [rank + 1, dim]   M1, one half of down
     inner_bias  [rank + 1]        m1, one half of down's bias
-    returns     W' [out, dim] and b' [out], in weight's dtype; the two small products are the only ones
+    returns     W' [out, dim] and b' [out], in weight's dtype
     """
     product = weight @ outer.to(weight.dtype)  # [out, rank + 1]
     return weight + product @ inner, product @ inner_bias

@@ -1,4 +1,4 @@
-"""Which graphs a bundle has, by its network's fold mode. A graph is a module, and a spec of its inputs and outputs."""
+"""The fold modes of networks, and the graphs of each. A graph is a module, and a spec of its inputs and outputs."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ from .contract import FoldMode, Graph
 
 
 def every_fold_mode() -> Mapping[str, FoldMode]:
-    """Those of every kind of network."""
+    """The fold modes of all kinds of networks, by name."""
     return {name: mode for network in NETWORKS.values() for name, mode in load(network.fold_modes).items()}
 
 
 def fold_modes(config: AnyConfig) -> tuple[str, ...]:
-    """Those that this network can be built in; the first is the default."""
+    """The fold modes that a network supports; the first is the default."""
     modes = network_part(config, "fold_modes").items()
     return tuple(name for name, mode in modes if mode.adapters == config.has_adapters)
 
 
 def graphs_of(config: AnyConfig, fold: str) -> Mapping[str, Graph]:
-    """Graph's name -> the graph, of one fold mode."""
+    """The graphs of one fold mode, by name, in the order in which they run."""
     places = network_part(config, "fold_modes")[fold].graphs
     return {name: load(place) for name, place in places.items() if name not in config.absent_graphs}

@@ -1,4 +1,4 @@
-"""What graphs need of memory, in bytes, from their specs and the parameters' shapes: a request's part, and a GPU's."""
+"""Memory that graphs need, in bytes, from their specs and the parameters' shapes: per request, and on a GPU."""
 
 from collections.abc import Mapping
 from math import prod
@@ -14,13 +14,12 @@ from .graphs import graphs_of
 
 
 class RequestMemory(Record):
-    """Of one row.
+    """Memory of one row of a batch.
 
-    kv_bytes_per_token    key and value caches of the kept layers
-    fold_state_numbers    float32 numbers that carry the prompt to the adapters: two router weights per layer, a pooled feature per
-                          skipped layer
+    kv_bytes_per_token    KV caches of the kept layers
+    fold_state_numbers    float32 numbers of the fold state: two router weights per layer, a pooled feature per skipped layer
     fold_state_bytes      the same in bytes
-    folded_weights_bytes  weights that decode takes instead of shared ones
+    folded_weights_bytes  the prompt's own weights, which decode reads in place of shared ones
     """
 
     kv_bytes_per_token: int
@@ -30,15 +29,15 @@ class RequestMemory(Record):
 
 
 def request_memory(config: AnyConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
-    """Fold mode -> what a request needs in it; nothing where nothing is kept from pass to pass."""
+    """Fold mode -> memory of a request; empty for a network that keeps nothing between passes."""
     return network_part(config, "requests")(config, plan, precision)
 
 
 class DeviceMemory(Record):
-    """What engines take of a GPU's memory, beside what a step computes with.
+    """GPU memory of engines, in bytes, without activations.
 
-    bound     weights once, whatever the number of engines that read them
-    embedded  weights in every engine that reads them; largest: in the one that has most
+    bound     weights, which all engines share
+    embedded  weights, where each engine has a copy of those that it reads; largest: the copy of the largest engine
     requests  caches for as many rows and tokens as the limits allow, and a request's folded weights
     """
 
@@ -51,7 +50,7 @@ class DeviceMemory(Record):
 def device_memory(
     config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits, fold: str, parameters: Mapping[str, int]
 ) -> DeviceMemory:
-    """parameters: name in the store -> bytes"""
+    """The memory of the engines of one fold mode. parameters: name in the store -> bytes"""
     request = request_memory(config, plan, precision).get(fold)
     of_graphs = [
         sum(nbytes for name, nbytes in parameters.items() if graph.reads(plan, name))
@@ -68,4 +67,5 @@ def device_memory(
 
 
 def nbytes(tensors: tuple[TensorSpec, ...]) -> int:
+    """Bytes of these tensors, of caches with one slot."""
     return sum(prod(tensor.sizes({"T": 1})) * DTYPES[tensor.dtype].size for tensor in tensors)

@@ -23,7 +23,7 @@ def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limit
 
 
 def store_name(parameter: str) -> str:
-    """The name in the store of a network parameter: "decoder.layers.0.norm.weight" -> "layers.0.norm.weight" """
+    """A network parameter's name in the store: "decoder.layers.0.norm.weight" -> "layers.0.norm.weight" """
     return parameter.removeprefix("decoder.")
 
 
@@ -33,17 +33,15 @@ def parameter_shapes(network: nn.Module) -> dict[str, tuple[tuple[int, ...], tor
 
 
 def load_parameters(network: nn.Module, read: Mapping[str, Callable[[], Tensor]]) -> nn.Module:
-    """Give the network its weights, without a copy. Raises InternalError unless names, shapes and dtypes are exactly the network's."""
-    wanted = parameter_shapes(network)
-    if set(wanted) != set(read):
-        raise InternalError(f"parameters and network differ: {sorted(set(wanted) ^ set(read))[:5]}")
+    """Assign weights to the network, without a copy. Raises InternalError unless names, shapes and dtypes are exactly the network's."""
+    expected = parameter_shapes(network)
+    if set(expected) != set(read):
+        raise InternalError(f"parameters and network differ: {sorted(set(expected) ^ set(read))[:5]}")
     state = {}
     for name, _ in network.named_parameters():
-        tensor = read[store_name(name)]()
-        if (tuple(tensor.shape), tensor.dtype) != wanted[store_name(name)]:
-            raise InternalError(
-                f"{name} is {tuple(tensor.shape)} {tensor.dtype}, the network has {wanted[store_name(name)]}"
-            )
+        tensor, (shape, dtype) = read[store_name(name)](), expected[store_name(name)]
+        if (tuple(tensor.shape), tensor.dtype) != (shape, dtype):
+            raise InternalError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
         state[name] = tensor
     network.load_state_dict(state, assign=True)
     return network

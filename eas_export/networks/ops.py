@@ -1,6 +1,6 @@
-"""The standard ONNX operators that torch has no single operator for, in PyTorch.
+"""Standard ONNX operators that torch has no single function for, in PyTorch.
 
-A graph's recorder writes each call as the operator of that name (export/rules/fused.py). Sources: the ONNX operator specifications of
+The graph recorder writes each call as the operator of that name (export/rules/fused.py). Sources: the ONNX operator specifications of
 Gemm-13, RMSNormalization-23, RotaryEmbedding-23, Attention-24, TensorScatter-24 and Swish-24.
 """
 
@@ -14,7 +14,7 @@ MOST_SCORES = 1 << 24  # numbers: 64 MB
 
 @recordable
 def gemm(x: Tensor, weight: Tensor, onto: Tensor) -> Tensor:
-    """x weight^T + onto, where each token may bring its own: x [n, in], weight [out, in], onto [out] or [n, out] -> [n, out]"""
+    """x weight^T + onto, one for all tokens or one per token: x [n, in], weight [out, in], onto [out] or [n, out] -> [n, out]"""
     return torch.addmm(onto, x, weight.T)
 
 
@@ -44,13 +44,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, interleave
 
 @recordable
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over new keys and values. q [B, H, L, head_dim]; k, v with as many heads or, each for a group of queries',
-    with fewer -> [B, H, L, head_dim]
+    """Softmax attention over new keys and values: q [B, H, L, head_dim]; k, v [B, kv_heads, keys, head_dim] -> [B, H, L, head_dim]
 
-    mask [B, 1, 1, keys] of q's dtype is added to the scores; None for none
+    mask [B, 1, 1, keys] of q's dtype is added to the scores; None: no mask
     """
     k, v = (repeat_heads(part, q.shape[1]) for part in (k, v))
-    heads = max(1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2]))  # whose scores are in memory together
+    heads = max(
+        1, MOST_SCORES // (q.shape[0] * q.shape[2] * k.shape[2])
+    )  # at a time: their scores are in memory together
     parts = zip(*(tensor.split(heads, 1) for tensor in (q, k, v)))
     return torch.cat([_attend(*part, causal, mask) for part in parts], 1)
 
@@ -80,21 +81,21 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) 
 
 @recordable
 def scatter_cache(cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
-    """The cache with row b's `update` written from slot `slots[b]` on: where graphs are run, into the cache itself.
+    """The cache with row b's `update` written from slot `slots[b]` on. In place, as in graphs that are run.
 
     cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64 -> [B, H, T, head_dim]
     """
     rows = torch.arange(cache.shape[0], device=cache.device)[:, None]  # [B, 1]
     written = slots[:, None] + torch.arange(update.shape[2], device=cache.device)  # [B, L]
-    cache[rows, :, written] = update.transpose(1, 2)  # no slot is read back: a GPU's step never waits for the host
+    cache[rows, :, written] = update.transpose(1, 2)  # slots stay on the device: a step does not wait for the host
     return cache
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:
-    """Every head for its group of queries' heads: [B, kv_heads, L, head_dim] -> [B, heads, L, head_dim]"""
+    """Repeat every head for its group of query heads: [B, kv_heads, L, head_dim] -> [B, heads, L, head_dim]"""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T / sqrt(head_dim), q being scaled before the product, which may not fit fp16 otherwise; a cache of keys is read as it is."""
+    """q k^T / sqrt(head_dim). q is scaled, not the cache of keys, and before the product, which might overflow in fp16 otherwise."""
     return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)

@@ -1,5 +1,4 @@
-"""A pruned checkpoint's tensors become the network's parameters, for every kind of network, each packed as the weight format
-stores it."""
+"""A pruned checkpoint's tensors as the parameters of its network, of any kind, each packed as the weight format stores it."""
 
 import torch
 
@@ -15,16 +14,16 @@ from . import network_part
 def network_parameters(
     checkpoint: Checkpoint, plan: SkipPlan, precision: Precision, limits: Limits
 ) -> dict[str, LazyTensor]:
-    """Every parameter of the network as it is stored. Nothing is read.
+    """Every tensor of the network's store, by name. Nothing is read.
 
     checkpoint  after `prune` with the same plan
     """
     make, pack = network_part(checkpoint.config, "parameters"), load(WEIGHT_FORMATS[precision.weights].pack)
     parameters = make(checkpoint, plan, limits).items()
-    return {stored: each for name, tensor in parameters for stored, each in pack(name, tensor, precision).items()}
+    return {stored: part for name, tensor in parameters for stored, part in pack(name, tensor, precision).items()}
 
 
 def plain(name: str, tensor: LazyTensor, precision: Precision) -> dict[str, LazyTensor]:
-    """The tensor itself, in the dtype that is computed in."""
+    """The tensor itself, in its parameter's dtype."""
     target = getattr(torch, parameter_dtype(name, precision))
     return {name: tensor if tensor.dtype == target else tensor.map(lambda t: t.to(target), dtype=target)}

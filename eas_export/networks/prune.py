@@ -1,4 +1,4 @@
-"""Cut the skipped attentions out of a checkpoint."""
+"""Remove the skipped attentions from a checkpoint."""
 
 import re
 from dataclasses import replace
@@ -10,33 +10,33 @@ from . import network_part
 
 
 def prune(checkpoint: Checkpoint, plan: SkipPlan) -> Checkpoint:
-    """The checkpoint without what the plan makes useless: the attentions that are skipped with the adapters before them, and the adapters
-    that would stand for those that are kept. Nothing is read. Raises UserError where the plan needs what the checkpoint lacks."""
+    """The checkpoint without the tensors that the plan makes useless: skipped attentions with the adapters before them, and the adapters that
+    would replace kept attentions. Nothing is read. Raises UserError where the checkpoint lacks tensors that the plan needs."""
     config, useless = checkpoint.config, network_part(checkpoint.config, "useless")
     gone = config.attentions(plan.skipped)
     left = tuple(site for site in plan.kept if gone.isdisjoint(config.attentions([site])))
-    opposite = plan.model_copy(update={"skipped": left})  # what it would drop is what this one needs
+    opposite = plan.model_copy(update={"skipped": left})  # it would drop what this plan needs
     _require_complete(checkpoint, plan, useless(config, opposite))
     names = tuple(useless(config, plan))
     return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if not n.startswith(names)})
 
 
 def _require_complete(checkpoint: Checkpoint, plan: SkipPlan, needed: list[str]) -> None:
-    """Fine-tuning may have left out what its own skip list makes useless, and another plan needs it."""
-    lost = [prefix for prefix in needed if not any(name.startswith(prefix) for name in checkpoint.tensors)]
-    if lost:
-        keys = ", ".join(_published(checkpoint, prefix) for prefix in lost[:4])
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+    """Fine-tuning may have removed tensors that its own skip list makes useless and another plan needs."""
+    missing = [prefix for prefix in needed if not any(name.startswith(prefix) for name in checkpoint.tensors)]
+    if missing:
+        keys = ", ".join(_published(checkpoint, prefix) for prefix in missing[:4])
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         recorded = checkpoint.evidence.text
         fix = f"skip what it was trained with, {recorded}" if recorded else "skip other attentions"
-        if any("attention." in prefix for prefix in lost):
+        if any("attention." in prefix for prefix in missing):
             fix += ", or pass --base-weights DIR, the original model, for attentions that fine-tuning has removed"
         what = f"the checkpoint lacks {keys}{more}, which this skip list needs"
         raise UserError(what, where=plan.origin, fix=fix)
 
 
 def _published(checkpoint: Checkpoint, prefix: str) -> str:
-    """A key that would stand under our prefix, as another block's is called; the prefix where no block has one."""
+    """The published key of a tensor under our prefix, modelled on another block's key; the prefix where no block has one."""
     number = re.search(r"\d+", prefix)[0]
     pattern = re.compile(re.escape(prefix).replace(number, r"(\d+)", 1))
     for name, tensor in checkpoint.tensors.items():

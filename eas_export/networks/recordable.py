@@ -1,4 +1,4 @@
-"""Functions that a recorder of graphs sees whole, as it sees torch's own: the network's fused operations and the names of its parts."""
+"""Functions that a graph recorder sees as one call, like torch's own: the network's fused operations, and marks for its parts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 def recordable(function: Callable) -> Callable:
-    """`function`, with every call handed to the active TorchFunctionMode, where there is one, in place of the calls that it makes
-    itself. The mode knows it by the object that is returned here."""
+    """`function`, whose calls an active TorchFunctionMode sees in place of the torch calls inside. The mode knows it by the object
+    that is returned here."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -23,17 +23,17 @@ def recordable(function: Callable) -> Callable:
 
 @recordable
 def enter(part: str) -> None:
-    """What runs from here on is a part of the network: "layers.3"."""
+    """Begin a part of the network: "layers.3"."""
 
 
 @recordable
 def leave(part: str) -> None:
-    """What was entered ends here."""
+    """End the part that was entered last."""
 
 
 @contextmanager
 def within(part: str) -> Iterator[None]:
-    """A part of the network that is no module's own call, by its name: recorded values are named by it."""
+    """Name the values recorded inside by a part of the network that is not called as a module."""
     enter(part)
     yield
     leave(part)

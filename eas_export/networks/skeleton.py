@@ -18,9 +18,9 @@ FILLING = (Tensor.fill_, Tensor.zero_)
 
 @contextmanager
 def skeleton(precision: Precision = PRECISIONS["fp32"]) -> Iterator[None]:
-    """Inside, modules are built on the meta device, their parameters of the precision's dtype unless they say another one, their linear
-    layers as its weight format wants them. Nothing is allocated, and nothing computed: what torch does to initialise a module takes
-    longer there than all the rest, and imports its compiler."""
+    """Inside, modules are built on the meta device, with parameters of the precision's dtype unless they set another, and linear layers in
+    its weight format. Nothing is allocated or initialised: initialising on the meta device takes longer than all the rest, and imports
+    torch's compiler."""
     before, outer = torch.get_default_dtype(), _FORMAT.set(WEIGHT_FORMATS[precision.weights])
     torch.set_default_dtype(getattr(torch, precision.dtype))
     try:

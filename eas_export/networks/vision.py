@@ -1,10 +1,10 @@
-"""Vision towers: CLIP's ViT, and what a decoder is given of it.
+"""Vision towers: CLIP's ViT, and the features that a decoder reads.
 
 x = norm([class; patches] + positions)
 per block: x = x + MHA(norm1(x)); x = x + MLP(norm2(x)); MLP has QuickGELU or GELU
-features = projector(x[class] behind blocks k, 2k, ...), or projector(x[patches] behind the last block)
+features = projector(x[class] after blocks k, 2k, ...), or projector(x[patches] after the last block)
 
-With adapters (LaVIN) the attention is given adapter(norm1(x)): a kept layer's adapter, whose router sees patches only.
+With adapters (LaVIN) the attention reads adapter(norm1(x)): a kept layer's adapter, whose router sees patches only.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class VisionBlock(nn.Module):
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
     def adapt(self, n: Tensor, tokens: int) -> Tensor:
-        """What the attention reads of the normalised input: n [N*tokens, width] -> the same"""
+        """The attention's input from the block's normalised input: n [N*tokens, width] -> the same"""
         return n
 
     def _heads(self, x: Tensor, tokens: int) -> Tensor:
@@ -57,7 +57,7 @@ class VisionBlock(nn.Module):
 
 
 class AdapterVisionBlock(VisionBlock):
-    """The attention reads adapter(norm1(x)), mixed by a router over each image's patches."""
+    """The attention reads adapter(norm1(x)); the router reads the mean of each image's patches."""
 
     def __init__(self, config: VitConfig, adapter: AdapterConfig):
         super().__init__(config)
@@ -70,14 +70,12 @@ class AdapterVisionBlock(VisionBlock):
     def route(self, n: Tensor, tokens: int) -> Tensor:
         """Each image's router weights: n [N*tokens, width] -> [N, 2] float32"""
         patches = torch.full((1, tokens - 1), 1 / (tokens - 1), dtype=torch.float32, device=n.device)
-        others = torch.cat(
-            [torch.zeros_like(patches[:, :1]), patches], 1
-        )  # the class token is not in the router's mean
-        return self.router(mean_over(n.unflatten(0, (-1, tokens)), others))
+        weights = torch.cat([torch.zeros_like(patches[:, :1]), patches], 1)  # without the class token
+        return self.router(mean_over(n.unflatten(0, (-1, tokens)), weights))
 
 
 class VisionTransformer(nn.Module):
-    """Embeddings and blocks; what is read of them is a subclass's."""
+    """Embeddings and blocks; subclasses choose the outputs."""
 
     def __init__(self, config: VitConfig, make_block: Callable[[VitConfig], VisionBlock] = VisionBlock):
         super().__init__()
@@ -95,7 +93,7 @@ class VisionTransformer(nn.Module):
         return self.norm(torch.cat([cls, patches], 1) + self.position_embedding).flatten(0, 1)
 
     def last_hidden(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [N, 3, H, W] -> [N, tokens, width] behind the last block"""
+        """pixel_values [N, 3, H, W] -> [N, tokens, width] after the last block"""
         x = self.embed(pixel_values)
         for block in self.blocks:
             x = block(x, self.tokens)
@@ -119,22 +117,22 @@ class VisionTower(VisionTransformer):
 
 
 class PatchTower(VisionTower):
-    """Every patch is a feature."""
+    """The features are the patches after the last block."""
 
     def features(self, pixel_values: Tensor) -> Tensor:
         return self.last_hidden(pixel_values)[:, 1:]  # [N, patches, width]
 
 
 class ClassTower(VisionTower):
-    """The class token behind every few blocks is a feature."""
+    """The features are the class token after every `feature_every` blocks."""
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        x, found = self.embed(pixel_values), []
+        x, features = self.embed(pixel_values), []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, self.tokens)
             if number % self.feature_every == 0:
-                found.append(x.unflatten(0, (-1, self.tokens))[:, 0])  # [N, width]
-        return torch.stack(found, 1)  # [N, blocks / feature_every, width]
+                features.append(x.unflatten(0, (-1, self.tokens))[:, 0])  # [N, width]
+        return torch.stack(features, 1)  # [N, blocks / feature_every, width]
 
 
 TOWERS = {"class": ClassTower, "patches": PatchTower}  # by VisionConfig.features

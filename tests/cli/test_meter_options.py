@@ -80,7 +80,7 @@ def test_inspect_shows_tables(meter_bundle_of, command, refused):
 REFUSED = {  # option -> what is said
     ("--fold", "weights"): "has no fold mode weights (--fold): leave it out, or choose offline",
     ("--fold", "none"): "has no fold mode none",
-    ("--adapters", "drop"): "a cross-encoder cannot do without its adapters (--adapters drop): leave it out",
+    ("--adapters", "drop"): "a cross-encoder cannot be built without its adapters (--adapters drop): leave it out",
     ("--weights", "x"): "a meter checkpoint has no use for it (--weights)",
     ("--base-weights", "x"): "a meter checkpoint has no use for it (--base-weights)",
     ("--vision", "x"): "a meter checkpoint has no use for it (--vision)",

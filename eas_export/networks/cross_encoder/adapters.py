@@ -1,4 +1,4 @@
-"""The adapters of a cross-encoder: the one that stands before a part and folds away, and the one in place of a skipped attention.
+"""The adapters of a cross-encoder: one before a part, which folds away, and one in place of a skipped attention.
 
 F(x) = x + B(C x + c) + b                              before attentions and feed-forward networks
 R(x0, x1) = B(0.5 (C x0 + c + mean(A x1 + a))) + b     in place of an attention of x0 on x1; the mean is over all tokens
@@ -25,7 +25,7 @@ class InputAdapter(nn.Module):
 
 
 class BehindAdapter(nn.Module):
-    """A part that reads F(x) where it would read x: what the published code computes, before anything is folded."""
+    """A part that reads F(x) in place of x, unfolded, as in the published code."""
 
     def __init__(self, part: nn.Module, width: int, rank: int):
         super().__init__()
@@ -36,7 +36,7 @@ class BehindAdapter(nn.Module):
 
 
 class Replacement(nn.Module):
-    """R, in place of an attention of a stream with so many tokens on another."""
+    """R, in place of an attention of a stream with `tokens` tokens on one with `other_tokens`."""
 
     def __init__(self, width: int, rank: int, tokens: int, other_tokens: int):
         super().__init__()
@@ -53,7 +53,7 @@ class Replacement(nn.Module):
 
 
 class SelfReplacement(Replacement):
-    """R(x, x), where a self-attention was: x [B*tokens, width] -> the same; the mask is not read"""
+    """R(x, x), in place of a self-attention: x [B*tokens, width] -> the same; the mask is not read"""
 
     def __init__(self, width: int, rank: int, tokens: int):
         super().__init__(width, rank, tokens, tokens)
@@ -63,8 +63,8 @@ class SelfReplacement(Replacement):
 
 
 class CrossReplacement(Replacement):
-    """R(x, other), where a cross-attention was: [B*tokens, width], [B*other_tokens, width] -> as x"""
+    """R(x, other), in place of a cross-attention: [B*tokens, width], [B*other_tokens, width] -> as x"""
 
     def forward(self, a: Tensor, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
-        """Of the layer's input x, not of what self-attention made of it."""
+        """Reads the layer's input x, not a, which is x after self-attention."""
         return self.mix(x, other)

@@ -1,4 +1,4 @@
-"""What a cross-encoder costs: parameters, operations, and the reference's memory."""
+"""A cross-encoder's parameters and operations, and the reference's memory."""
 
 from collections.abc import Mapping
 
@@ -24,15 +24,15 @@ def costs(config: CrossEncoderConfig, plan: SkipPlan) -> Costs:
 
 
 def requests(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
-    """Nothing is kept from pass to pass."""
+    """Empty: nothing is kept between passes."""
     return {}
 
 
 def reference_bytes(config: CrossEncoderConfig, blocks: Mapping[str, int], longest: int) -> int:
-    """Two networks in float32: the reference, and the one that is compared with it."""
+    """Two networks in float32: the reference, and the network that is compared with it."""
     return 2 * 4 * sum(blocks.values())
 
 
 def pass_tokens(config: CrossEncoderConfig) -> int:
-    """Every pass is as long as any."""
+    """0: every pass has the same length."""
     return 0

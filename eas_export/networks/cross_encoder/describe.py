@@ -9,7 +9,7 @@ READINGS = {
 
 
 def describe(config: CrossEncoderConfig) -> list[list[str]]:
-    """Rows of a name and what there is to say."""
+    """Rows of a name and a description."""
     text, image = config.text, config.image
     streams = f"{config.layers} layers each of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}"
     return [

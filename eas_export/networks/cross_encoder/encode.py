@@ -4,7 +4,7 @@ VQA, NLVR2
 Inputs   text_ids [B, L] int64 · text_masks [B, L] int64 · pixel_values [B, 3, H, W] · NLVR2: pixel_values_1 [B, 3, H, W]
 Outputs  logits [B, answers] float32 · cls_feats [B, 2 dim] float32 (NLVR2: 4 dim, the first image's first)
 
-Retrieval, where each text and each image is encoded once for all pairs it is in
+Retrieval, where each text and each image is encoded once for all its pairs
 Inputs   text_ids [M, L] int64 · text_masks [M, L] int64 · pixel_values [N, 3, H, W] · text_index [B] int64 · image_index [B] int64
 Outputs  scores [B] float32 · cls_feats [B, 2 dim] float32
 
@@ -21,7 +21,7 @@ from ...core.plan import SkipPlan
 from ...core.precision import Precision
 from ..contract import Graph
 
-PIXELS = ("pixel_values", "pixel_values_1")  # by the image's place in its question
+PIXELS = ("pixel_values", "pixel_values_1")  # inputs for the first and the second image
 
 
 class AnswerGraph(nn.Module):
@@ -42,7 +42,7 @@ class AnswerGraph(nn.Module):
 
 
 class RetrievalGraph(nn.Module):
-    """Retrieval: pairs by their numbers among the texts and the images."""
+    """Retrieval: pairs as indices into the texts and the images."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -71,7 +71,7 @@ def encode_spec(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision
     size = config.image.image_size
     names = PIXELS[: config.images]
     pixels = (TensorSpec(name=n, dtype=precision.dtype, shape=(images, 3, size, size)) for n in names)
-    indices = (TensorSpec(name=f"{each}_index", dtype="int64", shape=("B",)) for each in ("text", "image"))
+    indices = (TensorSpec(name=name, dtype="int64", shape=("B",)) for name in ("text_index", "image_index"))
     shape, head = (("B",), "scores") if pairs else (("B", config.answers), "logits")
     width = 2 * config.dim * config.images
     free = Dim(min=1, opt=limits.max_batch, max=limits.max_batch, limit="max-batch")
@@ -91,7 +91,7 @@ def encode_spec(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision
 
 
 def encode_reads(plan: SkipPlan, name: str) -> bool:
-    return True  # it is the only graph
+    return True  # the only graph
 
 
 ENCODE = Graph(encode_module, encode_spec, encode_reads)

@@ -1,8 +1,8 @@
-"""What a cross-encoder computes for one row, from its config alone: floating-point operations of all matrix products; and of the
-products that other networks are made of too.
+"""Floating-point operations of all matrix products of a cross-encoder for one row, from its config alone; the functions for single
+products serve other networks, too.
 
-A product of [n, k] with [k, m] is 2 n k m operations: every multiply and every add. Norms, activations, softmax and sums are left
-out, as usual.
+A product of [n, k] with [k, m] is 2 n k m operations: every multiply and every add. Norms, activations, softmax and sums are not
+counted, as usual.
 """
 
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ def flops(config: CrossEncoderConfig, skipped: Iterable[int], adapters: bool) ->
     """Part of the network -> operations per row.
 
     skipped   sites whose attention is replaced
-    adapters  the ones before attentions and feed-forward networks stand where they were trained, not in the weights
+    adapters  True: adapters before attentions and feed-forward networks are computed; False: they are folded into the weights
     """
     dim, images, gone = config.dim, config.images, config.attentions(skipped)
     tokens = {"text": config.text_length, "image": config.image_tokens}
     counts = dict.fromkeys(("attention", "replacements", "feed-forward", "adapters"), 0)
     for stream, other in (("text", "image"), ("image", "text")):
         n, others = tokens[stream], {"attention": tokens[stream], "cross_attention": tokens[other]}
-        replaced = [each.part for each in gone if each.stream == stream]
+        replaced = [part for side, part, _ in gone if side == stream]
         for part, keys in others.items():
             kept = config.layers - replaced.count(part)
             counts["attention"] += kept * attention(n, keys, dim)
@@ -74,7 +74,7 @@ def _text(config: CrossEncoderConfig) -> int:
 
 
 def vit(image: VitConfig) -> int:
-    """One image through the patches' embedding and the blocks."""
+    """The patch embedding and the blocks, for one image."""
     n, width = image.patches + 1, image.width
     blocks = image.blocks * (attention(n, n, width) + 2 * linear(n, width, image.ffn_dim))
     return linear(image.patches, 3 * image.patch_size**2, width) + blocks

@@ -1,10 +1,10 @@
-"""A cross-encoder's fold mode: one pass, whose adapters see no prompt."""
+"""A cross-encoder's fold mode and its graph."""
 
 from ..contract import FoldMode
 
 FOLD_MODES = {
     "offline": FoldMode(
-        "adapters see no prompt and are folded once and for all (METER)",
+        "adapters do not depend on the prompt and are folded at build time (METER)",
         {"encode": ".networks.cross_encoder.encode:ENCODE"},
     ),
 }

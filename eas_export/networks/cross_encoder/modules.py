@@ -1,8 +1,8 @@
-"""The cross-encoder. Skipped attentions are built as their replacements: there is no flag to switch one off.
+"""The cross-encoder. Skipped attentions are built as their replacements; no flag switches one off.
 
     text   ids - RoBERTa - transform - [classifier token; others] + type - x
     image  pixels - ViT - norm - transform + type - y
-    layer  a = norm(x + self(x));  z = norm(a + cross(a, other));  out = norm(z + FFN(z))       both streams read the other's OLD state
+    layer  a = norm(x + self(x));  z = norm(a + cross(a, other));  out = norm(z + FFN(z))       other: the other stream BEFORE the layer
     head   cls = [tanh(pooler x[0]); tanh(pooler y[0])]
 
 Tokens are flat, [rows * tokens, dim]. L text tokens, P image tokens, M texts, N images, B pairs of a text and an image (or two).
@@ -23,9 +23,9 @@ from ..vision import VisionTransformer
 from .adapters import BehindAdapter, CrossReplacement, SelfReplacement
 from .text_encoder import TextEncoder
 
-MASKED = -10000.0  # what is added to the score of a padded token, as published
+MASKED = -10000.0  # added to the score of a padded token, as published
 
-Place = Callable[[nn.Module], nn.Module]  # what stands where a kept attention or a feed-forward network is
+Place = Callable[[nn.Module], nn.Module]  # kept attention or feed-forward network -> the module to use in its place
 
 
 class ImageEncoder(VisionTransformer):
@@ -40,7 +40,7 @@ class ImageEncoder(VisionTransformer):
 
 
 class CrossLayer(nn.Module):
-    """One layer of a stream with so many tokens beside another; `skipped` holds its parts that are replaced."""
+    """One layer of a stream; `skipped` has the parts that are replaced."""
 
     def __init__(self, config: CrossEncoderConfig, tokens: int, other_tokens: int, skipped: set[str], place: Place):
         super().__init__()
@@ -57,7 +57,7 @@ class CrossLayer(nn.Module):
         self.attention_norm, self.cross_attention_norm, self.ffn_norm = (nn.LayerNorm(dim, eps=eps) for _ in range(3))
 
     def forward(self, x: Tensor, other: Tensor, mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
-        """x [B*tokens, dim], other [B*other_tokens, dim]; the masks [B, 1, 1, (other_)tokens], None for none -> as x"""
+        """x [B*tokens, dim], other [B*other_tokens, dim]; masks [B, 1, 1, (other_)tokens] or None -> as x"""
         a = self.attention_norm(x + self.attention(x, mask))
         z = self.cross_attention_norm(a + self.cross_attention(a, x, other, other_mask))
         return self.ffn_norm(z + self.ffn(z))
@@ -77,8 +77,10 @@ class Classifier(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    """Both encoders, both streams and the head; which of its methods are called on what is the graph's business. place: what stands
-    where a kept attention or a feed-forward network is, built from it"""
+    """Both encoders, both streams and the head; the graphs call its methods.
+
+    place  applied to every kept attention and feed-forward network
+    """
 
     def __init__(self, config: CrossEncoderConfig, plan: SkipPlan, place: Place):
         super().__init__()
@@ -97,9 +99,7 @@ class CrossEncoder(nn.Module):
         self.text_transform = linear(config.text.width, dim)
         self.image_transform = linear(config.image.width, dim)
         self.classifier_token = nn.Parameter(torch.empty(dim))
-        self.types = nn.Parameter(
-            torch.empty(1 + config.images, dim)
-        )  # of the text, of the image, of NLVR2's second one
+        self.types = nn.Parameter(torch.empty(1 + config.images, dim))  # text, image, NLVR2's second image
         self.text_layers, self.image_layers = stream("text", "image"), stream("image", "text")
         self.text_pooler, self.image_pooler = linear(dim, dim), linear(dim, dim)
         width = 2 * dim * config.images
@@ -109,7 +109,7 @@ class CrossEncoder(nn.Module):
             self.head = Classifier(width, 2 * dim, config.answers, config.head_norm_eps)
 
     def mask(self, text_masks: Tensor) -> Tensor:
-        """text_masks [M, L] int64, 0 for padding -> what is added to scores, [M, 1, 1, L]"""
+        """text_masks [M, L] int64, 0 for padding -> the mask that is added to scores, [M, 1, 1, L]"""
         return ((1 - text_masks) * MASKED).to(self.types.dtype)[:, None, None, :]
 
     def encode_text(self, text_ids: Tensor, mask: Tensor) -> Tensor:
@@ -117,17 +117,17 @@ class CrossEncoder(nn.Module):
         return self.enter_text(self.text(text_ids, mask))
 
     def enter_text(self, x: Tensor) -> Tensor:
-        """What the text encoder gave as the text stream reads it: [M*L, width] -> [M, L, dim]"""
+        """The text encoder's output as input of the text stream: [M*L, width] -> [M, L, dim]"""
         x = self.text_transform(x).unflatten(0, (-1, self.config.text_length))
         first = self.classifier_token.expand(x.shape[0], 1, -1)
         return torch.cat([first, x[:, 1:]], 1) + self.types[0]
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [images*N, 3, H, W]; where an answer looks at two, all first ones and then all second ones -> [images*N, P, dim]"""
+        """pixel_values [images*N, 3, H, W]; for NLVR2, all first images and then all second ones -> [images*N, P, dim]"""
         return self.enter_images(self.vision(pixel_values))
 
     def enter_images(self, y: Tensor) -> Tensor:
-        """What the image encoder gave as the image stream reads it: [images*N*P, width] -> [images*N, P, dim]"""
+        """The image encoder's output as input of the image stream: [images*N*P, width] -> [images*N, P, dim]"""
         y = self.image_transform(y)
         y = y.unflatten(0, (self.config.images, -1)) + self.types[1:, None]  # [images, N*P, dim]
         return y.flatten(0, 1).unflatten(0, (-1, self.config.image_tokens))
@@ -147,14 +147,14 @@ class CrossEncoder(nn.Module):
 
 
 def folded_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan, limits: Limits) -> CrossEncoder:
-    """The network that is exported: adapters before attentions and feed-forward networks are in the weights."""
+    """The network that is exported: adapters before attentions and feed-forward networks are folded into the weights."""
     return CrossEncoder(config, plan, place=lambda part: part)
 
 
 def unfolded_cross_encoder(config: CrossEncoderConfig, plan: SkipPlan) -> CrossEncoder:
-    """The network as it was trained, to verify the folded one against."""
+    """The network as it was trained, the reference for the folded one."""
     return CrossEncoder(config, plan, place=lambda part: BehindAdapter(part, config.dim, config.adapter_rank))
 
 
 def _parts(skipped: frozenset[Attention], stream: str, layer: int) -> set[str]:
-    return {each.part for each in skipped if (each.stream, each.layer) == (stream, layer)}
+    return {part for side, part, number in skipped if (side, number) == (stream, layer)}

@@ -1,8 +1,8 @@
-"""A cross-encoder's adapters, folded offline: they see no prompt, so what stands before a linear layer is in its weights.
+"""A cross-encoder's parameters. Its adapters do not depend on a prompt, so those before linear layers are folded offline:
 
     F(x) = x + B(C x + c) + b,   W F(x) + w = (W + (W B) C) x + (W (B c + b) + w)
 
-The adapters of skipped attentions do not fold (a norm stands behind them); their 0.5 goes into the matrices it multiplies.
+The adapters of skipped attentions do not fold (a norm follows them); their 0.5 goes into the matrices that it multiplies.
 Everything is computed in float32.
 """
 
@@ -19,7 +19,7 @@ from ...core.plan import SkipPlan
 
 Tensors = dict[str, LazyTensor]
 
-# Part of a layer that an adapter stands before -> the linear layers of it that read the adapter's output
+# Part of a layer with an adapter before it -> the part's linear layers that read the adapter's output
 READERS = {"attention": ("q", "k", "v"), "cross_attention": ("q",), "ffn": ("fc1",)}
 
 
@@ -35,7 +35,7 @@ def fold_bias(bias: Tensor, weight: Tensor, outer: Tensor, outer_bias: Tensor, i
 
 
 def useless(config: CrossEncoderConfig, plan: SkipPlan) -> list[str]:
-    """How the names begin of what the plan makes useless: a skipped attention with the adapter before it, and the replacement of
+    """Name prefixes of the tensors that the plan makes useless: a skipped attention with the adapter before it, and the replacement of
     a kept one."""
     skipped, gone = config.attentions(plan.skipped), []
     for attention in config.every_attention():
@@ -48,12 +48,12 @@ def useless(config: CrossEncoderConfig, plan: SkipPlan) -> list[str]:
 
 
 def folded_parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensors:
-    """The exported network's parameters (networks/cross_encoder/modules.py, folded) of a pruned checkpoint. Nothing is read."""
+    """The parameters of folded_cross_encoder (networks/cross_encoder/modules.py) from a pruned checkpoint. Nothing is read."""
     return _parameters(checkpoint, _fold)
 
 
 def unfolded_parameters(checkpoint: Checkpoint, plan: SkipPlan) -> Tensors:
-    """The same for the network as it was trained, whose adapters stand where they were, in float32."""
+    """The parameters of unfolded_cross_encoder, the network as it was trained, in float32."""
     return {
         name: tensor.map(Tensor.float, dtype=torch.float32) for name, tensor in _parameters(checkpoint, _keep).items()
     }
@@ -62,16 +62,16 @@ def unfolded_parameters(checkpoint: Checkpoint, plan: SkipPlan) -> Tensors:
 def _parameters(checkpoint: Checkpoint, join: Callable[[Tensors, Tensors, tuple[str, ...]], Tensors]) -> Tensors:
     source, config = checkpoint.tensors, checkpoint.config
     result = {name: t for name, t in source.items() if not name.startswith(("text_layers.", "image_layers."))}
-    for place in (f"{stream}_layers.{i}" for stream in ("text", "image") for i in range(config.layers)):
-        here = _below(source, place)
-        made = {name: tensor for name, tensor in here.items() if "_norm." in name}
+    for layer in (f"{stream}_layers.{i}" for stream in ("text", "image") for i in range(config.layers)):
+        tensors = _below(source, layer)
+        parameters = {name: tensor for name, tensor in tensors.items() if "_norm." in name}
         for part, readers in READERS.items():
-            if replacement := _below(here, f"skipped_{part}_adapter"):
-                new = _replacement(replacement)
+            if replacement := _below(tensors, f"skipped_{part}_adapter"):
+                joined = _replacement(replacement)
             else:
-                new = join(_below(here, part), _below(here, f"{part}_adapter"), readers)
-            made |= {f"{part}.{name}": tensor for name, tensor in new.items()}
-        result |= {f"{place}.{name}": tensor for name, tensor in made.items()}
+                joined = join(_below(tensors, part), _below(tensors, f"{part}_adapter"), readers)
+            parameters |= {f"{part}.{name}": tensor for name, tensor in joined.items()}
+        result |= {f"{layer}.{name}": tensor for name, tensor in parameters.items()}
     return result
 
 
@@ -80,14 +80,14 @@ def _below(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def _fold(part: Tensors, adapter: Tensors, readers: tuple[str, ...]) -> Tensors:
-    """A part's linear layers with the adapter before it in those that read it."""
-    made = dict(part)
+    """A part's linear layers, with the adapter folded into its readers."""
+    folded = dict(part)
     for reader in readers:
         weight, bias = part[f"{reader}.weight"], part[f"{reader}.bias"]
-        made[f"{reader}.weight"] = combine([weight, adapter["B"], adapter["C"]], fold_weight, dtype=torch.float32)
-        folded = [bias, weight, adapter["B"], adapter["b"], adapter["c"]]
-        made[f"{reader}.bias"] = combine(folded, fold_bias, dtype=torch.float32)
-    return made
+        folded[f"{reader}.weight"] = combine([weight, adapter["B"], adapter["C"]], fold_weight, dtype=torch.float32)
+        tensors = [bias, weight, adapter["B"], adapter["b"], adapter["c"]]
+        folded[f"{reader}.bias"] = combine(tensors, fold_bias, dtype=torch.float32)
+    return folded
 
 
 def _keep(part: Tensors, adapter: Tensors, readers: tuple[str, ...]) -> Tensors:
@@ -97,7 +97,7 @@ def _keep(part: Tensors, adapter: Tensors, readers: tuple[str, ...]) -> Tensors:
 
 
 def _replacement(letters: Tensors) -> Tensors:
-    """down, pool and up of the adapter in place of a skipped attention."""
+    """down, pool and up of the adapter that replaces a skipped attention."""
     return {
         "down.weight": letters["C"].map(lambda matrix: 0.5 * matrix.float(), dtype=torch.float32),
         "pool.weight": letters["A"].map(lambda matrix: 0.5 * matrix.float(), dtype=torch.float32),

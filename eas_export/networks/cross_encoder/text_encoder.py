@@ -13,7 +13,7 @@ PADDING = 1  # RoBERTa's id and position of padding
 
 
 class TextLayer(nn.Module):
-    """One post-norm layer on texts of so many tokens."""
+    """One post-norm layer on texts of `tokens` tokens."""
 
     def __init__(self, config: TextConfig, tokens: int):
         super().__init__()
@@ -29,7 +29,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """text_ids [B, L] int64, mask [B, 1, 1, L] that is added to scores -> [B*L, width]; L is fixed."""
+    """text_ids [B, L] int64, mask [B, 1, 1, L], added to scores -> [B*L, width]; L is fixed."""
 
     def __init__(self, config: TextConfig, tokens: int):
         super().__init__()

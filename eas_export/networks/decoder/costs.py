@@ -1,4 +1,4 @@
-"""What a decoder costs: parameters, caches, a request's memory, and the reference's."""
+"""A decoder's parameters, caches and memory per request, and the reference's memory."""
 
 from collections.abc import Mapping
 from math import prod
@@ -37,15 +37,15 @@ def requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[
 
 
 def reference_bytes(config: ModelConfig, blocks: Mapping[str, int], longest: int) -> int:
-    """One block in float32 beside embeddings and head, or the vision tower, and one block widened; scores of one layer, and what every
-    block of the reference gives on a prompt with an image."""
+    """One block in float32 beside embeddings and head, or the vision tower, and one block widened; scores of one layer, and the output of
+    every block of the reference on a prompt with an image."""
     decoder = max(count for block, count in blocks.items() if block.startswith("layers."))
     tower = sum(count for block, count in blocks.items() if block.startswith("vision"))
-    weights = max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # and copies while they are read
+    weights = max(4 * (blocks.get("", 0) + 3 * decoder), 6 * tower)  # with copies made while reading
     probe = config.image_tokens + 12  # tokens
     return weights + 8 * config.heads * max(longest, probe) ** 2 + 4 * config.layers * probe * config.dim
 
 
 def pass_tokens(config: ModelConfig) -> int:
-    """The tokens of an image, which make a pass longer where they are many."""
+    """Tokens of an image, which lengthen a pass."""
     return config.image_tokens

@@ -1,11 +1,11 @@
-"""decode: one new token per row and the caches -> its logits and the caches, one token longer
+"""decode: one new token per row, and the caches -> its logits, and the caches with the new token
 
 Inputs   input_ids [B, 1] · position_ids [B, 1] · cache_lengths [B] (the slot to write) · past_key_values.N.key/value
-         and the prompt's adapters, either folded (`--fold weights`, B = 1: what the fold graph gives) or as the fold state itself
-         (the unfolded form, any B); nothing where they are left out
+         and the prompt's adapters, either as folded weights (`--fold weights`, B = 1: the fold graph's outputs) or as the fold state
+         (`--fold lowrank`, any B); neither without adapters
 Outputs  logits [B, vocab] float32 · present.N.key/value
 
-All forms are one walk over the blocks; they differ in how a linear layer behind an adapter is applied.
+All forms share one loop over the blocks; they differ in how the linear layers after an adapter are applied.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ from .fold_state import shifted_biases, spread_routers
 from .modules import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
 from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs
 
-# (layer, block, n [B, dim]) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up
+# (layer, block, n [B, dim]) -> the outputs of the linear layers after the block's adapter: q, k, v or gate, up
 Project = Callable[[int, KeptBlock | SkippedBlock, Tensor], tuple[Tensor, ...]]
 
 
 class FoldedDecodeGraph(nn.Module):
-    """Decoding with weights into which one prompt's adapters were folded: no adapter is left."""
+    """Decoding with weights into which one prompt's adapters are folded."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -45,9 +45,9 @@ class FoldedDecodeGraph(nn.Module):
 
 
 class UnfoldedDecodeGraph(nn.Module):
-    """Decoding with the adapters in place, their router weights and pooled features frozen at the prompt's.
+    """Decoding with unfolded adapters, their router weights and pooled features frozen at the prompt's.
 
-    Two products and a multiplication per layer; what the fold state has to become for them is made once for all layers.
+    Two products and a multiplication per layer; the fold state is converted once for all layers.
     """
 
     def __init__(self, network: nn.Module):
@@ -76,7 +76,7 @@ def without_adapters(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> 
 
 
 def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: Mapping[int, Tensor]) -> Project:
-    """The adapters in place: each layer's v [B, width] and, in a skipped layer, its down's bias [B, width]."""
+    """Project with unfolded adapters: each layer's v [B, width] and, in a skipped layer, its down's bias [B, width]."""
 
     def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
         return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
@@ -85,7 +85,7 @@ def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: M
 
 
 def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
-    """One step through the blocks; `project` applies the linear layers that stand behind a block's adapter."""
+    """One step through all blocks; `project` applies the linear layers after a block's adapter."""
     x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}
     for i, block in enumerate(decoder.layers):
@@ -103,8 +103,7 @@ def decode_block(
     project: Project,
     outputs: dict[str, Tensor],
 ) -> Tensor:
-    """One step through one block: x [B, dim] -> the same behind it. A kept block's caches, with the new token's key and value, go into
-    `outputs`."""
+    """One step through one block: x [B, dim] -> the same. A kept block's caches, with the new token's key and value, go into `outputs`."""
     projected = project(layer, block, block.norm(x))
     if isinstance(block, SkippedBlock):
         return block.finish(x, *projected)
@@ -158,7 +157,7 @@ def folded_decode_reads(plan: SkipPlan, name: str) -> bool:
 
 
 def unfolded_decode_reads(plan: SkipPlan, name: str) -> bool:
-    """Not what only a prompt needs."""
+    """All parameters except those that only a prompt needs."""
     return not name.startswith(("vision.", "modality.")) and ".router." not in name and ".pool." not in name
 
 

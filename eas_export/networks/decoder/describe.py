@@ -5,7 +5,7 @@ from ...core.configs.decoder import ModelConfig
 
 
 def describe(config: ModelConfig) -> list[list[str]]:
-    """Rows of a name and what there is to say."""
+    """Rows of a name and a description."""
     vision = config.vision
     return [
         [
@@ -25,7 +25,7 @@ def describe(config: ModelConfig) -> list[list[str]]:
             "vision",
             f"{vision.blocks} blocks of width {vision.width}, {vision.image_size} pixels, {vision.tokens} tokens per image"
             if vision
-            else "none: the model reads text alone",
+            else "none: a text-only model",
         ],
     ]
 

@@ -37,8 +37,8 @@ class FoldGraph(nn.Module):
 
 
 def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> dict[str, Tensor]:
-    """One layer's folded weights and biases, by the outputs' names: router [2] float32; down_bias [width], with what the pooled
-    feature adds to it in a skipped layer"""
+    """One layer's folded weights and biases, by the outputs' names: router [2] float32; down_bias [width], shifted by the pooled feature
+    in a skipped layer"""
     folded, factors = {}, fold_factors(block, router, down_bias)
     for part in block.folds:
         weight, bias = fold_linear(block.get_submodule(part).weight, *factors)
@@ -47,8 +47,8 @@ def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down
 
 
 def fold_factors(block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a block's adapter puts into the linear layers behind it: outer [dim, rank + 1] float32, inner [rank + 1, dim] and its bias
-    [rank + 1], as rewrite.fold.fold_linear takes them."""
+    """A block's adapter as the last arguments of networks.fold.fold_linear: outer [dim, rank + 1] float32, inner [rank + 1, dim] and its
+    bias [rank + 1]"""
     half = block.adapter.width // 2  # rank + 1
     return mix(block.adapter.up, router), block.adapter.down.weight[:half], down_bias[:half]
 

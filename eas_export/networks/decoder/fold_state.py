@@ -1,4 +1,4 @@
-"""The fold state as the adapters read it, made at once for all layers: a handful of nodes whatever the number of layers."""
+"""The fold state in the form that adapters read, computed for all layers at once: few nodes for any number of layers."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def spread_routers(decoder: Decoder, router: Tensor) -> list[Tensor]:
 
 
 def shifted_biases(decoder: Decoder, pooled: Tensor | None) -> dict[int, Tensor]:
-    """Skipped layer -> its down's bias [B, width] with the prompt's pooled feature in it: pooled [B, skipped, rank] float32"""
+    """Skipped layer -> its down's bias [B, width], shifted by the prompt's pooled feature: pooled [B, skipped, rank] float32"""
     skipped = {layer: block.adapter for layer, block in enumerate(decoder.layers) if isinstance(block, SkippedBlock)}
     if pooled is None:
         return {}

@@ -1,4 +1,4 @@
-"""A decoder's fold modes, each a row: what it is, and the graphs of a bundle that is built so."""
+"""A decoder's fold modes and their graphs."""
 
 from ..contract import FoldMode
 
@@ -6,12 +6,12 @@ _PROMPT = {"vision": ".networks.decoder.vision:VISION", "prefill": ".networks.de
 
 FOLD_MODES = {
     "weights": FoldMode(
-        "one prompt at a time, its adapters folded into the weights (the paper)",
+        "one prompt at a time, its adapters folded into the weights (as in the paper)",
         _PROMPT | {"fold": ".networks.decoder.fold:FOLD", "decode": ".networks.decoder.decode:FOLDED_DECODE"},
         one_prompt=True,
     ),
     "lowrank": FoldMode(
-        "any batch, adapters beside shared weights, frozen at each prompt's state",
+        "any batch, unfolded adapters beside shared weights, frozen at each prompt's state",
         _PROMPT | {"decode": ".networks.decoder.decode:UNFOLDED_DECODE"},
     ),
     "none": FoldMode(

@@ -1,10 +1,10 @@
-"""The decoder. Skipped blocks are built without attention: there is no flag to switch it off.
+"""The decoder. Skipped blocks are built without attention; no flag switches it off.
 
     kept     x - norm - n - adapter - y - q,k,v - RoPE - attention - o - (+x) - x1 - ffn_norm - FFN - (+x1) - out
     skipped  x - norm - n - adapter - y ------------------------------------------------------- FFN - (+x)  - out
 
-The blocks work on tokens [n, dim]. A prompt's state is made where its tokens are adapted (`adapt`, in the prefill); decoding is given it
-(or weights into which it was folded). Blocks without adapters are those of the floor that is measured against.
+The blocks work on tokens [n, dim]. Prefill computes a prompt's state (`adapt`); decoding takes that state, or weights into which it was
+folded. Blocks without adapters are for the latency baseline.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from ..vision import TOWERS
 
 @dataclass(frozen=True)
 class Prompt:
-    """What adapters need to know of the prompts that they read: L positions each.
+    """A batch of prompts of L positions each, as adapters need it.
 
     router_mean  [B, L] weights of the router's mean: without the modality token
     pooled_mean  [B, L] weights of the pooled feature's mean: with it
@@ -39,7 +39,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class State:
-    """What an adapter keeps of its prompts: router [B, 2], None without an adapter; pooled [B, rank], None in a kept block."""
+    """An adapter's state for its prompts: router [B, 2], None without an adapter; pooled [B, rank], None in a kept block."""
 
     router: Tensor | None
     pooled: Tensor | None
@@ -47,10 +47,10 @@ class State:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A block's input on its way through the adapter: n [B*L, dim], normalised; y [B*L, dim], the adapter's output.
+    """A block's normalised input n [B*L, dim], the adapter's output y [B*L, dim], and the adapter's state.
 
     router, pooled  see State
-    bias            of a skipped block's adapter's down, with what the pooled feature adds to it, [B, width]
+    bias            in a skipped block, down's bias shifted by the pooled feature, [B, width]
     """
 
     n: Tensor
@@ -75,7 +75,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """The four projections of multi-head attention; how the heads attend is the graph's business."""
+    """The four projections of multi-head attention; the graphs compute the attention itself."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -151,7 +151,7 @@ class AdaptedKeptBlock(KeptBlock):
 class SkippedBlock(nn.Module):
     """n = norm(x); y = n; out = x + FFN(y): one norm, no attention, no cache.
 
-    The ffn norm's weight, which multiplies y, lives in gate and up.
+    The weight of the ffn norm, which multiplies y, is folded into gate and up.
     """
 
     folds = ("ffn.gate", "ffn.up")
@@ -200,7 +200,7 @@ class RotaryTables(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks as the plan says, final norm and head. `positions` is the length of the RoPE tables."""
+    """Embedding, the plan's blocks, final norm and head. `positions` is the length of the RoPE tables."""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, positions: int):
         super().__init__()
@@ -227,7 +227,7 @@ class Decoder(nn.Module):
 
 
 def fold_names(layer: int, block: KeptBlock | SkippedBlock) -> list[str]:
-    """The layers that take folded weights, by their names in the network: ["layers.3.ffn.gate", "layers.3.ffn.up"]"""
+    """Names of a block's linear layers that take folded weights: ["layers.3.ffn.gate", "layers.3.ffn.up"]"""
     return [f"layers.{layer}.{part}" for part in block.folds]
 
 
@@ -238,7 +238,7 @@ def apply_folded(folded: dict[str, Tensor], name: str, n: Tensor) -> Tensor:
 
 
 class DecoderNetwork(nn.Module):
-    """decoder and, where the model sees images, vision: the parameters' names are the store's, without the first word "decoder."."""
+    """decoder and, if the model has one, vision. Parameters have the names of the store, after a leading "decoder."."""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits):
         super().__init__()

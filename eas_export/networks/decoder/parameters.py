@@ -1,4 +1,4 @@
-"""What folds into a decoder without a prompt: a pruned checkpoint's tensors become the network's parameters.
+"""A decoder's parameters from a pruned checkpoint, with everything folded in that does not depend on the prompt.
 
 Scale, temperature and the 0.5 of the skipped adapter go into the matrices they multiply; a skipped layer's ffn_norm weight
 goes into gate and up (W diag(g)). Every conversion is computed in float32 and rounded once, to the parameter's dtype.
@@ -18,7 +18,7 @@ Tensors = dict[str, LazyTensor]
 
 
 def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensors:
-    """Every parameter of a decoder and its tower, by its name in the network, in whatever dtype it comes in. Nothing is read.
+    """Every parameter of a decoder and its tower, by its name in the network, in the checkpoint's dtype or float32. Nothing is read.
 
     checkpoint  after `prune` with the same plan
     """
@@ -71,7 +71,7 @@ def _vision(source: Tensors, config: ModelConfig) -> Tensors:
 
 
 def _adapter(here: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str, str], half: float) -> Tensors:
-    """The stacked form of one adapter (see fold.py) and its router with the temperature inside."""
+    """The stacked form of one adapter (see networks/fold.py) and its router, with the temperature in its weights."""
     part = {name.removeprefix(prefix): t for name, t in here.items() if name.startswith(prefix)}
     outer, wide = [part[letter] for letter in "BbDd"], torch.float32
     dim, width = outer[0].shape[0], 2 * (config.rank + 1)
@@ -87,10 +87,10 @@ def _adapter(here: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str
 
 
 def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
-    """cos and sin of RoPE's angles, [max_tokens + prefix, head_dim / 2] float32: a prompt's last token sits at max_tokens at most.
+    """cos and sin of RoPE's angles, [max_tokens + prefix, head_dim / 2] float32: with a prefix, a prompt's last position is max_tokens.
 
-    Angles are products in float32, as published. Powers and cosines are rounded from float64: in float32 their last bit is the
-    library's own, and a frequency's last bit turns a key at position 1000 by 3e-5.
+    Angles are products in float32, as published. Powers and cosines are rounded from float64: in float32 their last bit depends on
+    the library, and a frequency's last bit rotates a key at position 1000 by 3e-5.
     """
     shape = (limits.max_tokens + config.prefix, config.head_dim // 2)
 
@@ -107,7 +107,7 @@ def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
 
 
 def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:
-    """q, k, v, o and the kept-layer adapter of skipped layers, and the skipped-layer adapter of kept ones."""
+    """Name prefixes of q, k, v, o and the kept-layer adapter of skipped layers, and of the skipped-layer adapter of kept ones."""
     if not config.has_adapters:
         return [f"layers.{i}.attention." for i in plan.skipped]
     gone = [f"layers.{i}.{part}." for i in plan.skipped for part in ("attention", "kept_adapter")]
@@ -115,7 +115,7 @@ def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:
 
 
 def without_adapters(config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The config without adapters, and what marks their tensors' names."""
+    """The config without adapters, and parts of their tensors' names."""
     vision = config.vision and config.vision.model_copy(update={"adapter": None})
     bare = config.model_copy(update={"kept_adapter": None, "skipped_adapter": None, "vision": vision})
     return bare, (".kept_adapter.", ".skipped_adapter.", ".adapter.")

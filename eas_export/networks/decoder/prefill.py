@@ -1,7 +1,7 @@
 """prefill: a prompt and empty caches -> the last token's logits, filled caches and the fold state
 
-Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features); both not in a model
-         that reads text alone · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
+Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features); a text-only model
+         lacks these two · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
@@ -51,7 +51,7 @@ class PrefillGraph(nn.Module):
         return {"logits": decoder.logits(x.index_select(0, last))} | join_state(states) | outputs
 
 
-# (layer, block, tokens) -> the outputs of the linear layers behind the block's adapter: q, k, v or gate, up, each [B*L, out]
+# (layer, block, tokens) -> the outputs of the linear layers after the block's adapter: q, k, v or gate, up, each [B*L, out]
 Project = Callable[[int, KeptBlock | SkippedBlock, Tokens], tuple[Tensor, ...]]
 
 
@@ -61,7 +61,7 @@ def project(layer: int, block: KeptBlock | SkippedBlock, tokens: Tokens) -> tupl
 
 @dataclass(frozen=True)
 class Reading:
-    """Prompts on their way through the blocks: what every block has to know of them.
+    """The prompts of a prefill, as every block needs them.
 
     position_ids  [B, L]; L = prefix + S
     """
@@ -78,7 +78,7 @@ class Reading:
         keep: Callable[[int, Tensor, Tensor], None],
         project: Project = project,
     ) -> tuple[Tensor, Tokens]:
-        """x [B*L, dim] -> the same behind the block, and the block's input on its way through the adapter."""
+        """x [B*L, dim] -> the block's output [B*L, dim], and its tokens. keep: called with (layer, key, value) of a kept block."""
         tokens = block.adapt(block.norm(x), self.prompt)
         projected = project(layer, block, tokens)
         if isinstance(block, SkippedBlock):
@@ -95,9 +95,9 @@ class Reading:
 def start_reading(
     decoder: Decoder, inputs: dict[str, Tensor], position_ids: Tensor | None = None
 ) -> tuple[Tensor, Reading]:
-    """x [B*L, dim] before the first block, and what the blocks need. position_ids: by default 0 to L - 1.
+    """x [B*L, dim] before the first block, and the Reading for the blocks. position_ids: by default 0 to L - 1.
 
-    The means are the prompts' alone, over `prompt_lengths`: what stands behind a prompt sees its state and does not change it.
+    Means are over `prompt_lengths` only: tokens after a prompt use its state and do not change it.
     """
     lengths = inputs["prompt_lengths"]  # [B]
     x = _embed(decoder, inputs)  # [B, L, dim]
@@ -112,8 +112,8 @@ def start_reading(
 
 
 def join_state(states: Sequence[State]) -> dict[str, Tensor]:
-    """The fold state of all blocks: router [B, layers, 2] and, where blocks are skipped, pooled [B, skipped, rank]; nothing
-    without adapters."""
+    """The fold state of all blocks: router [B, layers, 2] and, where blocks are skipped, pooled [B, skipped, rank]; empty without
+    adapters."""
     routers = [state.router for state in states if state.router is not None]
     pools = [state.pooled for state in states if state.pooled is not None]
     return {name: torch.stack(parts, 1) for name, parts in (("router", routers), ("pooled", pools)) if parts}
@@ -149,7 +149,7 @@ def prefill_reads(plan: SkipPlan, name: str) -> bool:
 
 
 def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
-    """Token embeddings with image features in their places and, where the model has one, the modality token in front: [B, L, dim]"""
+    """Token embeddings, image features in place of their placeholders and, if the model has one, the modality token in front: [B, L, dim]"""
     ids = inputs["input_ids"]
     if decoder.config.vision is None:
         return decoder.embed(ids)
@@ -174,8 +174,8 @@ def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
 
 
 def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
-    """Causal attention over the prompt. The modality token attends to itself alone and no token attends to it, so its
-    output is its own v and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim] -> q's shape"""
+    """Causal attention over the prompt. The modality token attends only to itself and no other token attends to it, so its output is its
+    own v, and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim] -> q's shape"""
     attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True)
     return torch.cat([ops.repeat_heads(v[:, :, :prefix], q.shape[1]), attended], 2) if prefix else attended
 

@@ -1,4 +1,4 @@
-"""A batch of prompts, as every runtime of a decoder reads them."""
+"""A batch of prompts, the input of every runtime of a decoder."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Prompts:
 
     input_ids       [B, S] int64; image placeholders included
     prompt_lengths  [B] int64
-    image_index     [B, S] int64: -1 for text, else the feature's row among all images' features in a row
-    pixel_values    [N, 3, H, W] float32, or None without images; every feature of every image has its place
+    image_index     [B, S] int64: -1 for text, else the index of a feature among the features of all images, in order
+    pixel_values    [N, 3, H, W] float32, or None without images; image_index has every feature of every image
     """
 
     input_ids: Tensor

@@ -1,4 +1,4 @@
-"""What the decoder's graphs have in common: names, cache tensors, dims."""
+"""Specs that the decoder's graphs share: dims, cache tensors, fold state, folded weights."""
 
 from ...core.configs.decoder import ModelConfig
 from ...core.graph_spec import Dim, TensorSpec
@@ -39,8 +39,8 @@ def cache_aliases(plan: SkipPlan) -> dict[str, str]:
 
 
 def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> tuple[TensorSpec, ...]:
-    """A prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled [B, skipped, rank]; nothing
-    without adapters."""
+    """The fold state, a prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled
+    [B, skipped, rank]; empty without adapters."""
     if config.skipped_adapter is None:
         return ()
     router = TensorSpec(name="router", dtype="float32", shape=(batch, config.layers, 2))
@@ -49,7 +49,7 @@ def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> t
 
 
 def folded_parameters(plan: SkipPlan) -> frozenset[str]:
-    """The parameters that a prompt's folded weights take the place of, by their names in the store."""
+    """Names in the store of the parameters that a prompt's folded weights replace."""
     blocks = {i: SkippedBlock if i in plan.skipped else KeptBlock for i in range(plan.sites)}
     return frozenset(f"layers.{i}.{part}.weight" for i, block in blocks.items() for part in block.folds)
 

@@ -1,5 +1,5 @@
-"""Prompts and the tokens that are fed after them in one pass: an adapter's state is its prompt's, so that what stands behind a prompt
-changes nothing before it, and a step needs no more of its own than causal attention over what came before."""
+"""Teacher forcing: prompts and the tokens after them in one pass. An adapter's state comes from its prompt alone, so tokens after a prompt
+change nothing before them, and a step only needs causal attention over earlier tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .prompts import Prompts, join_prompts
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """A batch for prefill.start_reading; L = prefix + S, the longest prompt with its tokens.
+    """A batch for prefill.start_reading; L = prefix + S, for the longest prompt with its fed tokens.
 
-    batch         prompts and what is fed behind them, where their padding would be
+    batch         prompts, each followed by its fed tokens
     lengths       [B] int64: of the prompts alone
-    position_ids  [B, L] int64: of a fed token its slot
-    is_fed        [B, L] bool
+    position_ids  [B, L] int64: for a fed token, its slot
+    is_fed        [B, L] bool: whether a position holds a fed token
     """
 
     batch: Prompts
@@ -27,7 +27,7 @@ class TeacherForced:
     is_fed: Tensor
 
     def inputs(self, features: Tensor) -> dict[str, Tensor]:
-        """start_reading's, with the image features [M, dim]"""
+        """The inputs of start_reading. features: image features [M, dim]"""
         return {
             "input_ids": self.batch.input_ids,
             "image_index": self.batch.image_index,
@@ -37,7 +37,7 @@ class TeacherForced:
 
 
 def force_tokens(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> TeacherForced:
-    """One batch of prompts of one row each, and the tokens [steps] int64 that are fed after each.
+    """One batch of prompts of one row each, followed by the tokens [steps] int64 that are fed after each.
 
     prefix  positions before a prompt's first token (ModelConfig.prefix)
     """
