@@ -23,7 +23,7 @@ from ..backends import backends_that_run, get_backend
 from ..bundle.bundle import Bundle, open_bundle
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
-from ..core.errors import NoRoom, UserError
+from ..core.errors import OutOfSpace, UserError
 from ..core.graph_spec import GraphSpec
 from ..core.limits import Limits
 from ..core.precision import PRECISIONS
@@ -64,7 +64,7 @@ class BaselineBundles:
             except OSError as error:
                 what = f"the bundle {name!r} cannot be written ({error.strerror})"
                 fix = "give another --scratch, make room, or name fewer baselines with --against"
-                self._made[name] = NoRoom(what, where=self.folder, fix=fix)
+                self._made[name] = OutOfSpace(what, where=self.folder, fix=fix)
         if isinstance(self._made[name], UserError):
             raise self._made[name]
         return self._made[name]

@@ -21,8 +21,8 @@ class UserError(Exception):
         return {"what": self.what, "where": self.where, "fix": self.fix}
 
 
-class NoRoom(UserError):
-    """This machine has no memory or disk for it; nothing is wrong with what was given."""
+class OutOfSpace(UserError):
+    """This machine has too little memory or disk space; the input is not at fault."""
 
 
 class InternalError(Exception):

@@ -1,10 +1,10 @@
-"""Turn out-of-memory errors, of the CPU or a GPU, into NoRoom. Estimates beforehand are build/estimate.py's."""
+"""Turn out-of-memory errors, of the CPU or a GPU, into OutOfSpace. Estimates beforehand are build/estimate.py's."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..core.errors import InternalError, NoRoom, UserError
+from ..core.errors import InternalError, OutOfSpace, UserError
 
 # The messages of torch, ONNX Runtime and TensorRT, in upper or lower case
 OUT_OF_MEMORY = re.compile(r"out[ _]?of[ _]?memory|bad[ _]alloc|cannot allocate|allocate memory|MEM_ALLOC", re.I)
@@ -13,7 +13,7 @@ MORE_MEMORY = "end other programs, or use a machine or a GPU with more memory"
 
 @contextmanager
 def enough_memory(where: object, fix: str = MORE_MEMORY) -> Iterator[None]:
-    """Raise NoRoom for an out-of-memory error."""
+    """Raise OutOfSpace for an out-of-memory error."""
     try:
         yield
     except (UserError, InternalError):
@@ -22,4 +22,4 @@ def enough_memory(where: object, fix: str = MORE_MEMORY) -> Iterator[None]:
         message = " ".join(str(error).split())
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(message):
             raise
-        raise NoRoom(f"out of memory ({message[:200]})", where=where, fix=fix) from error
+        raise OutOfSpace(f"out of memory ({message[:200]})", where=where, fix=fix) from error

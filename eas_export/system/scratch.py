@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.errors import NoRoom
+from ..core.errors import OutOfSpace
 
 LARGE = 1 << 20  # bytes
 
@@ -27,7 +27,7 @@ class Scratch:
         self.folder = folder
 
     def empty(self, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory is short. Raises NoRoom
+        """As torch.empty; a large tensor is a mapped file, which the system writes out when memory is short. Raises OutOfSpace
         where the disk is full."""
         count = prod(sizes)
         if count * dtype.itemsize < LARGE:
@@ -40,4 +40,4 @@ class Scratch:
                 return torch.from_file(name, shared=True, size=count, dtype=dtype).view(*sizes)
         except OSError as error:
             what = f"cannot allocate {count * dtype.itemsize / 1e9:.2f} GB of scratch files ({error.strerror})"
-            raise NoRoom(what, where=self.folder, fix="free some space, or move the bundle to another disk") from None
+            raise OutOfSpace(what, where=self.folder, fix="free some space, or move the bundle elsewhere") from None

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..backends.runtime import CPU
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
-from ..core.errors import InternalError, NoRoom
+from ..core.errors import InternalError, OutOfSpace
 from ..core.progress import Progress
 from ..export.derived_bundle import DerivedBundle
 from ..networks import network_part
@@ -96,7 +96,7 @@ def _run(control: Control, bundle: Bundle, request: Request, progress: Progress)
                 copy = plant(bundle, control, Path(folder) / "copy")
             except OSError as error:
                 what = f"a copy cannot be written there ({error.strerror})"
-                raise NoRoom(what, where=folder, fix="make room, or leave --negative-controls out") from error
+                raise OutOfSpace(what, where=folder, fix="make room, or leave --negative-controls out") from error
         found = compare_bundle(copy, request, progress).first_divergence
     here = vars(place)
     located = found is not None and all(getattr(found, name) == here[name] for name in here)

@@ -13,7 +13,7 @@ from ..backends.opening import open_low_memory_runtime, open_runtime
 from ..backends.runtime import CPU, Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
-from ..core.errors import NoRoom, UserError
+from ..core.errors import OutOfSpace, UserError
 from ..core.precision import PRECISIONS, Precision
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy
@@ -183,7 +183,7 @@ class Ledger:
                 with self.progress.stage(f"comparing {case.name} on {name}"):
                     lines[case.name], result = self._run(step, case, opened)
                 results.append(result)
-        except NoRoom as error:
+        except OutOfSpace as error:
             return self._report(step, {}, why_not=f"{error.what}: {error.fix}")
         except UserError as error:
             stage = error.where.removeprefix("graph ")
@@ -200,7 +200,7 @@ class Ledger:
             with self.progress.stage(f"comparing blocks on {name}"):
                 try:
                     found += self._block_lines(name, backend, runtime)
-                except NoRoom:
+                except OutOfSpace:
                     raise  # blocks that were not compared are not the same
                 except UserError:  # a graph without the blocks that it should have
                     line = Line(stage="", error=None, tolerance=0, ok=False)

@@ -14,7 +14,7 @@ import onnx
 from ..backends.contract import Backend
 from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
-from ..core.errors import NoRoom, UserError
+from ..core.errors import OutOfSpace, UserError
 from ..core.graph_spec import TensorSpec
 from ..core.precision import DTYPES
 from ..system.scratch import scratch_folder
@@ -75,7 +75,7 @@ class InstrumentedGraph:
         shapes   of what modules give ("layers.3.attention.o"), or are given ("layers.3.attention.o in")
         entries  blocks to show the input of, which is shaped as their output is
 
-        Raises UserError where the graph does not run or has no such block, NoRoom where the copy cannot be written.
+        Raises UserError where the graph does not run or has no such block, OutOfSpace where the copy cannot be written.
         """
         values = {place: self._value(place) for place in shapes}
         values |= {block.input: self._entry(block) for block in entries}
@@ -104,7 +104,7 @@ class InstrumentedGraph:
                 instrumented.graph_file(self._name).write_bytes(model.SerializeToString())
             except OSError as error:
                 what = f"a debug graph cannot be written there ({error.strerror})"
-                raise NoRoom(what, where=scratch, fix="make room, or move the bundle to another disk") from error
+                raise OutOfSpace(what, where=scratch, fix="make room, or move the bundle to another disk") from error
             return backend.open_instrumented(instrumented).run(self._name, inputs)
 
     def _value(self, place: str) -> str:

@@ -19,7 +19,7 @@ from eas_export.bench.settings import Workload
 from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
 from eas_export.bundle.bundle import open_bundle
 from eas_export.cli.schemas import report_schema, schema_file
-from eas_export.core.errors import NoRoom, UserError
+from eas_export.core.errors import OutOfSpace, UserError
 from eas_export.core.progress import Progress
 from eas_export.export import derived_bundle
 from eas_export.families.contract import Sources
@@ -120,7 +120,7 @@ def test_a_full_disk_is_a_reason_not_to_run(bundle_of, tmp_path, monkeypatch):
 
     monkeypatch.setattr(derived_bundle, "link_or_copy", full)
     given = BaselineBundles(bundle_of(CASE), None, Workload(prompt_tokens=6, new_tokens=3), tmp_path, Progress())
-    with pytest.raises(NoRoom, match="No space left on device"):
+    with pytest.raises(OutOfSpace, match="No space left on device"):
         given.place("floor")
 
 

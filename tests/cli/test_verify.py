@@ -14,7 +14,7 @@ from conftest import TINY, copy_of, golden_case
 from eas_export.backends import BACKENDS, get_backend
 from eas_export.bundle.bundle import open_bundle, write_manifest
 from eas_export.cli.schemas import schema_file
-from eas_export.core.errors import NoRoom, UserError
+from eas_export.core.errors import OutOfSpace, UserError
 from eas_export.core.precision import PRECISIONS
 from eas_export.verify import decoder
 
@@ -118,7 +118,7 @@ def test_no_disk_for_a_debug_graph_is_wrong_use_of_the_machine(bundle_of, monkey
 
 def test_no_room_is_no_difference(bundle_of, command, monkeypatch):
     def full(runtime, prompts, forced):
-        raise NoRoom("cannot allocate 4.18 GB of scratch files", where="/disk", fix="free some space")
+        raise OutOfSpace("cannot allocate 4.18 GB of scratch files", where="/disk", fix="free some space")
 
     monkeypatch.setattr(decoder, "generate", full)
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")
