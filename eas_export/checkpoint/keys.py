@@ -97,7 +97,7 @@ def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -
     """The shape of a tensor, from which sizes are read. Raises UserError when it is missing or not of this rank."""
     if key not in tensors:
         others = f" (the file has {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
-        raise UserError(f"missing key {key}{others}", where=file, fix="check that it is the right file, and whole")
+        raise UserError(f"missing key {key}{others}", where=file, fix="check that the file is the right one, and whole")
     if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
         what = f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0"
         raise UserError(what, where=file, fix="check that the file belongs to this model")

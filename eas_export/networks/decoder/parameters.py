@@ -25,8 +25,8 @@ def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensor
     config, source = checkpoint.config, checkpoint.tensors
     result = {name: t for name, t in source.items() if not name.startswith(("layers.", "vision."))}
     for i in range(config.layers):
-        here = {name.removeprefix(f"layers.{i}."): t for name, t in source.items() if name.startswith(f"layers.{i}.")}
-        block = _skipped(here, config) if i in plan.skipped else _kept(here, config)
+        tensors = {n.removeprefix(f"layers.{i}."): t for n, t in source.items() if n.startswith(f"layers.{i}.")}
+        block = _skipped(tensors, config) if i in plan.skipped else _kept(tensors, config)
         result |= {f"layers.{i}.{name}": tensor for name, tensor in block.items()}
     result |= _vision({n.removeprefix("vision."): t for n, t in source.items() if n.startswith("vision.")}, config)
     if plan.kept:
@@ -34,45 +34,45 @@ def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensor
     return result
 
 
-def _kept(here: Tensors, config: ModelConfig) -> Tensors:
-    plain = {name: t for name, t in here.items() if not name.startswith("kept_adapter.")}
+def _kept(tensors: Tensors, config: ModelConfig) -> Tensors:
+    plain = {name: t for name, t in tensors.items() if not name.startswith("kept_adapter.")}
     if config.kept_adapter is None:
         return plain
-    return plain | _adapter(here, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
+    return plain | _adapter(tensors, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
 
 
-def _skipped(here: Tensors, config: ModelConfig) -> Tensors:
-    gain = here["ffn_norm.weight"]
+def _skipped(tensors: Tensors, config: ModelConfig) -> Tensors:
+    gain = tensors["ffn_norm.weight"]
     premultiplied = {
         f"ffn.{part}.weight": combine(
-            [here[f"ffn.{part}.weight"], gain], lambda w, g: w.float() * g.float(), dtype=torch.float32
+            [tensors[f"ffn.{part}.weight"], gain], lambda w, g: w.float() * g.float(), dtype=torch.float32
         )
         for part in ("gate", "up")
     }
-    rest = {name: here[name] for name in ("norm.weight", "ffn.down.weight")}
+    rest = {name: tensors[name] for name in ("norm.weight", "ffn.down.weight")}
     if config.skipped_adapter is None:
         return rest | premultiplied
-    pool = {"pool.weight": here["skipped_adapter.A"], "pool.bias": here["skipped_adapter.a"]}
+    pool = {"pool.weight": tensors["skipped_adapter.A"], "pool.bias": tensors["skipped_adapter.a"]}
     return (
         rest
         | premultiplied
         | pool
-        | _adapter(here, "skipped_adapter.", config.skipped_adapter, inner=("C", "c"), half=0.5)
+        | _adapter(tensors, "skipped_adapter.", config.skipped_adapter, inner=("C", "c"), half=0.5)
     )
 
 
 def _vision(source: Tensors, config: ModelConfig) -> Tensors:
     plain = {name: t for name, t in source.items() if ".adapter." not in name}
     for i in range(config.vision.blocks if config.vision and config.vision.adapter else 0):
-        here = {n.removeprefix(f"blocks.{i}."): t for n, t in source.items() if n.startswith(f"blocks.{i}.")}
-        adapter = _adapter(here, "adapter.", config.vision.adapter, inner=("A", "a"), half=1.0)
+        tensors = {n.removeprefix(f"blocks.{i}."): t for n, t in source.items() if n.startswith(f"blocks.{i}.")}
+        adapter = _adapter(tensors, "adapter.", config.vision.adapter, inner=("A", "a"), half=1.0)
         plain |= {f"blocks.{i}.{name}": tensor for name, tensor in adapter.items()}
     return {f"vision.{name}": tensor for name, tensor in plain.items()}
 
 
-def _adapter(here: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str, str], half: float) -> Tensors:
+def _adapter(tensors: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str, str], half: float) -> Tensors:
     """The stacked form of one adapter (see networks/fold.py) and its router, with the temperature in its weights."""
-    part = {name.removeprefix(prefix): t for name, t in here.items() if name.startswith(prefix)}
+    part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     outer, wide = [part[letter] for letter in "BbDd"], torch.float32
     dim, width = outer[0].shape[0], 2 * (config.rank + 1)
     return {
