@@ -21,7 +21,7 @@ from eas_export.pipeline import build
 
 LAVIN = golden_case("half_13B")
 SHAPE = LlavaShape(kv_heads=2, skip=(0, 2), form="shards", dtype=torch.bfloat16)
-NEVER = "the adapters before these attentions are untrained, as training skipped them: 0, 2"
+NEVER = "adapters before attentions that training skipped are untrained: 0, 2"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_lavin(tmp_path, command):
     notes = said["notes"]
     assert notes == [
         f"--skip is not what the checkpoint was trained with: args.skip_list of checkpoint-19.pth is {LAVIN.checkpoint.evidence.text}",
-        f"the adapters before these attentions are untrained, as training skipped them: {skipped}",
+        f"adapters before attentions that training skipped are untrained: {skipped}",
     ]
     for path, more in ((out, ()), (LAVIN.folder, ("--skip", "none"))):
         assert json.loads(command("inspect", path, *more, "--json")[1])["notes"] == notes
@@ -150,8 +150,8 @@ def test_a_longer_list_says_so_too(command):
     skipped, more = LAVIN.plan.skipped, LAVIN.plan.kept[0]
     asked = ",".join(map(str, (*skipped, more)))
     notes = json.loads(command("inspect", LAVIN.folder, "--skip", asked, "--json")[1])["notes"]
-    assert f"the adapters replacing these attentions are untrained, as training kept them: {more}" in notes
-    assert "the adapters before these" not in " ".join(notes)
+    assert f"adapters replacing attentions that training kept are untrained: {more}" in notes
+    assert "adapters before attentions" not in " ".join(notes)
 
 
 WRONG = {

@@ -55,7 +55,7 @@ class BaselineBundles:
     _made: dict[str, Path | UserError] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
-        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, NoRoom on a full disk."""
+        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, OutOfSpace on a full disk."""
         if name not in self._made:
             try:
                 self._made[name] = BUNDLES[name](self, self.folder / name)

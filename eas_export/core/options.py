@@ -98,9 +98,7 @@ class BuildOptions(Record):
     )
     max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Maximum images per prompt.", GRAPHS, "limits")
     max_prompt: PositiveInt = option(1024, "Maximum tokens per prompt.", GRAPHS, "limits")
-    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(
-        2048, "Maximum tokens of a prompt plus its answer.", BOTH, ""
-    )
+    max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(2048, "Maximum tokens of prompt and answer.", BOTH, "")
     backend: tuple[BackendName, ...] = option(("onnxruntime",), BACKENDS, ENGINES, "targets")
     compute_capability: str | None = option(None, GPUS, ENGINES, "targets", metavar="LIST", by_default="80,86,89,120")
     engine_weights: EngineWeights = option("bound", COPIES, ENGINES, "targets")

@@ -89,9 +89,7 @@ def choose_plan(
         return make_plan(sites, recorded, evidence.origin)
     record = "" if evidence.text is None else f" (its list is {evidence.text!r})"
     what = f"the checkpoint does not say which attentions are skipped{record}"
-    fix = (
-        f"pass --skip with the attentions that training skipped (of 0-{sites - 1}, as in --skip 3-5,1), or --skip none"
-    )
+    fix = f"pass --skip with the attentions that training skipped (of 0-{sites - 1}, such as 3-5,1), or --skip none"
     raise UserError(what, where=evidence.origin, fix=fix)
 
 
@@ -111,11 +109,9 @@ def disagreement(
     if kept or skipped:
         notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
     if kept and adapters:
-        notes.append(f"the adapters before these attentions are untrained, as training skipped them: {_listed(kept)}")
+        notes.append(f"adapters before attentions that training skipped are untrained: {_listed(kept)}")
     if skipped and adapters:
-        notes.append(
-            f"the adapters replacing these attentions are untrained, as training kept them: {_listed(skipped)}"
-        )
+        notes.append(f"adapters replacing attentions that training kept are untrained: {_listed(skipped)}")
     return tuple(notes)
 
 

@@ -207,7 +207,7 @@ def test_two_indices_of_one_attention_are_one():
     assert disagreement(plan, both, config.attentions) == ()
     assert disagreement(make_plan(config.sites, "13", "--skip"), both, config.attentions) != ()
     paper = config.model_copy(update={"image_cross_reading": "paper"})
-    assert "untrained, as training skipped them: 18" in disagreement(plan, both, paper.attentions)[1]
+    assert "that training skipped are untrained: 18" in disagreement(plan, both, paper.attentions)[1]
 
 
 def test_too_many_layers_are_no_bug_of_ours(tmp_path, refused):
