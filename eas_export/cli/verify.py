@@ -73,7 +73,7 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
-        print_report(report, stdout_console())
+        print_report(report, stdout_console(), exits=True)
     if html:
         with written_whole(html) as file:
             file.write(render(report, bundle.name).encode("utf-8"))

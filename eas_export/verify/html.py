@@ -20,8 +20,9 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def render(report: ParityReport, bundle: str) -> str:
     """bundle: what the page calls it"""
     parts = [_verdict(report, bundle), _steps(report), _plots(report), _tokens(report)]
-    parts += [_section(make(report)) for make in (sections.accuracy, sections.controls, sections.published_deviations)]
-    parts.append(_details(report))
+    parts += [_section(sections.controls(report)), _details(report)]
+    parts += [_section(section, "apart") for section in sections.for_information(report)]
+    parts.append(f'<footer class="{_mood(report)}">{_verdict_line(report)}</footer>')
     content = "\n".join(part for part in parts if part)
     return f"""<!doctype html>
 <html lang="en">
@@ -44,25 +45,28 @@ def render(report: ParityReport, bundle: str) -> str:
 
 
 def _verdict(report: ParityReport, bundle: str) -> str:
-    mood = {Verdict.DIFFERS: "bad", Verdict.NOT_RUN: "warn"}.get(report.verdict, "warn" if report.exit_code else "good")
+    mood = _mood(report)
     sign = {"bad": "✗", "warn": "!", "good": "✓"}[mood]
-    parts = [f"<h1>{escape(report.verdict.capitalize())}</h1>", f"<p>{escape(phrasing.summary(report, bundle))}</p>"]
-    if report.damaged:
-        parts.append(_listed("Damaged files", [f"{name}: its sha256 is not the manifest's" for name in report.damaged]))
-    if found := report.first_divergence:
-        where = "; ".join(part for part in (phrasing.place(found), phrasing.own_error(found)) if part)
-        parts.append(f"<p><strong>First diverges at</strong> {escape(where)}.</p>")
-    if report.missing:
-        parts.append(_listed("Required and not run", phrasing.missing(report)))
+    reasons = "".join(f"<li>{escape(phrasing.sentence(reason))}</li>" for reason in phrasing.reasons(report))
     return f"""<header class="{mood}">
 <span class="sign" aria-hidden="true">{sign}</span>
-<p class="quiet">Parity of {escape(bundle)} · {escape(report.precision)}, fold {escape(report.fold)}</p>
-{"".join(parts)}
+<h1>{_verdict_line(report)}</h1>
+<p class="quiet">{escape(bundle)} · {escape(report.precision)}, fold {escape(report.fold)}</p>
+<p>{escape(phrasing.summary(report, bundle))}</p>
+{f"<ul>{reasons}</ul>" if reasons else ""}
 </header>"""
 
 
-def _listed(heading: str, items: Sequence[str]) -> str:
-    return f"<p><strong>{heading}</strong></p><ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+def _mood(report: ParityReport) -> str:
+    """The class of the style sheet that the verdict is shown in."""
+    return {Verdict.DIFFERS: "bad", Verdict.NOT_RUN: "warn"}.get(report.verdict, "warn" if report.exit_code else "good")
+
+
+def _verdict_line(report: ParityReport) -> str:
+    """At the top and at the end, in the same words."""
+    return (
+        f"<strong>Verdict: {escape(report.verdict)}</strong> <small>({escape(phrasing.exit_meaning(report))})</small>"
+    )
 
 
 def _steps(report: ParityReport) -> str:
@@ -173,8 +177,8 @@ def _tokens(report: ParityReport) -> str:
     rows = [_row([_cell(case, "head"), *(_agreement(lines.get(case)) for lines in found)]) for case in cases]
     columns = [Column(name, str) for name in ("prompt", *(step.name for step in ran))]
     note = (
-        "The share of tokens that are the reference's. Where the reference prefers its own by no more than twice the "
-        "tolerance, another one is no difference."
+        "The share of tokens that are the reference's. Another token is within tolerance where the reference prefers its "
+        "own by at most twice the tolerance."
     )
     return _headed("Tokens", note, _wrapped(f"{_header(columns)}<tbody>{''.join(rows)}</tbody>", "grid"))
 
@@ -192,7 +196,8 @@ def _details(report: ParityReport) -> str:
     found = [_step_details(step) for step in report.steps if step.ran]
     if report.blocks:
         section, ok = sections.blocks(report.blocks), all(block.ok for block in report.blocks)
-        found.append(_folded(section.heading, same(ok), _table(section.page, section.rows)))
+        heading = f"blocks: {phrasing.count(len(report.blocks), 'output')}"
+        found.append(_folded(heading, same(ok), _table(section.page, section.rows)))
     if report.files:
 
         def badge(ok: bool) -> Badge:
@@ -220,12 +225,12 @@ def _step_details(step: StepReport) -> str:
     return _folded(heading, same(step.ok), f'<p class="quiet">{escape(note)}</p>{table}')
 
 
-def _section(section: Section | None) -> str:
-    return _headed(section.heading, section.note, _table(section.page, section.rows)) if section else ""
+def _section(section: Section | None, css: str = "") -> str:
+    return _headed(section.heading, section.note, _table(section.page, section.rows), css) if section else ""
 
 
-def _headed(heading: str, note: str, inner: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2><p>{escape(note)}</p>{inner}</section>"
+def _headed(heading: str, note: str, inner: str, css: str = "") -> str:
+    return f'<section class="{css}"><h2>{escape(heading)}</h2><p>{escape(note)}</p>{inner}</section>'
 
 
 def _folded(heading: str, verdict: Badge, inner: str) -> str:

@@ -4,6 +4,37 @@ from .metrics import number
 from .report import Divergence, ParityReport, Verdict
 
 
+def exit_meaning(report: ParityReport) -> str:
+    """exit 0: every output is within its tolerance"""
+    if report.damaged:
+        why = "damaged files, nothing was run"
+    elif report.verdict == Verdict.DIFFERS:
+        why = "not every output is within its tolerance"
+    elif report.exit_code == 1:
+        why = "a planted fault was not found"
+    elif report.verdict == Verdict.NOT_RUN:
+        why = "no backend ran the bundle's graphs"
+    elif report.missing:
+        why = "a required backend was not run"
+    else:
+        why = "every output is within its tolerance"
+    return f"exit {report.exit_code}: {why}"
+
+
+def reasons(report: ParityReport) -> list[str]:
+    """What a reader of the verdict has to know beside it, a sentence each."""
+    found = [f"damaged file {name}: its sha256 is not the manifest's" for name in report.damaged]
+    if report.damaged:
+        return [*found, "copy the bundle again, or build it again with --force"]
+    if report.first_divergence:
+        found.append(f"first divergence: {place(report.first_divergence)}")
+        found += filter(None, [own_error(report.first_divergence)])
+    found += [f"required but not run: {each}" for each in missing(report)]
+    if report.verdict == Verdict.SELF_CONSISTENT:
+        found.append("no checkpoint was given (--ckpt): this shows only that the graphs and the weights fit together")
+    return found
+
+
 def share_of_tolerance(used: float) -> str:
     """38 % of its tolerance"""
     if used == float("inf"):
@@ -72,10 +103,10 @@ def summary(report: ParityReport, bundle: str) -> str:
         are = "is" if damaged == 1 else "are"
         return f"{damaged} of {count(len(report.files), 'file')} of {bundle} {are} damaged. Nothing is compared in a damaged bundle."
     if not ran:
-        return f"{bundle} was to be compared with {report.reference}, but nothing was run."
+        return f"{bundle} was not compared with {report.reference}: nothing was run."
     lines = [line for step in ran for each in step.cases.values() for line in each]
     differ = sum(not line.ok for line in lines)
-    allowed = f"what {report.precision} with fold {report.fold} is allowed"
+    allowed = f"the tolerances of {report.precision} with fold {report.fold}"
     way = " → ".join(step.name for step in ran)
     what = f"{bundle} was compared with {report.reference} in {count(len(ran), 'step')} ({way})"
     if differ:
@@ -84,11 +115,8 @@ def summary(report: ParityReport, bundle: str) -> str:
         )
     if report.verdict == Verdict.DIFFERS:
         blocks = sum(not block.ok for block in report.blocks)
-        return f"{what}: all {len(lines)} outputs are within {allowed}, but {count(blocks, 'output')} of blocks not."
+        return f"{what}: all {len(lines)} outputs are within {allowed}, but {count(blocks, 'block')} {'is' if blocks == 1 else 'are'} not."
     missed = sum(not control.ok for control in report.controls)
     if missed:
-        return f"{what}, but {count(missed, 'planted fault')} {'was' if missed == 1 else 'were'} not found: the verdict proves nothing."
-    said = f"{what}: {'its one output is' if len(lines) == 1 else f'all {len(lines)} outputs are'} within {allowed}."
-    if report.verdict == Verdict.SELF_CONSISTENT:
-        said += " No checkpoint was given: graphs and weights fit together, whatever they came from."
-    return said
+        return f"{what}, but {count(missed, 'planted fault')} {'was' if missed == 1 else 'were'} not found: the verdict cannot be trusted."
+    return f"{what}: {'its one output is' if len(lines) == 1 else f'all {len(lines)} outputs are'} within {allowed}."

@@ -1,7 +1,10 @@
-"""A report's tables as rows, which the page (html.py) and the terminal (cli/report.py) show each in its own way."""
+"""A report's tables as rows, which the page (html.py) and the terminal (cli/report.py) show each in its own way.
+
+A section of `for_information` takes no part in the verdict: it stands apart, and has no badges.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import phrasing
@@ -12,7 +15,7 @@ from .report import BlockLine, ControlReport, ParityReport, StepReport
 
 @dataclass(frozen=True)
 class Badge:
-    """A word that judges; ok: None where there is no verdict"""
+    """A word that judges; ok: None where nothing was judged"""
 
     text: str
     ok: bool | None
@@ -24,28 +27,30 @@ def same(ok: bool) -> Badge:
 
 @dataclass(frozen=True)
 class Column:
-    """cell: row -> what stands there; kind: "head" of the row, "number", "note" or "text" """
+    """cell: row -> its content; kind: "head" of the row, "number", "place", "note" or "text"; optional: left out where a terminal is too narrow,
+    from left to right"""
 
     title: str
     cell: Callable[[Any], str | Badge]
     kind: str = "text"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
     """A table of a report.
 
-    title          in the terminal; heading, note: on the page
-    rows           what the columns' cells are made of
-    page, terminal the columns that each of them shows
+    note            a sentence or two under the heading
+    page, terminal  the columns that each of them shows
+    remarks         lines under the terminal's table; the page shows them in a column
     """
 
-    title: str
     heading: str
     note: str
     rows: Sequence[Any]
     page: Sequence[Column]
     terminal: Sequence[Column]
+    remarks: Sequence[str] = ()
 
 
 def step_verdict(step: StepReport) -> Badge:
@@ -71,11 +76,8 @@ RELATIVE, COSINE = (
     numeric("cosine", lambda row: row.cosine, seven_digits),
 )
 MEASURED = {m: numeric(m.title, lambda line, name=m.name: getattr(line, name), m.write) for m in METRICS}
-IN_NUMBERS = (
-    ERROR,
-    ALLOWED,
-    Column("step before", _before, "number"),
-)  # how large a line's errors are, in the terminal
+# how large a line's errors are, in the terminal
+IN_NUMBERS = (ERROR, ALLOWED, Column("step before", _before, "number"))
 
 LINES_ON_PAGE = (
     *(STAGE, SAME, ERROR, ALLOWED, RELATIVE, *MEASURED.values()),
@@ -83,7 +85,8 @@ LINES_ON_PAGE = (
     numeric("allowed", lambda line: line.before_tolerance),
     NOTE,
 )
-LINES_IN_TERMINAL = (STAGE, SAME, NOTE, *(column for m, column in MEASURED.items() if m.brief), *IN_NUMBERS)
+BRIEF = tuple(replace(column, optional=True) for m, column in MEASURED.items() if m.brief)
+LINES_IN_TERMINAL = (STAGE, SAME, *BRIEF, *IN_NUMBERS)
 
 LAYER = Column("layer", lambda block: f"{block.part} {block.layer}".strip(), "number")
 KIND = Column("attention", lambda block: block.kind)
@@ -97,24 +100,8 @@ BLOCKS_IN_TERMINAL = (LAYER, KIND, SAME, COSINE, RELATIVE, ALLOWED)
 
 def blocks(lines: Sequence[BlockLine]) -> Section:
     """Every block; in the terminal those of one step and prompt."""
-    title = f"blocks of {lines[0].step}, prompt {lines[0].case}"
-    heading = f"blocks: {phrasing.count(len(lines), 'output')}"
-    return Section(title, heading, "", lines, BLOCKS_ON_PAGE, BLOCKS_IN_TERMINAL)
-
-
-def accuracy(report: ParityReport) -> Section | None:
-    found = report.accuracy
-    if found is None:
-        return None
-    columns = (
-        Column("", lambda row: row[0], "head"),
-        numeric("answered right", lambda row: row[1], percent),
-        numeric("answers as the reference does", lambda row: row[2], percent),
-    )
-    rows = [("reference", found.reference, None)]
-    rows += [(name, share, found.agree.get(name)) for name, share in found.bundle.items()]
-    title = f"{found.metric} on {phrasing.count(found.questions, 'question')} with a label"
-    return Section(title, "Accuracy", f"{phrasing.sentence(title)}.", rows, columns, columns)
+    heading = f"blocks of {lines[0].step}, prompt {lines[0].case}"
+    return Section(heading, "", lines, BLOCKS_ON_PAGE, BLOCKS_IN_TERMINAL)
 
 
 def controls(report: ParityReport) -> Section | None:
@@ -122,43 +109,69 @@ def controls(report: ParityReport) -> Section | None:
         return None
 
     def verdict(control: ControlReport) -> Badge:
-        if control.why_not:
-            return Badge("does not apply", None)
-        return Badge("found" if control.ok else "MISSED", control.ok)
+        return Badge("n/a", None) if control.why_not else Badge("found" if control.ok else "MISSED", control.ok)
 
     def planted(control: ControlReport) -> str:
-        return control.why_not or f"{phrasing.block(control.part, control.layer)}, {control.graph}"
+        return NO_NUMBER if control.why_not else f"{phrasing.block(control.part, control.layer)}, {control.graph}"
 
     def located(control: ControlReport) -> str:
         return NO_NUMBER if control.why_not else phrasing.located(control.found)
 
-    name, judged = Column("fault", lambda control: control.name, "head"), Column("", verdict)
-    places = (Column("planted in", planted), Column("located at", located))
+    def stage(control: ControlReport) -> str:
+        """Short, for the terminal: whatever is not in the planted layer has a remark."""
+        found = control.found
+        in_its_layer = found and (found.part, found.layer) == (control.part, control.layer)
+        return found.stage if in_its_layer else NO_NUMBER if control.why_not else "elsewhere" if found else "nowhere"
+
+    def what(control: ControlReport) -> str:
+        return f"{control.what} (n/a: {control.why_not})" if control.why_not else control.what
+
+    fault, judged = Column("fault", lambda control: control.name, "head"), Column("", verdict)
+    place = Column("planted in", planted, "place")
     return Section(
-        "known faults, each planted in a copy",
-        "Known faults",
-        "Each was planted in a copy of the bundle, and the copy verified as the bundle was.",
+        "Known faults, each planted in a copy of the bundle",
+        "Each copy was verified as the bundle was. A fault that is missed makes the exit code 1.",
         report.controls,
-        (name, judged, Column("what it is", lambda control: control.what), *places),
-        (name, judged, *places),
+        (fault, judged, place, Column("located at", located, "place"), Column("what it is", what, "note")),
+        (fault, judged, place, Column("located at", stage)),
+        [f"{each.name}: {each.why_not or located(each)}" for each in report.controls if each.why_not or not each.ok],
     )
 
 
-def published_deviations(report: ParityReport) -> Section | None:
+def for_information(report: ParityReport) -> list[Section]:
+    """What takes no part in the verdict."""
+    return [section for section in (_accuracy(report), _published_deviations(report)) if section]
+
+
+def _accuracy(report: ParityReport) -> Section | None:
+    accuracy = report.accuracy
+    if accuracy is None:
+        return None
+    columns = (
+        Column("", lambda row: row[0], "head"),
+        numeric("answered right", lambda row: row[1], percent),
+        numeric("answers as the reference does", lambda row: row[2], percent),
+    )
+    rows = [("reference", accuracy.reference, None)]
+    rows += [(name, share, accuracy.agree.get(name)) for name, share in accuracy.bundle.items()]
+    note = f"{phrasing.sentence(accuracy.metric)} on {phrasing.count(accuracy.questions, 'question')} with a label."
+    return Section(_apart("task accuracy"), note, rows, columns, columns)
+
+
+def _published_deviations(report: ParityReport) -> Section | None:
     if not report.shortcuts:
         return None
     columns = (
-        Column("form", lambda each: each.name, "head"),
+        Column("published code", lambda each: each.name, "head"),
         Column("prompt", lambda each: each.case),
-        RELATIVE,
-        numeric(f"allowed in {report.precision}", lambda each: each.tolerance),
+        numeric("distance from exact", lambda each: each.relative),
     )
-    return Section(
-        "for information, no verdict: other published forms",
-        "Shortcuts",
-        "For information, no verdict: how far other published forms would be from the exact one, in units of the reference's standard "
-        f"deviation, and what a bundle in {report.precision} would be allowed. Nothing above uses them.",
-        report.shortcuts,
-        columns,
-        columns,
+    note = (
+        "How far the published code's own ways are from the exact logits, in units of the reference's standard deviation. The bundle "
+        f"does not use them. For scale: the tolerance in {report.precision} is {number(report.shortcuts[0].tolerance)}."
     )
+    return Section(_apart("the published code on these prompts"), note, report.shortcuts, columns, columns)
+
+
+def _apart(what: str) -> str:
+    return f"For information: {what} (not part of the verdict)"

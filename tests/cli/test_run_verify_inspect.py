@@ -115,7 +115,9 @@ def test_a_damaged_bundle_differs_and_is_not_run(bundle, command):
     assert [line["name"] for line in said["files"] if not line["ok"]] == ["weights.safetensors"]
     assert said["first_divergence"]["stage"] == "weights.safetensors"
     code, text, _ = command("verify", bundle.path)
-    assert code == 1 and "verdict: differs, first diverges at weights.safetensors" in text
+    assert (
+        code == 1 and "verdict: differs (exit 1: damaged files" in text and "damaged file weights.safetensors" in text
+    )
 
 
 def test_verify_finds_a_changed_weight_and_says_where(bundle, command):

@@ -72,16 +72,33 @@ def test_a_plot_has_a_name(name):
 
 def test_passing():
     text = read(passing()).text
-    assert "Same as the checkpoint" in text and "all 236 outputs are within what fp16" in text
-    assert "90.0 %, within tolerance" in text and "DIFFERS" not in text and "First diverges" not in text
-    assert "Exact match on 120 questions" in text and "99.2 %" in text
-    assert "For information, no verdict" in text and "one fold for all prompts" in text
+    assert "all 236 outputs are within the tolerances of fp16" in text
+    assert "90.0 %, within tolerance" in text and "DIFFERS" not in text and "First divergence" not in text
+    assert "Exact match on 120 questions" in text and "99.2 %" in text and "one fold for all prompts" in text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_verdict_stands_at_the_top_and_at_the_end_in_the_same_words(name):
+    text, verdict = read(ALL[name]()).text, f"Verdict: {ALL[name]().verdict} (exit {ALL[name]().exit_code}: "
+    page = text[text.index("Verdict") :]  # behind the title
+    words = page[: page.index(")") + 1]
+    assert words.startswith(verdict) and text.rstrip().endswith(words)
+
+
+def test_what_is_no_part_of_the_verdict_stands_apart():
+    parts = render(differing().model_copy(update={"accuracy": passing().accuracy}), "b").split("<section")
+    apart = [part for part in parts if part.startswith(' class="apart"')]
+    assert len(apart) == 2 and apart == parts[-2:]  # nothing but the verdict follows
+    for part in apart:
+        told = part.partition("<footer")[0]
+        assert "For information: " in told and "(not part of the verdict)" in told
+        assert "badge" not in told and "differ" not in told.lower() and "bad" not in told
 
 
 def test_differing():
     page = read(differing())
-    assert "First diverges at layer 7, stage down of the prefill graph, on onnxruntime, prompt image" in page.text
-    assert "44 of 177 outputs are not within" in page.text and "70.0 %, DIFFERS" in page.text
+    assert "First divergence: layer 7, stage down of the prefill graph, on onnxruntime, prompt image" in page.text
+    assert "44 of 177 outputs are not within the tolerances" in page.text and "70.0 %, DIFFERS" in page.text
     assert "times its tolerance" in page.text and "more than allowed" in page.text
     assert "not run: no NVIDIA GPU was found here" in page.text
     # only what differs lies open
@@ -92,27 +109,25 @@ def test_differing():
 def test_a_block_alone_may_differ():
     report = passing().model_copy(update={"verdict": Verdict.DIFFERS, "blocks": differing().blocks})
     page = read(report)
-    assert (
-        "all 236 outputs are within what fp16 with fold weights is allowed, but 25 outputs of blocks not" in page.text
-    )
+    assert "all 236 outputs are within the tolerances of fp16 with fold weights, but 25 blocks are not." in page.text
 
 
 def test_what_is_required_and_not_run_is_said():
     text = read(lacking()).text
-    assert "Required and not run tensorrt-rtx: no NVIDIA GPU was found here" in text
-    assert "No checkpoint was given" in text and "Accuracy" not in text and "Shortcuts" not in text
+    assert "Required but not run: tensorrt-rtx: no NVIDIA GPU was found here" in text
+    assert "No checkpoint was given" in text and "For information" not in text
 
 
 def test_damaged():
     page = read(damaged())
     assert "1 of 6 files of lavin-7b.bundle is damaged" in page.text
-    assert "fold.onnx: its sha256 is not the manifest's" in page.text and "First diverges at fold.onnx" in page.text
+    assert "Damaged file fold.onnx: its sha256 is not the manifest's" in page.text and "--force" in page.text
     assert "svg" not in page.tags
 
 
 def test_nothing():
     page = read(nothing())
-    assert "Not run" in page.text and "No step was reached" in page.text
+    assert "Verdict: not run" in page.text and "No step was reached" in page.text
     assert not {"svg", "details", "table"} & set(page.tags)
 
 

@@ -46,7 +46,7 @@ def test_verify_of_a_planted_fault_exits_with_1(bundle_of, tmp_path, command, co
     code, text, err = command("verify", copy.path, "--ckpt", case.folder)
     place = CONTROLS[control].place(copy.manifest)
     assert code == 1, err
-    assert f"verdict: differs, first diverges at layer {place.layer}, stage " in text
+    assert text.startswith("verdict: differs (exit 1: ") and f"first divergence: layer {place.layer}, stage " in text
 
 
 def test_a_fault_that_is_not_found_fails(bundle_of, tmp_path, monkeypatch):
