@@ -102,7 +102,7 @@ class _Axes:
 
     def draw(self, x_label: str, y_label: str) -> str:
         each = math.ceil((self.high - self.low) / 8)
-        ticks = [(self.y(10.0**d), f"{10.0**d:.0e}") for d in range(self.low, self.high + 1, each)]
+        ticks = [(self.y(10.0**d), f"1e{d}") for d in range(self.low, self.high + 1, each)]
         ticks += [(self.y(0), "0")] if self.zero else []
         ticks += [(self.y(None), "n/a")] if self.no_number else []
         end, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
