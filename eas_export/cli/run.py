@@ -21,24 +21,22 @@ DEFAULT_NEW_TOKENS = 32
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--prompt", metavar="TEXT", help="What the model reads, as it is, behind the family's image prefix.")
+@click.option("--prompt", metavar="TEXT", help="Text for the model, verbatim after the family's image prefix.")
 @click.option("--question", metavar="TEXT", help="A question, put into the family's own format (LaVIN: ScienceQA's).")
-@click.option("--context", metavar="TEXT", help="What is known, with --question.")
-@click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose; again for each.")
-@click.option(
-    "--image", metavar="FILE", multiple=True, help="An image that belongs to --prompt or --question; again for each."
-)
+@click.option("--context", metavar="TEXT", help="Background text for --question.")
+@click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
+@click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
-@click.option("--outputs", type=PATH, help="Where to write: npz for npz inputs, JSON lines for others.")
+@click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
     help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}]",
 )
-@click.option("--temperature", type=float, help="Draw tokens at this temperature.  [default: 0, the likeliest]")
-@click.option("--top-p", type=float, help="Draw from the likeliest tokens with this much probability.  [default: 1]")
-@click.option("--seed", type=int, help="Of the draws.  [default: 0]")
-@click.option("--backend", default="onnxruntime", show_default=True, help="What runs the bundle's graphs.")
+@click.option("--temperature", type=float, help="Sampling temperature.  [default: 0, greedy]")
+@click.option("--top-p", type=float, help="Sample from the likeliest tokens with this much probability.  [default: 1]")
+@click.option("--seed", type=int, help="Seed of the sampling.  [default: 0]")
+@click.option("--backend", default="onnxruntime", show_default=True, help="Backend that runs the bundle's graphs.")
 @json_option
 def run(
     bundle: Path,
@@ -56,29 +54,33 @@ def run(
 
     \b
     eas-export run lavin-7b.bundle --prompt "What is shown?" --image cat.png
-    eas-export run lavin-7b.bundle --question "Which is larger?" --option "the sun" --option "the moon"
-    eas-export run lavin-7b.bundle --inputs questions.jsonl --outputs answers.jsonl
+    eas-export run lavin-7b.bundle --question "Which is larger?" \\
+        --option "the sun" --option "the moon"
+    eas-export run lavin-7b.bundle --inputs questions.jsonl --outputs out.jsonl
     eas-export run lavin-7b.bundle --inputs x.npz --outputs y.npz
 
-    A row ends at the model's end token (eos), after --max-new-tokens (length), or when the bundle is full (limit).
-    A lowrank bundle takes as many questions at once as it was built for (--max-batch).
+    A row ends at the model's end token (eos), after --max-new-tokens (length), or at the bundle's --max-tokens (limit).
+    A lowrank bundle answers as many questions at once as it was built for (--max-batch).
 
     A cross-encoder (METER) takes --inputs X.npz with text_ids [M, L] and pixel_values [N, 3, H, W] (NLVR2: pixel_values_1 too),
     and text_masks [M, L], by default 0 where the id is 1. Texts are padded to the length of training. For retrieval one image goes
     with N texts, or one text with N images. It gives logits [B, answers] or scores [B], and cls_feats [B, width].
 
     \b
-    --inputs X.jsonl, an object per line: {"prompt": ..} or {"question": .., "context": .., "options": [..]},
+    --inputs X.jsonl, an object per line:
+      {"prompt": ..} or {"question": .., "context": .., "options": [..]},
       and "image": a path relative to the file, or a list of them
     --inputs X.npz:
-      input_ids       [B, S] integers; LaVIN: an image's placeholder zeros included, the modality token not; LLaVA: -200 for each image
+      input_ids       [B, S] integers; LaVIN: with an image's placeholder zeros,
+                      without the modality token; LLaVA: -200 for each image
       prompt_lengths  [B] integers, default S
       pixel_values    [N, 3, H, W] floats, resized and normalised
-      image_row       [N] integers, the row each image belongs to; a row without one is a text prompt
-      forced_tokens   [steps, B] integers, optional: fed instead of what would be chosen
+      image_row       [N] integers, each image's row; others are text prompts
+      forced_tokens   [steps, B] integers, optional: fed instead of the choices
     --outputs Y.npz:
-      logits          [steps, B, vocab] float32: after the prompt and after each fed token
-      tokens          [steps, B] int64: chosen from the logits, -1 behind a row's end; argmax where tokens are forced
+      logits          [steps, B, vocab] float32, after prompt and fed tokens
+      tokens          [steps, B] int64: chosen from the logits, -1 after a row's
+                      end; argmax where tokens are forced
     """
     from ..bundle.bundle import open_bundle
     from ..networks import network_part
@@ -109,7 +111,7 @@ def _sampling(**given: float | int | None) -> "Sampling":
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and not chosen.get("temperature", 0) > 0 and set(chosen) != {"temperature"}:
-        what = "--top-p and --seed without a temperature draw nothing"
+        what = "--top-p and --seed have no effect without a temperature"
         raise UserError(what, where="--temperature", fix="pass --temperature 0.7")
     try:
         return Sampling(**chosen)
@@ -118,7 +120,7 @@ def _sampling(**given: float | int | None) -> "Sampling":
 
 
 def _questions(inputs: Path | None, asked: dict) -> list | None:
-    """What to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
+    """The questions to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
     from ..core.record import refusal
@@ -127,7 +129,7 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
 
     given = {name: value for name, value in asked.items() if value not in (None, ())}
     if bool(given) == bool(inputs):
-        what = "both --inputs and a question are given" if given else "nothing is asked"
+        what = "both --inputs and a question are given" if given else "there is no question, prompt or --inputs file"
         raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
     if inputs is None:
         try:
@@ -143,9 +145,11 @@ def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
 
     target = partial_of(outputs) if suffix == ".jsonl" else require_writable(outputs)
     if outputs.suffix.lower() != suffix:
-        raise UserError(f"what is written is a {suffix} file", where=outputs, fix=f"name it with {suffix}")
+        raise UserError(
+            f"the outputs of these inputs are a {suffix} file", where=outputs, fix=f"give a name that ends in {suffix}"
+        )
     if inputs is not None and inputs.resolve() in (target, outputs.resolve()):
-        raise UserError("it is the file of inputs", where=outputs, fix="choose another --outputs")
+        raise UserError("the outputs would replace the inputs", where=outputs, fix="choose another --outputs")
 
 
 def _run_questions(

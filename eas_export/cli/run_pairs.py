@@ -23,26 +23,25 @@ def run_pairs(
     backend: str,
     progress: Progress,
 ) -> tuple[dict, Table]:
-    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of answers in
-    words."""
+    """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of generation."""
     given = {"--max-new-tokens": max_new_tokens is not None, "--temperature": sampling.temperature > 0}
     for option in (name for name, is_given in given.items() if is_given):
-        raise UserError("it draws no tokens", where=option, fix="leave it out")
+        raise UserError("a cross-encoder generates no tokens", where=option, fix=f"leave {option} out")
     pairs = read_pairs(inputs, bundle.manifest.config)
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
     with progress.stage("running", len(pairs), "pairs") as done:
-        found = encode(runtime, pairs, done)
+        results = encode(runtime, pairs, done)
     if outputs:
-        write_answers(outputs, found)
+        write_answers(outputs, results)
     record = {"outputs": str(outputs) if outputs else None, "backend": backend}
-    if "scores" in found:
-        scores = found["scores"].tolist()
+    if "scores" in results:
+        scores = results["scores"].tolist()
         best_first = sorted(range(len(scores)), key=lambda row: -scores[row])
         lines = [[str(row), f"{scores[row]:.4f}"] for row in best_first]
         shown = table(f"{backend}, {len(scores)} pairs, best first", ["pair", "score"], lines, numbers=1)
         return record | {"scores": scores}, shown
-    shares = found["logits"].softmax(-1)
+    shares = results["logits"].softmax(-1)
     answers = shares.argmax(-1).tolist()
     lines = [[str(row), str(answer), f"{shares[row, answer]:.3f}"] for row, answer in enumerate(answers)]
     shown = table(f"{backend}, {len(answers)} questions", ["row", "answer", "probability"], lines, numbers=1)

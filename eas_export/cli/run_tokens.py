@@ -40,7 +40,7 @@ def run_tokens(
     with progress.stage("running"):
         if read.forced_tokens is not None and sampling.temperature > 0:
             fix = "leave --temperature out, or the array forced_tokens"
-            raise UserError("the file forces tokens, none is drawn", where="--temperature", fix=fix)
+            raise UserError("there is nothing to sample: the inputs force tokens", where="--temperature", fix=fix)
         if read.forced_tokens is not None:
             forced = generate(runtime, read.prompts, forced=read.forced_tokens)
             logits, tokens, finish = forced.logits, forced.tokens, None
@@ -53,8 +53,8 @@ def run_tokens(
                     steps.append(conversation.logits.cpu().clone())
 
             answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
-            logits, finish = torch.stack(steps) if steps else None, [said.finish for said in answers]
-            tokens = pad_sequence([torch.tensor(said.tokens) for said in answers], padding_value=-1)  # [steps, B]
+            logits, finish = torch.stack(steps) if steps else None, [reply.finish for reply in answers]
+            tokens = pad_sequence([torch.tensor(reply.tokens) for reply in answers], padding_value=-1)  # [steps, B]
     if outputs:
         write_outputs(outputs, logits, tokens)
     rows = [[token for token in row if token >= 0] for row in tokens.T.tolist()]

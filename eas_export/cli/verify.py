@@ -14,19 +14,19 @@ from .sources import path_options
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option(
-    "--ckpt", type=PATH, help="The checkpoint to compare with. Without it the verdict is self-consistent at best."
+    "--ckpt", type=PATH, help="Checkpoint to compare with. Without one the verdict is self-consistent at best."
 )
 @path_options
 @click.option(
     "--backend",
     multiple=True,
-    help="What has to run the bundle; again for each. Default: onnxruntime, and whatever the bundle has engines for.",
+    help="Backend that must run the bundle; repeatable. Default: onnxruntime, and every backend the bundle has engines for.",
 )
-@click.option("--require", multiple=True, help="What has to run beside the default; again for each.")
+@click.option("--require", multiple=True, help="Backend that must run beside the default ones; repeatable.")
 @click.option(
     "--inputs",
     type=PATH,
-    help="An npz or jsonl file as for run; each row is compared on its own, then in batches. Default: made from the config.",
+    help="An npz or jsonl file as for run; each row is compared alone, then in batches. Default: prompts made from the config.",
 )
 @click.option(
     "--steps",
@@ -45,22 +45,23 @@ from .sources import path_options
 @click.option(
     "--negative-controls",
     is_flag=True,
-    help="Plant known faults in copies, too, and see that each is found and located. Needs --ckpt.",
+    help="Also plant known faults in copies, and check that each is found and located. Needs --ckpt.",
 )
-@click.option("--html", type=PATH, help="Write the report there as one page with plots, too.")
+@click.option("--html", type=PATH, help="Also write the report as one HTML page with plots.")
 @json_option
 def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: bool, **options: Any) -> int:
     """Compare a bundle with PyTorch, step by step.
 
-    The reference keeps the adapters in place and runs in fp32. From it over the fold and the stored weights to every backend, each step
-    is compared with the reference and with the step before, within tolerances that are stated. What differs is traced to its block and
-    stage. Questions with an "answer" in --inputs are scored too.
+    The reference is PyTorch in fp32 with the adapters in place. The fold, the stored weights and every backend follow as steps; each is
+    compared with the reference and with the step before, within stated tolerances. A difference is traced to its block and stage.
+    Questions with an "answer" in --inputs are scored too.
 
-    Exit 0: the same, 1: differs, 2: wrong use, 3: something that had to run was not run.
+    Exit 0: the same, 1: differs or misses a planted fault, 2: wrong use, 3: a required backend was not run.
 
     \b
     eas-export verify lavin-7b.bundle --ckpt data/
-    eas-export verify lavin-7b.bundle --ckpt data/ --require tensorrt-rtx --html report.html
+    eas-export verify lavin-7b.bundle --ckpt data/ --html report.html
+    eas-export verify lavin-7b.bundle --ckpt data/ --require tensorrt-rtx
     """
     from ..pipeline import verify as compare
     from ..system.files import written_whole
@@ -81,10 +82,10 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
 
 
 def _require_page(html: Path, bundle: Path) -> None:
-    """Raise UserError, before any work, where the page cannot go."""
+    """Raise UserError, before any work, where the page cannot be written."""
     from ..system.files import require_writable
 
     if html.suffix.lower() not in (".html", ".htm") or html.resolve().is_relative_to(bundle.resolve()):
         fix = "give a name that ends in .html, outside the bundle"
-        raise UserError("a page does not go there", where=f"--html {html}", fix=fix)
+        raise UserError("the page has to be an .html file outside the bundle", where=f"--html {html}", fix=fix)
     require_writable(html)

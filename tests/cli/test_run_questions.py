@@ -141,7 +141,7 @@ def test_a_long_question_is_named_before_anything_is_answered(bundle_of, monkeyp
 
 def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     path = bundle_of(TINY, fold="lowrank").path
-    assert "nothing is asked" in refused("run", path)
+    assert "there is no question, prompt or --inputs file" in refused("run", path)
     assert "both --inputs and a question" in refused("run", path, "--inputs", SET, "--prompt", "x")
     assert "go with question" in refused("run", path, "--prompt", "x", "--option", "y")
     assert "give either" in refused("run", path, "--image", PICTURE)
@@ -155,16 +155,18 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     assert "not valid Unicode" in refused("run", path, "--prompt", "a\udcff")
     assert "options is (" in refused("run", path, "--question", "x", *["--option", "y"] * 27)
     asked = ("run", path, "--prompt", "x")
-    assert "name it with .jsonl" in refused(*asked, "--outputs", tmp_path / "y.npz")
+    assert "give a name that ends in .jsonl" in refused(*asked, "--outputs", tmp_path / "y.npz")
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
     assert "cannot be written" in refused(*asked, "--outputs", tmp_path / "circle.jsonl")
     assert "not a regular file" in refused(*asked, "--outputs", tmp_path / "pipe.jsonl")
     (tmp_path / "x.jsonl").write_text('{"prompt": "x"}\n')
     assert "cannot be written" in refused(*asked, "--outputs", tmp_path / ("y" * 300 + ".jsonl"))
-    assert "file of inputs" in refused("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "x.jsonl")
+    assert "would replace the inputs" in refused(
+        "run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "x.jsonl"
+    )
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "x.jsonl")
-    assert "file of inputs" in refused(
+    assert "would replace the inputs" in refused(
         "run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", tmp_path / "link.jsonl"
     )
     (tmp_path / "x.json").write_text('{"prompt": "x"}\n')

@@ -59,7 +59,7 @@ def test_run_refuses(bundle, npz, tmp_path, refused):
     assert "did you mean onnxruntime" in refused(*run, "--backend", "onnxruntme")
     assert "cannot be written" in refused(*run, "--outputs", tmp_path / "absent" / "y.npz")
     assert "not a bundle" in refused("run", tmp_path, "--inputs", npz)
-    assert "the file forces tokens" in refused(*run, "--temperature", "1")
+    assert "the inputs force tokens" in refused(*run, "--temperature", "1")
     np.savez(tmp_path / "b3.npz", **CASE.arrays("b3"))
     assert "--fold lowrank" in refused("run", bundle.path, "--inputs", tmp_path / "b3.npz")
     np.savez(tmp_path / "long.npz", input_ids=np.ones((1, 129), int))
