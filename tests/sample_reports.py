@@ -142,7 +142,7 @@ def _lines(draw: random.Random, error: float, tolerance: float, wrong_by: float,
                 stage=stage, error=relative * SPREAD, tolerance=TOLERANCE * SPREAD, ok=relative <= TOLERANCE, relative=relative,
                 cosine=1 - relative**2 / 2, kl=relative**2 if logits else None, top1=float(relative < 0.3) if logits else None,
                 top5=1.0 if logits else None, before=relative * SPREAD / 3, before_tolerance=tolerance * SPREAD,
-                note="largest at layers.31.ffn.down of 128" if stage == "fold" else "",
+                note="largest of 128: layers.31.ffn.down" if stage == "fold" else "",
             )
         )  # fmt: skip
     same = 0.7 if wrong_by else 0.9 if error > 5e-3 and case == "longest" else 1.0

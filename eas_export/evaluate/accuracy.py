@@ -16,12 +16,12 @@ from ..inputs.questions import make_prompt
 from .reference_answers import Ends, Read, Tokens, continued, reference_answers
 from .scoring import metric_of, score
 
-TOGETHER = 64  # questions whose prompts, and the reference's logits on them, are in memory
+TOGETHER = 64  # questions whose prompts and reference logits are in memory at once
 
 
 class Accuracy(Record):
     """questions: with a label; metric: "multiple choice", "VQA", or "VQA and multiple choice" where there are both; reference, bundle: share
-    answered right, by backend for the bundle; agree: share of questions to which both say the same, token for token"""
+    answered right, by backend for the bundle; agree: share of questions to which both give the same answer, token for token"""
 
     questions: int
     metric: str
@@ -40,10 +40,10 @@ def measure_accuracy(
     max_new_tokens: int = 32,
     progress: Progress | None = None,
 ) -> Accuracy | None:
-    """How many of the questions with a label the reference answers right, and one bundle's runtimes, by backend; all greedily.
+    """Score the greedy answers of the reference and of a bundle's runtimes, by backend, to the questions that have a label.
 
-    The first runtime drafts the reference's answers (see reference_answers.py), so the fastest should stand there. None where no question has a
-    label, or there is no runtime. Raises UserError for questions that do not fit the bundle.
+    The first runtime drafts the reference's answers (see reference_answers.py), so the fastest should come first. None where no question
+    has a label, or there is no runtime. Raises UserError for questions that do not fit the bundle.
     """
     labelled = [
         (f"question {n}", question) for n, question in enumerate(questions, start=1) if question.answer is not None
@@ -52,7 +52,7 @@ def measure_accuracy(
         return None
     first = next(iter(runtimes))
     ends = Ends(tokenizer.eos, max_new_tokens, runtimes[first].limits.max_tokens)
-    said: dict[str, list[Tokens]] = {name: [] for name in runtimes}
+    answers: dict[str, list[Tokens]] = {name: [] for name in runtimes}
     wanted: list[Tokens] = []
     total = len(labelled) * (len(runtimes) + 1)
     with (progress or Progress()).stage("answering", total, "answers") as done:
@@ -60,11 +60,11 @@ def measure_accuracy(
             part = labelled[begin : begin + TOGETHER]
             prompts = [make_prompt(question, config, family, tokenizer, name) for name, question in part]
             for name, runtime in runtimes.items():
-                said[name] += continued(runtime, ends, prompts, [()] * len(prompts), done)
+                answers[name] += continued(runtime, ends, prompts, [()] * len(prompts), done)
             go_on = partial(continued, runtimes[first], ends)
-            wanted += reference_answers(read, go_on, prompts, said[first][begin:], ends)
+            wanted += reference_answers(read, go_on, prompts, answers[first][begin:], ends)
             done(len(part))
-    return compare_answers([question for _, question in labelled], wanted, said, tokenizer.decode)
+    return compare_answers([question for _, question in labelled], wanted, answers, tokenizer.decode)
 
 
 def compare_answers(
@@ -73,7 +73,7 @@ def compare_answers(
     bundle: Mapping[str, Sequence[Tokens]],
     decode: Callable[[Tokens], str],
 ) -> Accuracy:
-    """The answers to questions that have labels, scored."""
+    """Score answers to questions that have labels. bundle: its answers by backend"""
 
     def right(answers: Sequence[Tokens]) -> float:
         return _mean([score(decode(tokens), question) for tokens, question in zip(answers, questions, strict=True)])

@@ -1,8 +1,8 @@
 """The reference's own greedy answers, without a pass through the network per token.
 
-Another model's answer is a draft: one pass over prompt and draft tells the reference's choice at every place of it. Up to the first place
-where the draft has another token it is the reference's answer; the reference's token takes that place, the other model goes on from there,
-and the rest is read again. What comes out does not depend on who drafts, only the number of passes does.
+As in speculative decoding, another model's answer is a draft, and one pass over prompt and draft gives the reference's choice at every
+position. The draft is right up to the first position where it has another token; the reference's token replaces that one, the other model
+goes on from there, and the rest is read again. The result does not depend on the drafting model, only the number of passes does.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,10 +44,10 @@ def reference_answers(
     """The greedy answer to each prompt of the model that `read` gives the logits of.
 
     read    Reference.read
-    go_on   prompts and how their answers begin, no end reached -> whole answers, greedy ones of whatever model
-    drafts  answers that have come to an end
+    go_on   prompts and the beginnings of their answers, which have not ended -> whole answers, greedily, by any model
+    drafts  answers that have ended
     """
-    answers, settled = list(drafts), [0] * len(drafts)  # so many tokens are the reference's
+    answers, settled = list(drafts), [0] * len(drafts)  # how many leading tokens are the reference's
     rows = list(range(len(drafts)))
     while rows:
         forced = [torch.tensor(answers[row][:-1], dtype=torch.int64)[:, None] for row in rows]  # [steps, 1]
@@ -62,8 +62,8 @@ def reference_answers(
 
 
 def corrected(draft: Tokens, chosen: Sequence[int], settled: int) -> Tokens:
-    """The draft up to the first token that is not the one chosen at its place, which stands there instead. Those that are settled stay:
-    another batch may round two choices that lie close together otherwise, and would turn back."""
+    """The draft up to and including the first token that differs from the chosen one, which replaces it. Settled tokens stay: another
+    batch may round two close choices differently, and would flip them back."""
     for place in range(settled, len(draft)):
         if draft[place] != chosen[place]:
             return (*draft[:place], chosen[place])
@@ -77,7 +77,7 @@ def continued(
     begun: Sequence[Tokens],
     done: Callable[[int], None] = lambda count: None,
 ) -> list[Tokens]:
-    """The runtime's greedy answers from the tokens on with which they begin, as many at once as it takes; `done` is told of each batch."""
+    """The runtime's greedy answers, continued from the tokens they begin with, in batches. done: called with each batch's size"""
     answers, size = [], runtime.limits.max_batch
     for first in range(0, len(prompts), size):
         batch = slice(first, first + size)
@@ -90,5 +90,5 @@ def _continue_batch(runtime: Runtime, ends: Ends, prompts: Sequence[Prompts], be
     conversation = Conversation(runtime, join_prompts(list(prompts)), ends.max_new_tokens)
     conversation.extend([list(tokens) for tokens in begun])
     missing = [ends.most(prompt) - len(tokens) for prompt, tokens in zip(prompts, begun)]
-    said = answer(conversation, max(missing), ends.eos)
-    return [(*tokens, *more.tokens[:count]) for tokens, more, count in zip(begun, said, missing)]
+    replies = answer(conversation, max(missing), ends.eos)
+    return [(*tokens, *more.tokens[:count]) for tokens, more, count in zip(begun, replies, missing)]

@@ -1,4 +1,4 @@
-"""The modes in which an adapter meets tokens: the exact ones, and those of the published code.
+"""How adapters are applied to tokens: the exact modes, and those of the published code.
 
 Formulas: networks/fold.py; letters as there. A skipped layer's W is W G here, with G = diag(ffn_norm.weight) in it.
 """
@@ -14,7 +14,7 @@ from ..networks.decoder.modules import KeptBlock, SkippedBlock, Tokens
 from ..networks.fold import fold_linear
 
 Block = KeptBlock | SkippedBlock
-# (layer, block, tokens [B*L, .], fed [B, L] bool: behind its prompt) -> the outputs of the linear layers behind the adapter, [B*L, out]
+# (layer, block, tokens [B*L, .], fed [B, L] bool: after its prompt) -> the outputs of the linear layers after the adapter, [B*L, out]
 AdapterMode = Callable[[int, Block, Tokens, Tensor], tuple[Tensor, ...]]
 
 
@@ -29,7 +29,7 @@ def folded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tenso
 
 
 def published_fold(gains: Mapping[int, Tensor]) -> AdapterMode:
-    """The fold as it was published, which the prompt goes through too: the bias is computed from the weight that was just overwritten,
+    """The fold as it was published, applied to the prompt too: the bias is computed from the weight that was just overwritten,
     b' = W' G U m1 for W G U m1 (G = 1 in a kept layer). gains: skipped layer -> ffn_norm.weight [dim] float32"""
 
     def mode(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ def published_dynamic(gains: Mapping[int, Tensor]) -> AdapterMode:
     return mode
 
 
-# What published code does instead, by name; a family says which of them are its own
+# The published code's modes, by name; a family lists its own
 PUBLISHED: Mapping[str, Callable[[Mapping[int, Tensor]], AdapterMode]] = {
     "published fold": published_fold,
     "published dynamic decode": published_dynamic,
@@ -68,7 +68,7 @@ PUBLISHED: Mapping[str, Callable[[Mapping[int, Tensor]], AdapterMode]] = {
 
 
 def _through_folded(block: Block, tokens: Tokens, where: Tensor, fold: Callable) -> tuple[Tensor, ...]:
-    """One folded weight is in memory at a time."""
+    """With one folded weight in memory at a time."""
     parts = block.project(tokens.y)
     for row, at in _rows(where):
         bias = block.adapter.down.bias if tokens.bias is None else tokens.bias[row]
@@ -79,7 +79,7 @@ def _through_folded(block: Block, tokens: Tokens, where: Tensor, fold: Callable)
 
 
 def _rows(where: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Each row that has a place there [B, L], and its places among all tokens [B*L]."""
+    """Each row of `where` [B, L] that is true somewhere, and where, as indices into all tokens [B*L]."""
     for row, mine in enumerate(where):
         if mine.any():
             yield row, mine.nonzero().flatten() + row * where.shape[1]

@@ -29,12 +29,12 @@ class Request:
 
     checkpoint  where the reference's weights come from; None: the bundle, and the verdict is "self-consistent" at best
     reference   what the report calls it
-    backends    what has to run the bundle; None: ONNX Runtime, and whatever the bundle has engines for
-    require     what has to have been run beside that
+    backends    those that must run the bundle; None: ONNX Runtime, and every backend that the bundle has engines for
+    require     backends that must run beside those
     inputs      an npz or jsonl file as for `run`; None: prompts made from the config
     steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
-    device      where backends run that run on a CPU and on a GPU; only on a CPU are blocks compared, and a fault traced to its block
-    thorough    with the longest prompt, block by block, and with what the published code would do: what `verify` does, and `build` leaves
+    device      for backends that run on a CPU and on a GPU; blocks are compared, and faults traced to them, on a CPU only
+    thorough    with the longest prompt, every block, the published code's deviations and accuracy: `verify` is thorough, `build` is not
     """
 
     checkpoint: Checkpoint | None
@@ -50,8 +50,8 @@ class Request:
 def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None = None) -> ParityReport:
     """Compare a bundle, step by step, prompt by prompt and, where it takes batches, all prompts at once.
 
-    The checkpoint must have the bundle's config. Raises UserError for inputs that do not fit the model, for a backend that there is not,
-    and for a bundle whose graphs or weights are not those of its config.
+    The checkpoint must have the bundle's config. Raises UserError for inputs that do not fit the model, for an unknown backend, and for a
+    bundle whose graphs or weights are not those of its config.
     """
     progress = progress or Progress()
     m = bundle.manifest
@@ -97,15 +97,15 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
 
 
 def _require_named_values(bundle: Bundle) -> None:
-    """Raise UserError for graphs of a version that did not name values by the modules that give them (export/recorder.py): their blocks could
-    not be found, and would count as wrong."""
-    said = bundle.manifest.toolchain.get("eas-export", "0")
+    """Raise UserError for graphs of a version that did not name values after their modules (export/recorder.py): their blocks could not be
+    found, and would count as wrong."""
+    version = bundle.manifest.toolchain.get("eas-export", "0")
     try:
-        old = Version(said) < FIRST_WITH_NAMES
+        old = Version(version) < FIRST_WITH_NAMES
     except InvalidVersion:
         old = True
     if old:
-        what = f"its graphs are of eas-export {said}, whose values have no names that blocks are found by"
+        what = f"the graphs are of eas-export {version}, which did not name their values: blocks cannot be compared"
         raise UserError(what, where=bundle.path, fix=build_again(bundle.path))
 
 

@@ -1,5 +1,5 @@
 """Does verification find what is wrong? Negative controls are known faults, each planted in a copy of a bundle, which is then verified as
-the bundle is. Each must be found, in its layer; if one is not, what verification says of sound bundles is worth nothing.
+the bundle is. Each must be found, in its layer; a verification that misses one proves nothing about sound bundles.
 
 A new control is one row of a kind of network's CONTROLS (decoder_faults.py, cross_encoder_faults.py).
 """
@@ -23,12 +23,12 @@ from .compare import DEFAULT_BACKEND, Request, compare_bundle
 from .phrasing import block
 from .report import ControlReport
 
-STEPS = 8  # fed after the controls' own prompts
+STEPS = 8  # decode steps after the controls' own prompts
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a fault is planted; of a weight that several graphs read, the one that runs first. part, layer: see report.BlockLine"""
+    """Where a fault is planted. graph: of several that read a weight, the one that runs first; part, layer: see report.BlockLine"""
 
     graph: str
     layer: int
@@ -39,10 +39,10 @@ class Place:
 class Control:
     """A known fault.
 
-    what    it is, in words
-    place   where it goes in such a bundle, or why it does not apply
-    edit    (copy, place) plants it
-    stages  by which of the layer's stages verification may locate it
+    what    a description
+    place   where the fault goes in a bundle, or why it does not apply
+    edit    plants the fault: (copy, place)
+    stages  stages of the layer that the fault may be located at
     """
 
     name: str
@@ -53,9 +53,9 @@ class Control:
 
 
 def run_controls(bundle: Bundle, request: Request, progress: Progress) -> tuple[ControlReport, ...]:
-    """Every control, on ONNX Runtime on the CPU. The copies share what they do not change with the bundle, and are gone afterwards.
+    """Run every control, on ONNX Runtime on the CPU. The copies share unchanged files with the bundle, and are deleted afterwards.
 
-    request  the bundle's own; with a checkpoint, for a wrong weight is only wrong beside the right one
+    request  the bundle's own; it needs a checkpoint: only the right weights show that one is wrong
     """
     own = {"backends": (DEFAULT_BACKEND,), "require": (), "inputs": None, "steps": STEPS, "device": CPU}
     short = replace(request, **own, thorough=False)
@@ -63,26 +63,26 @@ def run_controls(bundle: Bundle, request: Request, progress: Progress) -> tuple[
 
 
 def not_planted(bundle: Bundle, reason: str) -> tuple[ControlReport, ...]:
-    """Every control, with the reason why none was tried."""
+    """Every control, with the reason why none was planted."""
     controls = controls_of(bundle).values()
     return tuple(ControlReport(name=control.name, what=control.what, why_not=reason) for control in controls)
 
 
 def controls_of(bundle: Bundle) -> Mapping[str, Control]:
-    """The bundle's kind of network's, by name."""
+    """The controls of the bundle's kind of network, by name."""
     return network_part(bundle.manifest.config, "faults")
 
 
 def plant(bundle: Bundle, control: Control, folder: Path) -> Bundle:
-    """A copy of the bundle at `folder`, which must not exist, with nothing wrong in it but the control's fault: every file is the
-    manifest's. Raises InternalError where the control does not apply."""
+    """A copy of the bundle at `folder`, which must not exist, that is wrong only by the control's fault: its files match its manifest.
+    Raises InternalError where the control does not apply."""
     place = control.place(bundle.manifest)
     if isinstance(place, str):
         raise InternalError(f"{control.name} does not apply: {place}")
     copy = DerivedBundle(bundle, folder)
     control.edit(copy, place)
     where = block(place.part, place.layer)
-    return copy.seal(control.name, f"a fault was planted in {where} to see it found: {control.what}")
+    return copy.seal(control.name, f"a fault was planted in {where} to test verification: {control.what}")
 
 
 def _run(control: Control, bundle: Bundle, request: Request, progress: Progress) -> ControlReport:
@@ -95,15 +95,15 @@ def _run(control: Control, bundle: Bundle, request: Request, progress: Progress)
             try:
                 copy = plant(bundle, control, Path(folder) / "copy")
             except OSError as error:
-                what = f"a copy cannot be written there ({error.strerror})"
-                raise OutOfSpace(what, where=folder, fix="make room, or leave --negative-controls out") from error
+                what = f"a copy of the bundle cannot be written ({error.strerror})"
+                raise OutOfSpace(what, where=folder, fix="free disk space, or leave --negative-controls out") from error
         found = compare_bundle(copy, request, progress).first_divergence
     here = vars(place)
     located = found is not None and all(getattr(found, name) == here[name] for name in here)
     return report.model_copy(update={**here, "found": found, "ok": located and found.stage in control.stages})
 
 
-# What faults of all kinds of networks are made with
+# Helpers for the faults of all kinds of networks
 
 
 def transposed_weight(copy: DerivedBundle, name: str) -> None:
@@ -121,12 +121,12 @@ def named(graph: ir.Graph, values: Iterable[ir.Value], name: str) -> ir.Value:
 
 
 def given_by(graph: ir.Graph, module: str, *op_types: str) -> ir.Node:
-    """The node that gives what a module of the network gives ("layers.3.attention.q")."""
+    """The node whose output is that of a module ("layers.3.attention.q")."""
     return maker(graph, named(graph, (value for node in graph for value in node.outputs), module), *op_types)
 
 
 def maker(graph: ir.Graph, value: ir.Value, *op_types: str) -> ir.Node:
-    """The node that gives the value. Raises InternalError where it is none of these operators."""
+    """The node that makes the value. Raises InternalError where it is none of these operators."""
     node = value.producer()
     if node is None or node.op_type not in op_types:
         raise unexpected(graph, f"{value.name} is made by {node and node.op_type}, not by {' or '.join(op_types)}")
@@ -134,4 +134,4 @@ def maker(graph: ir.Graph, value: ir.Value, *op_types: str) -> ir.Node:
 
 
 def unexpected(graph: ir.Graph, what: str) -> InternalError:
-    return InternalError(f"graph {graph.name} is not as a fault's place was described: {what}")
+    return InternalError(f"a fault cannot be planted in graph {graph.name}: {what}")

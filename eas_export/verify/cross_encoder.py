@@ -89,7 +89,7 @@ class CrossEncoderLedger(Ledger):
 
     @staticmethod
     def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> dict[str, Pairs]:
-        """There are no steps, and every text is as long as can be."""
+        """steps and longest have no effect: nothing is decoded, and every text is padded to one length."""
         config = bundle.manifest.config
         if inputs is None:
             return sample_pairs(config)
@@ -109,7 +109,7 @@ class CrossEncoderLedger(Ledger):
             yield step, results
 
     def run(self, case: Case, runtime: Runtime) -> Tensors:
-        return encode(runtime, case.given)
+        return encode(runtime, case.batch)
 
     def join(self, results: Sequence[Tensors]) -> Tensors:
         return {name: torch.cat([each[name] for each in results]) for name in results[0]}
@@ -126,11 +126,11 @@ class CrossEncoderLedger(Ledger):
         return tuple(lines)
 
     def probe_inputs(self, runtime: Runtime) -> Tensors:
-        return graph_inputs(runtime, self.probe.given)
+        return graph_inputs(runtime, self.probe.batch)
 
     def faults(self, search: Search, case: Case) -> Iterator[Fault]:
         """On the case's first pair."""
-        pairs = case.given.part(0, 1)
+        pairs = case.batch.part(0, 1)
         one = Encode(self._reference, make_blocks(self.bundle.manifest), pairs, graph_inputs(search.runtime, pairs))
         yield from search.walk(one)
 
@@ -142,7 +142,7 @@ class Encode(Pass):
 
     def __init__(self, network: CrossEncoder, blocks: Sequence[Block], pairs: Pairs, inputs: Tensors):
         self.network, self.config, self.blocks, self.inputs = network, network.config, blocks, inputs
-        self.given = pairs.inputs(network.config, torch.float32)
+        self.reference_inputs = pairs.inputs(network.config, torch.float32)
         mask = network.mask(pairs.text_masks)  # [1, 1, 1, L]
         self.masks = {"text.layers": mask, "text_layers": torch.cat([mask] * network.config.images)}
 
@@ -158,15 +158,15 @@ class Encode(Pass):
     def entry(self, block: Block, values: Tensors) -> Tensor:
         network, images = self.network, self.config.images
         if _row(block) == "text.layers":
-            return network.text.embed(self.given["text_ids"])
+            return network.text.embed(self.reference_inputs["text_ids"])
         if _row(block) == "vision.blocks":
-            return network.vision.embed(torch.cat([self.given[name] for name in PIXELS[:images]]))
+            return network.vision.embed(torch.cat([self.reference_inputs[name] for name in PIXELS[:images]]))
         if _row(block) == "text_layers":
             return torch.cat([network.enter_text(self._last("text.layers", values))] * images).flatten(0, 1)
         return network.enter_images(network.vision.last_norm(self._last("vision.blocks", values))).flatten(0, 1)
 
     def replay(self, block: Block, values: Tensors) -> Tensors:
-        """What a pool gives shows behind it."""
+        """Without the outputs of pools, which show in what follows them."""
         row, x, module = _row(block), values[block.input], self.network.get_submodule(block.path)
         if row == "vision.blocks":
             others = (self.config.image_tokens,)
@@ -190,12 +190,12 @@ class Encode(Pass):
             yield name, values[name], want
 
     def _last(self, row: str, values: Tensors) -> Tensor:
-        """What the last block of a row gave."""
+        """The output of a row's last block."""
         return values[[block for block in self.blocks if _row(block) == row][-1].output]
 
 
 def make_blocks(m: Manifest) -> list[Block]:
-    """Every block in the order of computation; the streams' layers in turns."""
+    """Every block in the order of computation; the two streams' layers alternate."""
     config = m.config
     skipped = {f"{each.stream}_layers.{each.layer}" for each in config.attentions(m.plan.skipped)}
 
@@ -210,28 +210,27 @@ def make_blocks(m: Manifest) -> list[Block]:
 
 
 def open_unfolded(m: Manifest, checkpoint: Checkpoint) -> CrossEncoder:
-    """The network as it was trained, in float32: adapters where they stood."""
+    """The network as it was trained, in float32, with its adapters in place."""
     with skeleton():
         network = unfolded_cross_encoder(m.config, m.plan).eval().requires_grad_(False)
     return load_parameters(network, {n: tensor.read for n, tensor in unfolded_parameters(checkpoint, m.plan).items()})
 
 
 def open_folded(m: Manifest, parameters: Readers) -> CrossEncoder:
-    """The network in float32 with its adapters in the weights. parameters: more than the network's may be there"""
+    """The network in float32 with its adapters folded into the weights. parameters: those that are not the network's are ignored"""
     network = build_network(m.config, m.plan, PRECISIONS["fp32"], m.limits)
     return load_parameters(network, {name: parameters[name] for name in parameter_shapes(network)})
 
 
 @torch.no_grad()
 def answer(network: CrossEncoder, pairs: Pairs) -> Tensors:
-    """What the encode graph gives."""
+    """The outputs of the encode graph's module."""
     graph = graphs_of(network.config, "offline")[GRAPH].module(network)
     return graph(pairs.inputs(network.config, torch.float32))
 
 
 def sample_pairs(config: CrossEncoderConfig) -> dict[str, Pairs]:
-    """A text that fills its length, one that half of it is padding, and the shortest one, each with an image of its own: the same for the
-    same config."""
+    """A full text, one that is half padding, and the shortest one, each with its own images; the same for the same config."""
     random = torch.Generator().manual_seed(0)
     lengths = {"full text": config.text_length, "padded text": -(-config.text_length // 2), "shortest text": 1}
     return {name: _pair(config, length, random) for name, length in lengths.items()}

@@ -1,4 +1,4 @@
-"""Faults that an exporter of cross-encoders could make, in its text stream: the one whose tokens are padded."""
+"""Faults that an exporter of cross-encoders could make, in the text stream, whose tokens are padded."""
 
 import onnx_ir as ir
 
@@ -9,7 +9,7 @@ from .controls import Control, Place, given_by, transposed_weight
 from .cross_encoder import GRAPH, PARTS
 
 STREAM = "text_layers"
-COARSE = ("bf16",)  # precisions in which a few tokens too many, or half a mean, may be less than may round
+COARSE = ("bf16",)  # precisions whose rounding may hide a few extra tokens, or half a mean
 MASK = 3  # which of Attention's inputs
 
 
@@ -33,14 +33,14 @@ def pooled_twice(copy: DerivedBundle, place: Place) -> None:
 
 
 def _nearest(node: ir.Node, kinds: tuple[str, ...]) -> ir.Node:
-    """The nearest of these operators among those that a node's inputs come from."""
+    """The nearest of these operators upstream of a node."""
     rank = [node]
     while rank:
         rank = [maker for each in rank for value in each.inputs if value is not None and (maker := value.producer())]
         for maker in rank:
             if maker.op_type in kinds:
                 return maker
-    raise InternalError(f"no {' or '.join(kinds)} stands before {node.name}")
+    raise InternalError(f"there is no {' or '.join(kinds)} upstream of {node.name}")
 
 
 def _middle_layer(m: Manifest) -> Place:
@@ -49,7 +49,7 @@ def _middle_layer(m: Manifest) -> Place:
 
 def _reads_padding(m: Manifest) -> Place | str:
     if m.precision in COARSE:
-        return f"a few tokens of padding move less than what {m.precision} is allowed to round"
+        return f"reading a few tokens of padding changes less than {m.precision} rounding may"
     skipped = _skipped(m)
     kept = [layer for layer in range(m.config.layers) if layer not in skipped]
     if not kept:
@@ -61,7 +61,7 @@ def _reads_padding(m: Manifest) -> Place | str:
 
 def _pooled(m: Manifest) -> Place | str:
     if m.precision in COARSE:
-        return f"half a mean moves less than what {m.precision} is allowed to round"
+        return f"half a mean changes less than {m.precision} rounding may"
     skipped = _skipped(m)
     if not skipped:
         return "no self-attention of the text stream is skipped"
@@ -69,7 +69,7 @@ def _pooled(m: Manifest) -> Place | str:
 
 
 def _skipped(m: Manifest) -> list[int]:
-    """Layers of the stream without their self-attention."""
+    """Layers of the text stream whose self-attention is skipped."""
     attentions = m.config.attentions(m.plan.skipped)
     here = (STREAM, "attention")
     return sorted(each.layer for each in attentions if (f"{each.stream}_layers", each.part) == here)

@@ -1,6 +1,6 @@
 """A decoder's ledger: prompts and the tokens fed after them, through prefill, fold and decode.
 
-Neither side holds the model: PyTorch goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
+Neither side holds the whole model: PyTorch goes block by block, and the bundle runs mapped, or in parts where its backend would copy it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from .streaming import Readers
 
 
 class DecoderLedger(Ledger):
-    """runtimes: the bundle on every backend there is. Raises UserError for samples that do not fit the bundle."""
+    """runtimes: the bundle on every available backend. Raises UserError for samples that do not fit the bundle."""
 
     blocks_graph = "prefill"
     read_samples = staticmethod(read_samples)
@@ -51,7 +51,7 @@ class DecoderLedger(Ledger):
             check_prompts(fits, sample.prompts, sample.forced)
         self._samples = choose_tokens(samples, runtimes)
         self.cases = make_cases(self._samples.each, m.limits.max_batch, join_samples)
-        with_image = (i for i, case in enumerate(self.cases) if case.given.prompts.pixel_values is not None)
+        with_image = (i for i, case in enumerate(self.cases) if case.batch.prompts.pixel_values is not None)
         probe = next(with_image, 0)
         self.probe, blocks = self.cases[probe], make_blocks(m.plan)
 
@@ -70,10 +70,10 @@ class DecoderLedger(Ledger):
             yield STORED, self._read(f"running {STORED.name}", self._open(self.stored_readers()), mode)
 
     def run(self, case: Case, runtime: Runtime) -> Generation:
-        return generate(runtime, case.given.prompts, forced=case.given.forced)
+        return generate(runtime, case.batch.prompts, forced=case.batch.forced)
 
     def kept(self, result: Generation) -> Generation:
-        return replace(result, folded={})  # they are gone before the next ones are made
+        return replace(result, folded={})  # freed before the next ones are made
 
     def join(self, results: Sequence[Generation]) -> Generation:
         return join_generations(list(results))
@@ -96,13 +96,13 @@ class DecoderLedger(Ledger):
         return (*lines, compare_tokens("tokens", got.tokens, want.logits, allowed))
 
     def probe_inputs(self, runtime: Runtime) -> Tensors:
-        prompts = self.probe.given.prompts
+        prompts = self.probe.batch.prompts
         caches = empty_caches(runtime, 1, prompts.input_ids.shape[1])
         return prefill_inputs(prompts, encode_images(runtime, prompts)) | caches
 
     def faults(self, search: Search, case: Case) -> Iterator[Fault]:
         reference, runtime = self._reference, search.runtime
-        prompts, forced = case.given.prompts, case.given.forced
+        prompts, forced = case.batch.prompts, case.batch.forced
         features = encode_images(runtime, prompts)
         if prompts.pixel_values is not None:
             error = relative_error(features, reference.encode_images(prompts.pixel_values))
@@ -129,20 +129,20 @@ class DecoderLedger(Ledger):
             yield from search.walk(Decode(reference, inputs, unfolded_inputs))
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:
-        m, found = self.bundle.manifest, []
+        m, deviations = self.bundle.manifest, []
         names = get_family(m.config.family).published_deviations if self.checkpoint and m.config.has_adapters else ()
         for name in names:
             gains = {i: self.checkpoint.tensors[f"layers.{i}.ffn_norm.weight"].read().float() for i in m.plan.skipped}
             results = self._read(f"running the {name}", self._reference, PUBLISHED[name](gains))
             for case, got, want in zip(self.cases, results, self.wanted):
                 error = relative_error(got.logits, want.logits)
-                found.append(
+                deviations.append(
                     PublishedDeviation(name=name, case=case.name, relative=error, tolerance=self.precision.tolerance)
                 )
-        return tuple(found)
+        return tuple(deviations)
 
     def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
-        """Of questions with labels, on backends that answer quickly."""
+        """On the questions with labels, by backends that answer quickly."""
         if not self._samples.questions:
             return None
         quick = {name: runtime for name, runtime in runtimes.items() if runtime.stays_open}
@@ -151,7 +151,7 @@ class DecoderLedger(Ledger):
         return measure_accuracy(quick, config, read, family, tokenizer, self._samples.questions, progress=self.progress)
 
     def _fold_lines(self, got: Generation, want: Generation) -> list[Line]:
-        """Every folded weight and bias against the exact ones, a layer's at a time."""
+        """Every folded weight and bias against the exact ones, layer by layer, as one line."""
         lines = [
             Output(name, got.folded[name].float(), value).line(0, self.precision)
             for layer in (range(self.bundle.manifest.config.layers) if got.folded else ())

@@ -15,8 +15,8 @@ from .controls import Control, Place, given_by, maker, named, transposed_weight,
 
 FOLDS = tuple(f"fold of {part}.{kind}" for part in KeptBlock.folds + SkippedBlock.folds for kind in ("weight", "bias"))
 
-# What writes into a cache -> which of its inputs says where to, and what one slot is in that: of slots [B] a number, of places
-# [B, H, 1, 3] the last of (row, head, slot)
+# Operator that writes into a cache -> which of its inputs is the position, and one slot in that: a number for slots [B], the last of
+# (row, head, slot) for places [B, H, 1, 3]
 WRITERS = {"TensorScatter": (2, 1), "ScatterND": (1, [0, 0, 1])}
 
 
@@ -49,7 +49,7 @@ def scaled_router(copy: DerivedBundle, place: Place) -> None:
 
 
 def later_position(copy: DerivedBundle, place: Place) -> None:
-    """RoPE of the layer's q and k   ->   of the next position: the layer reads copies of what is made of position_ids alone"""
+    """RoPE of the layer's q and k   ->   of the next position: the layer reads copies of the values that depend on position_ids alone"""
     edited = copy.graph(place.graph)
     linear = {part: given_by(edited, f"layers.{place.layer}.attention.{part}", "Gemm") for part in ("q", "k")}
     position = named(edited, edited.inputs, "position_ids")
@@ -65,7 +65,7 @@ def later_position(copy: DerivedBundle, place: Place) -> None:
 
 
 def earlier_slot(copy: DerivedBundle, place: Place) -> None:
-    """The layer's key goes into the slot before its own, where there is one; what lies in its own stays there."""
+    """The layer's key is written one slot too early, where there is one; its own slot keeps its old content."""
     edited = copy.graph(place.graph)
     scatter = maker(edited, named(edited, edited.outputs, f"present.{place.layer}.key"), *WRITERS)
     at, one = WRITERS[scatter.op_type]
@@ -82,7 +82,7 @@ def first_folded(plan: SkipPlan, layer: int) -> str:
 
 
 def _read_instead(others: dict[ir.Value, ir.Value], nodes: Iterable[ir.Node]) -> int:
-    """Let these nodes read other values; how many they were."""
+    """Let these nodes read other values. Returns how many inputs were replaced."""
     places = [(node, at, value) for node in nodes for at, value in enumerate(node.inputs) if value in others]
     for node, at, value in places:
         node.replace_input_with(at, others[value])
@@ -90,7 +90,7 @@ def _read_instead(others: dict[ir.Value, ir.Value], nodes: Iterable[ir.Node]) ->
 
 
 def _until_next_linear(linear: ir.Node) -> list[ir.Node]:
-    """What depends on a linear layer's output, up to the next linear layers."""
+    """The nodes that depend on a linear layer's output, up to the next linear layers."""
     reached: dict[ir.Node, None] = {}
     ahead = [linear]
     while ahead:
@@ -113,15 +113,15 @@ def _in_fold(m: Manifest) -> Place | str:
 
 def _where_routers_are_used(m: Manifest) -> Place | str:
     if m.precision != "fp32":
-        return f"1 % of a router weight moves less than what {m.precision} is allowed to round"
+        return f"1 % of a router weight changes less than {m.precision} rounding may"
     if not m.config.has_adapters:
-        return "there are no routers"
+        return "the model has no routers"
     return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
 
 
 def _in_prompt(m: Manifest) -> Place | str:
     if m.limits.max_prompt < 2:
-        return "with one token at a time nobody sees a query"
+        return "in a prompt of one token the query has no effect"
     return Place("prefill", _middle(m.plan.kept or m.plan.skipped))
 
 

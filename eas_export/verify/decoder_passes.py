@@ -17,8 +17,8 @@ from .metrics import relative_error
 from .reference import Reference
 from .taps import GIVEN, Block
 
-HEADS = "attention.o"  # what this is given is what the attention gives
-STAGES = {  # a place in a block -> what reports call it, where that is not its name
+HEADS = "attention.o"  # its input is the attention's output
+STAGES = {  # a place in a block -> its name in reports, where that is another
     "pool": "pooled",
     "attention.q": "q",
     "attention.k": "k",
@@ -37,7 +37,7 @@ def make_blocks(plan: SkipPlan) -> list[Block]:
 
 
 class DecoderPass(Pass):
-    """inputs: the graph's own; unfolded: what the reference is given instead, with the fold state and without folded weights"""
+    """inputs: the graph's own; unfolded: the reference's, with the fold state instead of folded weights"""
 
     embedded: Tensor  # before the first block, [rows, dim] float32
 
@@ -57,7 +57,7 @@ class DecoderPass(Pass):
 
     @contextmanager
     def block(self, block: Block) -> Iterator[tuple[nn.Module, Tensors]]:
-        """The reference's block with its weights, and the stages that it gives inside."""
+        """A context with the reference's block, loaded, and the stages that it records."""
         with self.network.loaded(block.path, self.network.layers[block.layer]) as module:
             with watched(module, block.path, [HEADS]) as stages:
                 yield module, stages
@@ -67,7 +67,7 @@ class DecoderPass(Pass):
         yield "head", values["logits"], self.network.decoder.logits(last)
 
     def last_tokens(self, x: Tensor) -> Tensor:
-        """Those whose logits the graph gives: [rows, dim] -> [B, dim]"""
+        """The tokens whose logits the graph returns: [rows, dim] -> [B, dim]"""
         return x
 
 
@@ -107,7 +107,7 @@ class Prefill(DecoderPass):
         return found | {f"layers.{layer}.pool": outputs["pooled"][:, i] for i, layer in enumerate(skipped)}
 
     def error(self, place: str, got: Tensor, want: Tensor) -> float | None:
-        """Without what pads a prompt."""
+        """The error without padding."""
         if place.endswith((".router", ".pool")):
             return relative_error(got, want, smallest=1.0)
         inside = torch.arange(self.length) < self.lengths[:, None]  # [B, S]
@@ -124,7 +124,7 @@ class Prefill(DecoderPass):
 
 
 class Decode(DecoderPass):
-    """unfolded: with the caches before the step, which are written"""
+    """unfolded: with the caches before the step, which are written to"""
 
     graph = "decode"
 

@@ -1,4 +1,4 @@
-"""Prompts to verify with: the user's or, without any, made from the config, the same for the same config and limits."""
+"""Prompts to verify with: the user's or, without any, random ones that are the same for the same config and limits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +31,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """each: by name, one row each; given: whether the tokens to feed are the user's; questions: what prompts were made from, where they
-    were"""
+    """each: by name, one row each; fixed: whether the tokens to feed are the user's; questions: those that prompts were made from, if any"""
 
     each: dict[str, Sample]
-    given: bool = False
+    fixed: bool = False
     questions: tuple[Question, ...] = ()
 
     @property
@@ -71,7 +70,7 @@ def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool)
     rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.image_tokens))}
     if (forced := read.forced_tokens) is None:
         return Samples(_drawn(m.config, rows, _steps_that_fit(rows, steps, m.limits)))
-    return Samples({name: Sample(row, forced[:, i : i + 1]) for i, (name, row) in enumerate(rows.items())}, given=True)
+    return Samples({name: Sample(row, forced[:, i : i + 1]) for i, (name, row) in enumerate(rows.items())}, fixed=True)
 
 
 def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) -> int:
@@ -80,8 +79,8 @@ def _steps_that_fit(prompts: Mapping[str, Prompts], steps: int, limits: Limits) 
 
 
 def sample_prompts(config: ModelConfig, limits: Limits, steps: int, longest: bool = True) -> Samples:
-    """Prompts with text, with an image, with two where prompts may have several, the shortest and, if asked for, the longest that the limits allow, with an image where it fits;
-    `steps` tokens or as many as fit behind each. Where a bundle takes batches they are a mixed and ragged one."""
+    """Prompts with text, with an image, with two where prompts may have several, the shortest and, if asked for, the longest that the
+    limits allow, with an image where it fits; `steps` tokens or as many as fit after each. Together they make a mixed, ragged batch."""
     random = torch.Generator().manual_seed(0)
     steps = min(steps, limits.max_tokens - 1)
     room = min(limits.max_prompt, limits.max_tokens - steps)
@@ -105,7 +104,7 @@ def _drawn(config: ModelConfig, prompts: Mapping[str, Prompts], steps: int) -> d
 
 
 def drawn_tokens(config: ModelConfig, prompts: Iterable[str], steps: int) -> dict[str, Tensor]:
-    """Tokens to feed where none are given, [steps, 1] each: known before any side has said one, so that both can take them at once."""
+    """Random tokens to feed where none are given, [steps, 1] each: known in advance, so both sides can take them in one pass."""
     random = torch.Generator().manual_seed(1)
     return {name: torch.randint(config.vocab_size, (steps, 1), generator=random) for name in prompts}
 
@@ -122,10 +121,10 @@ def _prompt(config: ModelConfig, length: int, image_at: list[int], random: torch
 
 
 def choose_tokens(samples: Samples, runtimes: Sequence[Runtime]) -> Samples:
-    """The samples with the tokens to feed: what the file says, else what the bundle itself says, greedily, on the first runtime where
-    that is quick; else drawn ones."""
+    """The samples with the tokens to feed: the file's, else the bundle's own greedy answers on the first runtime where that is quick,
+    else random ones."""
     quick = next((runtime for runtime in runtimes if runtime.stays_open), None)
-    if samples.given or quick is None:
+    if samples.fixed or quick is None:
         return samples
     try:
         fed = {
@@ -133,7 +132,7 @@ def choose_tokens(samples: Samples, runtimes: Sequence[Runtime]) -> Samples:
             for name, each in samples.each.items()
         }
         return replace(samples, each=fed)
-    except UserError:  # it says so again when it is compared
+    except UserError:  # the comparison reports it
         return samples
 
 

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no script, no request. It reads on a phone, in the dark and on paper."""
+"""A report as one self-contained HTML page, without scripts and requests. It reads on a phone, in the dark and on paper."""
 
 from collections.abc import Sequence
 from html import escape
@@ -18,7 +18,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render(report: ParityReport, bundle: str) -> str:
-    """bundle: what the page calls it"""
+    """bundle: its name on the page"""
     parts = [_verdict(report, bundle), _steps(report), _plots(report), _tokens(report)]
     parts += [_section(sections.controls(report)), _details(report)]
     parts += [_section(section, "apart") for section in sections.for_information(report)]
@@ -70,7 +70,7 @@ def _verdict_line(report: ParityReport) -> str:
 
 
 def _steps(report: ParityReport) -> str:
-    """The way from the reference to what is deployed."""
+    """The steps from the reference to the deployed bundle."""
     start = f'<li><h3>reference</h3><p class="quiet">{escape(phrasing.sentence(report.reference))}</p></li>'
     note = "" if report.steps else "<p>No step was reached.</p>"
     cards = "".join(_card(step) for step in report.steps)
@@ -114,7 +114,7 @@ def _blocks_figure(report: ParityReport) -> str:
                     y=line.relative,
                     allowed=line.tolerance,
                     ok=line.ok,
-                    said=f"{phrasing.block(line.part, line.layer)} ({line.kind}) on {step.name}: {_said(line.relative)}",
+                    tooltip=f"{phrasing.block(line.part, line.layer)} ({line.kind}) on {step.name}: {_number(line.relative)}",
                     hollow=line.kind == "skipped",
                 )
                 for line in report.blocks
@@ -130,7 +130,7 @@ def _blocks_figure(report: ParityReport) -> str:
 
 
 def _outputs_figure(report: ParityReport) -> str:
-    """Of each fed token, the prompt that takes most of what it is allowed."""
+    """For each fed token, the prompt that uses most of its tolerance."""
     lines = [(step, case, line) for step in report.steps for case, each in step.cases.items() for line in each]
     names = list(dict.fromkeys(line.stage for _, _, line in lines if _is_logits(line)))
     if not names:
@@ -142,10 +142,10 @@ def _outputs_figure(report: ParityReport) -> str:
             found = [(case, line) for of, case, line in lines if of is step and line.stage == name]
             if found:
                 case, line = max(found, key=lambda each: each[1].used)
-                said = f"{name} on {step.name}, prompt {case}: {_said(line.relative)}"
-                # in the unit of the relative error; None where the error says nothing about that unit
+                tooltip = f"{name} on {step.name}, prompt {case}: {_number(line.relative)}"
+                # in the unit of the relative error; None where that unit is unknown
                 allowed = line.tolerance * line.relative / line.error if line.relative and line.error else None
-                points.append(Point(x, line.relative, allowed, line.ok, said))
+                points.append(Point(x, line.relative, allowed, line.ok, tooltip))
         if points:
             series.append(Series(step.name, style, tuple(points)))
     title = "Error of the logits after each token, worst prompt"
@@ -153,7 +153,7 @@ def _outputs_figure(report: ParityReport) -> str:
     return _figure(title, log_plot(title, "decode step", Y_LABEL, shown, series), legend(series))
 
 
-def _said(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "no number" if value is None else number(value)
 
 
@@ -192,7 +192,7 @@ def _agreement(line: Line | None) -> str:
 
 
 def _details(report: ParityReport) -> str:
-    """Every number, folded away where nothing differs."""
+    """Every number, collapsed where nothing differs."""
     found = [_step_details(step) for step in report.steps if step.ran]
     if report.blocks:
         section, ok = sections.blocks(report.blocks), all(block.ok for block in report.blocks)

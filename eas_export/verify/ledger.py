@@ -46,23 +46,23 @@ class Step:
 
 FOLDED = Step(
     name="pytorch, folded",
-    what="the same weights in PyTorch in float32, each prompt's adapters folded into them: what folding changes",
+    what="PyTorch in float32, with each prompt's adapters folded into the weights: shows what folding changes",
     tolerance=lambda precision: PRECISIONS["fp32"].tolerance,
-    reason="a fold is the same sum in another order, in float32 in every precision",
+    reason="folding computes the same sums in another order, in float32 for every precision",
 )
 STORED = Step(
     name="pytorch, the bundle's weights",
-    what="the bundle's own weights in PyTorch in float32, in its fold mode: what writing and rounding them changes",
+    what="PyTorch in float32, with the bundle's own weights and fold mode: shows what writing and rounding the weights changes",
     tolerance=lambda precision: precision.tolerance,
-    reason="every weight is rounded once, to the bundle's precision, which in bf16 is most of what is allowed at all",
+    reason="every weight is rounded once to the bundle's precision, which in bf16 uses most of the tolerance",
 )
 
 
 def backend_step(runs_as: str, name: str) -> Step:
-    """The bundle on a backend. runs_as: what the backend says of itself ("onnxruntime, bf16 computed in float32")"""
+    """The bundle on a backend. runs_as: the runtime's own name for it ("onnxruntime, bf16 computed in float32")"""
     return Step(
         name=name,
-        what=f"the bundle on {runs_as}: what running it there, and the arithmetic, change",
+        what=f"the bundle on {runs_as}: shows what the backend and its arithmetic change",
         tolerance=lambda precision: precision.tolerance,
         reason="every operation is rounded to the bundle's precision, in another order",
     )
@@ -70,11 +70,11 @@ def backend_step(runs_as: str, name: str) -> Step:
 
 @dataclass(frozen=True)
 class Case:
-    """rows: which of all samples; given: these as one batch, in whatever form the kind of network has them"""
+    """rows: which of all samples; batch: these samples as one, in the form of the kind of network"""
 
     name: str
     rows: slice
-    given: Any
+    batch: Any
 
 
 def make_cases(samples: Mapping[str, Any], size: int, join: Callable[[Sequence[Any]], Any]) -> list[Case]:
@@ -89,7 +89,7 @@ def make_cases(samples: Mapping[str, Any], size: int, join: Callable[[Sequence[A
 
 
 def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime | str:
-    """The bundle on a backend; the reason where that cannot be had here."""
+    """The bundle opened on a backend, or the reason why it cannot be."""
     try:
         runtime = open_low_memory_runtime(bundle, backend) if device == CPU else open_runtime(bundle, backend, device)
     except UserError as error:
@@ -102,13 +102,13 @@ def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU)
 class Ledger:
     """The steps in their order: `pytorch_steps`, then `backend_step` for each backend.
 
-    A kind of network fills in what raises NotImplementedError, and runs the reference when it is made.
+    A kind of network implements what raises NotImplementedError; its constructor runs the reference.
 
     checkpoint  pruned; None: the reference has the bundle's own weights
-    cases       what is compared
-    wanted      what the reference gave on each sample
-    before      the last step that ran, and what it gave on each sample
-    probe       the case whose blocks are compared; boundaries: what each of them gives in the reference
+    cases       samples and batches to compare
+    wanted      the reference's result on each sample
+    before      the last step that ran, and its result on each sample
+    probe       the case whose blocks are compared; boundaries: the reference's output of each block
     """
 
     blocks_graph: str  # the graph whose blocks are compared
@@ -125,19 +125,19 @@ class Ledger:
 
     @staticmethod
     def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Any:
-        """What the constructor takes as samples. Raises UserError for what does not fit the bundle."""
+        """The constructor's `samples`. Raises UserError for inputs that do not fit the bundle."""
         raise NotImplementedError
 
     def pytorch_runs(self) -> Iterator[tuple[Step, list[Any]]]:
-        """The steps in PyTorch, and what each gives on every sample."""
+        """The steps in PyTorch, each with its result on every sample."""
         raise NotImplementedError
 
     def run(self, case: Case, runtime: Runtime) -> Any:
-        """What a backend gives on a case."""
+        """The result of a backend on a case."""
         raise NotImplementedError
 
     def kept(self, result: Any) -> Any:
-        """What stays in memory of a result once it was compared."""
+        """The part of a result that stays in memory once it was compared."""
         return result
 
     def join(self, results: Sequence[Any]) -> Any:
@@ -153,19 +153,19 @@ class Ledger:
         raise NotImplementedError
 
     def faults(self, search: Search, case: Case) -> Iterator[Fault]:
-        """The parts of the bundle that are off by themselves on a case, in the order of computation."""
+        """The parts of the bundle that are wrong by themselves on a case, in the order of computation."""
         raise NotImplementedError
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:
-        """How far the published code's own ways would be from the exact one."""
+        """How far the published code's adapter modes are from the exact one."""
         return ()
 
     def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
-        """The task's, where the samples have labels; on backends that are right so far."""
+        """Task accuracy where the samples have labels. runtimes: of backends without a difference"""
         return None
 
     def pytorch_steps(self) -> list[StepReport]:
-        """What folding changes, and what writing the weights changes."""
+        """The steps that run in PyTorch: folding, and the stored weights."""
         steps = []
         for step, results in self.pytorch_runs():
             lines = {case.name: self._lines(step, case, self._of(case, results)) for case in self.cases}
@@ -174,7 +174,7 @@ class Ledger:
         return steps
 
     def backend_step(self, name: str, opened: Runtime | str) -> StepReport:
-        """The bundle on a backend, or why not. A backend that fails on a case has a line that says so, and goes no further."""
+        """The bundle on a backend, or why it was not run. A backend that fails on a case gets a line with the error, and no further case."""
         if isinstance(opened, str):
             return self._report(backend_step(name, name), {}, why_not=opened)
         step, results, lines = backend_step(opened.backend, name), [], {}
@@ -194,14 +194,14 @@ class Ledger:
         return report
 
     def blocks(self, instrumented: Instrumented) -> tuple[BlockLine, ...]:
-        """Every block's output on the probe, on every backend that can show it."""
+        """Every block's output on the probe, on every backend that opens instrumented graphs."""
         found: list[BlockLine] = []
         for name, (backend, runtime) in instrumented.items():
             with self.progress.stage(f"comparing blocks on {name}"):
                 try:
                     found += self._block_lines(name, backend, runtime)
                 except OutOfSpace:
-                    raise  # blocks that were not compared are not the same
+                    raise  # blocks that were not compared must not pass
                 except UserError:  # a graph without the blocks that it should have
                     line = Line(stage="", error=None, tolerance=0, ok=False)
                     found.append(self._block_line(name, "", Block("", 0, "kept"), line))
@@ -210,15 +210,15 @@ class Ledger:
     def locate(
         self, steps: Sequence[StepReport], blocks: Sequence[BlockLine], instrumented: Instrumented
     ) -> Divergence:
-        """Where the first step that differs leaves the reference; its layer where the backend can show what goes on inside, and one block
-        alone is off. Without a step that differs, a block's line does."""
+        """Where the first step that differs leaves the reference, or the first block where no step differs. The layer is known where the
+        backend opens instrumented graphs, and one block alone is wrong."""
         bad = [(step, case) for step in steps for case in self.cases if _differs(step, case)]
         if not bad:
             block = next(block for block in blocks if not block.ok)
             where = {"step": block.step, "case": block.case, "graph": self.blocks_graph}
             return Divergence(**where, part=block.part, layer=block.layer, stage="block", error=block.relative)
         step, case = bad[0]
-        # what is wrong in the weights is wrong wherever they run; what is wrong on a backend is looked for there
+        # wrong weights are wrong on every backend; a fault of one backend is looked for on that backend
         shown = step.name if step.name in instrumented else next(iter(instrumented), None)
         where = {"step": step.name, "case": case.name}
         if shown and (shown == step.name or step.name in (FOLDED.name, STORED.name)):
@@ -226,7 +226,7 @@ class Ledger:
                 search = Search(self.bundle, *instrumented[shown], self.precision)
                 try:
                     fault = next(self.faults(search, case), None)
-                except UserError:  # a graph that does not run has been said to be one
+                except UserError:  # a graph that does not run, which its step reports
                     fault = None
             if fault:
                 return Divergence(**where, **vars(fault))
@@ -234,7 +234,7 @@ class Ledger:
         return Divergence(**where, graph=None, layer=None, stage=line.stage, error=line.relative)
 
     def checkpoint_readers(self) -> Readers:
-        """The network's parameters from the checkpoint, as the exported network has them."""
+        """The exported network's parameters, made from the checkpoint."""
         m = self.bundle.manifest
         parameters = network_parameters(self.checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
         return {name: tensor.read for name, tensor in parameters.items()}

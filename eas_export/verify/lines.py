@@ -32,14 +32,14 @@ _Measured = create_model(
 
 
 class Line(_Measured):
-    """One output of one step against the reference's; it has every metric of metrics.py, too.
+    """One output of one step against the reference's, with every metric of metrics.py.
 
     error      largest absolute difference; None where there is no number: NaN, infinity, or another shape
     tolerance  largest allowed one
     relative   the error in units of the reference's standard deviation
-    before     largest absolute difference from the step before, and what is allowed; None where that has no such output
-    ok         within what is allowed, against both
-    note       where the largest difference is, or what else there is to say
+    before     largest absolute difference from the step before, before_tolerance: largest allowed one; None where that has no such output
+    ok         whether it is within both tolerances
+    note       where the largest difference is, or another remark
     """
 
     before: Measured = None
@@ -48,8 +48,8 @@ class Line(_Measured):
 
     @property
     def used(self) -> float:
-        """The share of its tolerance that it takes, against the reference or the step before, whichever is larger; infinity without
-        a number."""
+        """The share of its tolerance that the error uses, against the reference or the step before, whichever is larger; infinity
+        without a number."""
         used = _share(self.error, self.tolerance)
         return used if self.before_tolerance is None else max(used, _share(self.before, self.before_tolerance))
 
@@ -64,8 +64,8 @@ def _share(error: float | None, tolerance: float) -> float:
 class Output:
     """One output of a step on a case, and how it is compared.
 
-    want, before  the reference's, and that of the step before; before: None where that has none
-    unit      what errors are counted in; None: the standard deviation of `want`
+    want, before  the reference's output, and that of the step before, which may have none
+    unit      of errors; None: the standard deviation of `want`
     allowed   largest absolute error; None: the precision's and the step's tolerance in that unit
     logits    whether they are logits [B, vocab]
     """
@@ -96,7 +96,7 @@ class Output:
 def compare(
     stage: str, got: Tensor, reference: Tensor, tolerance: float, unit: float | None = None, logits: bool = False
 ) -> Line:
-    """The two within an absolute tolerance, by every metric that such an output has. unit: of the relative error, by default the
+    """Whether the two are within an absolute tolerance, and every metric of such an output. unit: of the relative error, by default the
     reference's standard deviation"""
     error = largest_difference(got, reference)
     if error is None:
@@ -126,7 +126,7 @@ def compare_tokens(stage: str, got: Tensor, logits: Tensor, tolerance: float) ->
 
 
 def worst(stage: str, lines: Sequence[Line]) -> Line:
-    """Many lines as one: the one that uses up most of its tolerance, named in the note."""
+    """Many lines as one: the one that uses most of its tolerance, named in the note."""
     line = max(lines, key=lambda each: each.used)
-    note = f"largest at {line.stage} of {len(lines)}"
+    note = f"largest of {len(lines)}: {line.stage}"
     return line.model_copy(update={"stage": stage, "ok": all(each.ok for each in lines), "note": note})

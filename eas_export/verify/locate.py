@@ -30,9 +30,9 @@ class Fault:
 
 
 class Pass:
-    """One run of one graph, and the reference beside it. A kind of network fills it in.
+    """One run of one graph, and the reference beside it. A kind of network implements it.
 
-    graph   the bundle's, and what it is given
+    graph   the bundle's; inputs: its inputs
     blocks  in the order of computation
 
     Values go by their places: an output's name, a block's `input` and `output`, and a module's path ("layers.3.attention.q").
@@ -43,35 +43,35 @@ class Pass:
     blocks: Sequence[Block]
 
     def shape(self, block: Block) -> Sequence[int]:
-        """Of what the block gives."""
+        """The shape of the block's output."""
         raise NotImplementedError
 
     def surroundings(self) -> AbstractContextManager:
-        """The reference has its weights inside, but for those of blocks."""
+        """A context in which the reference has its weights, except those of blocks."""
         return nullcontext()
 
     def entry(self, block: Block, values: Tensors) -> Tensor:
-        """What the first block of a row should be given."""
+        """The right input of a row's first block."""
         raise NotImplementedError
 
     def replay(self, block: Block, values: Tensors) -> Tensors:
-        """A forward of the reference's block on what the graph's own was given: every stage in the order of computation."""
+        """A forward of the reference's block on the input of the graph's own: every stage in the order of computation."""
         raise NotImplementedError
 
     def finish(self, values: Tensors) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """What stands behind the last blocks: stage, what the graph gave, and what it should have."""
+        """What follows the last blocks: stage, the graph's value, and the right one."""
         raise NotImplementedError
 
     def stages_in(self, outputs: Tensors) -> Tensors:
-        """Stages of blocks that the graph's own outputs hold, by their places."""
+        """The stages of blocks that are among the graph's own outputs, by their places."""
         return outputs
 
     def stage(self, block: Block, place: str) -> str:
-        """What a report calls it."""
+        """The place's name in reports."""
         return "block" if place == block.path else place.removeprefix(f"{block.path}.")
 
     def error(self, place: str, got: Tensor, want: Tensor) -> float | None:
-        """How far off it is, in units of the reference's standard deviation."""
+        """The error in units of the reference's standard deviation."""
         return relative_error(got, want)
 
 
@@ -85,7 +85,7 @@ class Search:
     precision: Precision
 
     def walk(self, one: Pass) -> Iterator[Fault]:
-        """The faults that parts of a graph make by themselves; the graph's outputs in the end. Raises UserError where it does not run."""
+        """Yields the faults that parts of a graph make by themselves, and returns its outputs. Raises UserError where the graph does not run."""
         graph = InstrumentedGraph(self.bundle, one.graph)
         shapes = {block.output: one.shape(block) for block in one.blocks}
         values = self._run(graph, one, shapes, one.blocks)
@@ -99,7 +99,7 @@ class Search:
                 wanted = one.replay(block, values)
                 if self._first_bad(one, values, wanted):
                     shapes = {p: want.shape for p, want in wanted.items() if p not in values and graph.has(p)}
-                    # on caches that it has filled already with the same
+                    # the caches are already filled, with the same values
                     inside = self._run(graph, one, shapes) | {p: values[p] for p in wanted if p in values}
                     place, error = self._first_bad(one, inside, wanted)
                     yield Fault(one.graph, block.layer, one.stage(block, place), error, block.part)
@@ -118,7 +118,7 @@ class Search:
         return graph.run(self.backend, self.runtime, one.inputs, shapes, entries)
 
     def _first_bad(self, one: Pass, got: Tensors, wanted: Tensors) -> tuple[str, float | None] | None:
-        """The first stage in the order of computation that is off, and by how much."""
+        """The first stage in the order of computation that is wrong, and its error."""
         for place, want in wanted.items():
             if place in got and not self.allowed(error := one.error(place, got[place], want)):
                 return place, error
@@ -129,23 +129,23 @@ class Search:
 def watched(
     module: nn.Module, path: str, inputs: Sequence[str] = (), name: Callable[[str], str] = str
 ) -> Iterator[Tensors]:
-    """What the parts of a module give when it runs inside, by their places, in the order of computation.
+    """The outputs of a module's parts when it runs in this context, by their places, in the order of computation.
 
     path    the module's own
-    inputs  parts whose input is a stage, too
+    inputs  parts whose input is recorded, too
     """
     seen: Tensors = {}
     with ExitStack() as hooks:
         for part, each in module.named_modules():
             place = f"{path}.{part}".removesuffix(".")
 
-            def give(_: nn.Module, __: tuple, result: Tensor, place: str = place) -> None:
+            def keep_output(_: nn.Module, __: tuple, result: Tensor, place: str = place) -> None:
                 seen[name(place)] = result
 
-            def take(_: nn.Module, given: tuple, place: str = place) -> None:
-                seen[name(place) + GIVEN] = given[0]
+            def keep_input(_: nn.Module, args: tuple, place: str = place) -> None:
+                seen[name(place) + GIVEN] = args[0]
 
-            hooks.callback(each.register_forward_hook(give).remove)
+            hooks.callback(each.register_forward_hook(keep_output).remove)
             if part in inputs:
-                hooks.callback(each.register_forward_pre_hook(take).remove)
+                hooks.callback(each.register_forward_pre_hook(keep_input).remove)
         yield seen

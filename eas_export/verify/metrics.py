@@ -1,5 +1,4 @@
-"""What outputs are measured by: METRICS, a row each, from which terminal, page and JSON follow; the units of errors, and how numbers are
-written."""
+"""How outputs are measured: METRICS, from which terminal, page and JSON follow; the units of errors; how numbers are written."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ def seven_digits(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share that is exact at both ends: only all is 100 %."""
+    """Rounded, but only exact shares are 0 % or 100 %."""
     if value is None:
         return NO_NUMBER
     return f"{100 * value:.0f} %" if value in (0, 1) else f"{min(max(100 * value, 0.1), 99.9):.1f} %"
@@ -127,6 +126,6 @@ METRICS = (
 
 
 def _parts(got: Tensor, reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in pieces whose differences take no memory to speak of; nothing for empty ones."""
+    """Both in pieces whose differences take little memory; no pieces for empty tensors."""
     if got.numel():
         yield from zip(got.flatten().split(1 << 20), reference.flatten().split(1 << 20))

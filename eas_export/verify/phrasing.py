@@ -1,4 +1,4 @@
-"""How a report reads: the numbers and sentences that the terminal and the page have in common."""
+"""The phrases and sentences that a report has in the terminal and on the page."""
 
 from .metrics import number
 from .report import Divergence, ParityReport, Verdict
@@ -22,7 +22,7 @@ def exit_meaning(report: ParityReport) -> str:
 
 
 def reasons(report: ParityReport) -> list[str]:
-    """What a reader of the verdict has to know beside it, a sentence each."""
+    """What explains the verdict, a sentence each."""
     found = [f"damaged file {name}: its sha256 is not the manifest's" for name in report.damaged]
     if report.damaged:
         return [*found, "copy the bundle again, or build it again with --force"]
@@ -90,13 +90,13 @@ def own_error(divergence: Divergence) -> str:
 
 
 def missing(report: ParityReport) -> list[str]:
-    """What was required and not run, each with the reason where one is known."""
+    """Backends that were required but not run, each with the reason where one is known."""
     reasons = {step.name: step.why_not for step in report.steps}
     return [f"{name}: {reasons[name]}" if reasons.get(name) else name for name in report.missing]
 
 
 def summary(report: ParityReport, bundle: str) -> str:
-    """One sentence or two: what was compared with what, and what came of it."""
+    """One sentence: what was compared with what, and the result."""
     ran = [step for step in report.steps if step.ran]
     if report.damaged:
         damaged = len(report.damaged)

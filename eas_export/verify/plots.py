@@ -1,4 +1,4 @@
-"""Line plots with a logarithmic axis, as inline SVG: shapes and text tell series apart as well as colours do. Knows no report."""
+"""Line plots with a logarithmic axis, as inline SVG. Markers and text tell series apart as well as colours do."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ MOST_TICKS = 10
 
 @dataclass(frozen=True)
 class Point:
-    """x: index into the axis's names; y: None where there is no number; allowed: the same unit as y; said: what it is, in words"""
+    """x: index into the axis's names; y: None where there is no number; allowed: the same unit as y"""
 
     x: int
     y: float | None
     allowed: float | None
     ok: bool
-    said: str
+    tooltip: str
     hollow: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """style: a number of its own, which its colour and marker go by"""
+    """style: a number that decides colour and marker"""
 
     name: str
     style: int
@@ -33,7 +33,7 @@ class Series:
 
 
 def log_plot(title: str, x_label: str, y_label: str, names: Sequence[str], series: Sequence[Series]) -> str:
-    """One line per series and a dashed one for what it is allowed. Zero lies on the axis, and what is no number on the upper edge."""
+    """One line per series, and a dashed one for its tolerance. Zeros lie on the axis, missing numbers on the upper edge."""
     axes = _Axes(names, [point for each in series for point in each.points])
     parts = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
@@ -46,7 +46,7 @@ def log_plot(title: str, x_label: str, y_label: str, names: Sequence[str], serie
 
 
 def legend(series: Sequence[Series], solid: str = "", hollow: str = "") -> str:
-    """What the lines and markers stand for; solid, hollow: what the two fills mean, where they mean something."""
+    """What lines and markers mean; solid, hollow: what the two fills mean, if anything."""
     items = [(f"s{each.style % STYLES}", _line(9), each.style, False, each.name) for each in series]
     items += [("ink", "", 0, is_hollow, word) for word, is_hollow in ((solid, False), (hollow, True)) if word]
     drawn = [
@@ -77,7 +77,7 @@ def marker(style: int, x: float, y: float, hollow: bool) -> str:
 
 
 class _Axes:
-    """Where things lie: x by index, y by its decade."""
+    """Coordinates: x by index, y on a logarithmic scale."""
 
     def __init__(self, names: Sequence[str], points: Sequence[Point]):
         values = [v for p in points for v in (p.y, p.allowed) if v]
@@ -126,22 +126,22 @@ class _Axes:
 def _drawn(axes: _Axes, series: Series) -> str:
     spots = [(axes.x(p.x), axes.y(p.y), p) for p in series.points]
     path, pen = "", "M"
-    for x, y, point in spots:  # no line leads to what is no number
+    for x, y, point in spots:  # a missing number breaks the line
         path += f"{pen}{x:.1f} {y:.1f}" if point.y is not None else ""
         pen = "L" if point.y is not None else "M"
     marks = []
     for x, y, point in spots:
         ring = "" if point.ok else _ring(x, y)
-        marks.append(f"<g>{marker(series.style, x, y, point.hollow)}{ring}<title>{escape(point.said)}</title></g>")
+        marks.append(f"<g>{marker(series.style, x, y, point.hollow)}{ring}<title>{escape(point.tooltip)}</title></g>")
     return f'<g class="s{series.style % STYLES}"><path class="line" d="{path}"/>{"".join(marks)}</g>' if spots else ""
 
 
 def _allowed(axes: _Axes, series: Series) -> str:
     spots = [f"{axes.x(p.x):.1f} {axes.y(p.allowed):.1f}" for p in series.points if p.allowed]
-    said = f"allowed on {series.name}"
+    tooltip = f"allowed on {series.name}"
     if not spots:
         return ""
-    return f'<g class="s{series.style % STYLES}"><path class="allowed" d="M{"L".join(spots)}"><title>{escape(said)}</title></path></g>'
+    return f'<g class="s{series.style % STYLES}"><path class="allowed" d="M{"L".join(spots)}"><title>{escape(tooltip)}</title></path></g>'
 
 
 def _ring(x: float, y: float) -> str:

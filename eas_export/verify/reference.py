@@ -20,12 +20,12 @@ from ..networks.decoder.teacher_forcing import force_tokens
 from .adapter_modes import AdapterMode, unfolded
 from .streaming import Readers, StreamedNetwork
 
-MOST_TOKENS = 2048  # that go through the network together
-A_PASS = 256  # tokens: what it costs to read the weights, which take their turn in memory, is about what these cost
+MOST_TOKENS = 2048  # go through the network together
+A_PASS = 256  # tokens that cost about as much as reading the weights once more, which are in memory block by block
 
 
 class Reference:
-    """parameters: store name -> reader of a float32 tensor; more than the network's may be there"""
+    """parameters: store name -> reader of a float32 tensor; those that are not the network's are ignored"""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
         self.config, self.plan = config, plan
@@ -41,9 +41,9 @@ class Reference:
     ) -> list[Generation]:
         """One generation per prompt, each of one row: the logits after it and after each of its forced tokens [steps, 1].
 
-        on_layer  is told of each layer that is done
-        mode      in which the adapters meet the forced tokens
-        on_block  is given a prompt's number, a layer's, and the layer's output at the prompt's positions [prefix + S, dim]
+        on_layer  called with 1 after each layer
+        mode      how adapters are applied to the forced tokens
+        on_block  called with a prompt's number, a layer's, and the layer's output at the prompt's positions [prefix + S, dim]
         """
         results: dict[int, Generation] = {}
         for group in groups(prompts, forced):
@@ -119,13 +119,15 @@ class Reference:
 
 def groups(prompts: list[Prompts], forced: list[Tensor]) -> list[list[int]]:
     """Which prompts go through the network together, each padded to the longest of its group: the shortest first, until padding would
-    be dearer than to read the weights once more."""
+    cost more than reading the weights once more."""
     lengths = [int(prompt.prompt_lengths) + len(fed) for prompt, fed in zip(prompts, forced)]
-    found: list[list[int]] = []
+    result: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        longer = len(found[-1]) * (lengths[i] - lengths[found[-1][-1]]) if found else 0  # what the others would grow by
-        if found and longer <= A_PASS and lengths[i] * (len(found[-1]) + 1) <= MOST_TOKENS:
-            found[-1].append(i)
+        longer = (
+            len(result[-1]) * (lengths[i] - lengths[result[-1][-1]]) if result else 0
+        )  # padding that it adds to the others
+        if result and longer <= A_PASS and lengths[i] * (len(result[-1]) + 1) <= MOST_TOKENS:
+            result[-1].append(i)
         else:
-            found.append([i])
-    return found
+            result.append([i])
+    return result

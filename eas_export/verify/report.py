@@ -1,6 +1,6 @@
-"""What verification found, as data: the form of `verify --json`, of reports/verify.json in a bundle, and of the page's numbers.
+"""The result of a verification as data: `verify --json`, reports/verify.json in a bundle, and the page's numbers.
 
-Its JSON Schema lies beside this file (report.schema.json).
+Its JSON Schema is report.schema.json.
 """
 
 from enum import StrEnum
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class Verdict(StrEnum):
-    """SELF_CONSISTENT: no checkpoint was given, so graphs and weights fit together, whatever they came from"""
+    """SELF_CONSISTENT: graphs and weights fit together, but no checkpoint was given to compare them with"""
 
     SAME = "same as the checkpoint"
     SELF_CONSISTENT = "self-consistent"
@@ -31,13 +31,13 @@ class FileLine(Record):
 
 
 class StepReport(Record):
-    """One step on the way from the checkpoint to what is deployed, compared with the reference and with the step before it.
+    """One step from the checkpoint to the deployed bundle, compared with the reference and with the step before it.
 
     name       "pytorch, folded", "pytorch, the bundle's weights", or the backend
-    what       it ran, in words
-    before     the step that it is compared with beside the reference
+    what       a description of the step
+    before     the name of the step before
     tolerance  largest error allowed against the step before, in units of the reference's standard deviation; reason: why so large
-    why_not    why it was not run; empty where it was
+    why_not    why the step was not run; empty where it was
     cases      prompt, or batch of prompts -> its lines in the order of computation
     """
 
@@ -59,17 +59,17 @@ class StepReport(Record):
 
     @property
     def worst(self) -> tuple[str, Line] | None:
-        """The case and line that take most of what they are allowed; None without any."""
+        """The case and line that use most of their tolerance; None without any."""
         lines = [(case, line) for case, lines in self.cases.items() for line in lines]
         return max(lines, key=lambda each: each[1].used, default=None)
 
 
 class BlockLine(Record):
-    """The output of one block at the prefill of one prompt, on one backend, against the reference's.
+    """The output of one block in the prefill of one prompt, on one backend, against the reference's.
 
     part      of the network, where it has several rows of blocks ("text stream"); empty where it has one
     kind      kept or skipped: whether the block has its attention, or all of them
-    relative  largest error in units of the reference's standard deviation at this place; tolerance in the same
+    relative  largest error in units of the standard deviation of the reference's output; tolerance: in the same units
     """
 
     step: str
@@ -85,10 +85,10 @@ class BlockLine(Record):
 
 
 class PublishedDeviation(Record):
-    """How far another adapter mode that was published would be from the exact one on this prompt: for information, no verdict.
+    """How far the published code's adapter mode is from the exact one on this prompt: for information, not part of the verdict.
 
     relative   largest difference of the logits after any fed token, in units of the reference's standard deviation
-    tolerance  what a bundle in this precision would be allowed
+    tolerance  the precision's, for scale
     """
 
     name: str
@@ -101,12 +101,12 @@ class Divergence(Record):
     """Where a step first leaves the reference.
 
     graph  vision, prefill, fold, decode or encode; None where no part alone is at fault: errors added up, or the backend does not show its parts
-    part, layer  the block, see BlockLine; None where it is in none
+    part, layer  the block, see BlockLine; layer: None outside blocks
     stage  in EAS terms: "norm", "router", "pooled", "adapter", "q", "key cache", "attention", "gate", "down", "fold of ffn.gate.bias" ...
-    error  in units of the reference's standard deviation: the stage's own, the reference being given the very inputs that the stage had;
-           without a graph, the output's against the reference
+    error  in units of the reference's standard deviation: the stage's own, with the reference run on the inputs that the stage had;
+           without a graph, the output's
 
-    A damaged file has an empty step and case, and stands as the stage.
+    For a damaged file, step and case are empty, and stage is the file's name.
     """
 
     step: str
@@ -119,12 +119,12 @@ class Divergence(Record):
 
 
 class ControlReport(Record):
-    """A known fault, planted in a copy of the bundle to see it found.
+    """A known fault, planted in a copy of the bundle to check that verification finds it.
 
-    why_not  why it does not apply to such a bundle; empty where it does
+    why_not  why the fault does not apply to the bundle; empty where it does
     graph, part, layer  where it was planted
     found    where verification of the copy located a difference; None where it found none
-    ok       whether that is the planted layer, and one of the stages that the fault shows in; True for what does not apply
+    ok       whether that is in the planted layer, at a stage that the fault shows in; True where the fault does not apply
     """
 
     name: str
@@ -138,8 +138,8 @@ class ControlReport(Record):
 
 
 class ParityReport(Record):
-    """reference: what everything is compared with; required: what had to run; blocks: of one prompt, for each backend that runs graphs
-    as they are; controls: known faults that were to be found, where they were asked for"""
+    """reference: what everything is compared with; required: backends that had to run; blocks: of one prompt, for each backend that runs
+    graphs as they are; shortcuts: for information; controls: planted faults, where they were asked for"""
 
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict
@@ -157,7 +157,7 @@ class ParityReport(Record):
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was asked for was run, and is the same."""
+        """Whether everything that was required was run, and is the same."""
         return self.exit_code == 0
 
     @property
@@ -166,18 +166,18 @@ class ParityReport(Record):
 
     @property
     def all_same(self) -> bool:
-        """Whether everything that was compared is within what is allowed."""
+        """Whether everything that was compared is within its tolerance."""
         return not self.damaged and all(each.ok for each in (*self.steps, *self.blocks))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What was required and not run."""
+        """Backends that were required but not run."""
         ran = {step.name for step in self.steps if step.ran}
         return tuple(name for name in self.required if name not in ran)
 
     @property
     def exit_code(self) -> int:
-        """0 the same, 1 differs or does not find a planted fault, 3 something that was required was not run"""
+        """0 the same, 1 differs or missed a planted fault, 3 a required backend was not run"""
         if self.verdict == Verdict.DIFFERS or not all(control.ok for control in self.controls):
             return 1
         return 3 if self.missing or self.verdict == Verdict.NOT_RUN else 0

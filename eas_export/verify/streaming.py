@@ -16,9 +16,9 @@ Readers = Mapping[str, Callable[[], Tensor]]  # parameter's name in the store ->
 
 
 class StreamedNetwork:
-    """A network whose blocks have their weights while it is their turn, in `for block in decoder.layers`.
+    """A network whose blocks are loaded one at a time, by `for block in decoder.layers`.
 
-    parameters: store name -> reader of a float32 tensor; more than the network's may be there
+    parameters: store name -> reader of a float32 tensor; those that are not the network's are ignored
     """
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, limits: Limits, parameters: Readers):
@@ -33,7 +33,7 @@ class StreamedNetwork:
 
     @contextmanager
     def loaded(self, prefix: str, module: nn.Module) -> Iterator[nn.Module]:
-        """A module that has its weights inside, and only there; prefix: its name in the store."""
+        """A context in which a module has its weights. prefix: the module's name in the store"""
         dot = f"{prefix}." if prefix else ""
         load_parameters(module, {name: self._parameters[f"{dot}{name}"] for name in parameter_shapes(module)})
         try:
@@ -43,7 +43,7 @@ class StreamedNetwork:
             give_back_memory()
 
     def surroundings(self) -> AbstractContextManager[nn.Module]:
-        """All of the decoder but its blocks, loaded."""
+        """A context in which all of the decoder but its blocks is loaded."""
         others = {name: module for name, module in self.decoder.named_children() if name != "layers"}
         return self.loaded("", nn.ModuleDict(others))
 

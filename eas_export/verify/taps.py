@@ -1,7 +1,7 @@
-"""A graph of a bundle run for what goes on inside it.
+"""The intermediate values of a bundle's graphs.
 
-Values of exported graphs have the names of the modules that give them (export/recorder.py), so every graph can show its stages without
-having been exported for that: outputs are added to a copy, which is made for one run and thrown away.
+Values of exported graphs are named after their modules (export/recorder.py), so every graph can show its stages: outputs are added to a
+copy, which is deleted after one run.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ from ..core.graph_spec import TensorSpec
 from ..core.precision import DTYPES
 from ..system.scratch import scratch_folder
 
-GIVEN = " in"  # behind a module's path: what it is given, not what it gives
+GIVEN = " in"  # after a module's path: its input, not its output
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Block:
     """One block of a network.
 
     path  of its module in the network, and of its values in graphs: "layers.3"
-    end   the part of it that gives the block's output; empty where no part does, and the output has the block's own name
+    end   the part whose output is the block's; empty where the block's output has the block's own name
     part, layer, kind  see report.BlockLine
     """
 
@@ -39,17 +39,17 @@ class Block:
 
     @property
     def output(self) -> str:
-        """The name of what it gives."""
+        """The place of its output."""
         return f"{self.path}.{self.end}".removesuffix(".")
 
     @property
     def input(self) -> str:
-        """The name of what it is given."""
+        """The place of its input."""
         return self.path + GIVEN
 
 
 class InstrumentedGraph:
-    """A graph that gives values beside its outputs. Raises UserError where it has no such block."""
+    """A graph that shows its intermediate values. Raises UserError where it has no such block."""
 
     def __init__(self, bundle: Bundle, name: str):
         self._bundle, self._name = bundle, name
@@ -58,7 +58,7 @@ class InstrumentedGraph:
         self._dtypes = {v.name: v.type.tensor_type.elem_type for v in self._graph.graph.value_info}
 
     def has(self, place: str) -> bool:
-        """Whether it has the value of a module, or of what the module is given."""
+        """Whether the graph has the output of a module, or its input."""
         return place.removesuffix(GIVEN) in self._makers
 
     def run(
@@ -72,8 +72,8 @@ class InstrumentedGraph:
         """The graph's outputs, and these values in float32, by their places.
 
         backend  one that opens instrumented graphs; runtime: the bundle on it
-        shapes   of what modules give ("layers.3.attention.o"), or are given ("layers.3.attention.o in")
-        entries  blocks to show the input of, which is shaped as their output is
+        shapes   of modules' outputs ("layers.3.attention.o") and inputs ("layers.3.attention.o in")
+        entries  blocks whose inputs are shown, too; they have the shapes of their outputs
 
         Raises UserError where the graph does not run or has no such block, OutOfSpace where the copy cannot be written.
         """
@@ -103,7 +103,7 @@ class InstrumentedGraph:
             try:
                 instrumented.graph_file(self._name).write_bytes(model.SerializeToString())
             except OSError as error:
-                what = f"a debug graph cannot be written there ({error.strerror})"
+                what = f"a debug graph cannot be written ({error.strerror})"
                 raise OutOfSpace(what, where=scratch, fix="make room, or move the bundle to another disk") from error
             return backend.open_instrumented(instrumented).run(self._name, inputs)
 
@@ -114,8 +114,8 @@ class InstrumentedGraph:
         return maker.input[0] if place.endswith(GIVEN) else place
 
     def _entry(self, block: Block) -> str:
-        """What a block is given. It has another block's name, or the name of whatever stands before the first one; but sums and norms
-        read the residual stream first, so it is found on the way back from what the block gives."""
+        """The name of a block's input: that of another block, or of whatever precedes the first one. Sums and norms have the residual
+        stream as their first input, so it is found by going back from the block's output."""
         value = block.output
         while value == block.path or value.startswith(f"{block.path}."):
             if value not in self._makers:
@@ -125,4 +125,6 @@ class InstrumentedGraph:
 
     def _unknown(self, block: str) -> UserError:
         fix = "the graph was changed after it was built: build again with --force"
-        return UserError(f"it has no block {block} as an exported graph has", where=f"graph {self._name}", fix=fix)
+        return UserError(
+            f"the graph has no value named {block}, which exported graphs have", where=f"graph {self._name}", fix=fix
+        )

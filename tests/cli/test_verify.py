@@ -114,7 +114,7 @@ def test_no_disk_for_a_debug_graph_is_wrong_use_of_the_machine(bundle_of, monkey
 
     monkeypatch.setattr(Path, "write_bytes", full)
     said = refused("verify", bundle_of(CASE).path, "--ckpt", CASE.folder)
-    assert "a debug graph cannot be written there (No space left on device)" in said and "make room" in said
+    assert "a debug graph cannot be written (No space left on device)" in said and "make room" in said
 
 
 def test_no_room_is_no_difference(bundle_of, command, monkeypatch):

@@ -57,7 +57,7 @@ def test_bf16_is_computed_in_float32_and_it_is_said(meter_bundle_of, command):
     assert "bf16 computed in float32" in said["steps"][-1]["what"]
     here, padding, pooled = said["controls"]
     assert here["ok"] and here["found"]["stage"] == "ffn.fc1"
-    assert all("what bf16 is allowed to round" in each["why_not"] for each in (padding, pooled))
+    assert all("changes less than bf16 rounding may" in each["why_not"] for each in (padding, pooled))
 
 
 FAULTS = [  # weight, its factor, where it shows

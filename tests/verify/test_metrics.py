@@ -44,7 +44,7 @@ def test_another_token_counts_by_its_margin():
 def test_the_worst_line_stands_for_all():
     lines = [compare(str(i), torch.tensor([1.0 + e]), torch.ones(1), 0.1) for i, e in enumerate((0.05, 0.2, 0.01))]
     line = worst("all", lines)
-    assert not line.ok and line.error == pytest.approx(0.2) and line.note == "largest at 1 of 3"
+    assert not line.ok and line.error == pytest.approx(0.2) and line.note == "largest of 3: 1"
 
 
 NEW_METRIC = """

@@ -72,5 +72,5 @@ def test_a_graph_without_the_names_differs(bundle_of, tmp_path):
     assert all(step.ok for step in report.steps) and report.exit_code == 1
     assert [(block.layer, block.ok, block.error) for block in report.blocks] == [(0, False, None)]
     assert (report.first_divergence.graph, report.first_divergence.stage) == ("prefill", "block")
-    with pytest.raises(UserError, match=r"it has no block layers\.3 as"):
+    with pytest.raises(UserError, match=r"the graph has no value named layers\.3,"):
         InstrumentedGraph(bundle, "prefill").run(None, None, {}, {"layers.3": (1, 1)})
