@@ -40,7 +40,7 @@ def share_of_tolerance(used: float) -> str:
     if used == float("inf"):
         return "beyond its tolerance"
     if used >= 10:
-        return f"{used:.3g} times its tolerance"
+        return f"{used:,.0f} times its tolerance" if used < 1e6 else f"{used:.0e} times its tolerance"
     return f"{'under 0.1' if 0 < used < 0.001 else f'{100 * used:.2g}' if used < 1 else f'{100 * used:.0f}'} % of its tolerance"
 
 

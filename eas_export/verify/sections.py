@@ -130,7 +130,7 @@ def controls(report: ParityReport) -> Section | None:
     place = Column("planted in", planted, "place")
     return Section(
         "Known faults, each planted in a copy of the bundle",
-        "Each copy was verified as the bundle was. A fault that is missed makes the exit code 1.",
+        "Each copy was verified like the bundle; a missed fault makes the exit code 1.",
         report.controls,
         (fault, judged, place, Column("located at", located, "place"), Column("what it is", what, "note")),
         (fault, judged, place, Column("located at", stage)),
