@@ -96,7 +96,7 @@ def test_the_family_on_the_page_is_built_verified_and_run(toy, tmp_path, command
     assert code == 0 and len(json.loads(said)["tokens"][0]) == 3, err
     np.savez(tmp_path / "two.npz", input_ids=[[1, -1, 7, 9]], pixel_values=pixels, image_row=[0, 0])
     assert "a prompt with 2 images has 1 places for them (-1)" in refused("run", out, "--inputs", tmp_path / "two.npz")
-    assert "a toy checkpoint has no use for it (--vision)" in refused("inspect", ckpt, "--vision", ckpt)
+    assert "a toy checkpoint does not take --vision" in refused("inspect", ckpt, "--vision", ckpt)
 
 
 def test_the_page_names_everything_that_a_kind_of_network_gives():

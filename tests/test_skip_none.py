@@ -117,7 +117,7 @@ def test_fine_tuned_llava_with_the_original_models(fine_tuned, original, tmp_pat
     said = json.loads(text)
     assert code == 0 and said["report"]["verdict"] == "same as the checkpoint", err
     assert said["notes"] == [
-        "attentions of layers 0, 2, where they are kept, are base-7b's; adapters before them change nothing",
+        "layers 0, 2, where kept, have the attention of base-7b; adapters before it have no effect",
         "--skip is not what the checkpoint was trained with: the layers with replaced_adapter in ckpt is [0, 2]",
         NEVER,
     ]
@@ -155,14 +155,17 @@ def test_a_longer_list_says_so_too(command):
 
 
 WRONG = {
-    "another width": (dict(dim=32, heads=4, kv_heads=2), "its hidden_size is 32, the checkpoint's 64"),
-    "more layers": (dict(layers=5, kv_heads=2), "its num_hidden_layers is 5, the checkpoint's 4"),
+    "another width": (dict(dim=32, heads=4, kv_heads=2), "the base model's hidden_size is 32, the checkpoint's is 64"),
+    "more layers": (dict(layers=5, kv_heads=2), "the base model's num_hidden_layers is 5, the checkpoint's is 4"),
     "other heads": (
         dict(heads=8, kv_heads=4),
-        "its num_attention_heads is 8, the checkpoint's 4",
+        "the base model's num_attention_heads is 8, the checkpoint's is 4",
     ),  # of the same shapes
-    "other groups": (dict(kv_heads=4), "its kv_heads is 4, the checkpoint's 2"),
-    "other angles": (dict(kv_heads=2, theta=5e5), "its rope_theta is 500000.0, the checkpoint's 10000.0"),
+    "other groups": (dict(kv_heads=4), "the base model's kv_heads is 4, the checkpoint's is 2"),
+    "other angles": (
+        dict(kv_heads=2, theta=5e5),
+        "the base model's rope_theta is 500000.0, the checkpoint's is 10000.0",
+    ),
     "fine-tuned too": (dict(kv_heads=2, skip=(2,)), "missing key model.layers.2.self_attn.q_proj.weight"),
 }
 
@@ -183,4 +186,4 @@ def test_a_folder_that_is_no_model_is_no_base(fine_tuned, tmp_path, refused):
     assert "no such file" in (line := refused(*asked, tmp_path)) and "config.json" in line
     (tmp_path / "config.json").write_text('{"hidden_size": "x"}')
     assert "the file is not the config.json of a LLaMA model (hidden_size" in refused(*asked, tmp_path)
-    assert "no use for it (--base-weights)" in refused("inspect", LAVIN.folder, "--base-weights", tmp_path)
+    assert "does not take --base-weights" in refused("inspect", LAVIN.folder, "--base-weights", tmp_path)

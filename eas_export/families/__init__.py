@@ -20,7 +20,7 @@ def get_family(name: str) -> Family:
 
 
 def detect(path: Path) -> Family:
-    """The family of the checkpoint at `path`. Raises UserError when it is none of ours."""
+    """The family of the checkpoint at `path`. Raises UserError for an unknown layout."""
     if not path.exists():
         raise UserError("there is no such file or folder", where=path, fix="check the path")
     for name in FAMILIES:
@@ -28,15 +28,15 @@ def detect(path: Path) -> Family:
         if family.detect(path):
             return family
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
-    raise UserError("it looks like no checkpoint of a known family", where=path, fix=f"give one of these: {layouts}")
+    raise UserError("this is not a checkpoint of a known family", where=path, fix=f"give one of these: {layouts}")
 
 
 def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
-    """The checkpoint of the family called `name`, by default of whichever it looks like. Raises UserError for an option that the family
+    """Load a checkpoint of the family called `name`; by default the family is detected. Raises UserError for an option that the family
     does not take, and as Family.load does."""
     family = get_family(name) if name else detect(sources.ckpt)
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
             option = f"--{field.name.replace('_', '-')}"
-            raise UserError(f"a {family.name} checkpoint has no use for it", where=option, fix="leave it out")
+            raise UserError(f"a {family.name} checkpoint does not take {option}", where=option, fix="leave it out")
     return family.load(sources)

@@ -1,5 +1,5 @@
-"""The contract that a model family fills in, and Sources: the user's files and the options that correct what a checkpoint says. A family is
-one file under families/ and one row."""
+"""The contract of a model family, and Sources: the user's files and the options that override what a checkpoint records. A family is
+one file under families/ and one row in its table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the user's files are and what they say beyond the files.
+    """The user's files, and options that no file records.
 
     ckpt               a folder in the family's published layout, or its main file
-    weights, vision    the other files, where `ckpt` does not hold them
-    base_weights       the original model, for attentions that fine-tuning has lost
+    weights, vision    the other files, where `ckpt` does not contain them
+    base_weights       the original model, for attentions that fine-tuning removed
     router_temperature, adapter_scale, text_heads, image_cross_reading  see core/options.BuildOptions
     """
 
@@ -49,26 +49,26 @@ class Sources:
         base_weights: Path | str | None = None,
         **settings: Any,
     ) -> "Sources | None":
-        """What the user of the command `where` gave; None without any path. Raises UserError for other paths without a checkpoint."""
+        """The sources of the command `where`; None if no path was given. Raises UserError for other paths without a checkpoint."""
         others = [None if path is None else Path(path) for path in (weights, vision, base_weights)]
         if ckpt is not None:
             return cls(Path(ckpt), *others, **settings)
         if any(others):
-            what = "--weights, --vision and --base-weights belong to a checkpoint"
+            what = "--weights, --vision and --base-weights need --ckpt"
             raise UserError(what, where=where, fix="pass --ckpt too")
         return None
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a decoder's prompts were made when it was trained.
+    """The prompt format that a decoder was trained with.
 
-    place_images  (config, token ids of one prompt as ints, number of its images) -> the ids with room for the features, and the
-                  position of each image feature among them, features in order; raises UserError where images and ids do not fit
-    format        a question in the format that the family was trained with, as text
+    place_images  (config, token ids of one prompt as ints, number of its images) -> the ids with slots for the features, and the
+                  position of each image feature among them, in order; raises UserError where images and ids do not match
+    format        question -> the prompt text, in the format that the family was trained with
     encode        (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
-    pixels        (config, image in RGB) -> [3, H, W] float32, as the vision tower was trained with
-    placeholder   the id below 0 that stands for an image among token ids; None where images stand in place of tokens
+    pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
+    placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
     """
 
     place_images: Callable[[ModelConfig, list[int], int], tuple[list[int], list[int]]]
@@ -88,12 +88,12 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A model with both adapters in every layer, to find out what can be skipped and to train what stands in for it.
+    """A model with both adapters in every layer, for searching the attentions to skip and training their replacements.
 
-    checkpoint  nothing is cut out of it; its tensors are made of the adapters as they are when they are read
-    adapters    published key -> what is trained, float32
-    write       (skipped, folder, progress) -> nothing: the checkpoint that fine-tuning leaves, in the published layout, into a folder
-                that is there; config.json comes last
+    checkpoint  the whole model; reading an adapter tensor gives its current value
+    adapters    published key -> trained tensor, float32
+    write       (skipped, folder, progress) -> None: writes the fine-tuned checkpoint in the published layout into an existing folder,
+                config.json last
     """
 
     checkpoint: Checkpoint
@@ -103,16 +103,16 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Family:
-    """What the toolkit needs to know of a model family.
+    """What the toolkit needs to know about a model family.
 
     name         as in FAMILIES
     layout       what its checkpoints look like, for messages
     detect       whether a path looks like one of its checkpoints (cheap, reads no tensors)
     load         Sources -> Checkpoint; raises UserError
     takes        the fields of Sources that `load` reads beside ckpt
-    prompts      how prompts are made; None where the model reads arrays only
-    published_deviations  what its published code does instead of the exact thing, by names in verify/adapter_modes.py
-    train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where that is not done here
+    prompts      the prompt format; None where the model reads arrays only
+    published_deviations  approximations of the published code, by their names in verify/adapter_modes.py
+    train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where training is not supported
     """
 
     name: str

@@ -2,8 +2,8 @@
 
 Formats, from the published training code:
 - weights/<name>/params.json and consolidated.NN.pth (one file, or model-parallel shards)
-- checkpoint-<epoch>.pth = {model, optimizer, epoch, scaler, args}: the adapters' tensors, and in `args` the only record of the
-  skip list, the scale, the temperature and n_prompt
+- checkpoint-<epoch>.pth = {model, optimizer, epoch, scaler, args}: the adapters' tensors; only `args` records the skip list,
+  scale, temperature and n_prompt
 - clip/*.pth or *.pt: a state dict, or the TorchScript archive that OpenAI publishes
 """
 
@@ -80,7 +80,7 @@ def detect(path: Path) -> bool:
 
 
 def load(sources: Sources) -> Checkpoint:
-    """Read the three parts' headers. Raises UserError for anything that is missing, unknown, mis-shaped or does not fit."""
+    """Read the headers of the three parts. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
     adapters_file = (
         only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if sources.ckpt.is_dir() else sources.ckpt
     )
@@ -107,7 +107,7 @@ def load(sources: Sources) -> Checkpoint:
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
         ),
         files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *files.tokenizer),
-        notes=("it was trained on Vicuna: Vicuna's delta must be in the weights already",)
+        notes=("the adapters were trained on Vicuna: the LLaMA weights must already include Vicuna's delta",)
         if args.get("use_vicuna")
         else (),
         tokenizer=files.tokenizer,
@@ -115,30 +115,30 @@ def load(sources: Sources) -> Checkpoint:
 
 
 def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
-    """The image takes the place of the first n_prompt zeros of the prompt, which must stand together."""
+    """Put the image in place of the prompt's first n_prompt zeros, which must be consecutive."""
     if images == 0:
         return token_ids, []
     if images > 1:
         what = f"a prompt has {images} images"
-        raise UserError(what, where="image_row", fix="LaVIN takes one image per prompt at most")
-    wanted = config.vision.tokens
-    zeros = [position for position, token in enumerate(token_ids) if token == 0][:wanted]
-    if len(zeros) < wanted or zeros[-1] - zeros[0] != wanted - 1:
-        what = f"a prompt with an image has zeros at {zeros}, not {wanted} (n_prompt) in a row"
-        fix = f"write {wanted} zeros where the image belongs: 'Image: ' + zeros + prompt"
+        raise UserError(what, where="image_row", fix="give at most one image per prompt: LaVIN takes no more")
+    n_prompt = config.vision.tokens
+    zeros = [position for position, token in enumerate(token_ids) if token == 0][:n_prompt]
+    if len(zeros) < n_prompt or zeros[-1] - zeros[0] != n_prompt - 1:
+        what = f"a prompt with an image has zeros at {zeros}, expected {n_prompt} (n_prompt) in a row"
+        fix = f"write {n_prompt} zeros where the image belongs: 'Image: ' + zeros + prompt"
         raise UserError(what, where="input_ids", fix=fix)
     return token_ids, zeros
 
 
 def format_question(question: Question) -> str:
-    """ScienceQA's format, as published: unknown context is N/A."""
+    """ScienceQA's published format; a missing context is N/A."""
     options = " ".join(f"({letter}) {text}" for letter, text in zip(ascii_uppercase, question.options))
     context = question.context or "N/A"
     return f"Question: {question.question}\nContext: {context}\nOptions: {options}\nResponse:"
 
 
 def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
-    """The first token, "Image: " and n_prompt zeros (without an image "Image: N/A"), and the text, each encoded on its own."""
+    """BOS, "Image: " and n_prompt zeros (without an image "Image: N/A"), then the text; each part is encoded separately."""
     if images == 0:
         return [tokenizer.bos, *tokenizer.encode("Image: N/A"), *tokenizer.encode(text)]
     return [tokenizer.bos, *tokenizer.encode("Image: "), *[0] * config.vision.tokens, *tokenizer.encode(text)]
@@ -160,10 +160,10 @@ LAVIN = Family(
 
 
 def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The adapters' tensors, without the prefix that distributed training leaves, and the training arguments."""
+    """The adapters' tensors, without the "module." prefix of distributed training, and the training arguments."""
     saved = read_torch_zip(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
-        what = "it holds no entry 'model'"
+        what = "the checkpoint has no entry 'model'"
         raise UserError(what, where=path, fix="give the checkpoint-<epoch>.pth that training wrote")
     args = saved.get("args", {})
     args = vars(args) if isinstance(args, PlainObject) else args if isinstance(args, dict) else {}
@@ -173,8 +173,7 @@ def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _as_setting(value: Any) -> Any:
-    """A plain value as it is, a list as text, and what a message cannot show (an object, a number of thousands of digits) as the
-    name of its kind."""
+    """A value that messages can show: lists as text, objects and numbers of thousands of digits as their type's name."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(str(_plain(each)) for each in value)}]"
     return _plain(value)
@@ -188,7 +187,7 @@ def _plain(value: Any) -> Any:
 def _sizes(
     params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: _Files
 ) -> tuple[dict[str, int], ClipSizes]:
-    """The sizes that the key tables name, and the tower's. Raises UserError where they fit no LaVIN model."""
+    """The sizes that the key tables name, and the tower's. Raises UserError where no LaVIN model has them."""
     where, tower = str(files.adapters), str(files.vision)
     ranks = {
         "kept": require(trained, "layers.0.adapter_attn.conv_A.weight", 3, where)[0],
@@ -199,9 +198,9 @@ def _sizes(
     vit = clip_sizes(clip, tower)
     if vit.blocks % FEATURE_EVERY or not vit.is_published:
         raise UserError(
-            f"a tower of {vit.blocks} blocks, width {vit.width} and {vit.positions} positions is no CLIP ViT of LaVIN's",
+            f"a vision tower of {vit.blocks} blocks, width {vit.width} and {vit.positions} positions does not fit LaVIN",
             where=tower,
-            fix="give CLIP's ViT-L/14: blocks in fours, width in 64s, a square of patches and one class token",
+            fix="give CLIP's ViT-L/14: blocks divisible by 4, width by 64, a square of patches and one class token",
         )
     sizes = {
         "dim": params.dim,
@@ -224,7 +223,7 @@ def _config(
     return validated(
         ModelConfig,
         where,
-        "check that the files are whole and belong together",
+        "check that the files are complete and belong together",
         family="lavin",
         vocab_size=sizes["vocab"],
         dim=params.dim,
@@ -253,8 +252,8 @@ def _config(
 def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _Files:
     base = sources.ckpt if sources.ckpt.is_dir() else None
     if base is None and (sources.weights is None or sources.vision is None):
-        what = "the adapter file alone is not a model"
-        fix = "pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT) beside it"
+        what = "the adapter checkpoint contains neither LLaMA nor CLIP"
+        fix = "also pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT)"
         raise UserError(what, where=adapters, fix=fix)
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
@@ -281,9 +280,9 @@ def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
 def _setting(name: str, given: float | None, args: dict[str, Any], option: str, where: Path) -> float:
     value = given if given is not None else args.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_SETTING:
-        what = f"args.{name} is {value!r}" if name in args else f"args says no {name}"
+        what = f"args.{name} is {value!r}" if name in args else f"args has no {name}"
         raise UserError(what, where=where, fix=f"pass {option} VALUE")
     if name == "temperature" and value <= 0:
-        what = f"the router temperature is {value}"
+        what = f"the router temperature is {value}, expected a number above 0"
         raise UserError(what, where=where if given is None else option, fix=f"pass {option} with a value above 0")
     return float(value)

@@ -1,8 +1,8 @@
 """METER-EAS: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
 
-Format, from the published training code: {state_dict, hyper_parameters.config, ...}. Every attention is in the file, those that
-were skipped too. Files of the search hold the scores of the attentions (nas_gate) and how many were skipped (skip_num); others
-do not say what was skipped. No file holds the number of RoBERTa's heads.
+Format, from the published training code: {state_dict, hyper_parameters.config, ...}. Every attention is in the file, even the
+skipped ones. Checkpoints of the search record the attentions' scores (nas_gate) and how many were skipped (skip_num); others do not
+record the skip list. No file records RoBERTa's number of heads.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ from ..core.record import validated
 from ..system.files import only_file
 from .contract import Family, Sources
 
-ROBERTA_HEADS = {768: 12, 1024: 16}  # base and large, by width
-FIRST_PLACE = 2  # the position of a text's first token, as RoBERTa counts
+ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
+FIRST_PLACE = 2  # RoBERTa's position of a text's first token
 TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
 
 Tensors = Mapping[str, LazyTensor]
@@ -40,7 +40,7 @@ def _norm(published: str, ours: str, width: str) -> KeyTable:
 
 
 def _attention(published: str, ours: str, width: str) -> KeyTable:
-    """BERT's names of one attention and of the norm behind it."""
+    """BERT's names of one attention and of the norm after it."""
     names = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
     table = _norm(f"{published}.output.LayerNorm", f"{ours}_norm", width)
     for theirs, letter in names.items():
@@ -63,7 +63,7 @@ def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
             f"{ours}.B", ("dim", f"{rank}_per_group", 1), convert=block_diagonal, becomes=("dim", rank)
         ),
         f"{published}.conv_B.bias": Key(f"{ours}.b", ("dim",)),
-        f"{published}.conv_D.*": None,  # the router's second way, trained and never called
+        f"{published}.conv_D.*": None,  # the second branch and its router: trained, never called
         f"{published}.expert_weights.*": None,
     }
     for letter in inner:
@@ -143,7 +143,7 @@ def detect(path: Path) -> bool:
 
 
 def load(sources: Sources) -> Checkpoint:
-    """Read the file's headers. Raises UserError for what is missing, unknown, mis-shaped or does not fit together."""
+    """Read the file's headers. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
     file = sources.ckpt
     if file.is_dir():
         file = only_file(file, ("*.ckpt",), "name the checkpoint: --ckpt FILE", "--ckpt FILE")
@@ -153,10 +153,10 @@ def load(sources: Sources) -> Checkpoint:
     sizes, counts, vit = _sizes(published, task, file)
     config = _config(task, sizes, counts, vit, settings if isinstance(settings, dict) else {}, sources, file)
     tensors: dict[str, LazyTensor] = {}
-    rooms = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
-    for room, table in rooms.items():
-        here = {key: tensor for key, tensor in published.items() if _room(key) == room}
-        tensors |= rename(here, table, sizes, counts[room], str(file))
+    parts = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
+    for part, table in parts.items():
+        own = {key: tensor for key, tensor in published.items() if _part(key) == part}
+        tensors |= rename(own, table, sizes, counts[part], str(file))
     return Checkpoint(config=config, tensors=tensors, evidence=_evidence(published, config, file), files=(file,))
 
 
@@ -169,21 +169,22 @@ METER = Family(
 )
 
 
-def _room(key: str) -> str:
+def _part(key: str) -> str:
     return {"text_transformer": "text", "vit_model": "vit"}.get(key.split(".")[0], "cross")
 
 
 def _task(published: Tensors, file: Path) -> str:
     tasks = [task for key, task in TASKS.items() if key in published]
     if len(tasks) != 1:
-        what = f"it holds {'the heads of ' + ' and '.join(tasks) if tasks else 'no head of a task'}"
+        what = f"the checkpoint has {'heads for ' + ' and '.join(tasks) if tasks else 'no task head'}"
         fix = f"give a checkpoint that was fine-tuned for one task: it has one of {', '.join(TASKS)}"
         raise UserError(what, where=file, fix=fix)
     return tasks[0]
 
 
 def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], dict[str, int], ClipSizes]:
-    """The sizes that the key tables name, the number of each room's blocks, and the tower's sizes. Raises UserError where they fit no METER model."""
+    """The sizes that the key tables name, each part's number of blocks, and the tower's sizes. Raises UserError where no METER model
+    has them."""
 
     def shape(key: str, rank: int) -> tuple[int, ...]:
         return require(published, key, rank, str(file))
@@ -203,10 +204,10 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
     ranks = rank_sizes(ranks, file)
     if 0 in counts.values() or not vit.is_published:
         raise UserError(
-            f"{counts['text']} text layers, {counts['cross']} cross-modal layers and a tower of {counts['vit']} blocks, width "
-            f"{vit.width} and {vit.positions} positions are no METER model",
+            f"{counts['text']} text layers, {counts['cross']} cross-modal layers and a vision tower of {counts['vit']} blocks, "
+            f"width {vit.width} and {vit.positions} positions do not fit METER",
             where=file,
-            fix="check that the file is whole: layers of each kind, a width in 64s, a square of patches and one class token",
+            fix="check that the file is complete: layers of each kind, a width divisible by 64, a square of patches and one class token",
         )
     sizes = {
         "vocab": vocab,
@@ -219,7 +220,7 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
         "positions": vit.positions,
         "dim": shape("cross_modal_text_transform.weight", 2)[0],
         "ffn": shape(f"{layer}.intermediate.dense.weight", 2)[0],
-        "types": 3 if task == "nlvr2" else 2,  # text, image, and NLVR2's second image
+        "types": 3 if task == "nlvr2" else 2,  # text, image, and for NLVR2 the second image
         "answers": shape(next(key for key, each in TASKS.items() if each == task), 2)[0],
     }
     return sizes | ranks, counts, vit
@@ -237,12 +238,12 @@ def _config(
     width, longest = sizes["text_width"], sizes["text_positions"] - FIRST_PLACE
     length = _setting(settings, "max_text_len", file)
     if length > longest:
-        what = f"max_text_len is {length}, and RoBERTa's table has room for {longest} tokens"
-        raise UserError(what, where=f"{file}: hyper_parameters.config", fix="check that the file is whole")
+        what = f"max_text_len is {length}, but RoBERTa's position table has room for {longest} tokens"
+        raise UserError(what, where=f"{file}: hyper_parameters.config", fix="check that the file is complete")
     return validated(
         CrossEncoderConfig,
         file,
-        "check that the file is whole and belongs to this model",
+        "check that the file is complete and belongs to this model",
         family=METER.name,
         task=task,
         dim=sizes["dim"],
@@ -270,15 +271,16 @@ def _config(
 def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
     value = settings.get(name)
     if type(value) is not int or not 0 < value <= 1 << 16:
-        what = f"hyper_parameters.config says no {name}" if value is None else f"{name} is no number of a model's size"
-        raise UserError(what, where=file, fix="give the checkpoint as fine-tuning wrote it, with its hyper_parameters")
+        what = f"{name} is missing" if value is None else f"{name} is not an integer from 1 to {1 << 16}"
+        fix = "give the checkpoint as fine-tuning wrote it, with its hyper_parameters"
+        raise UserError(f"hyper_parameters.config: {what}", where=file, fix=fix)
     return value
 
 
 def _text_heads(width: int, sources: Sources, file: Path) -> int:
     heads = ROBERTA_HEADS.get(width) if sources.text_heads is None else sources.text_heads
     if heads is None:
-        what = f"it does not say how many heads its text encoder of width {width} has"
+        what = f"the checkpoint does not record how many heads its text encoder of width {width} has"
         raise UserError(what, where=file, fix="pass --text-heads N (RoBERTa base: 12, large: 16)")
     return heads
 
@@ -286,12 +288,12 @@ def _text_heads(width: int, sources: Sources, file: Path) -> int:
 def _dividing(heads: int, width: int, name: str, file: Path) -> int:
     if width % heads:
         what = f"{name} is {heads}, which does not divide the width {width}"
-        raise UserError(what, where=file, fix="check it against the training")
+        raise UserError(what, where=file, fix="give the number that the model was trained with")
     return heads
 
 
 def _evidence(published: Tensors, config: CrossEncoderConfig, file: Path) -> SkipEvidence:
-    """Files of the search: as many attentions as skip_num says, from the top of nas_gate."""
+    """The skip list of a search checkpoint: the skip_num attentions with the highest nas_gate scores."""
     if "nas_gate" not in published or "skip_num" not in published:
         return SkipEvidence(text=None, origin=f"state_dict of {file.name}")
     gate, number = published["nas_gate"], published["skip_num"]

@@ -106,7 +106,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_any_work(data, tmp_path
     path.write_bytes(b"sentencepiece model")
     assert "not a sentencepiece model" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
     path.write_bytes((TINY.folder / "weights" / "tokenizer.model").read_bytes())
-    assert "128 tokens, the model 96" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
+    assert "128 tokens, but the model 96" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--dry-run")
 
 
 def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_path, command):

@@ -81,11 +81,11 @@ REFUSED = {  # option -> what is said
     ("--fold", "weights"): "has no fold mode weights (--fold): leave it out, or choose offline",
     ("--fold", "none"): "has no fold mode none",
     ("--adapters", "drop"): "a cross-encoder cannot be built without its adapters (--adapters drop): leave it out",
-    ("--weights", "x"): "a meter checkpoint has no use for it (--weights)",
-    ("--base-weights", "x"): "a meter checkpoint has no use for it (--base-weights)",
-    ("--vision", "x"): "a meter checkpoint has no use for it (--vision)",
-    ("--router-temperature", "10"): "a meter checkpoint has no use for it (--router-temperature)",
-    ("--adapter-scale", "1"): "a meter checkpoint has no use for it (--adapter-scale)",
+    ("--weights", "x"): "a meter checkpoint does not take --weights",
+    ("--base-weights", "x"): "a meter checkpoint does not take --base-weights",
+    ("--vision", "x"): "a meter checkpoint does not take --vision",
+    ("--router-temperature", "10"): "a meter checkpoint does not take --router-temperature",
+    ("--adapter-scale", "1"): "a meter checkpoint does not take --adapter-scale",
     ("--skip", "3,24"): "the model has attentions 0-23",
     ("--text-heads", "5"): "--text-heads is 5, which does not divide the width 48",
     ("--text-heads", "0"): "text_heads is 0",
@@ -109,7 +109,7 @@ def test_what_the_file_does_not_say_is_asked_for(tmp_path, refused):
 @pytest.mark.parametrize("options", [("--text-heads", "4"), ("--image-cross-reading", "paper")], ids=" ".join)
 def test_its_own_options_are_for_no_other_family(folder, options, tmp_path, refused):
     family = folder.split("/")[0]
-    said = f"a {family} checkpoint has no use for it ({options[0]}): leave it out"
+    said = f"a {family} checkpoint does not take {options[0]} ({options[0]}): leave it out"
     assert said in refused("build", "--ckpt", GOLDEN / folder, "--out", tmp_path / "o", *options)
     assert said in refused("inspect", GOLDEN / folder, *options)
 

@@ -82,7 +82,7 @@ REFUSED = {
     "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3 does not divide"),
     "odd heads": (config(num_attention_heads=64), "heads of even size"),
     "no size": (config(hidden_size="absent"), "hidden_size: Field required"),
-    "transformers' own layout": (config(text_config={}), "it has a text_config"),
+    "transformers' own layout": (config(text_config={}), "config.json has a text_config"),
     "linear projector": (config(mm_projector_type="absent"), "mm_projector_type is 'linear': only mlp2x_gelu"),
     "class token as feature": (config(mm_vision_select_feature="cls_patch"), "mm_vision_select_feature is 'cls_patch'"),
     "tokens around images": (config(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
@@ -92,14 +92,14 @@ REFUSED = {
     ),
     "layer that the tower has not": (
         config(mm_vision_select_layer=-5),
-        "mm_vision_select_layer is -5, the tower has 3",
+        "mm_vision_select_layer is -5, but the tower has 3",
     ),
     "before the first block": (config(mm_vision_select_layer=0), "mm_vision_select_layer is 0"),
-    "another vocabulary": (config(vocab_size=97), "vocab_size is 97, model.embed_tokens.weight has 96 rows"),
+    "another vocabulary": (config(vocab_size=97), "vocab_size is 97, but model.embed_tokens.weight has 96 rows"),
     "tied by mistake": (tensors(lm_head__weight=None), r"missing key lm_head.weight, expected with shape \[96, 64\]"),
     "unknown key": (tensors(model__layers__1__mlp__bias=torch.ones(1)), "unknown key model.layers.1.mlp.bias of shape"),
     "a layer too many": (config(num_hidden_layers=3), "unknown key model.layers.3"),
-    "a layer too few": (config(num_hidden_layers=5), "layer 4 has no replaced_adapter, and no self_attn either"),
+    "a layer too few": (config(num_hidden_layers=5), "layer 4 has neither replaced_adapter nor self_attn"),
     "no adapter": (
         tensors(
             **{
@@ -119,8 +119,11 @@ REFUSED = {
         tensors(model__layers__1__adapter_attn__conv_A__weight=torch.ones(5, 64, 1)),
         "the kept adapters have rank 5, which is not a multiple of 2 groups",
     ),
-    "no tower": (without_tower, "its vision tower is 'vision_tower'.*download 'vision_tower' and pass --vision DIR"),
-    "a tower elsewhere": (elsewhere, r"its vision tower is '../tower', which is no folder here"),
+    "no tower": (
+        without_tower,
+        "the vision tower 'vision_tower' is not a folder.*download 'vision_tower' and pass --vision DIR",
+    ),
+    "a tower elsewhere": (elsewhere, r"the vision tower '../tower' is not a folder"),
     "a tower without weights": (
         lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),
         "tower's folder has no weights",
@@ -147,7 +150,7 @@ def test_a_tower_elsewhere_can_be_named(folder):
 
 
 def test_options_of_other_families_are_refused(folder):
-    with pytest.raises(UserError, match=r"llava checkpoint has no use for it \(--weights"):
+    with pytest.raises(UserError, match=r"llava checkpoint does not take --weights \(--weights"):
         load_checkpoint(Sources(folder, weights=folder))
 
 
@@ -155,7 +158,7 @@ def test_what_looks_like_one(folder, tmp_path):
     assert detect(folder).name == "llava"
     for text in ("{", "[]", '{"model_type": "llama"}'):
         (folder / "config.json").write_text(text)
-        with pytest.raises(UserError, match="no checkpoint of a known family"):
+        with pytest.raises(UserError, match="not a checkpoint of a known family"):
             detect(folder)
 
 
@@ -163,7 +166,7 @@ def test_skip_lists_come_from_the_keys(folder, tmp_path):
     assert load_checkpoint(Sources(folder)).evidence.text == "[0, 2]"
     assert load_checkpoint(Sources(write_llava(tmp_path / "none", LlavaShape()))).evidence.text == "none"
     search = load_checkpoint(Sources(write_llava(tmp_path / "search", LlavaShape(search=True))))
-    with pytest.raises(UserError, match=r"does not say .*layers 0, 1, 2, 3 hold self_attn and replaced_adapter"):
+    with pytest.raises(UserError, match=r"does not say .*layers 0, 1, 2, 3 have self_attn and replaced_adapter"):
         choose_plan(4, search.evidence)
     prune(search, choose_plan(4, search.evidence, explicit="1-3"))
 
@@ -186,7 +189,7 @@ def test_the_original_model_has_the_attentions_that_fine_tuning_removed(folder, 
     base = write_llava(tmp_path / "base", LlavaShape(), seed=5)
     checkpoint = load_checkpoint(Sources(folder, base_weights=base))
     assert checkpoint.notes == (
-        "attentions of layers 0, 2, where they are kept, are base's; adapters before them change nothing",
+        "layers 0, 2, where kept, have the attention of base; adapters before it have no effect",
     )
     assert {base / "config.json", base / "pytorch_model.bin"} < {*checkpoint.files}
     plan = make_plan(4, "none", "--skip")
@@ -226,7 +229,7 @@ def test_text_between_images_is_encoded_on_its_own():
     assert encode("one <image> two <image> three", 2) == [TOKENIZER.bos, *a, IMAGE, *b, IMAGE, *c]
     assert encode("three", 1) == [TOKENIZER.bos, IMAGE, *TOKENIZER.encode("\nthree")]
     assert encode("three", 0) == [TOKENIZER.bos, *TOKENIZER.encode("three")]
-    with pytest.raises(UserError, match=r"the text has 1 places for an image .*there are 0 images"):
+    with pytest.raises(UserError, match=r"the prompt has 1 image placeholders .*but 0 images were given"):
         encode("<image>", 0)
 
 
@@ -234,13 +237,13 @@ def test_images_take_as_many_tokens_as_they_have_features():
     ids, positions = PROMPTS.place_images(CONFIG, [1, IMAGE, 5, IMAGE, IMAGE, 6], 3)
     assert ids == [1, 0, 0, 0, 0, 5, *[0] * 8, 6]
     assert positions == [1, 2, 3, 4, *range(6, 14)]
-    with pytest.raises(UserError, match=r"a prompt with 1 images has 2 places for them \(-200\)"):
+    with pytest.raises(UserError, match=r"a prompt with 1 images has 2 image placeholders \(-200\)"):
         PROMPTS.place_images(CONFIG, [IMAGE, IMAGE], 1)
 
 
 def test_a_row_without_its_image_is_refused():
     arrays = {"input_ids": np.array([[1, 5, 6], [1, IMAGE, 6]])}
-    with pytest.raises(UserError, match=r"a prompt with 0 images has 1 places.*input_ids, row 1"):
+    with pytest.raises(UserError, match=r"a prompt with 0 images has 1 image placeholders.*input_ids, row 1"):
         make_inputs(arrays, CONFIG, get_family("llava"), "x.npz")
     with pytest.raises(UserError, match="token id -201 is out of range"):
         make_inputs({"input_ids": np.array([[1, -201]])}, CONFIG, get_family("llava"), "x.npz")

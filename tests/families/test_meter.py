@@ -140,13 +140,13 @@ REFUSED = [
     (put("cross_modal_text_layers.6.output.dense.bias", torch.ones(48)), r"missing key cross_modal_text_layers\.6"),
     (put(CROSS + "intermediate.dense.weight", torch.ones(90, 48)), r"has shape \[90, 48\], expected \[96, 48\]"),
     (put("token_type_embeddings.weight", torch.ones(3, 48)), r"has shape \[3, 48\], expected \[2, 48\]"),
-    (put("vit_model.visual.positional_embedding", torch.ones(18, 64)), "18 positions are no METER model"),
-    (put("rank_output.weight", torch.ones(1, 96)), "the heads of vqa and retrieval"),
-    (rename_head, "no head of a task"),
+    (put("vit_model.visual.positional_embedding", torch.ones(18, 64)), "18 positions do not fit METER"),
+    (put("rank_output.weight", torch.ones(1, 96)), "heads for vqa and retrieval"),
+    (rename_head, "no task head"),
     (odd_rank, "rank 11, which is not a multiple of 2 groups"),
-    (say("max_text_len", 23), "max_text_len is 23, and RoBERTa's table has room for 22"),
-    (say("max_text_len", None), "says no max_text_len"),
-    (say("max_text_len", "10"), "max_text_len is no number"),
+    (say("max_text_len", 23), "max_text_len is 23, but RoBERTa's position table has room for 22"),
+    (say("max_text_len", None), "max_text_len is missing"),
+    (say("max_text_len", "10"), "max_text_len is not an integer"),
     (say("num_heads", 5), "num_heads is 5, which does not divide the width 48"),
 ]
 
@@ -180,7 +180,7 @@ def test_a_folder_has_one_checkpoint(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UserError, match=r"the folder has 2 files that match \*\.ckpt \(epoch=1\.ckpt, last\.ckpt\)"):
         load(tmp_path)
-    with pytest.raises(UserError, match="no checkpoint of a known family"):
+    with pytest.raises(UserError, match="not a checkpoint of a known family"):
         detect(CASE.file.parent / "golden.npz")
 
 

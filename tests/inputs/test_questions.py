@@ -95,7 +95,7 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch):
     (tools / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
     (tmp_path / "cat.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    with pytest.raises(UserError, match="not an image"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         read_image(tmp_path / "cat.png")
     assert not (tmp_path / "ran").exists()
 
@@ -104,7 +104,7 @@ def test_images_that_cannot_be_read(tmp_path, picture, monkeypatch):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "half.png").write_bytes(picture.read_bytes()[:900])
     for name in ("text.png", "half.png"):
-        with pytest.raises(UserError, match="not an image that can be read"):
+        with pytest.raises(UserError, match="cannot be read as an image"):
             read_image(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # between this and twice this Pillow only warns
     with pytest.raises(UserError, match="DecompressionBomb"):
@@ -153,29 +153,29 @@ def test_a_file_without_questions(tmp_path):
         ("[1]\n", "a JSON list, not an object"),
         ("[" * 100_000 + "\n", "it is not JSON"),
         ({"promt": "x"}, "unknown key 'promt'.*did you mean prompt"),
-        ({}, "give either prompt or question"),
-        ({"prompt": "x", "question": "y"}, "give either prompt or question"),
+        ({}, "needs either 'prompt' or 'question'"),
+        ({"prompt": "x", "question": "y"}, "needs either 'prompt' or 'question'"),
         ({"prompt": "x", "options": ["y"]}, "context and options go with question"),
         ({"prompt": 5}, "prompt is 5: "),
         ({"question": "x", "options": ["y"] * 27}, "options is .*26"),
-        ({**CHOICE, "answer": "C"}, "answer is 'C': it is neither a letter from A to B nor the text of an option"),
-        ({**CHOICE, "answer": "the son"}, "answer is 'the son': it is neither"),
-        ({**CHOICE, "answer": 2}, "answer is 2: an option's index is from 0 to 1"),
-        ({**CHOICE, "answer": -1}, "answer is -1: an option's index"),
-        ({**CHOICE, "answer": True}, "answer is True: with options an answer is"),
-        ({**CHOICE, "answer": ["the sun"]}, "answer is .*: with options an answer is"),
-        ({**CHOICE, "answer": " "}, "answer is ' ': it is empty"),
-        ({**CHOICE, "options": ["B", "A"], "answer": "A"}, "answer is 'A': it names 2 options: give the index"),
-        ({**CHOICE, "options": ["so", "so"], "answer": "so"}, "answer is 'so': it names 2 options"),
+        ({**CHOICE, "answer": "C"}, "answer is 'C': expected a letter from A to B or the text of an option"),
+        ({**CHOICE, "answer": "the son"}, "answer is 'the son': expected a letter"),
+        ({**CHOICE, "answer": 2}, "answer is 2: expected an option's index from 0 to 1"),
+        ({**CHOICE, "answer": -1}, "answer is -1: expected an option's index"),
+        ({**CHOICE, "answer": True}, "answer is True: with options, an answer is"),
+        ({**CHOICE, "answer": ["the sun"]}, "answer is .*: with options, an answer is"),
+        ({**CHOICE, "answer": " "}, "answer is ' ': an answer must not be empty"),
+        ({**CHOICE, "options": ["B", "A"], "answer": "A"}, "answer is 'A': the answer names 2 options: give the index"),
+        ({**CHOICE, "options": ["so", "so"], "answer": "so"}, "answer is 'so': the answer names 2 options"),
         ({**CHOICE, "options": 5, "answer": "A"}, "options is 5"),
-        ({"prompt": "x", "answer": 0}, "answer is 0: without options an answer is a text, or a list of up to 10"),
+        ({"prompt": "x", "answer": 0}, "answer is 0: without options, an answer is a text, or a list of up to 10"),
         ({"prompt": "x", "answer": ["two", 2]}, "answer is .*: without options"),
         ({"prompt": "x", "answer": {"two": 2}}, "answer is .*: without options"),
-        ({"prompt": "x", "answer": []}, "answer is .*: it is empty"),
-        ({"prompt": "x", "answer": ""}, "answer is '': it is empty"),
-        ({"prompt": "x", "answer": ["two", " "]}, "answer is .*: it is empty"),
-        ({"prompt": "x", "answer": ["two"] * 11}, "answer is .*: there are 11 answers, of at most 10"),
-        ('{"prompt": "x", "answer": "\\ud800"}\n', "answer is .*: it is not valid Unicode"),
+        ({"prompt": "x", "answer": []}, "answer is .*: an answer must not be empty"),
+        ({"prompt": "x", "answer": ""}, "answer is '': an answer must not be empty"),
+        ({"prompt": "x", "answer": ["two", " "]}, "answer is .*: an answer must not be empty"),
+        ({"prompt": "x", "answer": ["two"] * 11}, "answer is .*: 11 answers, at most 10 are allowed"),
+        ('{"prompt": "x", "answer": "\\ud800"}\n', "answer is .*: not valid Unicode"),
         ({"prompt": "x", "image": "absent.png"}, "image 'absent.png': there is no such file"),
         ({"prompt": "x", "image": "/etc/hostname"}, "inside the file's folder"),
         ({"prompt": "x", "image": "a/../../b.png"}, "inside the file's folder"),
@@ -183,9 +183,9 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x", "image": "a\0b"}, "inside the file's folder"),
         ({"prompt": "x" * (1 << 20)}, "longer than"),
         ('{"prompt": "\udcff"}\n', "it is not UTF-8"),
-        ('{"prompt": "\\ud800"}\n', "prompt is .*: it is not valid Unicode"),
-        ('{"question": "x", "context": "\\ud800"}\n', "context is .*: it is not valid Unicode"),
-        ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: it is not valid Unicode"),
+        ('{"prompt": "\\ud800"}\n', "prompt is .*: not valid Unicode"),
+        ('{"question": "x", "context": "\\ud800"}\n', "context is .*: not valid Unicode"),
+        ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: not valid Unicode"),
         ({"prompt": "x", "image": "a" * 300}, "the file cannot be opened"),
         ({"x" * 100_000: 1}, "unknown key"),
     ],
@@ -244,7 +244,7 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="not a sentencepiece model"):
         Tokenizer((path,), 128)
     path.write_bytes(whole)
-    with pytest.raises(UserError, match="it has 128 tokens, the model 96"):
+    with pytest.raises(UserError, match="the tokenizer has 128 tokens, but the model 96"):
         Tokenizer((path,), 96)
 
 

@@ -282,7 +282,7 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
         "--count", 1, "--steps", 10, "--warm-up", 10
     )
     assert "a lavin model cannot be searched here" in said("--count", 1, ckpt=TINY.folder)
-    assert "has lost its attention" in said("--count", 1, ckpt=llava_golden_case("half").folder)
+    assert "has no attention left" in said("--count", 1, ckpt=llava_golden_case("half").folder)
     unlabelled = tmp_path / "unlabelled.jsonl"
     unlabelled.write_text('{"question": "What?", "answer": "x"}\n{"question": "What?"}\n')
     assert "it has no answer" in said("--count", 1, data=unlabelled) and "question 2" in said(

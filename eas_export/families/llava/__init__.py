@@ -1,4 +1,4 @@
-"""LLaVA-EAS, see load.py for its files, prompt.py for what it is asked and train.py for how it comes about."""
+"""LLaVA-EAS: load.py reads its files, prompt.py makes its prompts, train.py trains its adapters."""
 
 import json
 from pathlib import Path
@@ -18,10 +18,10 @@ def detect(path: Path) -> bool:
     if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
         return False
     try:
-        said = json.loads(config.read_text("utf-8"))
+        values = json.loads(config.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.get("model_type") in MODEL_TYPES
+    return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
 
 
 LLAVA = Family(

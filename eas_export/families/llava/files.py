@@ -13,7 +13,7 @@ ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
 MODEL_TYPES = get_args(ModelType)
 OWN_TOWER = "model.vision_tower.vision_tower."  # a CLIPVisionModel inside the checkpoint
 
-# Groups of layers, by what they hold: an attention, the adapter before it ("kept"), the adapter in its place ("skipped")
+# Layer groups by their contents: an attention, the adapter before it ("kept"), the adapter in its place ("skipped")
 LAYER_KEYS: KeyTable = {
     **LLAMA_KEYS,
     **attention_keys("attention"),
@@ -25,14 +25,14 @@ LAYER_KEYS: KeyTable = {
     "model.mm_projector.0.bias": Key("vision.project1.bias", ("dim",)),
     "model.mm_projector.2.weight": Key("vision.project2.weight", ("dim", "dim")),
     "model.mm_projector.2.bias": Key("vision.project2.bias", ("dim",)),
-    "model.vision_tower.*": None,  # read with its own table, or from the tower's folder
+    "model.vision_tower.*": None,  # read with another table, or from the tower's folder
 }
 UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
 TIED_HEAD: KeyTable = {HEAD_KEY: None, EMBED_KEY: Key("embed.weight", ("vocab", "dim"))}
 
 
 class LlavaConfig(LlamaConfig):
-    """config.json; defaults are those of LLaVA's own code where a key is absent."""
+    """config.json; the defaults are those of LLaVA's code."""
 
     model_type: ModelType
     mm_vision_tower: str | None = None
@@ -46,7 +46,7 @@ class LlavaConfig(LlamaConfig):
     @classmethod
     def _is_llavas_own(cls, values: Any) -> Any:
         if isinstance(values, dict) and "text_config" in values:
-            raise ValueError("it has a text_config: transformers' own layout of LLaVA, which EAS was not trained in")
+            raise ValueError("config.json has a text_config: transformers' LLaVA layout, which EAS does not use")
         return values
 
     @model_validator(mode="after")
@@ -65,12 +65,12 @@ class LlavaConfig(LlamaConfig):
 
     @property
     def square(self) -> Literal["pad", "crop"]:
-        """How an image becomes square (core/configs/vit.ImageConfig)."""
+        """How images are made square (core/configs/vit.ImageConfig)."""
         return "pad" if self.image_aspect_ratio == "pad" else "crop"
 
     def tower_blocks(self, layers: int) -> int | None:
-        """How many blocks of a tower of `layers` blocks are run: hidden_states[select_layer] is read, [0] is before the first. None
-        where there are no such hidden states."""
+        """How many of a tower's `layers` blocks are run: features are hidden_states[select_layer], and [0] is before the first block.
+        None where select_layer is out of range."""
         blocks = self.mm_vision_select_layer
         blocks = blocks if blocks >= 0 else layers + 1 + blocks
         return blocks if 1 <= blocks <= layers else None

@@ -1,10 +1,10 @@
-"""LLaVA-EAS's files: a Hugging Face folder of the LLaVA-1.5 layout, and CLIP's vision tower as Hugging Face has it.
+"""LLaVA-EAS's files: a Hugging Face folder of the LLaVA-1.5 layout, and CLIP's vision tower in Hugging Face's layout.
 
 Formats, from the published training code:
 - a fine-tuned checkpoint has self_attn and adapter_attn in kept layers and replaced_adapter in skipped ones: the only record of the
-  skip list; one of the search stage has all of them everywhere
-- scale 1 and temperature 10 are constants of the code, stored nowhere; adapter_attn's router has no bias
-- the tower is a folder that config.json names, relative to the checkpoint, or a name on Hugging Face's hub
+  skip list; a checkpoint of the search stage has all three in every layer
+- scale 1 and temperature 10 are constants of the code, stored in no file; adapter_attn's router has no bias
+- the tower is a folder that config.json names, relative to the checkpoint, or a name on the Hugging Face Hub
 """
 
 import os
@@ -48,7 +48,7 @@ Tensors = dict[str, LazyTensor]
 
 @dataclass(frozen=True)
 class _Layers:
-    """Which layers hold an attention, the adapter before it, and the adapter in its place."""
+    """The layers with an attention, with the adapter before it, and with the adapter in its place."""
 
     count: int
     attention: frozenset[int]
@@ -57,14 +57,14 @@ class _Layers:
 
     @property
     def groups(self) -> dict[str, frozenset[int]]:
-        """As LAYER_KEYS calls them."""
+        """By their names in LAYER_KEYS."""
         return {"attention": self.attention, "kept": self.kept, "skipped": self.skipped}
 
     def evidence(self, folder: Path) -> SkipEvidence:
-        """Skipped layers are those that have lost their attention; where a layer has both, the files do not say. Without adapters none is."""
+        """Layers without an attention are skipped, none in a plain model. Layers with both leave the skip list undecided."""
         both = sorted(self.attention & self.skipped)
         if both:
-            return SkipEvidence(text=None, origin=f"{folder}: layers {_list(both)} hold self_attn and replaced_adapter")
+            return SkipEvidence(text=None, origin=f"{folder}: layers {_list(both)} have self_attn and replaced_adapter")
         text = str(sorted(self.skipped)) if self.skipped else "none"
         return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
 
@@ -82,8 +82,7 @@ class _Tower:
 
 
 def load(sources: Sources) -> Checkpoint:
-    """Read the headers of the model's and the tower's files. Raises UserError for anything that is missing, unknown, mis-shaped or does
-    not fit."""
+    """Read the headers of the model's and the tower's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
     return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt))
 
 
@@ -94,7 +93,7 @@ def read_config(folder: Path) -> LlavaConfig:
 
 
 def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
-    """The checkpoint that these published tensors are. Raises UserError as `load` does."""
+    """Build a Checkpoint from published tensors. Raises UserError as `load` does."""
     folder = sources.ckpt
     layers = _find_layers(published, config.num_hidden_layers, folder)
     tower = _find_tower(config, sources, published)
@@ -122,27 +121,27 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
 
 
 def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
-    found: dict[str, set[int]] = {"self_attn": set(), "adapter_attn": set(), "replaced_adapter": set()}
+    members: dict[str, set[int]] = {"self_attn": set(), "adapter_attn": set(), "replaced_adapter": set()}
     for key in published:
         if (match := PART.match(key)) and int(match[1]) < count:
-            found[match[2].split(".")[0]].add(int(match[1]))
-    layers = _Layers(count, *map(frozenset, found.values()))
+            members[match[2].split(".")[0]].add(int(match[1]))
+    layers = _Layers(count, *map(frozenset, members.values()))
     if len(layers.attention) == count and not layers.kept | layers.skipped:  # a plain model
         return layers
     for i in range(count):
         if i not in layers.skipped and not (i in layers.attention and i in layers.kept):
-            lost = "adapter_attn" if i in layers.attention else "replaced_adapter, and no self_attn either"
+            missing = "no adapter_attn" if i in layers.attention else "neither replaced_adapter nor self_attn"
             raise UserError(
-                f"layer {i} has no {lost}",
+                f"layer {i} has {missing}",
                 where=folder,
-                fix="give a checkpoint that EAS's training wrote, with all its files; eas-export search makes one of a plain model",
+                fix="give a checkpoint that EAS's training wrote, with all its files, or train one with eas-export search",
             )
     return layers
 
 
 def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _Tower:
-    """--vision, else the folder that config.json names below the checkpoint's, else what the checkpoint holds itself. A folder with a
-    config and no weights goes with the checkpoint's own."""
+    """The tower from --vision, else from the folder that config.json names inside the checkpoint's, else from the checkpoint's own
+    tensors. A folder with a config but no weights is completed by the checkpoint's tensors."""
     named = config.mm_vision_tower
     folder = sources.vision or (sources.ckpt / named if named and stays_inside(named) else None)
     if folder != sources.vision and not os.path.isdir(folder):  # a name on the hub
@@ -150,12 +149,14 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
     where = str(folder or sources.ckpt)
     if folder is None and not own:
-        what = f"its vision tower is {reprlib.repr(named)}, which is no folder here, and the checkpoint holds none"
+        what = (
+            f"the vision tower {reprlib.repr(named)} is not a folder in the checkpoint, whose weights do not include it"
+        )
         fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
         raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
     clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
     if not tensors and not own:
-        raise UserError("the tower's folder has no weights", where=where, fix="copy it with all its files")
+        raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
     preprocessing = read_preprocessing(folder) if folder else Preprocessing()
     if folder and (folder / PREPROCESSOR_FILE).is_file():
         preprocessing.require_size(clip.image_size, config.square == "pad", folder / PREPROCESSOR_FILE)
@@ -163,7 +164,7 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     blocks = config.tower_blocks(clip.num_hidden_layers)
     if blocks is None:
         raise UserError(
-            f"mm_vision_select_layer is {config.mm_vision_select_layer}, the tower has {clip.num_hidden_layers} blocks",
+            f"mm_vision_select_layer is {config.mm_vision_select_layer}, but the tower has {clip.num_hidden_layers} blocks",
             where=sources.ckpt / CONFIG_FILE,
             fix="give the tower that the model was trained with: --vision DIR",
         )
@@ -171,10 +172,10 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
 
 
 def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tower, folder: Path) -> dict[str, int]:
-    """The sizes that the key table names. Raises UserError where the embedding is not the config's, and for odd ranks."""
+    """The sizes that the key table names. Raises UserError where the embedding does not match the config, and for invalid ranks."""
     rows = require(published, EMBED_KEY, 2, str(folder))[0]
     if rows != config.vocab_size:
-        what = f"vocab_size is {config.vocab_size}, {EMBED_KEY} has {rows} rows"
+        what = f"vocab_size is {config.vocab_size}, but {EMBED_KEY} has {rows} rows"
         raise UserError(what, where=folder / CONFIG_FILE, fix="give the config.json that belongs to these weights")
     ranks = {}
     for name, part, members in (("kept", "adapter_attn", layers.kept), ("skipped", "replaced_adapter", layers.skipped)):
@@ -196,38 +197,36 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tow
 def _from_base(
     base: Path, config: LlavaConfig, layers: _Layers, sizes: dict[str, int]
 ) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
-    """The attentions that the checkpoint lacks, from the model it was trained from, the files, and a note. Their adapters were never
-    trained: zeros, which change nothing."""
+    """The checkpoint's missing attentions, from the model it was trained from; that model's files; and a note. The adapters before
+    these attentions were never trained: they are zeros, which have no effect."""
     published, files = read_folder(base)
     _require_same_attentions(base, config)
-    lacking = sorted(set(range(layers.count)) - layers.attention)
+    missing = sorted(set(range(layers.count)) - layers.attention)
     untrained = sorted(set(range(layers.count)) - layers.kept) if "kept" in sizes else []
     wanted = {
         key: tensor
         for key, tensor in published.items()
-        if (m := PART.match(key)) and m[2].startswith("self_attn") and int(m[1]) in lacking
+        if (m := PART.match(key)) and m[2].startswith("self_attn") and int(m[1]) in missing
     }
-    tensors = rename(wanted, attention_keys("lacking"), sizes, layers.count, str(base), {"lacking": lacking})
+    tensors = rename(wanted, attention_keys("missing"), sizes, layers.count, str(base), {"missing": missing})
     tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
     name = base.resolve().name
-    note = (
-        f"attentions of layers {_list(lacking)}, where they are kept, are {name}'s; adapters before them change nothing"
-    )
-    return tensors, (base / CONFIG_FILE, *files), (note,) if lacking else ()
+    note = f"layers {_list(missing)}, where kept, have the attention of {name}; adapters before it have no effect"
+    return tensors, (base / CONFIG_FILE, *files), (note,) if missing else ()
 
 
 def _require_same_attentions(base: Path, config: LlavaConfig) -> None:
-    """Raise UserError for a model whose attentions compute something else, though its weights may have the same shapes."""
+    """Raise UserError for a model whose attentions compute something else, even if its weights have the same shapes."""
     theirs = read_json(
         base / CONFIG_FILE,
         LlamaConfig,
         "the config.json of a LLaMA model",
-        "give the model that EAS's training began with",
+        "give the model that EAS training started from",
     )
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
         if getattr(theirs, key) != getattr(config, key):
-            what = f"its {key} is {getattr(theirs, key)}, the checkpoint's {getattr(config, key)}"
-            raise UserError(what, where=f"--base-weights {base}", fix="give the model that EAS's training began with")
+            what = f"the base model's {key} is {getattr(theirs, key)}, the checkpoint's is {getattr(config, key)}"
+            raise UserError(what, where=f"--base-weights {base}", fix="give the model that EAS training started from")
 
 
 def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:
@@ -238,10 +237,8 @@ def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:
 
 
 def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: Sources) -> ModelConfig:
-    given = sources.adapter_scale, sources.router_temperature
-    scale, temperature = (
-        published if value is None else value for value, published in zip(given, (SCALE, TEMPERATURE))
-    )
+    scale = SCALE if sources.adapter_scale is None else sources.adapter_scale
+    temperature = TEMPERATURE if sources.router_temperature is None else sources.router_temperature
     clip, adapters = tower.config, dict.fromkeys(("kept_adapter", "skipped_adapter"))
     if "kept" in sizes:
         adapters = {
@@ -251,7 +248,7 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: 
     return validated(
         ModelConfig,
         sources.ckpt,
-        "check that the files are whole and belong together",
+        "check that the files are complete and belong together",
         family="llava",
         vocab_size=config.vocab_size,
         dim=config.hidden_size,

@@ -1,6 +1,6 @@
-"""LLaVA-1.5's prompts: its conversation ("vicuna_v1"), where images stand in it, and their pixels.
+"""LLaVA-1.5's prompts: the conversation format ("vicuna_v1"), the places of images in it, and their pixels.
 
-Source: LLaVA's generation/conversation.py, mm_utils.py and its ScienceQA evaluation.
+Source: LLaVA's conversation.py, mm_utils.py and ScienceQA evaluation.
 """
 
 from string import ascii_uppercase
@@ -27,7 +27,7 @@ SYSTEM = (
 
 
 def format_question(question: Question) -> str:
-    """The conversation up to the answer: image, context, question, and options as the published ScienceQA evaluation has them."""
+    """The conversation up to the answer: image, context, question and options, in the format of the published ScienceQA evaluation."""
     lines = [PLACEHOLDER] * len(question.image)
     lines += [f"Context: {question.context}"] if question.context else []
     lines.append(question.question)
@@ -38,12 +38,12 @@ def format_question(question: Question) -> str:
 
 
 def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
-    """The first token, and the text between images, each part encoded on its own, with IMAGE between them. Images that the text has no
-    place for stand at its beginning, a line each. Raises UserError where the text has more places than there are images."""
+    """BOS, then the text between images, each part encoded separately, with IMAGE between the parts. Images without a placeholder come
+    first, a line each. Raises UserError where the text has more placeholders than there are images."""
     places = text.count(PLACEHOLDER)
     if places > images:
-        what = f"the text has {places} places for an image ({PLACEHOLDER}), there are {images} images"
-        raise UserError(what, where="prompt", fix=f"give as many images, or leave {PLACEHOLDER} out")
+        what = f"the prompt has {places} image placeholders ({PLACEHOLDER}), but {images} images were given"
+        raise UserError(what, where="prompt", fix=f"give {places} images, or leave {PLACEHOLDER} out")
     parts = (f"{PLACEHOLDER}\n" * (images - places) + text).split(PLACEHOLDER)
     ids = [tokenizer.bos, *tokenizer.encode(parts[0])]
     for part in parts[1:]:
@@ -52,10 +52,10 @@ def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) ->
 
 
 def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
-    """Each IMAGE becomes as many zeros as an image has features, which go there. Raises UserError unless there is one per image."""
+    """Replace each IMAGE by one zero per image feature. Raises UserError unless there is one IMAGE per image."""
     places = token_ids.count(IMAGE)
     if places != images:
-        what = f"a prompt with {images} images has {places} places for them ({IMAGE})"
+        what = f"a prompt with {images} images has {places} image placeholders ({IMAGE})"
         raise UserError(what, where="input_ids", fix=f"write {IMAGE} once where each image belongs")
     ids: list[int] = []
     positions: list[int] = []

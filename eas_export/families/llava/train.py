@@ -1,4 +1,4 @@
-"""LLaVA on its way to LLaVA-EAS: adapters in every layer of a plain model, and the checkpoint that fine-tuning leaves of it."""
+"""Train LLaVA-EAS from LLaVA: put adapters into every layer, and write the fine-tuned checkpoint."""
 
 import json
 import re
@@ -28,14 +28,14 @@ ALONG = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
-)  # what users keep with the weights
+)  # copied along with the weights
 LAYER = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn|adapter_attn|replaced_adapter)\.")
-COMPUTED = ".rotary_emb.inv_freq"  # a key that nobody reads
+COMPUTED = ".rotary_emb.inv_freq"  # a key of older transformers, computed from the config
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A published adapter: its name in a layer, conv_A .. conv_D inside, and whether its router has a bias."""
+    """A published adapter: its name in a layer, its down projections ("A": conv_A), and whether its router has a bias."""
 
     name: str
     inner: str
@@ -46,17 +46,17 @@ KEPT, SKIPPED = _Kind("adapter_attn", "A", router_bias=False), _Kind("replaced_a
 
 
 def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Trainable:
-    """A LLaVA with both adapters in every layer: its own where it has them, new ones elsewhere, of the rank of its own where it has any.
+    """A LLaVA with both adapters in every layer: the checkpoint's where it has them, else new ones, of the same rank if it has any.
 
-    Raises UserError where a layer has lost its attention, and as llava_load.load does.
+    Raises UserError where a layer has no attention, and as load.load does.
     """
     config = read_config(sources.ckpt)
     read, files = read_folder(sources.ckpt)
     published = {key: tensor for key, tensor in read.items() if not key.endswith(COMPUTED)}
     for key, tensor in published.items():
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
-            fix = f"convert the model: there are {', '.join(DTYPES)}"
-            raise UserError(f"{key} is {tensor.dtype}", where=sources.ckpt, fix=fix)
+            fix = f"convert the model to one of {', '.join(DTYPES)}"
+            raise UserError(f"tensor {key} has dtype {tensor.dtype}", where=sources.ckpt, fix=fix)
     random = torch.Generator().manual_seed(seed)
     adapters: dict[str, Tensor] = {}
     for kind, rank in ((KEPT, ranks.kept), (SKIPPED, ranks.skipped)):
@@ -68,8 +68,8 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
             adapters |= own or fresh
     for layer in range(config.num_hidden_layers):
         if f"model.layers.{layer}.self_attn.q_proj.weight" not in published:
-            what = f"layer {layer} has lost its attention: whether it is redundant cannot be seen any more"
-            raise UserError(what, where=sources.ckpt, fix="give the model before attentions were cut out")
+            what = f"layer {layer} has no attention left: the search cannot tell whether it is redundant"
+            raise UserError(what, where=sources.ckpt, fix="give the model from before its attentions were removed")
     adapters = {key: tensor.to(device).requires_grad_() for key, tensor in adapters.items()}
     live = {key: _live(key, tensor) for key, tensor in adapters.items()}
     checkpoint = assemble(sources, config, published | live, files)
@@ -89,7 +89,7 @@ def _own_rank(published: Mapping[str, LazyTensor], kind: _Kind) -> int | None:
 
 
 def _live(key: str, tensor: Tensor) -> LazyTensor:
-    """The tensor as it is when it is read."""
+    """A LazyTensor whose read gives the current value."""
     return LazyTensor(tuple(tensor.shape), tensor.dtype, f"training: {key}", lambda: tensor)
 
 
@@ -102,16 +102,17 @@ def _write(
     folder: Path,
     progress: Progress,
 ) -> None:
-    """As published fine-tuning leaves it: skipped layers without self_attn and adapter_attn, kept ones without replaced_adapter.
+    """Write the checkpoint as published fine-tuning does: skipped layers without self_attn and adapter_attn, kept layers without
+    replaced_adapter.
 
-    along     name below `folder` -> the file that goes there
-    settings  config.json's, which comes last
+    along     name in `folder` -> file to copy there
+    settings  contents of config.json, which is written last
     """
     trained = {key: _live(key, tensor.detach().cpu()) for key, tensor in adapters.items()}
     parameters = [
         Parameter(key, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
         for key, t in {**published, **trained}.items()
-        if not _is_cut_out(key, skipped)
+        if not _is_removed(key, skipped)
     ]
     with progress.stage("writing the checkpoint", sum(p.nbytes for p in parameters)) as done:
         with written_whole(folder / WEIGHTS) as file:
@@ -124,6 +125,6 @@ def _write(
         file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
-def _is_cut_out(key: str, skipped: tuple[int, ...]) -> bool:
+def _is_removed(key: str, skipped: tuple[int, ...]) -> bool:
     match = LAYER.match(key)
     return bool(match) and (match[2] == "replaced_adapter") != (int(match[1]) in skipped)

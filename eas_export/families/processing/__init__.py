@@ -1,1 +1,1 @@
-"""What turns questions and images into a model's inputs."""
+"""Turn questions and images into a model's inputs."""

@@ -1,4 +1,4 @@
-"""Image files to pixels."""
+"""Read image files and turn them into pixels."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from ...core.errors import UserError
 from ...system.files import require_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # readers that start no other program
-LONGEST_SIDE = 100  # times the shorter one
+LONGEST_SIDE = 100  # times the shorter side
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow would clip their values to 255
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_image(path: Path) -> "Image":
-    """The image in RGB; of an animation the first picture. Raises UserError for what is none, or too large to be one."""
+    """The image in RGB, of an animation the first frame. Raises UserError for files that are not images, or too large."""
     try:
         from PIL import Image
     except ImportError:
@@ -37,18 +37,19 @@ def read_image(path: Path) -> "Image":
                     return image.convert("RGB")
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
         raise UserError(
-            f"it is not an image that can be read ({type(error).__name__})",
+            f"the file cannot be read as an image ({type(error).__name__})",
             where=path,
-            fix=f"give a file of a sensible size in one of {', '.join(FORMATS)}",
+            fix=f"give an image of reasonable size in one of {', '.join(FORMATS)}",
         ) from None
     if deep:
-        raise UserError("its channels have more than 8 bits", where=path, fix="convert it to 8 bits per channel")
-    what = f"it has {sides[0]} x {sides[1]} pixels: one side is more than {LONGEST_SIDE} times the other"
-    raise UserError(what, where=path, fix="cut it: as a square it would be nearly empty")
+        what = "the image has more than 8 bits per channel"
+        raise UserError(what, where=path, fix="convert it to 8 bits per channel")
+    what = f"the image has {sides[0]} x {sides[1]} pixels: one side is more than {LONGEST_SIDE} times the other"
+    raise UserError(what, where=path, fix="crop it: as a square it would be nearly empty")
 
 
 def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
-    """An image in RGB as a ViT reads it: [3, size, size] float32"""
+    """An RGB image as ViT input, [3, size, size] float32"""
     values = np.asarray(RESIZED[config.square](image, size, config), np.float32) / 255  # [size, size, 3]
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
@@ -61,7 +62,7 @@ def _squash(image: "Image", size: int, config: ImageConfig) -> "Image":
 
 
 def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
-    """On a square of the mean colour, in its middle (LLaVA's expand2square)."""
+    """Centre the image on a square of the mean colour (LLaVA's expand2square)."""
     from PIL import Image
 
     side = max(image.size)
@@ -71,7 +72,7 @@ def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
 
 
 def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
-    """The shorter side resized, the longer one's middle (transformers' CLIPImageProcessor)."""
+    """Resize the shorter side and crop the centre (transformers' CLIPImageProcessor)."""
     from PIL import Image
 
     short = min(image.size)
@@ -81,7 +82,7 @@ def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
     return resized.crop((left, top, left + size, top + size))
 
 
-# How an image becomes a square of `size` (ImageConfig.square)
+# ImageConfig.square -> how an image becomes a square of `size`
 RESIZED: Mapping[str, Callable[["Image", int, ImageConfig], "Image"]] = {
     "squash": _squash,
     "pad": _pad,

@@ -1,4 +1,4 @@
-"""What a user asks: text, and images that belong to it. As options of `run`, or as one line of a JSON-lines file."""
+"""A user's question: text and images, from the options of `run` or from one line of a JSON-lines file."""
 
 from pathlib import PurePosixPath
 from string import ascii_uppercase
@@ -8,16 +8,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ...core.record import Record
 
 MOST_IMAGES = 100  # of one question
-MOST_ANSWERS = 10  # that people gave to one question, as VQA's files have them
+MOST_ANSWERS = 10  # human answers to one question, as in VQA's files
 
 
 class Question(Record):
-    """Either `prompt`, which the model reads as it is, or `question`, which is put into the family's own format.
+    """Either `prompt`, which the model reads verbatim, or `question`, which is put into the family's prompt format.
 
-    context, options  go with `question`: what is known, and the answers to choose from
-    image             a file, or several in the order in which the text has them; in a JSON-lines file paths below that file's folder
-    answer            the label, which only verification reads. With options the right one: its letter, its text or its index, kept
-                      as the index from 0. Without options what people answered: one text or up to ten
+    context, options  go with `question`: background, and the answers to choose from
+    image             one file or several, in the order of the text; in a JSON-lines file, paths inside that file's folder
+    answer            the label, for verification and training. With options the right one: its letter, text or index, stored as the
+                      index from 0. Without options the human answers: one text or up to ten
     """
 
     prompt: str | None = None
@@ -51,20 +51,20 @@ class Question(Record):
         try:
             "".join(value if isinstance(value, str | tuple) else ()).encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError("it is not valid Unicode text") from None
+            raise ValueError("not valid Unicode text") from None
         return value
 
     @model_validator(mode="after")
     def _one_form(self) -> "Question":
         if (self.prompt is None) == (self.question is None):
-            raise ValueError("give either prompt or question")
+            raise ValueError("a question needs either 'prompt' or 'question'")
         if self.prompt is not None and (self.context is not None or self.options):
             raise ValueError("context and options go with question, not with prompt")
         return self
 
 
 class FileQuestion(Question):
-    """A question whose images' paths were read from a file."""
+    """A question from a file, whose image paths must stay in the file's folder."""
 
     @field_validator("image")
     @classmethod
@@ -72,36 +72,35 @@ class FileQuestion(Question):
         for name in image:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
-                raise ValueError("an image is a path inside the file's folder")
+                raise ValueError("an image must be a path inside the file's folder")
         return image
 
 
 def _find_option(answer: object, options: tuple[str, ...]) -> int:
-    """The index of the one option that the answer names. Raises ValueError where there is none, or more than one."""
+    """The index of the one option that the answer names. Raises ValueError where it names none, or several."""
     if isinstance(answer, int) and not isinstance(answer, bool):
         if not 0 <= answer < len(options):
-            raise ValueError(f"an option's index is from 0 to {len(options) - 1}")
+            raise ValueError(f"expected an option's index from 0 to {len(options) - 1}")
         return answer
     if not isinstance(answer, str):
-        raise ValueError("with options an answer is the right one's letter, text or index")
-    said = answer.strip()
-    if not said:
-        raise ValueError("it is empty")
-    named = [i for i, text in enumerate(options) if said in (ascii_uppercase[i], text.strip())]
+        raise ValueError("with options, an answer is the right one's letter, text or index")
+    answer = answer.strip()
+    if not answer:
+        raise ValueError("an answer must not be empty")
+    named = [i for i, text in enumerate(options) if answer in (ascii_uppercase[i], text.strip())]
     if len(named) != 1:
-        letters = f"A to {ascii_uppercase[len(options) - 1]}"
-        none = f"it is neither a letter from {letters} nor the text of an option"
-        raise ValueError(f"it names {len(named)} options: give the index" if named else none)
+        none = f"expected a letter from A to {ascii_uppercase[len(options) - 1]} or the text of an option"
+        raise ValueError(f"the answer names {len(named)} options: give the index" if named else none)
     return named[0]
 
 
 def _read_answers(answer: object) -> tuple[str, ...]:
-    """One text or several, as several."""
+    """One text or several, as a tuple."""
     answers = (answer,) if isinstance(answer, str) else answer
     if not isinstance(answers, list | tuple) or not all(isinstance(text, str) for text in answers):
-        raise ValueError(f"without options an answer is a text, or a list of up to {MOST_ANSWERS} texts")
+        raise ValueError(f"without options, an answer is a text, or a list of up to {MOST_ANSWERS} texts")
     if not answers or not all(text.strip() for text in answers):
-        raise ValueError("it is empty")
+        raise ValueError("an answer must not be empty")
     if len(answers) > MOST_ANSWERS:
-        raise ValueError(f"there are {len(answers)} answers, of at most {MOST_ANSWERS}")
+        raise ValueError(f"{len(answers)} answers, at most {MOST_ANSWERS} are allowed")
     return tuple(answers)
