@@ -1,4 +1,4 @@
-"""The npz files that `run` and `verify` take and give.
+"""The npz files that `run` and `verify` read and write for decoders.
 
 In   input_ids [B, S] (image placeholders included, the modality token not) · prompt_lengths [B] (default S)
      · pixel_values [N, 3, H, W] and image_row [N] (the row each image belongs to) · forced_tokens [steps, B], optional
@@ -22,7 +22,7 @@ from ..families.contract import Family
 from ..networks.decoder.prompts import Prompts
 from ..system.files import require_file, written_whole
 
-FREE_BYTES, MOST_PER_BYTE = 1 << 24, 100  # a file holds so much, or up to so many times its own size
+FREE_BYTES, MOST_PER_BYTE = 1 << 24, 100  # arrays may take FREE_BYTES, or MOST_PER_BYTE times the file's size
 
 KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
 
@@ -41,19 +41,20 @@ def read_inputs(path: Path, config: ModelConfig, family: Family) -> Inputs:
 
 
 def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Family, where: str) -> Inputs:
-    """The arrays of such a file, checked, as Inputs."""
+    """Turn the arrays of such a file into Inputs. Raises UserError as `read_inputs` does."""
     for name, array in arrays.items():
         if name not in KNOWN:
-            raise UserError(f"unknown array {name!r}", where=where, fix=f"there are: {', '.join(KNOWN)}")
+            raise UserError(f"unknown array {name!r}", where=where, fix=f"the arrays are: {', '.join(KNOWN)}")
         if array.ndim != KNOWN[name]:
             what = f"{name} has shape {list(array.shape)}, expected {KNOWN[name]} axes"
-            raise UserError(what, where=where, fix="see run --help")
+            raise UserError(what, where=where, fix="see eas-export run --help")
     if "input_ids" not in arrays or 0 in arrays["input_ids"].shape:
-        raise UserError("it has no input_ids", where=where, fix="store the token ids as input_ids [B, S]")
+        what = "input_ids is missing or empty"
+        raise UserError(what, where=where, fix="store the token ids as input_ids [B, S]")
     rows, length = arrays["input_ids"].shape
     lengths = integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
     ids = integers(arrays, "input_ids", where, (rows, length), None, None)
-    ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # whatever pads a row is not read
+    ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # padding is not read
     wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != family.prompts.placeholder)
     if wrong.any():
         bad = ids[wrong][0]
@@ -88,13 +89,13 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
 
 
 def write_outputs(path: Path, logits: Tensor, tokens: Tensor) -> None:
-    """Write logits and tokens as npz, whole or not at all."""
+    """Write logits and tokens as npz, atomically."""
     with written_whole(path) as file:
         np.savez(file, logits=logits.numpy(), tokens=tokens.numpy())
 
 
 def read_arrays(path: Path) -> dict[str, NDArray]:
-    """Every array of the file. numpy parses headers as literals and, without allow_pickle, runs nothing."""
+    """Every array of the file. Safe for untrusted files: numpy parses headers as literals and runs nothing without allow_pickle."""
     try:
         with zipfile.ZipFile(require_file(path)) as archive:
             _require_sensible(path, sum(member.file_size for member in archive.infolist()))
@@ -103,42 +104,42 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
             return {name: arrays[name] for name in arrays.files}
     except UserError:
         raise
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
-        what = f"it is not an npz file of plain arrays ({type(error).__name__})"
+    except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
+        what = f"the file is not an npz of plain arrays ({type(error).__name__})"
         raise UserError(what, where=path, fix="write it with numpy.savez") from None
 
 
-def _require_sensible(path: Path, holds: int) -> None:
-    """Zeros deflate to a thousandth: a small file could otherwise fill the memory."""
+def _require_sensible(path: Path, nbytes: int) -> None:
+    """Raise UserError for a small file that expands to fill the memory: zeros deflate to a thousandth."""
     size = path.stat().st_size
-    if holds > max(FREE_BYTES, MOST_PER_BYTE * size):
-        what = f"its arrays take {holds} bytes, the file has {size}"
+    if nbytes > max(FREE_BYTES, MOST_PER_BYTE * size):
+        what = f"the arrays take {nbytes} bytes, in a file of {size} bytes"
         raise UserError(what, where=path, fix="write it with numpy.savez")
 
 
 def integers(
     arrays: Mapping, name: str, where: str, shape: tuple, low: int | None, high: int | None, default=None
 ) -> NDArray[np.int64]:
-    """The array of this name, of integers of this shape between low and high. Raises UserError for any other."""
+    """The integer array `name`, as int64. Raises UserError unless it has this shape and values from low to high."""
     array = arrays.get(name, default)
     if array is None or array.dtype.kind not in "iu" or array.shape != shape:
-        said = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-        what = f"{name} is {said}, expected integers of shape {list(shape)}"
-        raise UserError(what, where=where, fix="see run --help")
+        actual = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+        what = f"{name} is {actual}, expected integers of shape {list(shape)}"
+        raise UserError(what, where=where, fix="see eas-export run --help")
     if array.size and low is not None and (array.min() < low or array.max() > high):
         bad = array[(array < low) | (array > high)].flat[0]
-        raise UserError(f"{name} holds {bad}, out of range {low}..{high}", where=where, fix="correct the values")
+        raise UserError(f"{name} contains {bad}, out of range {low}..{high}", where=where, fix="correct the values")
     return array.astype(np.int64)
 
 
 def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tuple[Tensor | None, NDArray[np.int64]]:
-    """pixel_values as a tensor, or None, and the row of each image"""
+    """pixel_values as a tensor or None, and each image's row [N]"""
     if "pixel_values" not in arrays and "image_row" not in arrays:
         return None, np.empty(0, np.int64)
     require_tower(config, where)
     size = config.vision.image_size
     if "pixel_values" not in arrays:
-        what = "image_row without pixel_values"
+        what = "there is image_row, but no pixel_values"
         raise UserError(what, where=where, fix="store the images as pixel_values, or leave both out")
     pixels = read_pixels(arrays, "pixel_values", size, where)
     image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
@@ -146,17 +147,17 @@ def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tupl
 
 
 def require_tower(config: ModelConfig, where: str) -> None:
-    """Raise UserError for images where the model reads text alone."""
+    """Raise UserError unless the model takes images."""
     if config.vision is None:
-        raise UserError("there are images, and the model reads text alone", where=where, fix="leave them out")
+        raise UserError("images were given, but the model takes text only", where=where, fix="leave them out")
 
 
 def read_pixels(arrays: Mapping, name: str, size: int, where: str) -> Tensor:
-    """Images [N, 3, size, size] float32. Raises UserError for any other shape or kind, and for numbers that are none."""
+    """Images [N, 3, size, size] float32. Raises UserError for other shapes and dtypes, and for NaN or infinity."""
     pixels = arrays[name]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
         what = f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]"
         raise UserError(what, where=where, fix=f"resize and normalise the images to {size} x {size}")
     if not np.isfinite(pixels).all():
-        raise UserError(f"{name} holds NaN or infinity", where=where, fix="correct the values")
+        raise UserError(f"{name} contains NaN or infinity", where=where, fix="correct the values")
     return torch.from_numpy(pixels.astype(np.float32))

@@ -29,20 +29,21 @@ LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
 
 
 def holds_questions(path: Path) -> bool:
-    """Whether a file of inputs holds questions (.jsonl) or arrays (.npz). Raises UserError for other names."""
+    """Whether an input file has questions (.jsonl) or arrays (.npz). Raises UserError for other names."""
     if require_file(path).suffix.lower() not in (".jsonl", ".npz"):
-        what = "its name says not what it is"
+        what = f"unknown file type {path.suffix!r}: expected .jsonl or .npz"
         raise UserError(what, where=path, fix="give questions as .jsonl, or token ids as .npz")
     return path.suffix.lower() == ".jsonl"
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Every line of the file that is not blank, checked, its images' paths made whole. Raises UserError that names the line."""
+    """The questions on the file's lines, their image paths resolved; blank lines are skipped. Raises UserError that names the line."""
     questions, number = [], 0
     try:
         file = open(require_file(path), "rb")
     except OSError as error:
-        raise UserError(f"it cannot be opened ({error.strerror})", where=path, fix="check its permissions") from None
+        what = f"the file cannot be opened ({error.strerror})"
+        raise UserError(what, where=path, fix="check its permissions") from None
     with file:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -50,12 +51,12 @@ def read_questions(path: Path) -> list[Question]:
             if line.strip():
                 questions.append(_parse(line, path, f"{path}, line {number}"))
     if not questions:
-        raise UserError("it holds no question", where=path, fix="write one JSON object per line")
+        raise UserError("the file has no questions", where=path, fix="write one JSON object per line")
     return questions
 
 
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
-    """One question as a batch of one row. Raises UserError for an image that cannot be read, or does not fit the model."""
+    """Turn a question into a batch of one row. Raises UserError for an image that cannot be read or does not fit the model."""
     if question.image:
         require_tower(config, where)
     try:
@@ -85,10 +86,10 @@ def prompt_length(question: Question, config: ModelConfig, family: Family, token
 def require_short(
     question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
 ) -> None:
-    """Raises UserError where the question's prompt has more tokens than a bundle with these limits takes."""
+    """Raise UserError if the question's prompt is longer than the limits allow."""
     length = prompt_length(question, config, family, tokenizer)
     if length > limits.max_prompt:
-        fix = f"build with --max-prompt {length}, or ask shorter"
+        fix = f"build with --max-prompt {length}, or shorten the prompt"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)
 
 
@@ -99,11 +100,11 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise UserError("it is not UTF-8 text", where=where, fix="save the file as UTF-8") from None
+        raise UserError("the line is not UTF-8 text", where=where, fix="save the file as UTF-8") from None
     except (ValueError, RecursionError):
-        raise UserError("it is not JSON", where=where, fix=example) from None
+        raise UserError("the line is not JSON", where=where, fix=example) from None
     if not isinstance(value, dict):
-        raise UserError(f"it is a JSON {type(value).__name__}, not an object", where=where, fix=example)
+        raise UserError(f"the line is a JSON {type(value).__name__}, not an object", where=where, fix=example)
     try:
         question = FileQuestion.model_validate(value)
     except ValidationError as error:

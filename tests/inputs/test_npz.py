@@ -46,26 +46,26 @@ def test_padding_is_not_read():
 ids = GOOD["input_ids"]
 BAD = {
     "unknown array": (dict(input_idz=ids), "unknown array 'input_idz'"),
-    "no ids": (dict(input_ids=None), "no input_ids"),
-    "empty": (dict(input_ids=ids[:, :0]), "no input_ids"),
+    "no ids": (dict(input_ids=None), "input_ids is missing or empty"),
+    "empty": (dict(input_ids=ids[:, :0]), "input_ids is missing or empty"),
     "axes": (dict(input_ids=ids[0]), "expected 2 axes"),
     "floats": (dict(input_ids=ids.astype(float)), "expected integers"),
     "vocabulary": (dict(input_ids=np.where(ids == 1, 96, ids)), r"token id 96 is out of range 0\.\.95"),
     "negative": (dict(input_ids=np.where(ids == 1, -5, ids)), "token id -5"),
-    "length 0": (dict(prompt_lengths=np.array([0])), r"prompt_lengths holds 0, out of range 1\.\.14"),
-    "length past the end": (dict(prompt_lengths=np.array([15])), "holds 15"),
+    "length 0": (dict(prompt_lengths=np.array([0])), r"prompt_lengths contains 0, out of range 1\.\.14"),
+    "length past the end": (dict(prompt_lengths=np.array([15])), "contains 15"),
     "lengths of another batch": (dict(prompt_lengths=np.array([3, 3])), r"expected integers of shape \[1\]"),
     "no room for the image": (
         dict(input_ids=np.where(ids == 0, 5, ids)),
-        r"zeros at \[\], not 1 \(n_prompt\) in a row",
+        r"zeros at \[\], expected 1 \(n_prompt\) in a row",
     ),
     "image size": (dict(pixel_values=np.zeros((1, 3, 28, 28))), r"expected floats \[N, 3, 14, 14\]"),
     "image without a row": (dict(image_row=None), "image_row is missing"),
-    "row without an image": (dict(pixel_values=None), "image_row without pixel_values"),
-    "image row": (dict(image_row=np.array([1])), r"image_row holds 1, out of range 0\.\.0"),
+    "row without an image": (dict(pixel_values=None), "image_row, but no pixel_values"),
+    "image row": (dict(image_row=np.array([1])), r"image_row contains 1, out of range 0\.\.0"),
     "two images": (dict(pixel_values=np.zeros((2, 3, 14, 14)), image_row=np.array([0, 0])), "one image per prompt"),
     "NaN": (dict(pixel_values=np.full((1, 3, 14, 14), np.nan)), "NaN"),
-    "forced": (dict(forced_tokens=np.array([[96]])), "forced_tokens holds 96"),
+    "forced": (dict(forced_tokens=np.array([[96]])), "forced_tokens contains 96"),
     "forced for another batch": (dict(forced_tokens=np.zeros((2, 2), int)), "expected integers"),
 }
 
@@ -81,7 +81,7 @@ def test_bad_files_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     family = get_family("lavin")
     np.savez(path, input_ids=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(UserError, match="npz file of plain arrays"):
+    with pytest.raises(UserError, match="not an npz of plain arrays"):
         read_inputs(path, CONFIG, family)
     np.savez(path, **GOOD)
     whole = path.read_bytes()
@@ -90,10 +90,10 @@ def test_bad_files_are_refused(tmp_path):
         read_inputs(path, CONFIG, family)
     for data in (b"text", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(data)
-        with pytest.raises(UserError, match="npz file of plain arrays"):
+        with pytest.raises(UserError, match="not an npz of plain arrays"):
             read_inputs(path, CONFIG, family)
     np.save(tmp_path / "x.npy", ids)
-    with pytest.raises(UserError, match="npz file of plain arrays"):
+    with pytest.raises(UserError, match="not an npz of plain arrays"):
         read_inputs(tmp_path / "x.npy", CONFIG, family)
     with pytest.raises(UserError, match="no such file"):
         read_inputs(tmp_path / "absent.npz", CONFIG, family)
@@ -102,5 +102,5 @@ def test_bad_files_are_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1 << 25), (1 << 25, 1)])
 def test_a_small_file_of_many_zeros_is_refused(tmp_path, shape):
     np.savez_compressed(tmp_path / "x.npz", input_ids=np.zeros(shape, np.int8))
-    with pytest.raises(UserError, match=r"its arrays take 33554\d+ bytes, the file has"):
+    with pytest.raises(UserError, match=r"the arrays take 33554\d+ bytes, in a file of"):
         read_inputs(tmp_path / "x.npz", CONFIG, get_family("lavin"))

@@ -69,12 +69,12 @@ def test_one_image_goes_with_every_text_and_one_text_with_every_image():
 
 ids, masks, pixels = (VQA.arrays[name] for name in ("text_ids", "text_masks", "pixel_values"))
 BAD = {  # title -> case, what is changed, what is said
-    "no texts": (VQA, dict(text_ids=None), "it has no text_ids"),
-    "texts of no tokens": (VQA, dict(text_ids=ids[:, :0], text_masks=None), "it has no text_ids"),
-    "no rows": (VQA, dict(text_ids=ids[:0], text_masks=None), "it has no text_ids"),
-    "no images": (VQA, dict(pixel_values=None), "it has no pixel_values"),
-    "images of no rows": (VQA, dict(pixel_values=pixels[:0]), "it has no pixel_values"),
-    "no second image": (NLVR2, dict(pixel_values_1=None), "it has no pixel_values_1"),
+    "no texts": (VQA, dict(text_ids=None), "text_ids is missing or empty"),
+    "texts of no tokens": (VQA, dict(text_ids=ids[:, :0], text_masks=None), "text_ids is missing or empty"),
+    "no rows": (VQA, dict(text_ids=ids[:0], text_masks=None), "text_ids is missing or empty"),
+    "no images": (VQA, dict(pixel_values=None), "pixel_values is missing or empty"),
+    "images of no rows": (VQA, dict(pixel_values=pixels[:0]), "pixel_values is missing or empty"),
+    "no second image": (NLVR2, dict(pixel_values_1=None), "pixel_values_1 is missing or empty"),
     "a second image": (VQA, dict(pixel_values_1=pixels), "unknown array 'pixel_values_1'"),
     "another name": (VQA, dict(input_ids=ids), "unknown array 'input_ids'.*text_ids, text_masks, pixel_values"),
     "axes of texts": (VQA, dict(text_ids=ids[0]), r"text_ids has shape \[10\], expected 2 axes"),
@@ -83,7 +83,7 @@ BAD = {  # title -> case, what is changed, what is said
     "a long text": (
         VQA,
         dict(text_ids=np.repeat(ids, 2, 1), text_masks=None),
-        "20 tokens, and the model was trained with 10.*text_ids.*cut them",
+        "20 tokens, but the model was trained with 10.*text_ids.*truncate them",
     ),
     "floats for ids": (VQA, dict(text_ids=ids.astype(float)), "text_ids is float64"),
     "an id past the vocabulary": (
@@ -91,13 +91,13 @@ BAD = {  # title -> case, what is changed, what is said
         dict(text_ids=np.where(ids == ids[0, 1], 120, ids)),
         r"120, out of range 0\.\.119",
     ),
-    "a negative id": (VQA, dict(text_ids=np.where(ids == ids[0, 1], -1, ids)), "text_ids holds -1"),
+    "a negative id": (VQA, dict(text_ids=np.where(ids == ids[0, 1], -1, ids)), "text_ids contains -1"),
     "masks of another length": (VQA, dict(text_masks=masks[:, :-1]), r"expected integers of shape \[2, 10\]"),
     "masks of other rows": (VQA, dict(text_masks=masks[:1]), r"expected integers of shape \[2, 10\]"),
-    "a mask of 2": (VQA, dict(text_masks=2 * masks), r"text_masks holds 2, out of range 0\.\.1"),
+    "a mask of 2": (VQA, dict(text_masks=2 * masks), r"text_masks contains 2, out of range 0\.\.1"),
     "floats for a mask": (VQA, dict(text_masks=masks.astype(np.float32)), "text_masks is float32"),
-    "an empty mask": (VQA, dict(text_masks=masks * [[1], [0]]), "text 1 has no token"),
-    "a text of padding": (VQA, dict(text_ids=ids * [[0], [1]] + [[1], [0]], text_masks=None), "text 0 has no token"),
+    "an empty mask": (VQA, dict(text_masks=masks * [[1], [0]]), "text 1 has no tokens"),
+    "a text of padding": (VQA, dict(text_ids=ids * [[0], [1]] + [[1], [0]], text_masks=None), "text 0 has no tokens"),
     "image size": (VQA, dict(pixel_values=pixels[:, :, :-1]), r"expected floats \[N, 3, 32, 32\]"),
     "grey images": (VQA, dict(pixel_values=pixels[:, :1]), r"expected floats \[N, 3, 32, 32\]"),
     "bytes for pixels": (VQA, dict(pixel_values=pixels.astype(np.uint8)), "pixel_values is uint8"),
@@ -105,23 +105,23 @@ BAD = {  # title -> case, what is changed, what is said
     "infinity in the second image": (
         NLVR2,
         dict(pixel_values_1=np.full_like(NLVR2.arrays["pixel_values_1"], np.inf)),
-        "pixel_values_1 holds NaN or infinity",
+        "pixel_values_1 contains NaN or infinity",
     ),
     "one image for two questions": (
         VQA,
         dict(pixel_values=pixels[:1]),
-        "2 of text_ids, 1 of pixel_values.*as many texts as",
+        "text_ids has 2, pixel_values has 1.*as many texts as",
     ),
-    "one question for two images": (VQA, dict(text_ids=ids[:1], text_masks=None), "1 of text_ids, 2 of pixel_values"),
+    "one question for two images": (VQA, dict(text_ids=ids[:1], text_masks=None), "text_ids has 1, pixel_values has 2"),
     "one second image": (
         NLVR2,
         dict(pixel_values_1=NLVR2.arrays["pixel_values_1"][:1]),
-        "2 of pixel_values, 1 of pixel_values_1",
+        "pixel_values has 2, pixel_values_1 has 1",
     ),
     "two images for three texts": (
         RETRIEVAL,
         dict(pixel_values=np.repeat(RETRIEVAL.arrays["pixel_values"], 2, 0)),
-        "3 of text_ids, 2 of pixel_values.*or one of either",
+        "text_ids has 3, pixel_values has 2.*or one of either",
     ),
 }
 
@@ -138,7 +138,7 @@ def test_files_in_and_out(tmp_path):
     np.savez(tmp_path / "x.npz", **NLVR2.arrays)
     assert same(read_pairs(tmp_path / "x.npz", config_of(NLVR2)), pairs(NLVR2))
     (tmp_path / "y.npz").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="not an npz file"):
+    with pytest.raises(UserError, match="not an npz of plain arrays"):
         read_pairs(tmp_path / "y.npz", config_of(NLVR2))
     write_answers(tmp_path / "z.npz", {"scores": torch.tensor([1.0, 2.0])})
     assert np.load(tmp_path / "z.npz")["scores"].tolist() == [1, 2]

@@ -149,9 +149,9 @@ def test_a_file_without_questions(tmp_path):
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("{\n", "it is not JSON"),
+        ("{\n", "the line is not JSON"),
         ("[1]\n", "a JSON list, not an object"),
-        ("[" * 100_000 + "\n", "it is not JSON"),
+        ("[" * 100_000 + "\n", "the line is not JSON"),
         ({"promt": "x"}, "unknown key 'promt'.*did you mean prompt"),
         ({}, "needs either 'prompt' or 'question'"),
         ({"prompt": "x", "question": "y"}, "needs either 'prompt' or 'question'"),
@@ -182,7 +182,7 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x", "image": ""}, "inside the file's folder"),
         ({"prompt": "x", "image": "a\0b"}, "inside the file's folder"),
         ({"prompt": "x" * (1 << 20)}, "longer than"),
-        ('{"prompt": "\udcff"}\n', "it is not UTF-8"),
+        ('{"prompt": "\udcff"}\n', "the line is not UTF-8"),
         ('{"prompt": "\\ud800"}\n', "prompt is .*: not valid Unicode"),
         ('{"question": "x", "context": "\\ud800"}\n', "context is .*: not valid Unicode"),
         ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: not valid Unicode"),

@@ -303,7 +303,7 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
     odd = shutil.copytree(plain, tmp_path / "odd")
     tensors = load_file(odd / "model.safetensors")
     save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].double()}, odd / "model.safetensors")
-    assert "model.norm.weight is torch.float64" in said("--count", 1, ckpt=odd)
+    assert "model.norm.weight has dtype torch.float64" in said("--count", 1, ckpt=odd)
     assert not (tmp_path / "out").exists()
 
 
