@@ -1,1 +1,1 @@
-"""ONNX: each graph as a module with a GraphSpec, recorded without weights, lowered by named passes, pointed at the one store."""
+"""ONNX: record each graph from its module and GraphSpec, without weights; lower it by named passes; point it at the weight store."""

@@ -1,7 +1,7 @@
-"""A bundle from a bundle: what stays is linked, what is replaced is written anew, and the whole is sealed again.
+"""Derive a bundle from a bundle: unchanged files are linked, replaced ones written, and a new manifest seals the result.
 
-A replaced weight goes into task.safetensors, as a task's own weights do in a bundle that shares another's store, and every graph that
-reads it is pointed there. Keys change with the files: no build takes the derived bundle, or a replaced file of it, for its own.
+A replaced weight goes into task.safetensors, like the task's own weights in a bundle with a shared store, and every graph that reads it
+is pointed there. Keys change with the files: no build reuses the derived bundle or its replaced files.
 """
 
 from collections.abc import Iterable
@@ -22,9 +22,9 @@ from .weights import attach_weights
 
 
 class DerivedBundle:
-    """A bundle while it is derived from another. Engines and reports are left out: they are the original's.
+    """A bundle that is being derived from another. Engines and reports are not taken along: they belong to the original.
 
-    folder  where it goes; must not exist
+    folder  where the new bundle goes; must not exist
     """
 
     def __init__(self, bundle: Bundle, folder: Path):
@@ -34,13 +34,13 @@ class DerivedBundle:
         folder.mkdir(parents=True)
 
     def graph(self, name: str) -> ir.Graph:
-        """A graph to be edited in place; no weight is read."""
+        """A graph, to be edited in place; reads no weights."""
         if name not in self._models:
             self._models[name] = self._load(name)
         return self._models[name].graph
 
     def replace_graphs(self, graphs: Iterable[tuple[GraphSpec, ir.Model]]) -> None:
-        """Other graphs over the same store, in the place of all that the original has. The models' weights have names and no values."""
+        """Replace all of the original's graphs by others over the same store. The models' weights have names but no values."""
         models = {spec.name: (spec, attach_weights(model, self._bundle.store)) for spec, model in graphs}
         self._models = {name: model for name, (_, model) in models.items()}
         self.manifest = self.manifest.model_copy(update={"graphs": {name: spec for name, (spec, _) in models.items()}})
@@ -50,7 +50,7 @@ class DerivedBundle:
         return self._bundle.store.tensor(name)
 
     def replace_weight(self, name: str, tensor: Tensor) -> None:
-        """Give one tensor of the store another content of the same shape and dtype."""
+        """Replace one tensor of the store by another of the same shape and dtype."""
         entries = self._bundle.store.entries
         readers = {n: (lambda n=n: self.weight(n)) for n, entry in entries.items() if entry.file.name == TASK}
         readers[name] = lambda: tensor
@@ -59,25 +59,25 @@ class DerivedBundle:
         store = Store(self.folder / TASK)
         for graph in self.manifest.graphs:
             model = self._models.get(graph) or self._load(graph)
-            read_by_it = store.entries.keys() & model.graph.initializers.keys()
-            for each in read_by_it:
-                model.graph.initializers[each].const_value = None
-            if read_by_it:
+            replaced = store.entries.keys() & model.graph.initializers.keys()
+            for weight in replaced:
+                model.graph.initializers[weight].const_value = None
+            if replaced:
                 self._models[graph] = attach_weights(model, store)
 
     def seal(self, change: str, note: str | None = None, **manifest: Any) -> Bundle:
-        """The bundle, whole and opened.
+        """Complete the bundle and open it.
 
-        change    names what was done to it: it decides the keys
-        note      goes into the manifest
-        manifest  other fields of the manifest that change
+        change    a name for the change, which decides the keys
+        note      added to the manifest's notes
+        manifest  other changed fields of the manifest
         """
         for name, model in self._models.items():
             ir.save(model, self.folder / f"{name}.onnx")
         before, files = self._bundle.manifest.files, {}
-        gone = {f"{name}.onnx" for name in self._bundle.manifest.graphs.keys() - self.manifest.graphs.keys()}
+        removed = {f"{name}.onnx" for name in self._bundle.manifest.graphs.keys() - self.manifest.graphs.keys()}
         for name, record in before.items():
-            if record.engine is None and name not in gone and not (self.folder / name).exists():
+            if record.engine is None and name not in removed and not (self.folder / name).exists():
                 link_or_copy(self._bundle.path / name, self.folder / name)
                 files[name] = record
         for path in self.folder.iterdir():
@@ -93,7 +93,7 @@ class DerivedBundle:
         return ir.from_proto(onnx.load(self._bundle.graph_file(name), load_external_data=False))
 
     def _base(self, files: dict[str, FileRecord]) -> SourceRecord | None:
-        """Whose store the bundle shares: what its original shares, or its original's own."""
+        """The bundle whose store this one shares: the original's base, or the original itself."""
         if self.manifest.base or TASK not in files:
             return self.manifest.base
         shared = files[WEIGHTS]

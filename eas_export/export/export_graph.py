@@ -1,4 +1,4 @@
-"""One graph of the fold mode's table, from its spec to an ONNX model."""
+"""Export one graph of a fold mode to an ONNX model."""
 
 import onnx_ir as ir
 
@@ -17,8 +17,8 @@ from .recorder import record
 def export_graph(
     graph: Graph, config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits, opset: int = DEFAULT_OPSET
 ) -> tuple[GraphSpec, ir.Model]:
-    """The graph's spec and its model, recorded from a network without weights and written down in the opset; initializers have names
-    and shapes, but no values."""
+    """The graph's spec and its model, recorded from a network without weights and lowered to the opset; initializers have names and
+    shapes, but no values."""
     spec = graph.spec(config, plan, precision, limits)
     module = graph.module(build_network(config, plan, precision, limits))
     return spec, lower(record(module, spec), opset)

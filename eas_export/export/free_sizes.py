@@ -1,10 +1,10 @@
-"""Free sizes of a graph (B rows, S tokens, ..) as numbers that no other size can be mistaken for.
+"""Free sizes of a graph (B rows, S tokens, ..), represented by numbers that are unmistakable.
 
-While a graph is recorded a free dim d stands as a prime number for which (d + 1) / 2 is a prime too, both larger than every size of
-the model, and far from the multiples of the others. Sizes of tensors are products, so a size that was made of free ones, d, d + 1, k d e
-with a fixed k, has those primes among its factors, and by them it is told apart from every other: a number has only one way into primes.
+While a graph is recorded, each free dim d is a prime number for which (d + 1) / 2 is prime too, both larger than every size of the
+model, and far from the multiples of the other dims. Sizes of tensors are products, so a size derived from free ones (d, d + 1, or k d e
+with a fixed k) has those primes among its factors. As prime factorizations are unique, it cannot be confused with any other size.
 
-A module that asks a tensor for a free size is given a FreeSize: it may make other sizes of it, and nothing else.
+A module that asks a tensor for a free size gets a FreeSize, from which it can only make other sizes.
 """
 
 import operator
@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 import torch
 
 Size = int | str  # fixed, or a free one's name: "B", "S + 1", "2*B*S"
-LEAST = 1 << 16  # what is taken for fixed, however small the model
+LEAST = 1 << 16  # sizes up to this are fixed, however small the model
 
 
 class FreeSizes:
-    """Dim -> the number that it stands as.
+    """Dims and the numbers that represent them.
 
-    fixed  the model's largest size: what is free is larger
+    fixed  the model's largest size: free sizes are larger
     """
 
     def __init__(self, dims: Sequence[str], fixed: int):
@@ -28,8 +28,8 @@ class FreeSizes:
         self.numbers = dict(zip(dims, _far_apart(self.fixed)))
 
     def name(self, size: int) -> Size:
-        """The size as it is where it is fixed, else what it was made of. Raises ValueError for a larger one that was not made of free
-        sizes in a way that is known without doubt."""
+        """A fixed size itself, else an expression of the dims. Raises ValueError for a large size that is not one of the products
+        above."""
         if size <= self.fixed:
             return size
         rest, factors = size, []
@@ -37,20 +37,20 @@ class FreeSizes:
             for factor, prime, name in ((number, number, dim), (number + 1, (number + 1) // 2, f"{dim} + 1")):
                 while rest % prime == 0:
                     if rest % factor:
-                        raise ValueError(f"a size of {size} is no whole multiple of {name}")
+                        raise ValueError(f"the size {size} is not a multiple of {name}")
                     rest //= factor
                     factors.append(name)
         if not factors or rest > self.fixed:
-            raise ValueError(f"a size of {size} is larger than any of the model's and not made of {self.numbers}")
+            raise ValueError(f"the size {size} is larger than any of the model's, but not a product of {self.numbers}")
         if len(factors) == rest == 1:
             return factors[0]
         return "*".join([str(rest)] * (rest > 1) + [f"({name})" if " " in name else name for name in factors])
 
 
 class FreeSize(torch.SymInt):
-    """A free size in the hands of Python, number: what it stands as. torch's functions take it where they take a size; sums and products
-    with whole numbers are free sizes too. Whatever else would look at the number raises TypeError, since a branch or a constant would be
-    right for that number alone."""
+    """A free size as seen by Python code; `number` represents it. torch's functions take it as a size, and its sums and products with
+    integers are free sizes too. Everything else that would use the number raises TypeError, since a branch or a constant would be right
+    for that number only."""
 
     def __init__(self, number: int):
         self.number = number
@@ -65,21 +65,21 @@ class FreeSize(torch.SymInt):
 
     def _made(self, operation: Callable[[int, int], int], other: int) -> "FreeSize":
         if not isinstance(other, int | FreeSize):
-            _look(self)
+            _refuse(self)
         made = operation(self.number, plain(other))
-        return FreeSize(made) if made >= self.number else _look(self)
+        return FreeSize(made) if made >= self.number else _refuse(self)
 
     def __repr__(self) -> str:
         return f"a free size ({self.number})"
 
 
 def plain(size: Any) -> Any:
-    """The number that a free size stands as; anything else as it is."""
+    """A free size's number; other values unchanged."""
     return size.number if isinstance(size, FreeSize) else size
 
 
-def _look(*_: object) -> NoReturn:
-    raise TypeError("a free size is looked at, which is another number each time the graph runs")
+def _refuse(*_: object) -> NoReturn:
+    raise TypeError("the value of a free size is used, but it differs from run to run")
 
 
 for _name in (
@@ -88,12 +88,12 @@ for _name in (
     *("floordiv", "rfloordiv", "mod", "rmod", "divmod", "rdivmod", "pow", "rpow"),
     *("and", "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift", "rrshift"),
 ):
-    setattr(FreeSize, f"__{_name}__", _look)
+    setattr(FreeSize, f"__{_name}__", _refuse)
 
 
 def _far_apart(fixed: int) -> Iterator[int]:
-    """Primes p of which (p + 1) / 2 is a prime larger than `fixed`, and no multiple of one is nearer to another than `fixed`: with the
-    model's own sizes more or less, none becomes another."""
+    """Primes p for which (p + 1) / 2 is a prime larger than `fixed`. Every multiple of one is further than `fixed` from the others, so
+    that adding or subtracting a size of the model cannot turn one into another."""
     taken: list[int] = []
     half = 2 * fixed
     while True:

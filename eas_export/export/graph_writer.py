@@ -1,4 +1,4 @@
-"""An ONNX graph that grows node by node, between meta tensors that stand for its values."""
+"""Write an ONNX graph node by node; meta tensors represent its values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from .free_sizes import FreeSizes
 
 
 class NotCovered(Exception):
-    """Something that cannot be written as ONNX, or of which no rule says how: why it cannot."""
+    """No rule covers this, or ONNX cannot express it; the message says why."""
 
 
 class GraphWriter:
-    """What a rule writes with.
+    """The graph under construction, which rules write to.
 
-    A tensor is a meta tensor, which stands for a value of the graph (or a parameter), or a real one, which is a constant. Values and
-    nodes are named by the part of the network that runs, and the last one of a part by the part itself.
+    Meta tensors represent values of the graph or parameters; real tensors are constants. Values and nodes are named after the part of
+    the network that runs, and the last one of a part has the part's own name.
 
     sizes     the graph's free sizes
     reshaped  id of a Reshape's result -> the tensor that it was reshaped from
@@ -33,11 +33,13 @@ class GraphWriter:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": DEFAULT_OPSET}, name=spec.name)
         self.reshaped: dict[int, Tensor] = {}
         self._parameters = {id(tensor): name for name, tensor in parameters.items()}
-        self._known: dict[int, tuple[Tensor, ir.Value]] = {}  # by id of the tensor, which is held: its id stays its own
-        self._written: dict[tuple, tuple[Tensor, ...]] = {}  # node -> what it gives: an equal one is not written again
+        self._known: dict[
+            int, tuple[Tensor, ir.Value]
+        ] = {}  # by id; the tensor is kept alive, so that its id stays valid
+        self._written: dict[tuple, tuple[Tensor, ...]] = {}  # node -> its results; equal nodes are written once
         self._constants: dict[tuple, ir.Value] = {}
-        self._places: dict[str, tuple[Tensor, int]] = {}  # free size -> the first tensor that has it, and on which axis
-        self._parts: list[tuple[str, int]] = []  # those that run, and how many nodes there were when each began
+        self._places: dict[str, tuple[Tensor, int]] = {}  # free size -> the first tensor that has it, and its axis
+        self._parts: list[tuple[str, int]] = []  # running parts, each with the number of nodes at its start
         self._names: set[str] = {tensor.name for tensor in (*spec.inputs, *spec.outputs)} | set(parameters)
         self._named_by_part: set[ir.Node] = set()
         self._overwritten: set[int] = set()
@@ -46,15 +48,15 @@ class GraphWriter:
 
     @property
     def part(self) -> str:
-        """The part of the network that runs, "" outside of any."""
+        """The part of the network that is running, "" outside all parts."""
         return self._parts[-1][0] if self._parts else ""
 
     def enter(self, part: str) -> None:
-        """What is written from here on is of this part."""
+        """Begin a part: what follows belongs to it."""
         self._parts.append((part, len(self.graph)))
 
     def leave(self) -> None:
-        """The part ends. Its last node, what it gives, is named by it, unless one of its own parts gives that."""
+        """End the part. Its last node, which gives its result, takes its name, unless an inner part has named that node."""
         part, before = self._parts.pop()
         last = self.graph[-1] if len(self.graph) > before else None
         if last is not None and last not in self._named_by_part:
@@ -68,9 +70,9 @@ class GraphWriter:
     ) -> Any:
         """Write a node of the standard domain.
 
-        inputs   None for one that is left out
-        results  tensors of the shapes and dtypes that it gives, whatever they hold
-        returns  new ones that stand for them; one, or a tuple, as in `results`
+        inputs   None for an omitted one
+        results  one tensor or several with the shapes and dtypes of the node's results; their contents do not matter
+        returns  new tensors that represent the results; one, or a tuple, as in `results`
         """
         values = [None if tensor is None else self.value(tensor) for tensor in inputs]
         key = (op_type, tuple(map(id, values)), tuple(sorted(attributes.items())))
@@ -87,7 +89,7 @@ class GraphWriter:
         return written[0] if isinstance(results, Tensor) else written
 
     def size(self, size: int) -> Tensor:
-        """A size as a tensor [1] int64: a constant where it is fixed, else read off the first tensor that has it."""
+        """A size as a tensor [1] int64: a constant if it is fixed, else taken from the shape of the first tensor that has it."""
         name = self.sizes.name(size)
         if isinstance(name, int):
             return torch.tensor([size])
@@ -111,33 +113,33 @@ class GraphWriter:
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, meta([len(sizes)], torch.int64), axis=0)
 
     def is_free(self, size: object) -> bool:
-        """Whether it is a size that was made of free ones."""
+        """Whether a size was derived from free ones."""
         return isinstance(size, int) and abs(size) > self.sizes.fixed
 
     def value(self, tensor: Tensor) -> ir.Value:
-        """The value that a tensor stands for. Parameters and constants become initializers when they are first used. Raises NotCovered
-        for a meta tensor that is neither a value nor a parameter."""
+        """The value that a tensor represents. Parameters and constants become initializers on first use. Raises NotCovered for a meta
+        tensor that is neither a value nor a parameter."""
         if id(tensor) in self._overwritten:
-            raise NotCovered("a tensor that was written into: only what the write gave may be read")
+            raise NotCovered("the tensor was overwritten: read the result of the write instead")
         if id(tensor) in self._known:
             return self._known[id(tensor)][1]
         if not tensor.is_meta:
             return self._constant(tensor)
         if id(tensor) not in self._parameters:
-            raise NotCovered(f"a tensor {list(tensor.shape)} that no node gave is no parameter of the network")
+            raise NotCovered(f"a tensor {list(tensor.shape)} is neither a node's result nor a parameter of the network")
         value = self._new_value(tensor)
         value.name = self._parameters[id(tensor)]
         self.graph.initializers[value.name] = value
         return self._know(tensor, value)
 
     def overwrite(self, tensor: Tensor) -> None:
-        """The tensor's memory is what a node has written into: nothing may read it from here on."""
+        """Mark a tensor whose memory a node has overwritten: it must not be read any more."""
         self._overwritten.add(id(tensor))
 
     # Inputs and outputs
 
     def add_input(self, spec: TensorSpec) -> Tensor:
-        """A new input of the graph, and the tensor that stands for it."""
+        """Add an input to the graph. Returns the tensor that represents it."""
         tensor = meta(spec.sizes(self.sizes.numbers), getattr(torch, spec.dtype))
         value = self._new_value(tensor)
         value.name = spec.name
@@ -145,9 +147,9 @@ class GraphWriter:
         return tensor
 
     def add_output(self, spec: TensorSpec, tensor: Tensor) -> None:
-        """A new output of the graph. Raises InternalError where it is not as the spec says."""
+        """Add an output to the graph. Raises InternalError where the tensor does not match the spec."""
         value = self.value(tensor)
-        if value.producer() is None or value in self.graph.outputs:  # it has a name that it keeps
+        if value.producer() is None or value in self.graph.outputs:  # its name must stay
             copy = ir.node("Identity", [value], outputs=[self._new_value(tensor)])
             self.graph.append(copy)
             self._name(copy, "Identity")
@@ -160,7 +162,7 @@ class GraphWriter:
         value.name = spec.name
         self.graph.outputs.append(value)
 
-    # What is behind it
+    # Values and names
 
     def _new_value(self, tensor: Tensor) -> ir.Value:
         shape = ir.Shape([self.sizes.name(size) for size in tensor.shape])
@@ -189,7 +191,7 @@ class GraphWriter:
             output.name = name if len(node.outputs) == 1 else f"{name}.{number}"
 
     def _unused(self, name: str) -> str:
-        """The name, or the first of <name>_1, <name>_2, .. that nothing has."""
+        """The name, or the first of <name>_1, <name>_2, .. that is not taken."""
         unused, number = name, 0
         while unused in self._names:
             number += 1
@@ -199,5 +201,5 @@ class GraphWriter:
 
 
 def meta(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor without numbers, to stand for a value of this shape and dtype."""
+    """A tensor without contents that represents a value of this shape and dtype."""
     return torch.empty(tuple(sizes), dtype=dtype, device="meta")

@@ -1,9 +1,9 @@
-"""A graph's module and its GraphSpec -> an ONNX model without weights: the module runs once, and every torch function that it calls is
-written down as ONNX nodes by a rule (rules/).
+"""Record a graph's module as an ONNX model without weights: the module runs once, and a rule (rules/) writes every torch function that
+it calls as ONNX nodes.
 
-Tensors are on the meta device, so nothing is computed or allocated, and free sizes are numbers that are recognised wherever they turn up
-(free_sizes.py). What depends on fixed numbers alone is computed while recording, and becomes a constant. A function or an argument
-without a rule, a size of unknown origin, a value that Python has to know: each is an InternalError, never a guess.
+Tensors are on the meta device, so nothing is computed or allocated, and free sizes are numbers that are recognised wherever they occur
+(free_sizes.py). What depends on fixed numbers only is computed while recording and becomes a constant. A function or an argument
+without a rule, a size of unknown origin, or a value that Python needs raises InternalError; nothing is guessed.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,20 +24,20 @@ from .free_sizes import FreeSize, FreeSizes, plain
 from .graph_writer import GraphWriter
 from .rules import RULES
 
-IR_VERSION = 10  # opset 21's: whoever reads the lowered graphs may know no newer one
+IR_VERSION = 10  # opset 21's, for consumers of the lowered graphs that know no newer one
 
 
 def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
-    """The module as ONNX: inputs and outputs named and shaped as the spec says, initializers named as in the store and without values,
-    all other values and nodes named by the path of their module ("layers.3.attention.q"), the same from run to run.
+    """Record the module as ONNX: inputs and outputs have the spec's names and shapes, initializers have the store's names and no values.
+    All other values and nodes are named by their module's path ("layers.3.attention.q"), the same in every recording.
 
     module  on the meta device; forward(inputs by name) -> outputs by name
 
-    Raises InternalError where the module does not keep to the spec, and for what cannot be recorded.
+    Raises InternalError where the module does not match the spec, and for what cannot be recorded.
     """
     parameters = {store_name(name.removeprefix("network.")): p for name, p in module.named_parameters()}
     if real := [name for name, parameter in parameters.items() if not parameter.is_meta]:
-        raise InternalError(f"graph {spec.name}: {real[0]} is not on the meta device: its numbers would be constants")
+        raise InternalError(f"graph {spec.name}: {real[0]} is not on the meta device and would become a constant")
     sizes = [size for tensor in (*spec.inputs, *spec.outputs, *parameters.values()) for size in tensor.shape]
     free = FreeSizes(tuple(spec.dims), max((size for size in sizes if isinstance(size, int)), default=1))
     writer = GraphWriter(spec, free, parameters)
@@ -45,7 +45,8 @@ def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
     with torch.no_grad(), _parts_of(module, writer), Recorder(writer):
         outputs = module(inputs)
     if list(outputs) != [tensor.name for tensor in spec.outputs]:
-        raise InternalError(f"graph {spec.name} gives {list(outputs)}, its spec says {[t.name for t in spec.outputs]}")
+        names = [tensor.name for tensor in spec.outputs]
+        raise InternalError(f"graph {spec.name} has outputs {list(outputs)}, its spec says {names}")
     for tensor in spec.outputs:
         writer.add_output(tensor, outputs[tensor.name])
     model = ir.Model(writer.graph, ir_version=IR_VERSION, producer_name="eas-export")
@@ -53,7 +54,7 @@ def record(module: nn.Module, spec: GraphSpec) -> ir.Model:
 
 
 class Recorder(TorchFunctionMode):
-    """Has every torch function, and every recordable one of ours, written down by its rule."""
+    """Writes every torch function, and every recordable function of networks/, by its rule."""
 
     def __init__(self, writer: GraphWriter):
         super().__init__()
@@ -67,11 +68,11 @@ class Recorder(TorchFunctionMode):
             return self.writer.leave()
         leaves = list(_leaves((args, kwargs)))
         if not any(isinstance(leaf, FreeSize) or (isinstance(leaf, Tensor) and leaf.is_meta) for leaf in leaves):
-            return function(*args, **kwargs)  # of constants: it is known now
+            return function(*args, **kwargs)  # all arguments are constants
         if function not in RULES:
             raise self._not_covered(function, args, kwargs, "there is no rule for it")
         if large := [leaf for leaf in leaves if self.writer.is_free(leaf)]:
-            raise self._not_covered(function, args, kwargs, f"{large[0]} would be taken for a free size")
+            raise self._not_covered(function, args, kwargs, f"{large[0]} would be mistaken for a free size")
         args, kwargs = _plain(args), _plain(kwargs)
         try:
             return RULES[function](self.writer, *args, **kwargs)
@@ -80,9 +81,9 @@ class Recorder(TorchFunctionMode):
 
     def _not_covered(self, function: Callable, args: tuple, kwargs: dict, why: str) -> InternalError:
         name = resolve_name(function) or f"{function.__module__}.{function.__qualname__}"
-        given = [*map(self._shown, args), *(f"{key}={self._shown(value)}" for key, value in kwargs.items())]
+        arguments = [*map(self._shown, args), *(f"{key}={self._shown(value)}" for key, value in kwargs.items())]
         place = ", ".join(part for part in (f"graph {self.writer.graph.name}", self.writer.part) if part)
-        return InternalError(f"{place}: {name}({', '.join(given)}) cannot be recorded: {why}")
+        return InternalError(f"{place}: {name}({', '.join(arguments)}) cannot be recorded: {why}")
 
     def _shown(self, argument: object) -> str:
         """An argument for a message: tensors by dtype and shape, free sizes by name."""
@@ -102,20 +103,20 @@ class Recorder(TorchFunctionMode):
 
 @contextmanager
 def _parts_of(module: nn.Module, writer: GraphWriter) -> Iterator[None]:
-    """Inside, calls of the network's modules are parts of the graph."""
+    """While active, calls of the network's modules are parts of the graph."""
     with ExitStack() as hooks:
         for path, part in module.named_modules():
             path = store_name(path.removeprefix("network").removeprefix("."))
             if path:
-                begin = part.register_forward_pre_hook(lambda module, given, path=path: writer.enter(path))
-                end = part.register_forward_hook(lambda module, given, result: writer.leave())
+                begin = part.register_forward_pre_hook(lambda module, args, path=path: writer.enter(path))
+                end = part.register_forward_hook(lambda module, args, result: writer.leave())
                 hooks.callback(begin.remove)
                 hooks.callback(end.remove)
         yield
 
 
 def _leaves(value: Any) -> Iterator[object]:
-    """What nested arguments are made of."""
+    """The leaves of nested arguments."""
     if isinstance(value, dict):
         value = value.values()
     elif isinstance(value, slice):
@@ -128,7 +129,7 @@ def _leaves(value: Any) -> Iterator[object]:
 
 
 def _plain(value: Any) -> Any:
-    """Nested arguments with the numbers that free sizes stand as."""
+    """Nested arguments with free sizes as their numbers."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, slice):

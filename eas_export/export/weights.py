@@ -8,14 +8,14 @@ from ..core.precision import DTYPES
 
 
 def attach_weights(model: ir.Model, store: Store) -> ir.Model:
-    """Give every initializer its place in the store, by name; nothing is read. Raises InternalError for one that is not there
-    or has another shape."""
+    """Point every initializer to its place in the store, by name; reads no weights. Raises InternalError for one that is missing or has
+    another shape."""
     for name, value in model.graph.initializers.items():
         if value.const_value is not None:
-            continue  # a small constant of the graph's own
+            continue  # a constant of the graph itself
         entry = store.entries.get(name)
         if entry is None or tuple(value.shape.numpy()) != entry.shape:
-            raise InternalError(f"graph {model.graph.name} wants {name} {value.shape}, the store has {entry}")
+            raise InternalError(f"graph {model.graph.name} needs {name} {value.shape}, the store has {entry}")
         value.const_value = ir.ExternalTensor(
             location=entry.file.name,
             offset=entry.offset,

@@ -1,4 +1,4 @@
-"""Rewrites of a recorded graph, one per file; LOWERINGS says which run for which opset, in what order. None of them reads a weight."""
+"""Rewrites of a recorded graph, one per file; LOWERINGS lists those of each opset, in order. They read no weights."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -19,17 +19,17 @@ LIFT = lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, s
 
 _SIMPLIFY = (lambda: FoldConstants(infer=True), ShareShapes, DropNoOps)
 
-# Opset -> what writes the graph down in it, for consumers that do not know newer operators
+# Opset -> the passes that lower a graph to it, for consumers that do not know newer operators
 LOWERINGS = {
     24: (),
     21: (
         LengthsToMask,
-        ScaleQueries,  # else the whole cache would be multiplied in each step
+        ScaleQueries,  # otherwise each step would multiply the whole cache
         WideSoftmax,
         ScatterPlaces,
         lambda: ExpandFunctions(21),
         *_SIMPLIFY,
-        *_SIMPLIFY,  # a Reshape whose sizes were found out is what others depend on
+        *_SIMPLIFY,  # others depend on a Reshape's sizes, which the first round has inferred
         StaticShapes,
         common.IdentityEliminationPass,
         LIFT,
@@ -42,7 +42,7 @@ LOWERINGS = {
 
 
 def lower(model: ir.Model, opset: int) -> ir.Model:
-    """A recorded model, in that opset."""
+    """Lower a recorded model to the opset."""
     for make in LOWERINGS[opset]:
         model = make()(model).model
     return model

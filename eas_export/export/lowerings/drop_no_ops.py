@@ -1,9 +1,9 @@
-"""Leave out what changes nothing. Function bodies are written for every case, and ours is a simple one.
+"""Remove nodes that have no effect. Function bodies cover every case of an operator, ours is a simple one.
 
 1. Mul by 1
-2. Slice, Reshape to the sizes that its input has, also where other reshaping lies between:
+2. Slice or Reshape to the sizes that its input has, also across other reshaping:
    Reshape(Unsqueeze(x), sizes of x)   ->   x
-3. Split into one part that is all and others that are nothing
+3. Split into one part that is everything and empty others
 """
 
 import onnx_ir as ir
@@ -15,8 +15,8 @@ RESHAPING = ("Reshape", "Unsqueeze", "Squeeze")
 
 
 class DropNoOps(ir.passes.InPlacePass):
-    """Sizes must be known for 2 and 3, by number or by name. A Reshape's are found out from its target, where that is put together of
-    shapes and numbers."""
+    """Sizes must be known for 2 and 3, by number or by name. A Reshape's are inferred from its target, if that consists of shapes and
+    constants."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -34,7 +34,7 @@ def _product(node: ir.Node) -> tuple[ir.Value, ir.Value | None]:
         number = ir.convenience.get_const_tensor(one)
         if number is None or number.size != 1 or number.numpy().item() != 1 or other.shape is None:
             continue
-        if len(number.shape) <= len(other.shape):  # else the product has more axes
+        if len(number.shape) <= len(other.shape):  # otherwise the product has more axes
             return node.outputs[0], other
     return node.outputs[0], None
 
@@ -69,7 +69,7 @@ _RULES = {"Mul": _product, "Slice": _slice, "Reshape": _reshape, "Split": _split
 
 
 def _numbers(value: ir.Value) -> Sizes | None:
-    """What a small tensor of sizes holds: from constants, shapes, and what puts them together."""
+    """The sizes in a small tensor, from constants, Shape and Concat; None if they are unknown."""
     constant = ir.convenience.get_const_tensor(value)
     if constant is not None:
         return constant.numpy().tolist() if len(constant.shape) == 1 else None
@@ -83,6 +83,6 @@ def _numbers(value: ir.Value) -> Sizes | None:
 
 
 def _equal(one: ir.Shape | None, other: ir.Shape | None) -> bool:
-    """Whether both are known and the same."""
+    """Whether both shapes are known and equal."""
     known = one is not None and other is not None and list(one) == list(other)
     return known and all(isinstance(size, int) or size.value is not None for size in one)

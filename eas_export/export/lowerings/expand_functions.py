@@ -1,8 +1,8 @@
-"""Write newer operators as the older ones that they are defined by.
+"""Replace newer operators by the older ones that define them.
 
     y = Swish(x)   ->   y = Mul(x, Sigmoid(Mul(x, alpha)))
 
-The definitions are the standard's own: what the onnx package has as an operator's function body.
+The definitions are ONNX's own: the operators' function bodies in the onnx package.
 """
 
 import onnx
@@ -13,8 +13,8 @@ DOMAIN = "eas_export.expanded"
 
 
 class ExpandFunctions(ir.passes.InPlacePass):
-    """Every node of an operator that `opset` does not have becomes the nodes of its function body, in the oldest version that has
-    one. Raises where there is none. A body may depend on its inputs' types, so those must be known."""
+    """Every node of an operator that `opset` does not have is replaced by the operator's function body, in its oldest version. Raises
+    where there is none. A body may depend on its inputs' types, so those must be known."""
 
     def __init__(self, opset: int):
         super().__init__()
@@ -33,7 +33,7 @@ class ExpandFunctions(ir.passes.InPlacePass):
 
 
 def _body(node: ir.Node, opset: int, overload: str) -> ir.Function:
-    """The operator's function body for this node, as a function of its own."""
+    """The operator's function body for this node, as a separate function."""
     schema = _oldest(node.op_type, opset)
     for name, attribute in schema.attributes.items():
         if name not in node.attributes and attribute.default_value.name:
@@ -44,7 +44,7 @@ def _body(node: ir.Node, opset: int, overload: str) -> ir.Function:
         types = [ir.to_proto(value).type.SerializeToString() for value in node.inputs]
         proto = schema.get_context_dependent_function(ir.to_proto(node).SerializeToString(), types)
         proto = onnx.FunctionProto.FromString(proto)
-    del proto.output[len(node.outputs) :]  # a body does not make results that the node has not
+    del proto.output[len(node.outputs) :]  # only the results that the node has
     proto.domain, proto.overload = DOMAIN, overload
     for each in proto.opset_import:
         each.version = opset

@@ -1,4 +1,4 @@
-"""Compute what depends on constants alone: the shape arithmetic that function bodies bring."""
+"""Compute what depends on constants only: the shape arithmetic of function bodies."""
 
 import onnx_ir as ir
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 class FoldConstants(ir.passes.InPlacePass):
     """Fold constant expressions; nodes that read an initializer (a weight, which has no value yet) stay.
 
-    infer  find out the shapes of values that have none, and with them what else is constant
+    infer  infer missing shapes, which makes more expressions constant
     """
 
     def __init__(self, infer: bool = False):
@@ -14,7 +14,7 @@ class FoldConstants(ir.passes.InPlacePass):
         self.infer = infer
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        from onnxscript.optimizer import fold_constants  # here: most graphs need none of it
+        from onnxscript.optimizer import fold_constants  # imported late: most graphs do not need it
 
         weights = frozenset(model.graph.initializers)
 

@@ -1,8 +1,8 @@
-"""Say with a mask how much of its cache an Attention reads.
+"""Limit how much of its cache an Attention reads by a mask instead of lengths.
 
     Attention(q, k, v, nonpad_kv_seqlen = lengths)   ->   Attention(q, k, v, attn_mask = [0, 1, .. T - 1] < lengths)
 
-TensorRT's parser drops nonpad_kv_seqlen without a word, and before opset 24 there is none; a mask is understood everywhere.
+TensorRT's parser silently drops nonpad_kv_seqlen, and opsets before 24 do not have it; a mask works everywhere.
 """
 
 import onnx_ir as ir
@@ -11,8 +11,8 @@ MASK, LENGTHS = 3, 6  # inputs of Attention-24
 
 
 class LengthsToMask(ir.passes.InPlacePass):
-    """Attention's lengths [B] int64 become a mask [B, 1, 1, T] bool, one for all layers that share them. q must be one token: the
-    mask says nothing of causality."""
+    """Attention's lengths [B] int64 become a mask [B, 1, 1, T] bool, one for all layers that share them. q must be one token: the mask
+    is not causal."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         masks: dict[ir.Value, ir.Value] = {}
@@ -30,7 +30,7 @@ class LengthsToMask(ir.passes.InPlacePass):
 
 
 def _mask(lengths: ir.Value, keys: ir.Value) -> list[ir.Node]:
-    """lengths [B], keys [B, H, T, head_dim] -> nodes, the last one of which gives the mask [B, 1, 1, T]"""
+    """lengths [B], keys [B, H, T, head_dim] -> nodes; the last one gives the mask [B, 1, 1, T]"""
     zero, one, column = (_constant(lengths, part, numbers) for part, numbers in _CONSTANTS.items())
     size = ir.node("Shape", [keys], {"start": 2, "end": 3})  # [1]
     slots = ir.node("Squeeze", [size.outputs[0]])

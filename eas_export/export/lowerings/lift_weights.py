@@ -1,4 +1,4 @@
-"""Make large weights inputs of the graph, so that who runs it brings them and several graphs can share one copy."""
+"""Turn large weights into inputs of the graph, so that the runtime binds them and several graphs share one copy."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 
 class LiftWeights(ir.passes.InPlacePass):
-    """Initializers in the store of `min_bytes` or more become inputs under their own names, behind those that are there; the others
-    become part of the model, as `read` reads them: what is left needs no other file."""
+    """Initializers in the store of `min_bytes` or more become inputs of the same name, after the existing ones. `read` embeds the others
+    in the model, which then needs no other file."""
 
     def __init__(self, min_bytes: int, read: Callable[[str], ir.TensorProtocol]):
         super().__init__()

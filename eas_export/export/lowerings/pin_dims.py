@@ -1,4 +1,4 @@
-"""Write numbers in the place of named sizes, for consumers that want them static."""
+"""Replace named sizes by numbers, for consumers that need static shapes."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 class PinDims(ir.passes.InPlacePass):
-    """Every value's dimension that is named in `sizes` becomes its number. Sizes made of a name and more ("T + 1") stay."""
+    """Every dimension that is named in `sizes` becomes its number. Expressions of a name ("T + 1") stay."""
 
     def __init__(self, sizes: Mapping[str, int]):
         super().__init__()

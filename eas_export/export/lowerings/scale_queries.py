@@ -1,9 +1,9 @@
-"""Take Attention's scale out of it: q is multiplied before, and Attention is told 1.
+"""Move Attention's scale to its queries.
 
     Attention(q, k, v)   ->   Attention(q / sqrt(head_dim), k, v, scale = 1)
 
-By its definition Attention multiplies both q and k by the square root of the scale, and TensorRT's parser writes that down: a
-multiplication of the whole cache in each step.
+Attention is defined to multiply both q and k by the square root of the scale, and TensorRT's parser does just that: it would multiply
+the whole cache in each step.
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ class ScaleQueries(ir.passes.InPlacePass):
         attentions = [node for node in model.graph if node.op_type == "Attention"]
         for node in attentions:
             q = node.inputs[0]
-            given = node.attributes.get("scale")
-            scale = given.as_float() if given else float(q.shape[-1]) ** -0.5
+            attribute = node.attributes.get("scale")
+            scale = attribute.as_float() if attribute else float(q.shape[-1]) ** -0.5
             value = ir.tensor(np.array(scale, dtype=q.dtype.numpy()))
             constant = ir.node("Constant", [], {"value": value})
             product = ir.node("Mul", [q, constant.outputs[0]])

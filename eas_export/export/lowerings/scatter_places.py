@@ -1,11 +1,11 @@
-"""Write into caches with an operator that is older than TensorScatter.
+"""Update caches by ScatterND, which is older than TensorScatter.
 
     TensorScatter(cache, update, slots)   ->   ScatterND(cache, places, update)
 
     places[b, h, l]  =  [b, h, slots[b] + l]  =  [b, 0, 0] + [0, h, 0] + [0, 0, slots[b]] + [0, 0, l]
 
-Each row of head_dim numbers goes to its place whole. All layers that write the same number of rows from the same slots share the
-places. Where input and output are the same memory ONNX Runtime's ScatterND writes nothing but the rows.
+Each row of head_dim numbers is written as one block. All layers that write the same number of rows at the same slots share the places.
+Where input and output are the same memory, ONNX Runtime's ScatterND writes the new rows only.
 """
 
 from functools import reduce
@@ -18,8 +18,8 @@ PLACES, ROWS = 1, 2
 
 
 class ScatterPlaces(ir.passes.InPlacePass):
-    """Every TensorScatter over slots becomes a ScatterND: cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64, and
-    H a number. Other axes and modes are left as they are."""
+    """Every TensorScatter over slots becomes a ScatterND: cache [B, H, T, head_dim], update [B, H, L, head_dim], slots [B] int64, with H
+    fixed. Other axes and modes stay."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         made: dict[tuple, ir.Value] = {}
@@ -45,7 +45,7 @@ def _over_slots(node: ir.Node) -> bool:
 
 
 def _places(tape: ir.tape.Tape, update: ir.Value, slots: ir.Value) -> ir.Value:
-    """[B, H, L, 3] int64, without the parts that are nothing but zero."""
+    """[B, H, L, 3] int64; parts that are all zero are left out."""
     op, (heads, rows) = tape.op, update.shape[1:3]
 
     def constant(numbers: int | list) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Say that a model is of an older opset, where it is."""
+"""Declare a model's older opset."""
 
 import onnx
 import onnx_ir as ir
@@ -7,8 +7,8 @@ from ...core.errors import InternalError
 
 
 class SetOpset(ir.passes.InPlacePass):
-    """Nothing is converted: every node must be of an operator that `opset` has, with attributes that it has there. Raises InternalError
-    for another one. That its types are allowed there too is the checker's to say."""
+    """Converts nothing: raises InternalError for an operator or an attribute that `opset` does not have. Whether it allows the nodes'
+    types is left to onnx.checker."""
 
     def __init__(self, opset: int):
         super().__init__()
@@ -20,9 +20,8 @@ class SetOpset(ir.passes.InPlacePass):
                 raise InternalError(f"graph {model.graph.name}: opset {self.opset} has no {node.op_type}")
             unknown = set(node.attributes) - set(onnx.defs.get_schema(node.op_type, self.opset, node.domain).attributes)
             if unknown:
-                raise InternalError(
-                    f"graph {model.graph.name}: {node.op_type} of opset {self.opset} has no {min(unknown)}"
-                )
+                what = f"{node.op_type} of opset {self.opset} has no attribute {min(unknown)}"
+                raise InternalError(f"graph {model.graph.name}: {what}")
         modified = model.opset_imports[""] != self.opset
         model.opset_imports[""] = self.opset
         return ir.passes.PassResult(model, modified)

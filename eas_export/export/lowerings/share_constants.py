@@ -1,6 +1,6 @@
-"""Keep one of equal constants.
+"""Merge equal constants.
 
-Slice(x, a = [1]), Slice(x, b = [1])   ->   Slice(x, a) twice, which are then found to be the same
+Slice(x, a = [1]), Slice(x, b = [1])   ->   Slice(x, a) twice, a common subexpression
 """
 
 import onnx_ir as ir

@@ -1,15 +1,15 @@
-"""Ask for the same sizes once.
+"""Merge Shape nodes that give the same sizes.
 
     Shape(a), Shape(b), both of [B, S]   ->   Shape(a) for both
 
-What is computed from them, masks and places, can then be found to be the same in every layer.
+Masks and places that are computed from them become common subexpressions of all layers.
 """
 
 import onnx_ir as ir
 
 
 class ShareShapes(ir.passes.InPlacePass):
-    """A Shape of sizes that an earlier Shape gave becomes the earlier one. Sizes are the same where they are the same number or the same
+    """A Shape whose sizes an earlier Shape gives is replaced by the earlier one. Sizes are equal if they are the same number or the same
     name; an unknown size is not even equal to itself."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -27,6 +27,6 @@ class ShareShapes(ir.passes.InPlacePass):
 
 
 def shape_of(node: ir.Node) -> list[int | ir.SymbolicDim] | None:
-    """What a Shape gives."""
+    """The sizes that a Shape node gives, None if unknown."""
     shape, start, end = node.inputs[0].shape, node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
     return None if shape is None else list(shape)[start:end]

@@ -1,12 +1,12 @@
-"""Give Reshape and Expand their targets as constants: -1 or 1 where one size is free, instead of shape arithmetic at run time."""
+"""Make the targets of Reshape and Expand constant, with -1 or 1 for a free size, instead of shape arithmetic at run time."""
 
 import onnx_ir as ir
 
 
 class StaticShapes(ir.passes.InPlacePass):
-    """1. Reshape whose result has at most one free size: the target is [-1 for it, the numbers for the others]
-    2. Reshape of a Reshape: reads what the first one read
-    3. Expand whose free sizes are its input's own: the target has 1 there
+    """1. Reshape whose result has at most one free size: the target has -1 for it
+    2. Reshape of a Reshape: reads the first one's input
+    3. Expand whose free sizes are those of its input: the target has 1 for them
 
     Sizes of zero do not occur in our graphs: every Dim has a minimum of 1.
     """

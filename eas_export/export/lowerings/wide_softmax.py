@@ -1,9 +1,9 @@
-"""Have Attention take its softmax in float32, as its PyTorch twin does.
+"""Compute Attention's softmax in float32, as PyTorch does.
 
     Attention(q, k, v)   ->   Attention(q, k, v, softmax_precision = FLOAT)
 
-Without it the precision is q's own, and what runs an Attention decides what that means; written down as older operators it would be
-float16, sums included.
+By default the precision is that of q, and each runtime interprets that differently; expanded to older operators it would be float16,
+sums included.
 """
 
 import onnx_ir as ir

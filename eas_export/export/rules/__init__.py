@@ -1,4 +1,4 @@
-"""From torch functions to ONNX nodes: a rule for every function that our networks call."""
+"""Rules that write torch functions as ONNX nodes, one for every function that our networks call."""
 
 from . import arithmetic, fused, layers, reshaping, selecting
 from .table import RULES

@@ -1,4 +1,4 @@
-"""Element by element, and sums: operands of several dtypes are cast to the one that PyTorch computes in, numbers become constants."""
+"""Elementwise operations and reductions: operands are cast to the dtype that PyTorch computes in, numbers become constants."""
 
 import math
 from functools import partial
@@ -14,7 +14,7 @@ Operand = Tensor | float
 
 
 def cast(w: GraphWriter, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in another dtype: Cast, or x itself where it has that dtype."""
+    """x in another dtype: Cast, or x itself if it has that dtype."""
     if x.dtype == dtype or not x.is_meta:
         return x.to(dtype)
     return w.node("Cast", [x], like(x, dtype), to=int(tensor_adapters.from_torch_dtype(dtype)))
@@ -24,7 +24,7 @@ def cast(w: GraphWriter, x: Tensor, dtype: torch.dtype) -> Tensor:
 def to(w: GraphWriter, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Tensor.to(dtype) -> Cast. Devices and memory formats are not covered."""
     if not isinstance(dtype, torch.dtype):
-        raise NotCovered("only a dtype may be given")
+        raise NotCovered("only a dtype is supported")
     return cast(w, x, dtype)
 
 
@@ -41,20 +41,20 @@ def to_long(w: GraphWriter, x: Tensor) -> Tensor:
 
 
 def _binary(op_type: str, w: GraphWriter, x: Operand, y: Operand) -> Tensor:
-    """Two operands, broadcast against each other, in the dtype that PyTorch promotes both to. A free size as an operand is read off a
-    tensor. Quotients of integers, `alpha` and `rounding_mode` are not covered."""
+    """Two broadcast operands, in the dtype that PyTorch promotes both to. A free size as an operand is taken from a tensor's shape.
+    Division of integers, `alpha` and `rounding_mode` are not covered."""
     wide = torch.result_type(x, y)
     if (op_type == "Div" and not wide.is_floating_point) or (
         op_type != "Equal" and (wide == torch.bool) != (op_type == "And")
     ):
-        raise NotCovered(f"{op_type} is another operator for {wide}, or none")
+        raise NotCovered(f"ONNX's {op_type} does not compute this for {wide}")
     operands = [_operand(w, each, wide) for each in (x, y)]
     shape = broadcast(*(operand.shape for operand in operands))
     return w.node(op_type, operands, meta(shape, torch.bool if op_type in COMPARISONS else wide))
 
 
 def _swapped(op_type: str, w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
-    """The same with the operands the other way round: what `number - tensor` calls."""
+    """With the operands swapped, as `number - tensor` calls it."""
     return _binary(op_type, w, y, x)
 
 
@@ -65,7 +65,7 @@ def _operand(w: GraphWriter, x: Operand, dtype: torch.dtype) -> Tensor:
         return cast(w, w.number(x), dtype)
     number = torch.tensor(x, dtype=dtype)
     if math.isfinite(x) and (not number.isfinite() or (number == 0) != (x == 0)):
-        raise NotCovered(f"{x} is out of the range of {dtype}, in which ONNX computes")
+        raise NotCovered(f"{x} is out of range for {dtype}, in which ONNX computes")
     return number
 
 
@@ -86,7 +86,7 @@ add = partial(_binary, "Add")
 
 @rule(Tensor.ne)
 def not_equal(w: GraphWriter, x: Tensor, y: Operand) -> Tensor:
-    """x != y -> Not(Equal): there is no operator for both."""
+    """x != y -> Not(Equal): ONNX has no operator for it."""
     equal = _binary("Equal", w, x, y)
     return w.node("Not", [equal], like(equal))
 
@@ -100,7 +100,7 @@ def tanh(w: GraphWriter, x: Tensor) -> Tensor:
 
 
 def _reduction(op_type: str, w: GraphWriter, x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
-    """A reduction of one axis. What PyTorch would widen (a sum of bools) is not covered, nor are several axes at once."""
+    """A reduction of one axis. Several axes, and dtypes that PyTorch would widen (a sum of bools), are not covered."""
     _require_own_dtype(x)
     if op_type == "ReduceMean" and not x.is_floating_point():
         raise NotCovered(f"there is no mean of {x.dtype}")
@@ -115,7 +115,7 @@ RULES.update((function, partial(_reduction, op_type)) for function, op_type in R
 
 @rule(Tensor.cumsum)
 def cumsum(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
-    """Tensor.cumsum -> CumSum. What PyTorch would widen is not covered."""
+    """Tensor.cumsum -> CumSum. Dtypes that PyTorch would widen are not covered."""
     _require_own_dtype(x)
     return w.node("CumSum", [x, torch.tensor(axis_of(x, dim))], like(x))
 

@@ -1,4 +1,4 @@
-"""The operators of networks/ops.py (gemm: layers.py): each call is one node of the operator that it computes."""
+"""The operators of networks/ops.py (except gemm: layers.py): each call becomes one node."""
 
 from torch import Tensor
 
@@ -29,21 +29,21 @@ def rotate(w: GraphWriter, x: Tensor, cos: Tensor, sin: Tensor, position_ids: Te
 
 @rule(ops.attend)
 def attend(w: GraphWriter, q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None = None) -> Tensor:
-    """ops.attend -> Attention; the mask is repeated for every query, since ONNX Runtime 1.32 repeats one for rows and heads only"""
+    """ops.attend -> Attention; the mask is expanded over queries, since ONNX Runtime 1.32 broadcasts rows and heads only"""
     inputs = [q, k, v] if mask is None else [q, k, v, expand(w, mask, -1, -1, q.shape[2], -1)]
     return w.node("Attention", inputs, like(q), is_causal=int(causal))
 
 
 @rule(ops.attend_cached)
 def attend_cached(w: GraphWriter, q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor) -> Tensor:
-    """ops.attend_cached -> Attention, told by nonpad_kv_seqlen how much of the cache it reads"""
+    """ops.attend_cached -> Attention; nonpad_kv_seqlen limits how much of the cache it reads"""
     inputs = [q, k_cache, v_cache, None, None, None, lengths]
     return w.node("Attention", inputs, like(q), is_causal=0)
 
 
 @rule(ops.scatter_cache)
 def scatter_cache(w: GraphWriter, cache: Tensor, update: Tensor, slots: Tensor) -> Tensor:
-    """ops.scatter_cache -> TensorScatter; the cache itself is not read again"""
+    """ops.scatter_cache -> TensorScatter; the old cache must not be read again"""
     written = w.node("TensorScatter", [cache, update, slots], like(cache), axis=-2, mode="linear")
     w.overwrite(cache)
     return written

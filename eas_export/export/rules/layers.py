@@ -13,7 +13,7 @@ from .table import axis_of, broadcast, like, numbers, rule
 
 @rule(Tensor.matmul)
 def matmul(w: GraphWriter, x: Tensor, y: Tensor) -> Tensor:
-    """x @ y -> MatMul, where x is no vector"""
+    """x @ y -> MatMul. A vector x is not covered."""
     inner, columns = (y.shape[0], ()) if y.dim() == 1 else (y.shape[-2], y.shape[-1:])
     if x.dim() < 2 or x.shape[-1] != inner:
         raise NotCovered("x is a vector, or the inner sizes differ")
@@ -23,7 +23,7 @@ def matmul(w: GraphWriter, x: Tensor, y: Tensor) -> Tensor:
 
 @rule(F.linear)
 def linear(w: GraphWriter, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear -> Gemm over the weight as it is stored where x is [n, in]; else Transpose, MatMul and Add"""
+    """F.linear -> Gemm with the stored weight if x is [n, in]; else Transpose, MatMul and Add"""
     if x.dim() == 2:
         return gemm(w, x, weight, bias)
     product = matmul(w, x, transpose(w, weight, 0, 1))
@@ -32,7 +32,7 @@ def linear(w: GraphWriter, x: Tensor, weight: Tensor, bias: Tensor | None = None
 
 @rule(ops.gemm)
 def gemm(w: GraphWriter, x: Tensor, weight: Tensor, onto: Tensor | None) -> Tensor:
-    """ops.gemm -> Gemm over the weight as it is stored"""
+    """ops.gemm -> Gemm with the stored weight"""
     if x.shape[1] != weight.shape[1]:
         raise NotCovered("the inner sizes differ")
     inputs = [x, weight] if onto is None else [x, weight, onto]
@@ -52,7 +52,7 @@ def conv2d(
 ) -> Tensor:
     """F.conv2d -> Conv. Padding, dilation and groups are not covered."""
     if (x.dim(), tuple(padding), tuple(dilation), groups) != (4, (0, 0), (1, 1), 1):
-        raise NotCovered("it has padding, dilation or groups, or there is no batch")
+        raise NotCovered("padding, dilation, groups, or an input without a batch")
     inputs = [x, weight] if bias is None else [x, weight, bias]
     places = ((size - part) // step + 1 for size, part, step in zip(x.shape[2:], weight.shape[2:], stride))
     result = meta([x.shape[0], weight.shape[0], *places], x.dtype)
@@ -63,11 +63,11 @@ def conv2d(
 def layer_norm(
     w: GraphWriter, x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """F.layer_norm over the last axis -> LayerNormalization, whose sums are in float32 as PyTorch's are"""
+    """F.layer_norm over the last axis -> LayerNormalization, which sums in float32 like PyTorch"""
     if tuple(normalized_shape) != tuple(x.shape[-1:]):
         raise NotCovered("more than one axis is normalised")
     if weight is None or bias is None or {weight.dtype, bias.dtype} != {x.dtype}:
-        raise NotCovered("weight or bias is left out, or of another dtype")
+        raise NotCovered("weight or bias is missing or of another dtype")
     return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=float(eps))
 
 
@@ -79,18 +79,18 @@ def softmax(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
 
 @rule(F.gelu)
 def gelu(w: GraphWriter, x: Tensor) -> Tensor:
-    """F.gelu by the error function -> Gelu. The approximation by tanh is not covered."""
+    """Exact F.gelu -> Gelu. The tanh approximation is not covered."""
     return w.node("Gelu", [x], like(x))
 
 
 @rule(F.pad)
 def pad(w: GraphWriter, x: Tensor, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Tensor:
-    """F.pad with zeros -> Pad. PyTorch says (before, after) of the last axis first, ONNX all befores and then all afters. Other values and
-    modes are not covered."""
+    """F.pad with zeros -> Pad. PyTorch lists (before, after) per axis, from the last axis; ONNX all befores, then all afters. Other values
+    and modes are not covered."""
     if mode != "constant" or value:
-        raise NotCovered("it pads with something else than zeros")
+        raise NotCovered("padding with other values than zero")
     if any(map(w.is_free, pad)):
-        raise NotCovered("it pads by a free size")
+        raise NotCovered("padding by a free size")
     axes = range(x.dim())
     of_axis = {x.dim() - 1 - number: pad[2 * number : 2 * number + 2] for number in range(len(pad) // 2)}
     ends = [of_axis.get(axis, (0, 0))[end] for end in (0, 1) for axis in axes]

@@ -1,4 +1,4 @@
-"""Tensors in another form, with the same numbers. Targets are constants wherever no more than one size is free."""
+"""Shape changes and concatenation. Targets are constants wherever at most one size is free."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from .table import RULES, axis_of, numbers, rule
 
 @rule(Tensor.shape.__get__)
 def shape(w: GraphWriter, x: Tensor) -> tuple[int, ...]:
-    """Tensor.shape: free sizes as such, to compute others with"""
+    """Tensor.shape, with free sizes as FreeSize"""
     return tuple(FreeSize(size) if w.is_free(size) else size for size in x.shape)
 
 
@@ -26,13 +26,13 @@ def dtype(w: GraphWriter, x: Tensor) -> torch.dtype:
 
 @rule(Tensor.device.__get__)
 def device(w: GraphWriter, x: Tensor) -> torch.device:
-    """Where constants are made that are to meet x."""
+    """Tensor.device: constants to combine with x are made on the CPU."""
     return torch.device("cpu")
 
 
 def _reshape(function: Callable, w: GraphWriter, x: Tensor, *args: Any) -> Tensor:
-    """view, reshape, flatten, unflatten -> Reshape. The last free size is -1, others are read off tensors; a Reshape of a Reshape reads
-    what the first one read. Views as another dtype are not covered."""
+    """view, reshape, flatten, unflatten -> Reshape. The last free size is -1, others are taken from tensors' shapes; a Reshape of a
+    Reshape reads the first one's input. Views as another dtype are not covered."""
     sizes = function(x, *args).shape
     source = w.reshaped.get(id(x), x)
     for same in (x, source):
@@ -49,7 +49,7 @@ def _reshape(function: Callable, w: GraphWriter, x: Tensor, *args: Any) -> Tenso
 
 for function in (Tensor.reshape, Tensor.flatten, Tensor.unflatten):
     RULES[function] = partial(_reshape, function)
-RULES[Tensor.view] = partial(_reshape, Tensor.reshape)  # meta tensors do not lie in memory as real ones do
+RULES[Tensor.view] = partial(_reshape, Tensor.reshape)  # strides of meta tensors may differ from real ones
 
 
 @rule(Tensor.transpose)
@@ -62,23 +62,23 @@ def transpose(w: GraphWriter, x: Tensor, dim0: int, dim1: int) -> Tensor:
 
 
 def unsqueeze(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
-    """A new axis of one -> Unsqueeze"""
+    """A new axis of size 1 -> Unsqueeze"""
     result = x.unsqueeze(dim)
     return w.node("Unsqueeze", [x, numbers(axis_of(result, dim))], result)
 
 
 @rule(Tensor.squeeze)
 def squeeze(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
-    """Tensor.squeeze of an axis -> Squeeze, or x itself where the axis has another size than 1. A free axis, which may have it or not, is
-    not covered."""
+    """Tensor.squeeze of an axis -> Squeeze, or x itself if the axis is not of size 1. A free axis, which may or may not be, is not
+    covered."""
     if w.is_free(x.shape[dim]):
-        raise NotCovered("the axis is free: it may be 1 or not")
+        raise NotCovered("the axis is free: its size may or may not be 1")
     return w.node("Squeeze", [x, numbers(axis_of(x, dim))], x.squeeze(dim)) if x.shape[dim] == 1 else x
 
 
 @rule(Tensor.expand)
 def expand(w: GraphWriter, x: Tensor, *sizes: int) -> Tensor:
-    """Tensor.expand -> Expand, whose target is 1 where a size is x's own; x itself where all are"""
+    """Tensor.expand -> Expand, with target 1 for sizes that stay; x itself if all stay"""
     result = x.expand(*sizes)
     if result.shape == x.shape:
         return x
@@ -89,7 +89,7 @@ def expand(w: GraphWriter, x: Tensor, *sizes: int) -> Tensor:
 
 @rule(torch.cat)
 def cat(w: GraphWriter, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """torch.cat of tensors of one dtype -> Concat; a tensor alone is itself"""
+    """torch.cat of tensors of one dtype -> Concat; a single tensor is returned as it is"""
     first = tensors[0]
     if len(tensors) == 1:
         return first

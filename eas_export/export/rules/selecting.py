@@ -1,4 +1,4 @@
-"""Parts of tensors, and tensors of positions."""
+"""Slicing, indexing, lookups, and tensors made from sizes."""
 
 from types import EllipsisType
 
@@ -16,11 +16,11 @@ END = torch.iinfo(torch.int64).max
 
 @rule(Tensor.__getitem__)
 def getitem(w: GraphWriter, x: Tensor, index: Index | tuple[Index, ...]) -> Tensor:
-    """x[1:, 3, None, ..] -> one Slice for all slices, a Gather for each number, an Unsqueeze for each None. Steps, bounds that are free
-    sizes, and tensors as indices are not covered."""
+    """x[1:, 3, None, ..] -> one Slice for all slices, a Gather for each number, an Unsqueeze for each None. Steps, free sizes as bounds,
+    and tensors as indices are not covered."""
     items = _every_axis(index if isinstance(index, tuple) else (index,), x.dim())
     if not all(item is None or type(item) is int or isinstance(item, slice) for item in items):
-        raise NotCovered("an index is none of number, slice, .. and None")
+        raise NotCovered("an index that is not a number, a slice, `...` or None")
     x = _slice(w, x, [item if isinstance(item, slice) else slice(None) for item in items if item is not None])
     axis = 0
     for item in items:
@@ -33,12 +33,12 @@ def getitem(w: GraphWriter, x: Tensor, index: Index | tuple[Index, ...]) -> Tens
 
 
 def _every_axis(items: tuple[Index, ...], axes: int) -> list[Index]:
-    """The index with a slice for every axis that it does not name."""
+    """The index with a full slice for every axis that it does not mention."""
     if not any(item is Ellipsis for item in items):
         items = (*items, Ellipsis)
     place = next(number for number, item in enumerate(items) if item is Ellipsis)
-    left = axes - sum(item is not None and item is not Ellipsis for item in items)
-    return [*items[:place], *[slice(None)] * left, *items[place + 1 :]]
+    missing = axes - sum(item is not None and item is not Ellipsis for item in items)
+    return [*items[:place], *[slice(None)] * missing, *items[place + 1 :]]
 
 
 def _slice(w: GraphWriter, x: Tensor, slices: list[slice]) -> Tensor:
@@ -46,7 +46,7 @@ def _slice(w: GraphWriter, x: Tensor, slices: list[slice]) -> Tensor:
     if any(part.step not in (None, 1) or w.is_free(part.start) or w.is_free(part.stop) for part in cut.values()):
         raise NotCovered("a step, or a bound that is a free size")
     if not all(_right_at_every_size(part) for axis, part in cut.items() if w.is_free(x.shape[axis])):
-        raise NotCovered("a bound that a free axis may not reach")
+        raise NotCovered("a bound that may exceed a free axis")
     result = x[tuple(slices)]
     if result.shape == x.shape:
         return x
@@ -56,23 +56,23 @@ def _slice(w: GraphWriter, x: Tensor, slices: list[slice]) -> Tensor:
 
 
 def _right_at_every_size(part: slice) -> bool:
-    """Whether a slice of a free axis, which may be 1 long, gives as many as it does of a long one."""
+    """Whether a slice of a free axis, which may be only 1 long, has the same length expression as for a long axis."""
     start, stop = part.start or 0, part.stop
     return start >= -1 if stop is None else start == 0 and (stop == 1 or stop < 0)
 
 
 def _select(w: GraphWriter, x: Tensor, axis: int, number: int) -> Tensor:
     if w.is_free(number):
-        raise NotCovered("a place that is a free size")
+        raise NotCovered("an index that is a free size")
     return w.node("Gather", [x, torch.tensor(number)], x.select(axis, number), axis=axis)
 
 
 @rule(Tensor.chunk)
 def chunk(w: GraphWriter, x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Tensor.chunk -> Split into as many parts; x itself where it is one. Fewer parts than asked for are not covered."""
+    """Tensor.chunk -> Split; x itself for one part. Fewer parts than `chunks` are not covered."""
     parts = x.chunk(chunks, dim)
     if len(parts) != chunks:
-        raise NotCovered(f"there are {len(parts)} parts")
+        raise NotCovered(f"only {len(parts)} parts")
     return (x,) if chunks == 1 else w.node("Split", [x], parts, axis=axis_of(x, dim), num_outputs=chunks)
 
 
@@ -80,7 +80,7 @@ def chunk(w: GraphWriter, x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor,
 def index_select(w: GraphWriter, x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Tensor.index_select by a vector -> Gather"""
     if index.dim() != 1:
-        raise NotCovered("the index is no vector")
+        raise NotCovered("the index is not a vector")
     return w.node("Gather", [x, index], x.index_select(dim, meta(index.shape, index.dtype)), axis=axis_of(x, dim))
 
 
@@ -95,9 +95,9 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """F.embedding -> Gather. What only training reads is not looked at; max_norm is not covered."""
+    """F.embedding -> Gather. Arguments for training are ignored; max_norm is not covered."""
     if max_norm is not None:
-        raise NotCovered("max_norm changes the table")
+        raise NotCovered("max_norm would change the table")
     return w.node("Gather", [weight, ids], meta((*ids.shape, *weight.shape[1:]), weight.dtype), axis=0)
 
 
@@ -111,7 +111,7 @@ def where(w: GraphWriter, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 @rule(torch.zeros_like)
 def zeros_like(w: GraphWriter, x: Tensor) -> Tensor:
-    """torch.zeros_like -> a constant, or Expand of one where sizes are free"""
+    """torch.zeros_like -> a constant, or its Expand if sizes are free"""
     if not any(map(w.is_free, x.shape)):
         return torch.zeros(x.shape, dtype=x.dtype)
     return w.node("Expand", [torch.zeros((), dtype=x.dtype), w.shape(x.shape)], like(x))

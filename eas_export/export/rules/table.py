@@ -1,7 +1,7 @@
-"""The table of rules, how a rule gets into it, and what many of them need.
+"""The table of rules, the decorator that fills it, and helpers of many rules.
 
-A rule says itself what shape a result has. PyTorch would say it too, but its meta kernels for all but views import its compiler, which
-takes longer than to record a graph.
+Rules compute the shapes of their results. PyTorch's meta kernels would, too, but all except views import its compiler, which takes longer
+than recording a graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..graph_writer import meta
 
-# torch function -> rule(writer, the function's arguments) -> tensors that stand for what it gives
+# torch function -> rule(writer, *the function's arguments) -> tensors that represent its results
 RULES: dict[Callable, Callable] = {}
 
 
 def rule(*functions: Callable) -> Callable[[Callable], Callable]:
-    """Make the decorated function the rule of these torch functions."""
+    """Register the decorated function as the rule of these torch functions."""
 
     def add(function: Callable) -> Callable:
         RULES.update(dict.fromkeys(functions, function))
@@ -27,17 +27,17 @@ def rule(*functions: Callable) -> Callable[[Callable], Callable]:
 
 
 def like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A result of the tensor's shape, and of its dtype unless another one is given."""
+    """A result with the tensor's shape, and its dtype unless another one is given."""
     return meta(tensor.shape, dtype or tensor.dtype)
 
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that all of them are broadcast to. Raises ValueError where they do not fit each other."""
+    """The shape that all shapes broadcast to. Raises ValueError if they do not."""
     return np.broadcast_shapes(*map(tuple, shapes))
 
 
 def axis_of(tensor: Tensor, dim: int) -> int:
-    """A dim, counted from the front. Raises ValueError for one that the tensor has not."""
+    """A dim as a non-negative axis. Raises ValueError for one that the tensor does not have."""
     return range(tensor.dim()).index(dim if dim >= 0 else dim + tensor.dim())
 
 
