@@ -1,7 +1,7 @@
-"""COMPILE and RUN: what executes a bundle's graphs. A backend is one file that ends in a `Backend`, one row here, and the extra in setup.py
-that brings what it runs on.
+"""COMPILE and RUN: the backends that execute a bundle's graphs. A backend is one file that defines a `Backend`, one row here, and an extra
+in setup.py with its packages.
 
-Light on purpose: the process that builds an engine imports this package, and so does --help; neither needs torch.
+Light on purpose: --help and the process that builds an engine import this package, and neither needs torch.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from .contract import Backend
 
 @dataclass(frozen=True)
 class BackendRow:
-    """What is known of a backend before it is imported.
+    """What is known about a backend before it is imported.
 
     place     ".module:attribute" of its Backend
-    runs      the bundle's graphs, engines that are built from them (then it has a Compiler), or the modules that they were recorded from
-    packages  the distributions that it runs on, one of them where several bring the same
+    runs      the bundle's graphs, engines built from them (then it has a Compiler), or the modules that they were recorded from
+    packages  the alternative distributions that it runs on; one is enough
     """
 
     place: str
@@ -35,7 +35,7 @@ BACKENDS = {
 
 
 def get_backend(name: str) -> Backend:
-    """Raises UserError for a name that is none."""
+    """The backend of this name. Raises UserError for an unknown one."""
     return lookup({known: row.place for known, row in BACKENDS.items()}, name, "backend", "--backend")
 
 
@@ -45,5 +45,5 @@ def backends_that_run(*what: str) -> Mapping[str, BackendRow]:
 
 
 def for_bundles() -> Mapping[str, BackendRow]:
-    """The backends that a bundle can be built for: those that run its own files."""
+    """The backends that a bundle can be built for: those that run its files."""
     return backends_that_run("graphs", "engines")

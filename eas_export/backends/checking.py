@@ -1,4 +1,4 @@
-"""What a builder makes of a bundle's graphs before it builds anything: is every attention still one, and every cache updated in place?"""
+"""Check how an engine builder parses a bundle's graphs: is every attention fused, and every cache updated in place?"""
 
 from collections import Counter
 from pathlib import Path
@@ -17,13 +17,13 @@ ATTENTION, CACHE = "ATTENTION_INPUT", "KV_CACHE_UPDATE"  # layers' kinds
 
 
 class GraphCheck(Record):
-    """One graph as a builder sees it.
+    """One graph as parsed by a builder.
 
-    layers      all of them, in order
+    layers      all layers, in order
     opset       of the graph
-    attentions  Attention operators in the graph; fused: those that are a layer; masked: those that are told which slots to read
-    cached      Attention operators that read a cache, and have to be told how far
-    caches      caches that the graph updates; in_place: those that a layer updates where they are
+    attentions  Attention operators in the graph; fused: those that are one layer; masked: those with a mask for the slots to read
+    cached      Attention operators that read a cache and so need a mask
+    caches      caches that the graph updates; in_place: those that a layer updates in place
     """
 
     layers: tuple[Layer, ...]
@@ -41,11 +41,11 @@ class GraphCheck(Record):
 
     @property
     def lost(self) -> str:
-        """What was lost on the way, empty where nothing was."""
+        """What the parser lost, empty if nothing."""
         if self.opset < FIRST_WITH_CACHES:
-            return f"opset {self.opset}: attention is written out"
+            return f"opset {self.opset}: attention is decomposed"
         if self.fused < self.attentions:
-            return f"{self.attentions - self.fused} of {self.attentions} attentions are taken apart"
+            return f"{self.attentions - self.fused} of {self.attentions} attentions are decomposed"
         if self.in_place < self.caches:
             return f"{self.caches - self.in_place} of {self.caches} caches are copied"
         if self.masked < self.cached:
@@ -56,12 +56,12 @@ class GraphCheck(Record):
 def check(
     bundle: Bundle | Path | str, backend: str = "tensorrt-rtx", progress: Progress | None = None
 ) -> dict[str, GraphCheck]:
-    """Every graph of the bundle, parsed by the backend. Raises UserError for a backend that builds no engines, or is not installed, or
-    refuses a graph."""
+    """Parse every graph of the bundle with the backend. Raises UserError for a backend that builds no engines, is not installed, or
+    rejects a graph."""
     compiler = get_backend(backend).compiler
     if compiler is None:
         fix = f"pass --backend {' or '.join(backends_that_run('engines'))}"
-        raise UserError(f"{backend} runs graphs as they are", where="--backend", fix=fix)
+        raise UserError(f"backend {backend} builds no engines to check", where="--backend", fix=fix)
     bundle, progress = open_bundle(bundle), progress or Progress()
     checks = {}
     for name, spec in bundle.manifest.graphs.items():

@@ -1,4 +1,4 @@
-"""The contract a backend fills in."""
+"""The contract of a backend."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Layer(Record):
     """One layer of a builder's network.
 
-    kind  the builder's name for what it does ("ATTENTION_INPUT")
-    mask  of an attention: whether it is told which slots to read
+    kind  the builder's name for its type ("ATTENTION_INPUT")
+    mask  of an attention: whether it has a mask for the slots to read
     """
 
     name: str
@@ -33,10 +33,10 @@ class Layer(Record):
 
 
 class Health(Record):
-    """version  of what it runs on, None where that is missing
-    runs     whether bundles can be run with it on this machine
+    """version  of the backend's library, None if that is missing
+    runs     whether it can run bundles on this machine
     does     what it does on this machine, and how
-    fix      how to get what is missing; empty where nothing is
+    fix      how to install what is missing; empty if nothing is
     """
 
     version: str | None
@@ -47,11 +47,11 @@ class Health(Record):
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """An engine that is to be built.
+    """An engine to build.
 
-    key    two engines with the same key, from the same files in `reads`, are the same but for the builder's own choices
-    reads  files of the bundle that hold what goes into it
-    build  writes it to a path; raises UserError where the builder refuses the graph or runs out of memory
+    key    two engines with the same key, from the same files in `reads`, differ only by the builder's own choices
+    reads  the bundle's files that go into it
+    build  writes it to a path; raises UserError where the builder rejects the graph or runs out of memory
     """
 
     key: str
@@ -63,9 +63,9 @@ class EnginePlan:
 class Compiler:
     """How a backend builds engines.
 
-    target  options -> what they are built for; raises UserError where this machine can build none
-    plan    (a graph's file, its spec, its store, target) -> its engine; what it reads lies in the file's folder
-    layers  (a graph's file, its spec, its store) -> its layers as the builder sees them; raises UserError where it refuses the graph
+    target  options -> the target that engines are built for; raises UserError where this machine cannot build any
+    plan    (a graph's file, its spec, its store, target) -> its engine's plan; the files that it reads are in the file's folder
+    layers  (a graph's file, its spec, its store) -> its layers as the builder parses them; raises UserError where it rejects the graph
     """
 
     target: Callable[[BuildOptions], Target]
@@ -77,13 +77,13 @@ class Compiler:
 class Backend:
     """How bundles are run.
 
-    open           bundle -> its graphs ready to run; raises UserError
-    open_on        (bundle, a GPU) -> the same there; None where `open` runs on a GPU anyway
-    open_low_memory  low-memory variant of `open`, which may be slow: for verifying
-    private_bytes  bundle -> the memory that its weights take when it is open, beside the mapped store
-    health         what it could do here
-    compiler       None where graphs are run as they are
-    open_instrumented  as open_low_memory, for a bundle of one graph with more outputs than its own; None where that cannot be
+    open               bundle -> Runtime with its graphs ready to run; raises UserError
+    open_low_memory    low-memory variant of `open`, which may be slow: for verifying
+    private_bytes      bundle -> the memory that its weights take when open, beside the mapped store
+    health             whether and how it runs on this machine
+    compiler           builds engines; None if graphs are run without
+    open_instrumented  as open_low_memory, for a bundle of one graph with additional outputs; None if not supported
+    open_on            (bundle, device) -> Runtime on that GPU; None if `open` runs on a GPU anyway
     """
 
     open: "Callable[[Bundle], Runtime]"

@@ -1,4 +1,4 @@
-"""Bundles, opened on a backend: only with the graphs and weights that their config says."""
+"""Open bundles on a backend, after checking that graphs and weights match the config."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ from .runtime import CPU, Runtime
 
 
 def open_runtime(bundle: Bundle, backend: str, device: torch.device = CPU) -> Runtime:
-    """The bundle's graphs, ready to run on the device; engines run on a GPU in any case. Raises UserError for an unknown or missing backend,
-    for graphs and weights that are not those of the bundle's config, and without memory on the device."""
+    """The bundle's graphs, ready to run on the device; engines always run on a GPU. Raises UserError for an unknown or missing backend,
+    for graphs and weights that do not match the bundle's config, and if the device runs out of memory."""
     require_own_graphs_and_weights(bundle)
     row = get_backend(backend)
     if device == CPU or row.open_on is None:
@@ -33,26 +33,27 @@ def open_low_memory_runtime(bundle: Bundle, backend: str) -> Runtime:
 
 
 def weights_in_memory(bundle: Bundle) -> dict[str, int]:
-    """Backend that runs graphs as they are, on the CPU -> the memory that the bundle's weights take in it, beside the mapped store."""
+    """The bytes of memory that each backend without engines needs for the bundle's weights on the CPU, beside the mapped store."""
     backends = {name: get_backend(name) for name in BACKENDS}
-    there = {name: row for name, row in backends.items() if row.compiler is None and row.health().runs}
-    return {name: row.private_bytes(bundle) for name, row in there.items()}
+    usable = {name: backend for name, backend in backends.items() if backend.compiler is None and backend.health().runs}
+    return {name: backend.private_bytes(bundle) for name, backend in usable.items()}
 
 
 def require_own_graphs_and_weights(bundle: Bundle) -> None:
-    """Raise UserError where the manifest's graphs, or the store's tensors, are not those of the manifest's config."""
+    """Raise UserError where the manifest's graphs, or the store's tensors, do not match the manifest's config."""
     m, precision = bundle.manifest, PRECISIONS[bundle.manifest.precision]
     graphs = (
         graphs_of(m.config, m.fold) if m.fold in fold_modes(m.config) else {}
-    )  # a manifest may name one that this kind of network has not
+    )  # a manifest may name one that this kind of network does not have
     specs = {name: graph.spec(m.config, m.plan, precision, m.limits) for name, graph in graphs.items()}
     if specs != m.graphs:
-        raise UserError("its graphs are not those of its config", where=bundle.path, fix="build it again with --force")
+        what = "the bundle's graphs do not match its config"
+        raise UserError(what, where=bundle.path, fix="build it again with --force")
     network = build_network(m.config, m.plan, precision, m.limits)
     needed = {
         name: (shape, str(dtype).removeprefix("torch.")) for name, (shape, dtype) in parameter_shapes(network).items()
     }
     stored = {name: (entry.shape, entry.dtype) for name, entry in bundle.store.entries.items()}
     if different := [name for name in needed if needed[name] != stored.get(name)]:
-        what = f"its weights are not those of its config: {min(different)}"
+        what = f"the bundle's weights do not match its config: {min(different)}"
         raise UserError(what, where=bundle.path, fix="build it again with --force")

@@ -1,4 +1,4 @@
-"""The PyTorch reference behind the sessions' interface: the very modules that are recorded, run eagerly."""
+"""The PyTorch reference as a backend: runs the modules that graphs are recorded from, eagerly."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -44,7 +44,7 @@ def open_network(
     parameters: Mapping[str, Callable[[], Tensor]],
     device: torch.device = CPU,
 ) -> Runtime:
-    """A runtime on the device over the network that `load_network` makes of the same."""
+    """A runtime over the network that `load_network` makes of these arguments."""
     network = load_network(config, plan, precision, limits, parameters, device)
     sessions = sessions_of(graphs_of(config, fold), network, config, plan, precision, limits)
     return Runtime("pytorch", config, plan, limits, sessions, device)
@@ -58,7 +58,7 @@ def load_network(
     parameters: Mapping[str, Callable[[], Tensor]],
     device: torch.device = CPU,
 ) -> nn.Module:
-    """The network on the device with its parameters among these (store name -> reader)."""
+    """The network on the device, its parameters read from `parameters` (store name -> reader)."""
     network = build_network(config, plan, precision, limits)
     return load_parameters(network, {name: _moved(parameters[name], device) for name in parameter_shapes(network)})
 
@@ -71,7 +71,7 @@ def sessions_of(
     precision: Precision,
     limits: Limits,
 ) -> dict[str, PyTorchSession]:
-    """A session for each graph, all over one network."""
+    """A session for each graph, all sharing one network."""
     return {
         name: PyTorchSession(graph.module(network), graph.spec(config, plan, precision, limits))
         for name, graph in graphs.items()
@@ -83,18 +83,18 @@ def _moved(read: Callable[[], Tensor], device: torch.device) -> Callable[[], Ten
 
 
 def open_bundle(bundle: Bundle, device: torch.device = CPU) -> Runtime:
-    """The bundle's own weights in PyTorch, in the bundle's precision and fold mode."""
+    """Run the bundle's weights in PyTorch, in the bundle's precision and fold mode."""
     m = bundle.manifest
     return open_network(m.config, m.plan, PRECISIONS[m.precision], m.limits, m.fold, readers_of(bundle), device)
 
 
 def readers_of(bundle: Bundle) -> dict[str, Callable[[], Tensor]]:
-    """Store name -> reader, which maps the tensor and copies nothing."""
+    """Store name -> reader of the mapped tensor, without a copy."""
     return {name: lambda name=name: bundle.store.tensor(name) for name in bundle.store.entries}
 
 
 def health() -> Health:
-    does = "the reference: every graph's own modules, eagerly, in memory"
+    does = "runs bundles on the CPU or a GPU: the reference, every graph's module in eager mode"
     return Health(version=torch.__version__, runs=True, does=does)
 
 

@@ -32,8 +32,8 @@ class Ort(SimpleNamespace):
 
 def test_onnxruntime_says_what_its_cuda_kernels_do_not_cover():
     session, on_cpu = _open(Ort(opened_on=None), Path("decode.onnx"), CUDA)
-    assert session and on_cpu == "ONNX Runtime refuses it (TensorScatter is on the CPU)"
-    with pytest.raises(Refused, match="opened it on CPUExecutionProvider, not on CUDAExecutionProvider"):
+    assert session and on_cpu == "ONNX Runtime rejects the graph (TensorScatter is on the CPU)"
+    with pytest.raises(Refused, match="opened the graph on CPUExecutionProvider, not on CUDAExecutionProvider"):
         _open(Ort(opened_on="CPUExecutionProvider"), Path("decode.onnx"), CUDA)
 
 

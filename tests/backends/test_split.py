@@ -52,7 +52,7 @@ def test_a_part_that_fails_names_its_graph(bundle_of):
     from eas_export.core.errors import UserError
 
     runtime = opened(PartedSession, bundle_of(CASE))
-    with pytest.raises(UserError, match=r"ONNX Runtime failed in it .*graph prefill"):
+    with pytest.raises(UserError, match=r"ONNX Runtime failed to run the graph .*graph prefill"):
         generate(
             Runtime("x", runtime.config, runtime.plan, runtime.limits, runtime.sessions, empty=zeros),
             text_prompts([1]),

@@ -212,8 +212,8 @@ def test_what_a_builder_refuses_is_one_line(bundle_of, refused, tmp_path):
     assert "no float32 matrix products" in turing and "graph vision" in turing and "leave 7.5 out" in turing
     assert not (tmp_path / "o").exists()
     unknown = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "9.0,86")
-    assert "builds nothing for compute capability 9.0" in unknown and "80" in unknown and "120" in unknown
-    assert "is no list of compute capabilities" in refused(
+    assert "does not support compute capability 9.0" in unknown and "80" in unknown and "120" in unknown
+    assert "is not a list of compute capabilities" in refused(
         *args, "--backend", "tensorrt-rtx", "--compute-capability", "ampere"
     )
     assert "no engines are built" in refused(*args, "--compute-capability", "86")
@@ -243,7 +243,7 @@ def test_a_killed_builder_says_so(monkeypatch):
 
 def test_a_crashed_builder_says_so(monkeypatch):
     monkeypatch.setattr(engine_build, "WORKER", ["sh", "-c", "kill -SEGV $$"])
-    with pytest.raises(UserError, match=r"it crashed \(ended by signal 11") as refusal:
+    with pytest.raises(UserError, match=r"the builder crashed \(ended by signal 11") as refusal:
         run_worker(FLAVOR, "decode", {"backend": "tensorrt-rtx", "model": "x"}, lambda fraction: None)
     assert "memory" not in str(refusal.value)
 
@@ -263,7 +263,7 @@ def test_an_engine_that_cannot_be_written_is_none(bundle_of, monkeypatch, tmp_pa
 def test_a_file_that_is_no_graph_is_refused_in_the_parsers_words(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     request = {"backend": "tensorrt-rtx", "model": str(tmp_path / "x.onnx")}
-    with pytest.raises(UserError, match="TensorRT-RTX refuses it"):
+    with pytest.raises(UserError, match="TensorRT-RTX rejects the graph"):
         run_worker(FLAVOR, "decode", request, lambda fraction: None)
 
 

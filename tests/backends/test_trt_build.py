@@ -84,7 +84,7 @@ def test_the_compilers_failure_is_told_from_a_lack_of_memory():
     refusal = engine_build._refusal(
         FLAVOR, "decode", [MYELIN, "Could not find any implementation for node {ForeignNode}"]
     )
-    assert "its compiler fails" in refusal.what and "memory" not in refusal.what
+    assert "the compiler fails" in refusal.what and "memory" not in refusal.what
 
 
 def test_what_progress_raises_ends_the_build_and_is_raised_then(build_graph):
@@ -153,7 +153,7 @@ def test_what_the_builder_does_not_take_is_refused():
         def set_compute_capability(self, capability: object, index: int) -> bool:
             return False
 
-    with pytest.raises(Refused, match=r"does not take compute capability 8\.6"):
+    with pytest.raises(Refused, match=r"compute capability 8\.6 is not supported"):
         FLAVOR.configure(trt, Config(), TARGET)
     builder = trt.Builder(logger(trt))
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -162,5 +162,5 @@ def test_what_the_builder_does_not_take_is_refused():
         create_optimization_profile = builder.create_optimization_profile
         create_builder_config = Config
 
-    with pytest.raises(Refused, match="does not take the limits"):
+    with pytest.raises(Refused, match="does not accept the limits"):
         flavor.make_config(trt, flavor.Network(Builder(), definition, None), {})

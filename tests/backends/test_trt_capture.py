@@ -166,7 +166,7 @@ def test_a_launch_that_fails_leaves_the_streams_in_order_and_gives_its_own_reaso
     session = open_session(engine)
     engine.answers["execute_async_v3"] = False
     logger(trt).errors.append("of something long ago")
-    with pytest.raises(UserError, match=r"TensorRT failed in it \(no reason given\)"):
+    with pytest.raises(UserError, match=r"TensorRT failed to run the engine \(no reason given\)"):
         session.run([pair()])
     assert did == ["inner waits for outer", "launch on inner", "outer waits for inner"]
     assert cuda.current is cuda.outer
@@ -176,7 +176,7 @@ def test_an_engine_without_memory_to_run_says_so(did):
     def refuse(trt, engine, stays) -> None:
         logger(trt).errors.append("Error Code 2: OutOfMemory")
 
-    with pytest.raises(UserError, match=r"cannot make it ready \(Error Code 2: OutOfMemory\)") as refusal:
+    with pytest.raises(UserError, match=r"cannot create the engine's context \(Error Code 2: OutOfMemory\)") as refusal:
         open_session(Engine(did), refuse)
     assert refusal.value.where == "graph decode" and refusal.value.fix == MORE_MEMORY
 

@@ -139,10 +139,10 @@ def check_refusal(runtime) -> None:
 def test_an_engine_of_another_graph_is_refused(bundle_of):
     stand_in = open_stand_in(bundle_of(CASE))
     engine, m = stand_in.engines["decode"], bundle_of(CASE).manifest
-    with pytest.raises(UserError, match="its engine is of another graph"):
+    with pytest.raises(UserError, match="does not match the graph"):
         EngineSession(trt, FLAVOR, engine, engine_spec(m.graphs["prefill"]), {})
     engine.aliases = {}  # one that copies its caches
-    with pytest.raises(UserError, match=r"its engine is of another graph: present\.\d"):
+    with pytest.raises(UserError, match=r"output present\.\d.* does not match the graph"):
         EngineSession(trt, FLAVOR, engine, engine_spec(m.graphs["decode"]), {})
 
 
@@ -152,11 +152,11 @@ def test_an_engine_of_another_graph_is_refused(bundle_of):
         (
             "1.8.0",
             "8.6",
-            "were built by TensorRT-RTX 1.7.1, and 1.8.0 is installed",
+            "were built by TensorRT-RTX 1.7.1, but 1.8.0 is installed",
             "install 1.7.1, or build again with --force",
         ),
         ("1.7.1", None, "PyTorch sees none here", "--backend onnxruntime"),
-        ("1.7.1", "9.0", "are for compute capability 8.6, 12.0, and this GPU is 9.0", "--compute-capability 9.0"),
+        ("1.7.1", "9.0", "are for compute capability 8.6, 12.0, but this GPU has 9.0", "--compute-capability 9.0"),
     ],
 )
 def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, what, fix):
@@ -172,7 +172,7 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
     "capability, runs, does",
     [
         ("8.9", True, "on this GPU (8.9)"),
-        ("9.0", False, "supports no GPU of compute capability 9.0"),
+        ("9.0", False, "cannot run them on this GPU (compute capability 9.0)"),
         (None, False, "PyTorch sees no GPU here"),
     ],
 )

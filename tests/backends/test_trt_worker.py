@@ -22,4 +22,4 @@ def test_what_is_installed_beside_us_hides_nothing_of_pythons(tmp_path):
     shutil.copytree(Path(eas_export.__file__).parent, tmp_path / "eas_export")
     (tmp_path / "json.py").write_text("raise SystemExit('another json')")
     done = subprocess.run([sys.executable, "-I", "-c", ASK, str(tmp_path)], capture_output=True, text=True)
-    assert "TensorRT-RTX refuses it" in done.stderr and "another json" not in done.stderr
+    assert "TensorRT-RTX rejects the graph" in done.stderr and "another json" not in done.stderr

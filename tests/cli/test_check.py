@@ -31,10 +31,10 @@ def test_every_layer_has_its_kind(bundle_of, command):
 
 
 def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command):
-    """opset 21: attention is written out, so none can be a layer."""
+    """opset 21: attention is decomposed, so none can be a layer."""
     code, text, _ = command("check", bundle_of(CASE, fold="lowrank", opset=21).path, "--json")
     decode = json.loads(text)["graphs"]["decode"]
-    assert code == 1 and decode["lost"] == "opset 21: attention is written out"
+    assert code == 1 and decode["lost"] == "opset 21: attention is decomposed"
     assert decode["fused"] == 0 and decode["kinds"]["SOFTMAX"] >= len(CASE.plan.kept)
 
 
@@ -50,14 +50,14 @@ def test_an_attention_that_the_parser_takes_apart_is_seen(bundle_of, command, tm
     manifest["files"]["decode.onnx"]["bytes"] = path.stat().st_size
     (folder / "manifest.json").write_text(json.dumps(manifest))
     code, text, err = command("check", folder)
-    assert (code == 1 and "attentions are taken apart" in text) or (code == 2 and "graph decode" in err)
+    assert (code == 1 and "attentions are decomposed" in text) or (code == 2 and "graph decode" in err)
 
 
 @pytest.mark.parametrize(
     "counts, lost",
     [
         ((2, 2, 2, 2, 4, 4), ""),
-        ((2, 1, 1, 2, 4, 4), "1 of 2 attentions are taken apart"),
+        ((2, 1, 1, 2, 4, 4), "1 of 2 attentions are decomposed"),
         ((2, 2, 2, 2, 4, 3), "1 of 4 caches are copied"),
         ((2, 2, 0, 2, 4, 4), "2 of 2 attentions read all of their cache"),
         ((2, 2, 0, 0, 4, 4), ""),
@@ -71,7 +71,7 @@ def test_what_is_lost_is_named(counts, lost):
 
 def test_what_cannot_be_checked_says_why(bundle_of, refused):
     path = bundle_of(CASE, "fp16").path
-    assert "runs graphs as they are" in refused("check", path, "--backend", "onnxruntime")
+    assert "builds no engines to check" in refused("check", path, "--backend", "onnxruntime")
     assert "did you mean tensorrt-rtx" in refused("check", path, "--backend", "tensort-rtx")
     assert "pip install 'eas-export[gpu]'" in refused("check", path, "--backend", "tensorrt")
     assert "not a bundle" in refused("check", path / "nowhere")

@@ -45,7 +45,7 @@ def test_engines_of_another_version_are_not_run_and_it_is_said(engines, command)
     assert "built by TensorRT-RTX 0.9" in why and "is installed" in why and "--force" in why
     assert said["steps"][-1]["cases"] == {}
     code, out, _ = command(*verify, "--require", "tensorrt-rtx")
-    assert code == 3 and "required but not run: tensorrt-rtx: its engines were built by" in out
+    assert code == 3 and "required but not run: tensorrt-rtx: the engines were built by" in out
     code, out, _ = command(*verify, "--backend", "onnxruntime", "--json")
     assert code == 0 and [step["name"] for step in json.loads(out)["steps"]][-1] == "onnxruntime"
     assert json.loads(out)["required"] == ["onnxruntime"]

@@ -1,10 +1,10 @@
 """ONNX Runtime on the CPU.
 
-Weights are passed in as values over one mapped copy of the store, shared by all sessions, and nothing is repacked: loading
-costs no memory. Inputs and outputs are bound to torch's memory, so caches are updated in place.
+All sessions share one mapped copy of the store's weights, and nothing is repacked: loading takes no memory. Inputs and outputs are bound
+to torch's memory, so caches are updated in place.
 
-That holds for float32. Weights in float16 are widened when a session opens, a private copy in each, and those in bfloat16 in each run
-(widen.py); `open_low_memory` opens a session for one block after the other instead.
+This applies to float32. float16 weights are widened when a session opens, a private copy for each; bfloat16 weights in each run
+(widen.py). `open_low_memory` opens a session for one block at a time instead.
 """
 
 import os
@@ -32,14 +32,14 @@ from ..runtime import Runtime, Tensors
 from .split import Part, split
 from .widen import NARROW, widen_model, widen_spec
 
-# Unless it is told before it is loaded, it sends telemetry, and keeps an id and a database of it in the user's cache (1.32)
+# Set before the import: otherwise it sends telemetry, and stores an id and a database in the user's cache (1.32)
 SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
-ARENA = 1.15  # of what it is asked for, a session's arena takes (benchmarks/loading.py: 1.12)
-MAPPED = ("float32",)  # what the CPU computes with as it lies in the store
+ARENA = 1.15  # a session's arena, relative to the memory requested from it (benchmarks/loading.py: 1.12)
+MAPPED = ("float32",)  # dtypes that the CPU computes with directly from the store
 
 
 class OnnxRuntimeSession:
-    """A graph in one piece, open all the time."""
+    """A whole graph, always open."""
 
     def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
         self.spec = spec
@@ -58,7 +58,7 @@ class OnnxRuntimeSession:
                 _bind(binding.bind_output, name, tensor)
 
         def run(held: object = (inputs, outputs)) -> None:
-            """The binding knows addresses only: the tensors are held as long as this is."""
+            """`held` keeps the tensors alive: the binding has their addresses only."""
             with _translated(self.spec.name):
                 self.session.run_with_iobinding(binding)
 
@@ -66,7 +66,7 @@ class OnnxRuntimeSession:
 
 
 class PartedSession:
-    """A graph in parts, each opened for all requests and closed again."""
+    """A graph in parts; each is opened, run for all requests, and closed."""
 
     def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, folder: Path, values: dict):
         self.spec = spec
@@ -75,11 +75,11 @@ class PartedSession:
             self._parts = split(_read(ort, path))
 
     def run(self, requests: Sequence[tuple[Tensors, Tensors]]) -> None:
-        handed: list[Tensors] = [{} for _ in requests]
+        carried: list[Tensors] = [{} for _ in requests]
         for part in self._parts:
             session, weights = _open(self._ort, self._path, self._folder, part.model, self._values)
             with _translated(self.spec.name):
-                for (inputs, outputs), values in zip(requests, handed):
+                for (inputs, outputs), values in zip(requests, carried):
                     self._run_part(session, part, inputs, outputs, values)
             del session, weights
 
@@ -88,7 +88,7 @@ class PartedSession:
 
     @staticmethod
     def _run_part(session, part: Part, inputs: Tensors, outputs: Tensors, values: Tensors) -> None:
-        """values: what earlier parts handed on; a result of the graph may be read by a later part too"""
+        """values: results of earlier parts; later parts may also read the graph's outputs"""
         binding, known = session.io_binding(), inputs | outputs | values
         for name in part.inputs:
             _bind(binding.bind_input, name, known[name])
@@ -98,8 +98,8 @@ class PartedSession:
             else:
                 binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)
-        given = zip(part.outputs, binding.get_outputs())  # copied: one of them would keep the whole session in memory
-        values.update({name: torch.from_numpy(v.numpy().copy()) for name, v in given if name not in outputs})
+        results = zip(part.outputs, binding.get_outputs())  # copied: each would keep the whole session in memory
+        values.update({name: torch.from_numpy(v.numpy().copy()) for name, v in results if name not in outputs})
         for name in [name for name in values if name not in part.needed]:
             del values[name]
 
@@ -116,32 +116,32 @@ def _translated(graph: str) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except Exception as error:  # the bindings' exception classes have no common base but this
-        what = f"ONNX Runtime failed in it ({' '.join(str(error).split())[:200]})"
+    except Exception as error:  # the bindings' exception classes have no other common base
+        what = f"ONNX Runtime failed to run the graph ({' '.join(str(error).split())[:200]})"
         fix = "eas-export verify tells whether the bundle is damaged"
         raise UserError(what, where=f"graph {graph}", fix=fix) from error
 
 
 def open_bundle(bundle: Bundle) -> Runtime:
-    """Sessions for every graph. Raises UserError without ONNX Runtime, where it refuses a graph, and where weights that it widens
-    would not fit into memory."""
+    """Open a session for every graph. Raises UserError if ONNX Runtime is missing or rejects a graph, and if widened weights do not fit
+    into memory."""
     m = bundle.manifest
     needed, free = private_bytes(bundle), free_memory()
     if needed > free:
-        what = f"ONNX Runtime widens {m.precision} weights on a CPU, a copy per graph: {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
+        what = f"ONNX Runtime widens {m.precision} weights on a CPU, a copy per graph: {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free"
         fix = "build with --precision fp32, which stays mapped and is shared, or use a machine with more memory"
         raise UserError(what, where=bundle.path, fix=fix)
     return Runtime(_name(m.precision), m.config, m.plan, m.limits, open_sessions(bundle, m.graphs))
 
 
 def _name(precision: str) -> str:
-    """What reports call it: parity in another dtype than the bundle's is not parity in the bundle's."""
+    """The backend's name in reports, which states the dtype if it is not the bundle's own."""
     widened = PRECISIONS[precision].dtype == NARROW
     return f"onnxruntime, {precision} computed in float32" if widened else "onnxruntime"
 
 
 def private_bytes(bundle: Bundle) -> int:
-    """What the weights take in memory beside the mapped store: nothing where the CPU computes with them as they lie there."""
+    """The bytes of memory that weights take beside the mapped store: 0 if the CPU computes with the store's dtype."""
     if PRECISIONS[bundle.manifest.precision].dtype in MAPPED:
         return 0
     ort, entries = import_onnxruntime(), bundle.store.entries
@@ -151,12 +151,12 @@ def private_bytes(bundle: Bundle) -> int:
 
 
 def open_sessions(bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> dict[str, OnnxRuntimeSession]:
-    """Sessions for these graphs of the bundle's folder, over one mapped copy of its weights."""
+    """Sessions for these graphs in the bundle's folder, sharing one mapped copy of its weights."""
     return _sessions(OnnxRuntimeSession, bundle, graphs)
 
 
 def open_low_memory(bundle: Bundle) -> Runtime:
-    """Whole sessions where the weights stay mapped, sessions of one part at a time where they would be widened."""
+    """Whole sessions if the weights stay mapped; one part at a time if they would be widened."""
     m = bundle.manifest
     mapped = PRECISIONS[m.precision].dtype in MAPPED
     sessions = _sessions(OnnxRuntimeSession if mapped else PartedSession, bundle, m.graphs)
@@ -171,7 +171,7 @@ def _sessions(kind: type, bundle: Bundle, graphs: Mapping[str, GraphSpec]) -> di
 
 
 def import_onnxruntime() -> ModuleType:
-    """The library, told not to call home. Raises UserError where it cannot be imported."""
+    """Import the library with telemetry disabled. Raises UserError if it cannot be imported."""
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -185,7 +185,7 @@ def import_onnxruntime() -> ModuleType:
 
 
 def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
-    """Every tensor of the store as a value over the mapped file."""
+    """Every tensor of the store as an OrtValue over the mapped file."""
     values = {}
     for entry in bundle.store.entries.values():
         array = bundle.store.array(entry.name)
@@ -199,12 +199,12 @@ def _read(ort: ModuleType, path: Path) -> ModelProto:
 
 
 def _open(ort: ModuleType, path: Path, folder: Path, model: ModelProto, values: dict) -> tuple[Any, dict]:
-    """A session over a graph whose weights lie in `folder`, and those values that it reads the memory of."""
+    """A session for a graph whose weights are in `folder`, and the values whose memory it uses."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
-    # Threads wait for work actively while a graph runs, and only then: sessions in one process must not fight for the cores. Nor are
-    # weights repacked: that is a private copy of each
+    # Threads spin only while a graph runs: sessions in one process must not compete for cores. Weights are not repacked, which would
+    # be a private copy of each
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
@@ -226,8 +226,8 @@ def _open(ort: ModuleType, path: Path, folder: Path, model: ModelProto, values: 
 def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the bindings' and protobuf's exception classes have no common base but this
-        what = f"ONNX Runtime {ort.__version__} refuses it ({' '.join(str(error).split())[:200]})"
+    except Exception as error:  # the bindings' and protobuf's exception classes have no other common base
+        what = f"ONNX Runtime {ort.__version__} rejects the graph ({' '.join(str(error).split())[:200]})"
         fix = "eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)"
         raise UserError(what, where=path, fix=fix) from error
 
@@ -237,9 +237,7 @@ def health() -> Health:
         ort = import_onnxruntime()
     except UserError as error:
         return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
-    does = (
-        "runs bundles on the CPU, weights mapped and shared in fp32; fp16 weights are widened, a private copy per graph"
-    )
+    does = "runs bundles on the CPU; fp32 weights are mapped and shared, fp16 weights widened, a private copy per graph"
     return Health(version=ort.__version__, runs=True, does=does)
 
 

@@ -1,6 +1,6 @@
-"""ONNX Runtime on a device, a GPU's CUDA kernels above all: the bundle's files as they are, each session with weights of its own there.
+"""ONNX Runtime on a device, usually a GPU with CUDA: runs the bundle's files unchanged; each session has its own copy of the weights there.
 
-What its CUDA kernels do not cover is left to the CPU, and a session's `on_cpu` says so in ONNX Runtime's words.
+Nodes without a CUDA kernel run on the CPU; a session's `on_cpu` then has ONNX Runtime's message.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from .cpu import import_onnxruntime
 
 
 class Refused(UserError):
-    """ONNX Runtime cannot run a graph."""
+    """ONNX Runtime rejects a graph."""
 
 
 class OrtSession:
-    """A graph in ONNX Runtime, its tensors bound where torch has them. An aliased output is bound to its input's address."""
+    """A graph in ONNX Runtime, bound to torch's memory. An aliased output is bound to its input's address."""
 
     def __init__(self, ort: ModuleType, spec: GraphSpec, path: Path, device: torch.device):
         self.spec, self.device = spec, device
@@ -41,26 +41,26 @@ class OrtSession:
                 bind(name, self.device.type, self.device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr())
 
         def run(held: object = (inputs, outputs)) -> None:
-            """The binding knows addresses only: the tensors are held as long as this is."""
+            """`held` keeps the tensors alive: the binding has their addresses only."""
             if self.device.type == "cuda":
-                torch.cuda.synchronize()  # it has a stream of its own, and has come to its end when it returns
+                torch.cuda.synchronize()  # ONNX Runtime has a stream of its own, and synchronizes it before it returns
             try:
                 self.session.run_with_iobinding(binding)
-            except Exception as error:  # the bindings' exception classes have no common base but this
+            except Exception as error:  # the bindings' exception classes have no other common base
                 raise _refused(error, f"graph {self.spec.name}") from error
 
         return run
 
 
 def open_on_device(bundle: Bundle, device: torch.device) -> Runtime:
-    """Raises Refused where it cannot open a graph on the device."""
+    """Open a session on the device for every graph. Raises Refused where ONNX Runtime cannot."""
     m, ort = bundle.manifest, import_for(device)
     sessions = {name: OrtSession(ort, spec, bundle.graph_file(name), device) for name, spec in m.graphs.items()}
     return Runtime("onnxruntime", m.config, m.plan, m.limits, sessions, device)
 
 
 def import_for(device: torch.device) -> ModuleType:
-    """The library. Raises UserError where it is missing, Refused where it runs nothing on the device."""
+    """Import the library. Raises UserError if it is missing, Refused if it does not support the device."""
     onnxruntime = import_onnxruntime()
     known = onnxruntime.get_available_providers()
     if _provider(device) not in known:
@@ -70,12 +70,12 @@ def import_for(device: torch.device) -> ModuleType:
 
 
 def _open(ort: ModuleType, path: Path, device: torch.device) -> tuple[Any, str | None]:
-    """A session, and what ONNX Runtime says where not all of the graph is on the device."""
+    """A session, and ONNX Runtime's message if some of the graph is not on the device."""
     provider = _provider(device)
     if device.type == "cpu":
         return _session(ort, path, provider, {}, {}), None
-    getattr(ort, "preload_dlls", lambda: None)()  # CUDA's libraries, from where torch has them
-    # Else it asks for memory in powers of two, and multiplies fp32 with fewer bits
+    getattr(ort, "preload_dlls", lambda: None)()  # torch's copies of CUDA's libraries
+    # Otherwise it allocates powers of two, and multiplies fp32 as TF32
     exact = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
     try:
         return _session(ort, path, provider, exact, {"session.disable_cpu_ep_fallback": "1"}), None
@@ -90,17 +90,17 @@ def _session(ort: ModuleType, path: Path, provider: str, settings: dict, entries
         options.add_session_config_entry(key, value)
     try:
         session = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
-    except Exception as error:  # the bindings' exception classes have no common base but this
+    except Exception as error:  # the bindings' exception classes have no other common base
         raise _refused(error, path.name) from error
     if session.get_providers()[0] != provider:
-        what = f"ONNX Runtime {ort.__version__} opened it on {session.get_providers()[0]}, not on {provider}"
+        what = f"ONNX Runtime {ort.__version__} opened the graph on {session.get_providers()[0]}, not on {provider}"
         raise Refused(what, where=path.name, fix="install the CUDA libraries that onnxruntime-gpu needs")
     return session
 
 
 def _refused(error: Exception, where: str) -> Refused:
-    said = " ".join(str(error).split())
-    return Refused(f"ONNX Runtime refuses it ({said})", where=where, fix="try another version of onnxruntime-gpu")
+    what = f"ONNX Runtime rejects the graph ({' '.join(str(error).split())})"
+    return Refused(what, where=where, fix="try another version of onnxruntime-gpu")
 
 
 def _provider(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""A graph as a chain of smaller ones, so that no more than one block's weights are needed at a time."""
+"""Split a graph into a chain of smaller ones, so that only one block's weights are needed at a time."""
 
 import re
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, NodeProto
 
-# the parameter "layers.3.ffn.up.weight" is of block "layers.3", "types" of block "types"
+# The parameter "layers.3.ffn.up.weight" belongs to block "layers.3", "types" to block "types"
 BLOCK = re.compile(r"^(.*?(?:layers|blocks)\.\d+|[^.]+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
 class Part:
-    """model: a graph of its own; inputs, outputs: its values' names; needed: those that later parts read too"""
+    """model: a complete graph; inputs, outputs: names of its values; needed: names that later parts also read"""
 
     model: ModelProto
     inputs: tuple[str, ...]
@@ -22,9 +22,9 @@ class Part:
 
 
 def split(model: ModelProto) -> list[Part]:
-    """Cut a graph where one block's matrices end and the next one's begin. Weights are those that lie outside the file; they are not
-    read. Vectors do not count: a node that joins all layers' biases would join all layers."""
-    model = onnx.shape_inference.infer_shapes(model)  # every value that is handed over needs a type
+    """Split a graph between one block's matrices and the next one's. Weights (initializers outside the file) are not read. Vectors do
+    not count: a node that joins all layers' biases would join all layers."""
+    model = onnx.shape_inference.infer_shapes(model)  # every value between parts needs a type
     graph = model.graph
     stages = _stages(graph.node, {i.name for i in graph.initializer if i.external_data and len(i.dims) > 1})
     types = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
@@ -52,7 +52,7 @@ def split(model: ModelProto) -> list[Part]:
 
 
 def _stages(nodes: Iterable[NodeProto], matrices: set[str]) -> list[int]:
-    """Each node's stage: its block's, in order of first use, or its inputs' where that is later."""
+    """Each node's stage: that of its block, in order of first use, or of its inputs if that is later."""
     order: dict[str, int] = {}
     made: dict[str, int] = {}
     stages = []

@@ -1,6 +1,6 @@
-"""bfloat16 graphs in float32, for a processor that has no bfloat16 kernels: the same numbers in the weights, computed with more digits.
+"""Run bfloat16 graphs in float32, for CPUs without bfloat16 kernels: the same weights, computed at a higher precision.
 
-It proves the graph and the weights, not what bfloat16 rounds away in between; that takes a GPU.
+This verifies the graph and the weights, but not the rounding of bfloat16 in between; that takes a GPU.
 """
 
 import onnx
@@ -21,8 +21,7 @@ def widen_spec(spec: GraphSpec) -> GraphSpec:
 
 
 def widen_model(model: ModelProto) -> ModelProto:
-    """The graph with every bfloat16 as a float32, in place. Weights outside the file stay as they are, and are cast where they are
-    used first."""
+    """Turn every bfloat16 of the graph into float32, in place. Weights outside the file stay, and are cast at their first use."""
     graph = model.graph
     stored = {i.name for i in graph.initializer if i.data_type == TensorProto.BFLOAT16 and i.external_data}
     for value in (*graph.input, *graph.output, *graph.value_info):

@@ -1,4 +1,4 @@
-"""Engines from a bundle's graphs, each built in a process of its own, and what went wrong in words that help."""
+"""Build engines from a bundle's graphs, each in its own process, and explain failures."""
 
 import hashlib
 import json
@@ -27,18 +27,18 @@ from ..contract import EnginePlan, Layer
 from .engine_graph import engine_spec, rewrite
 from .flavor import Flavor, Shapes
 
-# Behind it comes where we import from, in our order: PYTHONPATH would put other packages before the standard library
+# Its arguments are our sys.path, in order: PYTHONPATH would put other packages before the standard library
 WORKER = [
     sys.executable,
     "-c",
     "import sys; sys.path[:] = sys.argv[1:]; from eas_export.backends.tensorrt.worker import main; main()",
 ]
 LESS = "lower --max-batch, --max-prompt or --max-tokens, or use a machine with more"
-# What the builder says -> what it means, and what to do
+# The builder's message -> its meaning and the fix
 REFUSALS = (
     (
         rf"{OUT_OF_MEMORY.pattern}|\bkilled\b",
-        "it ran out of memory",
+        "the builder ran out of memory",
         f"build with --engine-weights bound, {LESS}",
     ),
     (
@@ -48,22 +48,22 @@ REFUSALS = (
     ),
     (
         r"MyelinCheckException",
-        "its compiler fails on a part of the graph, which is a mistake of this version",
-        "try another version of it, and report the graph to its makers",
+        "the compiler fails on a part of the graph, a bug of this version",
+        "try another version, and report the graph to NVIDIA",
     ),
     (
         r"Could not find any implementation",
-        "it finds no kernel for a part of the graph, which is mostly a lack of memory",
+        "no kernel was found for a part of the graph, usually for lack of memory",
         f"close other programs on the GPU, or {LESS}",
     ),
     (r"No space left|File too large|quota", "the engine cannot be written", "free some space"),
-    (r"ended by signal", "it crashed", "try another version of it, and report the graph to its makers"),
+    (r"ended by signal", "the builder crashed", "try another version, and report the graph to NVIDIA"),
 )
-ANYTHING_ELSE = "try another version of it; eas-export check lists the graph's layers as it sees them"
+ANYTHING_ELSE = "try another version; eas-export check lists the graph's layers as the builder parses them"
 
 
 def plan_engine(flavor: Flavor, path: Path, spec: GraphSpec, store: Store, target: Target) -> EnginePlan:
-    """The engine of a graph's file; see backend.Compiler."""
+    """The plan of a graph's engine; see contract.Compiler."""
     model = rewrite(path, spec, store, target.weights)
     shapes = profile_shapes(spec)
     content = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
@@ -83,7 +83,7 @@ def profile_shapes(spec: GraphSpec) -> Shapes:
 
 
 def list_layers(flavor: Flavor, path: Path, spec: GraphSpec, store: Store) -> list[Layer]:
-    """See backend.Compiler."""
+    """See contract.Compiler."""
     flavor.load()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
@@ -94,7 +94,7 @@ def list_layers(flavor: Flavor, path: Path, spec: GraphSpec, store: Store) -> li
 
 
 def _read_by_builder(model: ir.Model) -> tuple[str, ...]:
-    """The files beside the model that hold what is not in it."""
+    """The files with the model's external weights."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return tuple(sorted({tensor.location for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}))
 
@@ -102,7 +102,7 @@ def _read_by_builder(model: ir.Model) -> tuple[str, ...]:
 def _build(
     flavor: Flavor, model: ir.Model, graph: str, target: Target, shapes: Shapes, out: Path, progress: Progress
 ) -> Made:
-    """Build into `out`; what the builder reads stands beside it for as long as it takes."""
+    """Build the engine `out`; the builder's input is written beside it and removed afterwards."""
     file = out.with_suffix(".rewritten.onnx")
     request = {
         "backend": flavor.backend,
@@ -135,10 +135,10 @@ def _build(
 def run_worker(
     flavor: Flavor, graph: str, request: dict[str, Any], on_fraction: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The last answer of the process. Raises UserError for what the builder refuses."""
+    """Run the worker process on a request. Returns its last answer. Raises UserError where the builder fails."""
     answer: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as said, _started(said) as process:
-        with suppress(BrokenPipeError):  # it has ended already: how is seen below
+    with tempfile.TemporaryFile() as stderr, _started(stderr) as process:
+        with suppress(BrokenPipeError):  # it has ended already; the reason is examined below
             process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
         for line in process.stdout:
@@ -146,13 +146,13 @@ def run_worker(
             if "fraction" in answer:
                 on_fraction(answer["fraction"])
         code = process.wait()
-        said.seek(0)
-        printed = said.read().decode(errors="replace")
+        stderr.seek(0)
+        printed = stderr.read().decode(errors="replace")
     if "attention" in answer or "layers" in answer:
         return answer
     if "refused" in answer:
         raise _refusal(flavor, graph, answer["refused"])
-    if code == -signal.SIGKILL:  # nothing but the system's lack of memory does that
+    if code == -signal.SIGKILL:  # sent by the system when memory runs out
         raise _refusal(flavor, graph, ["killed"])
     if OUT_OF_MEMORY.search(printed):
         raise _refusal(flavor, graph, [printed.splitlines()[-1]])
@@ -162,10 +162,10 @@ def run_worker(
 
 
 @contextmanager
-def _started(said: Any) -> Iterator[subprocess.Popen]:
+def _started(stderr: Any) -> Iterator[subprocess.Popen]:
     command = [*WORKER, *sys.path]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
     )
     try:
         yield process
@@ -180,7 +180,7 @@ def _refusal(flavor: Flavor, graph: str, errors: list[str]) -> UserError:
     for pattern, meaning, fix in REFUSALS:
         if re.search(pattern, text, re.I):
             return UserError(f"{flavor.title}: {meaning} ({_first(text)})", where=f"graph {graph}", fix=fix)
-    return UserError(f"{flavor.title} refuses it ({_first(text)})", where=f"graph {graph}", fix=ANYTHING_ELSE)
+    return UserError(f"{flavor.title} rejects the graph ({_first(text)})", where=f"graph {graph}", fix=ANYTHING_ELSE)
 
 
 def _first(text: str) -> str:

@@ -1,5 +1,5 @@
-"""What the builder calls back while it works, from threads of its own: one at a time here, and no exception leaves it, which would end
-the process. It is kept in `failure`, to be raised when the builder is done.
+"""Callbacks of the builder, called from its own threads: serialized by a lock. An exception that left a callback would end the process, so
+it is stored in `failure`, to be raised when the builder is done.
 """
 
 import threading
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 
 def make_writer(trt: ModuleType, file: BinaryIO) -> Any:
-    """Takes the engine into a file as it comes."""
+    """A stream writer that writes the engine to a file as it arrives."""
 
     class Writer(trt.IStreamWriter):
         def __init__(self) -> None:
@@ -29,8 +29,8 @@ def make_writer(trt: ModuleType, file: BinaryIO) -> Any:
 
 
 def make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:
-    """Tells on_fraction how far it is; `stopped` when that said False or raised. Phases lie in one another; a phase counts for one step
-    of its parent."""
+    """A progress monitor that calls on_fraction(done, 0 to 1); it is `stopped` when that returns False or raises. Phases are nested; a
+    phase counts as one step of its parent."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -41,8 +41,8 @@ def make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:
             self.restart()
 
         def restart(self) -> None:
-            self.phases: dict[str, tuple[str | None, int]] = {}  # name -> its parent and its number of steps
-            self.steps: dict[str, float] = {}  # name -> how many of them are done
+            self.phases: dict[str, tuple[str | None, int]] = {}  # name -> parent, number of steps
+            self.steps: dict[str, float] = {}  # name -> steps done
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self.lock:
@@ -70,7 +70,7 @@ def make_monitor(trt: ModuleType, on_fraction: Callable[[float], bool]) -> Any:
 
         def _fraction(self) -> float:
             whole, share = 0.0, 1.0
-            for name, (_, steps) in self.phases.items():  # each inside the one before
+            for name, (_, steps) in self.phases.items():  # each is nested in the one before
                 whole += share * min(1.0, self.steps[name] / steps)
                 share *= 1.0 / steps
             return min(1.0, whole)

@@ -1,10 +1,10 @@
-"""A bundle's standard graphs as TensorRT has to be given them. No TensorRT here: what comes out is ONNX, and runs anywhere.
+"""Rewrite a bundle's standard graphs for TensorRT. The result is ONNX and runs anywhere; TensorRT is not needed here.
 
-1. The cache's length is written down: an update in place needs a static one.
-2. Attention's lengths become a mask: the parser drops them without a word.
-3. Attention's scale goes to the queries: the parser would multiply the whole cache by its root.
+1. The cache's length is fixed: an update in place needs a static one.
+2. Attention's lengths become a mask: the parser silently drops them.
+3. Attention's scale moves to the queries: the parser would multiply the whole cache by its root.
 4. Weights of 64 KB and more become inputs ("bound"): all engines share one device copy, and the builder never sees them. With
-   "embedded" they stay where they are, in the store, and the builder copies them into each engine.
+   "embedded" they stay in the store, and the builder copies them into each engine.
 """
 
 from pathlib import Path
@@ -33,15 +33,15 @@ PASSES = (
 
 
 def engine_spec(spec: GraphSpec) -> GraphSpec:
-    """The graph's spec with every size fixed that an engine has fixed."""
+    """The graph's spec with the sizes that engines fix."""
     return spec.pin({name: spec.dims[name].max for name in STATIC if name in spec.dims})
 
 
 def rewrite(path: Path, spec: GraphSpec, store: Store, weights: str) -> ir.Model:
-    """The graph in a bundle's file for TensorRT.
+    """A bundle's graph file, rewritten for TensorRT.
 
-    spec, store  the graph's, as the bundle has them
-    weights      "bound": inputs behind the spec's, by their names in the store; "embedded": they stay in the store
+    spec, store  the graph's spec and store in the bundle
+    weights      "bound": inputs after the spec's, by their names in the store; "embedded": they stay in the store
     """
     sizes = {name: spec.dims[name].max for name in STATIC if name in spec.dims}
 

@@ -1,5 +1,5 @@
-"""What TensorRT and TensorRT-RTX have in common: from an ONNX file to an engine. The module is an argument, so that both can be used
-in one process. No torch here: engines are built in a process of their own (worker.py).
+"""Code shared by TensorRT and TensorRT-RTX, from an ONNX file to an engine. The library's module is an argument, so that both can be used
+in one process. No torch here: engines are built in their own process (worker.py).
 """
 
 import functools
@@ -19,23 +19,23 @@ from .. import BACKENDS
 from ..contract import Backend, Compiler
 from .callbacks import make_monitor, make_writer
 
-UNNAMED = "(Unnamed Layer"  # how the names of tensors begin that are not the graph's
+UNNAMED = "(Unnamed Layer"  # prefix of the names of tensors that the parser added
 
-Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> its smallest, usual and largest shape
+Shapes = Mapping[str, tuple[list[int], list[int], list[int]]]  # input -> smallest, usual and largest shape
 
 
 @dataclass(frozen=True)
 class Flavor:
-    """One of the two: FLAVOR in the file that BACKENDS names.
+    """TensorRT or TensorRT-RTX: FLAVOR in the file that BACKENDS names.
 
-    backend        its name among the backends
-    module         what is imported
-    title          its name for people
-    extra          the extra of this package that brings it
+    backend        its name in BACKENDS
+    module         the Python module to import
+    title          its name in messages
+    extra          the extra of this package that installs it
     without_gpu    what it does on a machine without a GPU
-    captured_here  whether a CUDA graph of a step is captured by us; else it captures one itself
-    configure      (module, builder's config, target) sets what only this one has; returns what to call when the engine is built, or None
-    make_context   (module, engine, whether it runs on the same tensors again and again) -> what executes it; None where it cannot
+    captured_here  whether we capture a step's CUDA graph; otherwise the library captures one itself
+    configure      (module, builder's config, target) applies its own settings; returns a function to call after the build, or None
+    make_context   (module, engine, whether it runs on the same tensors repeatedly) -> execution context; None if it cannot
     supports       (module, compute capability) -> whether engines for such a GPU can be built
     """
 
@@ -50,12 +50,12 @@ class Flavor:
     supports: Callable[[ModuleType, str], bool] = lambda trt, capability: True
 
     def as_backend(self, target: Callable[[BuildOptions], Target]) -> Backend:
-        """Its row of the table of backends; what needs torch or onnx_ir is imported when it is called."""
+        """Its Backend; modules that need torch or onnx_ir are imported when called."""
         open_engines = deferred(".backends.tensorrt.session:open_engines", self)
         return Backend(
             open=open_engines,
             open_low_memory=open_engines,
-            private_bytes=lambda bundle: 0,  # they are on the device
+            private_bytes=lambda bundle: 0,  # weights are on the device
             health=deferred(".backends.tensorrt.session:health", self),
             compiler=Compiler(
                 target,
@@ -65,7 +65,7 @@ class Flavor:
         )
 
     def load(self) -> ModuleType:
-        """The module. Raises UserError where it is not installed, or where its libraries are missing."""
+        """Import the module. Raises UserError if it is not installed or its libraries are missing."""
         try:
             return importlib.import_module(self.module)
         except ModuleNotFoundError as error:
@@ -73,7 +73,7 @@ class Flavor:
                 raise self._broken(error) from None
             fix = f"pip install 'eas-export[{self.extra}]'"
             raise UserError(f"{self.title} is not installed", where=f"--backend {self.backend}", fix=fix) from None
-        except (ImportError, OSError, RuntimeError) as error:  # wheels without their libraries, and the like
+        except (ImportError, OSError, RuntimeError) as error:  # for example wheels without their libraries
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> UserError:
@@ -83,12 +83,12 @@ class Flavor:
 
 
 def get_flavor(backend: str) -> Flavor:
-    """The one that lies beside the backend of this name."""
+    """The Flavor of the backend of this name."""
     return load(f"{BACKENDS[backend].place.split(':')[0]}:FLAVOR")
 
 
 class Refused(Exception):
-    """The parser or the builder refuses a graph; `errors` are its own words."""
+    """The parser or the builder rejects a graph; `errors` are its messages."""
 
     def __init__(self, errors: list[str]):
         self.errors = errors
@@ -97,7 +97,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Network:
-    """A parsed graph. What it was parsed with has to live as long as it does."""
+    """A parsed graph. Keeps the builder and the parser alive, which it needs."""
 
     builder: Any
     definition: Any
@@ -110,7 +110,7 @@ class Network:
 
 @functools.cache
 def logger(trt: ModuleType) -> Any:
-    """The one logger of a process, which keeps what was refused in `errors`."""
+    """The process's only logger, which collects error messages in `errors`."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -125,7 +125,7 @@ def logger(trt: ModuleType) -> Any:
 
 
 def parse(trt: ModuleType, model: Path) -> Network:
-    """The ONNX file as a strongly typed network, its attentions as they are meant. Raises Refused."""
+    """Parse an ONNX file as a strongly typed network, and undo the parser's scaling of attentions. Raises Refused."""
     log = logger(trt)
     log.errors.clear()
     builder = trt.Builder(log)
@@ -139,23 +139,23 @@ def parse(trt: ModuleType, model: Path) -> Network:
 
 
 def attentions(trt: ModuleType, network: Network) -> list[Any]:
-    """The attentions that have a layer of their own; one that the parser took apart is none."""
-    found = []
+    """The attentions that are one layer, without those that the parser decomposed."""
+    fused = []
     for layer in network.layers:
         if layer.type == trt.LayerType.ATTENTION_INPUT:
             layer.__class__ = trt.IAttentionInputLayer
-            found.append(layer.attention)
-    return found
+            fused.append(layer.attention)
+    return fused
 
 
 def _drop_scales_of_one(trt: ModuleType, network: Network) -> None:
-    """The parser multiplies q and k by the root of Attention's scale, which the rewritten graph says is 1: past those products, k is the
-    cache itself and not a copy of it. The graph's own products, which have names, stay: that of q by its scale is one."""
-    made = {layer.get_output(index).name: layer for layer in network.layers for index in range(layer.num_outputs)}
+    """Bypass the parser's products of q and k with the root of Attention's scale, which the rewritten graph sets to 1: then k is the cache
+    itself and not a copy. The graph's own products, which have names, stay, such as q times its scale."""
+    makers = {layer.get_output(index).name: layer for layer in network.layers for index in range(layer.num_outputs)}
     for attention in attentions(trt, network):
         for side in (0, 1):
             tensor = attention.get_input(side)
-            product = made.get(tensor.name)
+            product = makers.get(tensor.name)
             if tensor.name.startswith(UNNAMED) and product is not None and product.type == trt.LayerType.ELEMENTWISE:
                 attention.set_input(side, product.get_input(0))
 
@@ -170,11 +170,11 @@ def make_config(trt: ModuleType, network: Network, shapes: Shapes) -> Any:
     for name, (smallest, usual, largest) in shapes.items():
         profile.add(name, smallest, usual, largest)
     inputs = [network.definition.get_input(index) for index in range(network.definition.num_inputs)]
-    for tensor in inputs:  # weights, and what has one shape only
+    for tensor in inputs:  # weights, and inputs of one shape only
         if tensor.name not in shapes:
             profile.add(tensor.name, *[tuple(tensor.shape)] * 3)
     if config.add_optimization_profile(profile.to_trt(network.builder, network.definition)) < 0:
-        raise Refused([*logger(trt).errors, "it does not take the limits as shapes"])
+        raise Refused([*logger(trt).errors, "the builder does not accept the limits as shapes"])
     return config
 
 
@@ -186,14 +186,14 @@ def build(
     target: Target,
     on_fraction: Callable[[float], bool] = lambda done: True,
 ) -> str:
-    """Write the engine of an ONNX file. on_fraction is told how far it is, 0 to 1; False from it ends the build.
+    """Build the engine of an ONNX file. on_fraction is called with the progress, 0 to 1; the build ends if it returns False.
 
-    Returns how attention is computed: "fused", "decomposed" where the builder makes no kernel for it as a whole, or "none". Raises
-    Refused, and what on_fraction raises.
+    Returns how attention is computed: "fused", "decomposed" if the builder has no single kernel for it, or "none". Raises Refused, and
+    exceptions of on_fraction.
     """
     trt = flavor.load()
     network = parse(trt, model)
-    found = attentions(trt, network)
+    fused = attentions(trt, network)
     config = make_config(trt, network, shapes)
     keep = flavor.configure(trt, config, target)
     config.progress_monitor = monitor = make_monitor(trt, on_fraction)
@@ -201,9 +201,9 @@ def build(
     errors.clear()
     done = _write(trt, network, config, engine)
     given_up = monitor.stopped or OUT_OF_MEMORY.search("; ".join(errors))
-    decomposed = not done and bool(found) and not given_up
-    if decomposed:  # no kernel, or one that the builder's own compiler fails on: it says so in many ways
-        for attention in found:
+    decomposed = not done and bool(fused) and not given_up
+    if decomposed:  # no kernel, or one that the builder's compiler fails on: its messages vary
+        for attention in fused:
             attention.decomposable = True
         errors.clear()
         monitor.restart()
@@ -214,11 +214,12 @@ def build(
         raise Refused(list(errors))
     if keep:
         keep()
-    return "decomposed" if decomposed else "fused" if found else "none"
+    return "decomposed" if decomposed else "fused" if fused else "none"
 
 
 def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:
-    """Build into a file as it comes, whether it did. Raises OSError where the file cannot be written: the builder would take no notice."""
+    """Stream the engine into a file; returns whether it was built. Raises OSError if the file cannot be written, which the builder would
+    ignore."""
     with open(engine, "wb") as file:
         writer = make_writer(trt, file)
         done = network.builder.build_serialized_network_to_stream(network.definition, config, writer)

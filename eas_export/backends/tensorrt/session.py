@@ -1,7 +1,7 @@
-"""Engines at work: tensors on the device through torch, one copy of the bound weights for all of them, caches updated in place.
+"""Run engines on torch's device tensors: all engines share one copy of the bound weights, and caches are updated in place.
 
-A graph that runs again and again is bound to its tensors once: a step then copies its three small inputs and launches. Where the API
-allows it, all launches of a step become one: TensorRT-RTX captures a CUDA graph itself, TensorRT's is captured here.
+A graph that runs repeatedly is bound to its tensors once: a step then copies its three small inputs and launches. If possible, all
+launches of a step become one CUDA graph: TensorRT-RTX captures it itself, TensorRT's is captured here.
 """
 
 import functools
@@ -23,13 +23,13 @@ from .engine_graph import engine_spec
 from .flavor import Flavor, logger
 
 AGAIN = "build again with --force"
-BOUND = "decode"  # the graph that is bound; the others' tensors are elsewhere each time
+BOUND = "decode"  # the graph that runs on the same tensors repeatedly; the others' tensors change
 
 
 class EngineSession:
     """A graph's engine.
 
-    weights  name -> tensor on the device, for every input that is not the spec's
+    weights  name -> tensor on the device, for every input that is not in the spec
     """
 
     def __init__(self, trt: ModuleType, flavor: Flavor, engine: Any, spec: GraphSpec, weights: Tensors):
@@ -42,7 +42,7 @@ class EngineSession:
         self._errors.clear()
         self._context = flavor.make_context(trt, engine, spec.name == BOUND)
         if self._context is None:
-            raise self._failure("cannot make it ready", MORE_MEMORY)
+            raise self._failure("cannot create the engine's context", MORE_MEMORY)
         self._weights = {name: weights[name] for name in self._inputs - {tensor.name for tensor in spec.inputs}}
         for name, tensor in self._weights.items():
             self._set_address(name, tensor)
@@ -54,8 +54,8 @@ class EngineSession:
             self._launch()
 
     def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
-        ours = object()  # the session must not hold the tensors when nobody runs this any more
-        graph: torch.cuda.CUDAGraph | None = None  # of one attachment: another one changes what it is a graph of
+        ours = object()  # a token: the session itself must not keep the tensors alive
+        graph: torch.cuda.CUDAGraph | None = None  # valid until other tensors are attached
         warm, capturable = False, self._flavor.captured_here and torch.cuda.is_available()
 
         def run() -> None:
@@ -68,7 +68,7 @@ class EngineSession:
                 capturable = graph is not None
             if graph is not None:
                 graph.replay()
-            else:  # the first time allocates what the engine needs
+            else:  # the first launch allocates the engine's memory
                 self._launch()
                 warm = True
 
@@ -78,7 +78,7 @@ class EngineSession:
         self._attached = None
         for name in self._inputs - set(self._weights):
             shape = tuple(inputs[name].shape)
-            if not self._context.set_input_shape(name, shape):  # sizes were held to the limits before
+            if not self._context.set_input_shape(name, shape):  # sizes were checked against the limits before
                 raise InternalError(f"the engine of {self.spec.name} does not take {name} of shape {shape}")
         for name, tensor in (*inputs.items(), *outputs.items()):
             if name in self._names:
@@ -89,14 +89,14 @@ class EngineSession:
             raise InternalError(f"the engine of {self.spec.name} does not take an address for {name}")
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
-        """The launches of a step as one; None where they cannot be captured."""
+        """Capture the launches of a step as one; None if that is impossible."""
         graph = torch.cuda.CUDAGraph()
         try:
             with _engines_stream() as stream:
                 captured_on = torch.cuda.current_stream()
                 with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
                     self._enqueue(stream)
-        except (UserError, RuntimeError):  # the engine's word, or CUDA's when the capture ends
+        except (UserError, RuntimeError):  # from the engine, or from CUDA when the capture ends
             return None
         return graph
 
@@ -108,17 +108,17 @@ class EngineSession:
         self._errors.clear()
         if not self._context.execute_async_v3(stream):
             fix = "eas-export inspect --check tells whether the bundle is damaged; if memory is short, lower its limits"
-            raise self._failure("failed in it", fix)
+            raise self._failure("failed to run the engine", fix)
 
-    def _failure(self, did: str, fix: str) -> UserError:
-        what = f"{self._flavor.title} {did} ({'; '.join(self._errors)[:300] or 'no reason given'})"
+    def _failure(self, problem: str, fix: str) -> UserError:
+        what = f"{self._flavor.title} {problem} ({'; '.join(self._errors)[:300] or 'no reason given'})"
         return UserError(what, where=f"graph {self.spec.name}", fix=fix)
 
 
 @contextmanager
 def _engines_stream() -> Iterator[int]:
-    """A stream beside the default one, on which TensorRT would wait for the device at each launch; in order with what is around it."""
-    if not torch.cuda.is_available():  # engines that stand in for real ones
+    """A stream that is ordered with the current one. On the default stream TensorRT would synchronize the device at each launch."""
+    if not torch.cuda.is_available():  # engines of tests
         yield 0
         return
     outer, inner = torch.cuda.current_stream(), _stream_of(torch.cuda.current_device())
@@ -136,25 +136,23 @@ def _stream_of(device: int) -> Any:
 
 
 def _require_own(trt: ModuleType, engine: Any, spec: GraphSpec, outputs: set[str]) -> None:
-    """Raise UserError unless the engine gives what the spec says, and updates in place what the spec says."""
+    """Raise UserError unless the engine has the spec's outputs and updates the spec's aliases in place."""
     wanted = {tensor.name for tensor in spec.outputs}
     in_place = {name: engine.get_aliased_input_tensor(name) for name in outputs & set(spec.aliases)}
     if outputs != wanted or in_place != spec.aliases:
         different = sorted((outputs ^ wanted) | {name for name in in_place if in_place[name] != spec.aliases[name]})
-        raise UserError(f"its engine is of another graph: {different[0]}", where=f"graph {spec.name}", fix=AGAIN)
+        what = f"the engine's output {different[0]} does not match the graph"
+        raise UserError(what, where=f"graph {spec.name}", fix=AGAIN)
 
 
 def open_engines(flavor: Flavor, bundle: Bundle) -> Runtime:
-    """Engines for every graph. Raises UserError where the bundle has none for this TensorRT or this GPU, and where the device's memory
-    does not suffice."""
+    """Open the engines of every graph. Raises UserError if the bundle has none for this TensorRT or this GPU, and if the device has too
+    little memory."""
     m = bundle.manifest
     built = m.engines(flavor.backend)
     if set(built) != set(m.graphs):
-        what = (
-            f"it has no {flavor.title} engines"
-            if not built
-            else f"it has no engine for {min(set(m.graphs) - set(built))}"
-        )
+        missing = f"engine for graph {min(set(m.graphs) - set(built))}" if built else "engines"
+        what = f"the bundle has no {flavor.title} {missing}"
         raise UserError(what, where=bundle.path, fix=f"build with --backend {flavor.backend} and --force")
     trt = flavor.load()
     for record in built.values():
@@ -169,31 +167,31 @@ def open_engines(flavor: Flavor, bundle: Bundle) -> Runtime:
 
 
 def require_same(target: Target, version: str, capability: str | None, flavor: Flavor, bundle: Bundle) -> None:
-    """Raise UserError unless engines for `target` run with this version on a GPU of this compute capability (None: there is none)."""
+    """Raise UserError unless engines for `target` run with this version on a GPU of this compute capability (None: no GPU)."""
     where = bundle.path
     if target.version != version:
-        what = f"its engines were built by {flavor.title} {target.version}, and {version} is installed"
+        what = f"the engines were built by {flavor.title} {target.version}, but {version} is installed"
         fix = f"install {target.version}, or {AGAIN}"
         raise UserError(what, where=where, fix=fix)
     if capability is None:
-        fix = "run it on a machine with one, or with --backend onnxruntime"
-        raise UserError(f"{flavor.title} engines run on a GPU, and PyTorch sees none here", where=where, fix=fix)
+        fix = "run the bundle on a machine with a GPU, or with --backend onnxruntime"
+        raise UserError(f"{flavor.title} engines need a GPU, and PyTorch sees none here", where=where, fix=fix)
     if capability not in target.compute_capabilities:
         for_ = ", ".join(target.compute_capabilities)
-        what = f"its engines are for compute capability {for_}, and this GPU is {capability}"
+        what = f"the engines are for compute capability {for_}, but this GPU has {capability}"
         fix = f"{AGAIN} and --compute-capability {capability}, or on this machine with --backend tensorrt"
         raise UserError(what, where=where, fix=fix)
 
 
 def device_weights(bundle: Bundle, engines: Iterable[Any], device: torch.device) -> Tensors:
-    """One copy on the device of every tensor of the store that an engine takes as an input."""
+    """Copy every tensor of the store that an engine takes as an input to the device, once."""
     names = {engine.get_tensor_name(index) for engine in engines for index in range(engine.num_io_tensors)} & set(
         bundle.store.entries
     )
     needed = sum(bundle.store.entries[name].nbytes for name in names)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else needed
     if needed > free:
-        what = f"the weights take {needed / 1e9:.2f} GB of the GPU's memory, and {free / 1e9:.2f} GB are free"
+        what = f"the weights take {needed / 1e9:.2f} GB of GPU memory, but {free / 1e9:.2f} GB are free"
         raise UserError(what, where=bundle.path, fix=MORE_MEMORY)
     with enough_memory(bundle.path):
         return {name: bundle.store.tensor(name).to(device, copy=True) for name in sorted(names)}
@@ -205,7 +203,8 @@ def _load(flavor: Flavor, trt: ModuleType, runtime: Any, bundle: Bundle, graph: 
     errors.clear()
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        what = f"{flavor.title} {trt.__version__} does not load it ({'; '.join(errors)[:300] or 'no reason given'})"
+        reason = "; ".join(errors)[:300] or "no reason given"
+        what = f"{flavor.title} {trt.__version__} cannot load the engine ({reason})"
         raise UserError(what, where=path, fix=f"eas-export inspect --check tells whether it is damaged; else {AGAIN}")
     return engine
 
@@ -223,6 +222,6 @@ def health(flavor: Flavor) -> Health:
     if capability is None:
         return Health(version=trt.__version__, runs=False, does=flavor.without_gpu)
     if not flavor.supports(trt, capability):
-        does = f"builds engines ahead of time, and runs none: it supports no GPU of compute capability {capability}"
+        does = f"builds engines ahead of time, but cannot run them on this GPU (compute capability {capability})"
         return Health(version=trt.__version__, runs=False, does=does, fix="for data-centre GPUs: --backend tensorrt")
     return Health(version=trt.__version__, runs=True, does=f"builds and runs engines on this GPU ({capability})")

@@ -1,4 +1,4 @@
-"""TensorRT, for data-centre GPUs: engines are built on the GPU that they run on. 10.15 to 11.x, whose Python names are the same."""
+"""TensorRT, for data-centre GPUs: engines are built on the GPU that they run on. Supports 10.15 to 11.x, whose Python names are the same."""
 
 import os
 import re
@@ -19,19 +19,19 @@ OLDEST, NEWEST = (10, 15), (11, 99)
 
 
 def configure(trt: ModuleType, config: Any, target: Target) -> Callable[[], None]:
-    """Take what earlier builds measured: kernels that were timed once are not timed again. Returns what keeps it for the next build."""
+    """Load the timing cache of earlier builds, so that kernels are timed only once. Returns the function that saves it after the build."""
     path = _timing_file(target)
     try:
         known = path.read_bytes()
     except OSError:  # the first build
         known = b""
     cache = config.create_timing_cache(known)
-    if not config.set_timing_cache(cache, False):  # another driver's, or not whole
+    if not config.set_timing_cache(cache, False):  # from another driver, or truncated
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
 
     def keep(outlives_the_build: object = cache) -> None:
-        """Without a word where it cannot be written: then kernels are timed again next time."""
+        """Save the cache. Ignores a failure: then the next build times the kernels again."""
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -46,29 +46,29 @@ FLAVOR = Flavor(
     module="tensorrt",
     title="TensorRT",
     extra="gpu",
-    without_gpu="nothing: it builds and runs engines on a GPU, and PyTorch sees none here",
+    without_gpu="nothing: TensorRT builds and runs engines on a GPU, and PyTorch sees none here",
     captured_here=True,
     configure=configure,
 )
 
 
 def target(options: BuildOptions) -> Target:
-    """This machine's GPU. Raises UserError where TensorRT or a GPU is missing, and for another GPU than this one."""
+    """The target for this machine's GPU. Raises UserError if TensorRT or a GPU is missing, and for another GPU than this one."""
     trt = FLAVOR.load()
     if not OLDEST <= tuple(int(part) for part in trt.__version__.split(".")[:2]) <= NEWEST:
-        what = f"TensorRT {trt.__version__} is installed, 10.15 to 11.x are what engines are built with"
+        what = f"TensorRT {trt.__version__} is installed, but engines are built with 10.15 to 11.x"
         raise UserError(what, where=f"--backend {BACKEND}", fix="pip install 'eas-export[gpu]'")
-    import torch  # not in the process that builds
+    import torch  # imported late: the process that builds does not need it
 
     if not torch.cuda.is_available():
         what = "TensorRT builds engines on the GPU that they run on, and PyTorch sees none here"
-        fix = "build there, or build --backend tensorrt-rtx, which needs none"
+        fix = "build on that machine, or with --backend tensorrt-rtx, which needs no GPU"
         raise UserError(what, where=f"--backend {BACKEND}", fix=fix)
     capability = "{}.{}".format(*torch.cuda.get_device_capability())
-    asked = capability if options.compute_capability is None else options.compute_capability
-    if asked.replace(".", "") != capability.replace(".", ""):
-        what = f"TensorRT builds for this machine's GPU, which is {capability}"
-        fix = "leave it out; it belongs to --backend tensorrt-rtx"
+    wanted = capability if options.compute_capability is None else options.compute_capability
+    if wanted.replace(".", "") != capability.replace(".", ""):
+        what = f"compute capability {wanted} is asked for, but TensorRT builds for this machine's GPU, which has {capability}"
+        fix = "leave it out; only --backend tensorrt-rtx builds for other GPUs"
         raise UserError(what, where="--compute-capability", fix=fix)
     return Target(
         backend=BACKEND,

@@ -1,7 +1,7 @@
 """The process that parses a graph and builds an engine with TensorRT; build.py starts it.
 
-The builder prints what it likes, takes memory that it does not give back, and may be killed for it: none of that reaches the process
-that asked. One JSON object on standard input, JSON lines on standard output; the last line says how it ended.
+The builder prints, does not release all its memory, and may be killed for it; a separate process keeps that from the caller. It reads one
+JSON object from standard input and writes JSON lines to standard output; the last line is the result.
 
     {"backend": .., "model": path}                                        -> {"layers": [{"name": .., "kind": .., "mask": bool}, ..]}
     {.., "engine": path, "shapes": {..}, "target": {..}}                  -> {"fraction": 0.5} ..., {"attention": "fused"}
@@ -21,10 +21,10 @@ from .flavor import Refused, attentions, build, get_flavor, parse
 def main() -> None:
     request = json.loads(sys.stdin.read())
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print goes where nobody takes it for an answer
+    os.dup2(2, 1)  # libraries that print write to standard error
 
     def say(answer: dict[str, Any]) -> bool:
-        """Whether somebody is still listening."""
+        """Send an answer. Returns whether the caller is still there."""
         try:
             answers.write(json.dumps(answer) + "\n")
         except OSError:
@@ -37,7 +37,7 @@ def main() -> None:
         say({"refused": refusal.errors})
     except MemoryError:
         say({"refused": ["out of memory"]})
-    except OSError as error:  # a full disk, above all
+    except OSError as error:  # usually a full disk
         say({"refused": [f"{error.strerror}"]})
 
 
