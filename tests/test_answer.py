@@ -156,7 +156,7 @@ def test_caches_grow_as_tokens_come(runtime):
         conversation.feed(step)
     want = generate(runtime, text_prompts(*ROWS), forced=tokens)
     assert max_error(conversation.logits, want.logits[-1]) < SAME
-    with pytest.raises(UserError, match="token ids reach from 1 to 300"):
+    with pytest.raises(UserError, match="token ids range from 1 to 300"):
         conversation.feed(torch.tensor([1, 2, 300]))
     with pytest.raises(UserError, match="max_new_tokens is 0"):
         answer(conversation, 0)
@@ -209,9 +209,9 @@ def test_extend_refuses_what_does_not_fit(runtime):
         conversation.extend([[1, 2, 3, 4], [], []])
     with pytest.raises(UserError, match="2 turns for 3 rows"):
         conversation.extend([[3], [4]])
-    with pytest.raises(UserError, match="token ids reach from -1"):
+    with pytest.raises(UserError, match="token ids range from -1"):
         conversation.extend([[3], [-1], []])
-    with pytest.raises(UserError, match=r"token ids reach from 3 to 96.*0 to 95"):
+    with pytest.raises(UserError, match=r"token ids range from 3 to 96, expected 0 to 95"):
         conversation.extend([[3], [96], []])
     assert conversation.lengths.tolist() == [5, 2, 1]  # nothing was fed
     conversation.extend([[1, 2, 3], [], [4]])

@@ -42,7 +42,7 @@ def test_a_scale_that_the_checkpoint_does_not_say_any_more_is_another_model(bund
 
 def test_a_model_of_arrays_says_no_words(meter_bundle_of):
     """And asks for no tokenizer, which would not help."""
-    with pytest.raises(UserError, match=r"it reads arrays and says no words .*run --inputs X.npz"):
+    with pytest.raises(UserError, match=r"takes arrays and does not generate text .*run BUNDLE --inputs X.npz"):
         eas_export.open_model(meter_bundle_of(MeterCase("vqa_skip10")))
 
 

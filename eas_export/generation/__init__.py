@@ -1,1 +1,1 @@
-"""ANSWER: text and arrays through any runtime's graphs."""
+"""ANSWER: run text and arrays through any runtime's graphs."""

@@ -1,9 +1,8 @@
-"""A batch of prompts and what is said after them: prefill, fold and decode over any backend's sessions; what
-the decode graph is fed (decode_inputs).
+"""A conversation over a batch of prompts: prefill, fold and decode on any backend's sessions.
 
-The rule for several turns: a conversation's fold state (router weights and pooled features) is made by its first prompt and
-frozen. What is said later, by the model or by the user, goes through decode and changes the caches only. A new prompt is a new
-conversation, with a state of its own. Nothing else would be one function for the fold and for what it replaces.
+The rule for several turns: a conversation's fold state (router weights and pooled features) is computed from its first prompt and
+frozen. Later tokens, of the model or the user, go through decode and change the KV caches only. A new prompt starts a new conversation
+with its own state. Any other rule would make folded and unfolded decoding differ.
 """
 
 from enum import StrEnum
@@ -21,29 +20,29 @@ from ..system.memory import enough_memory
 class Finish(StrEnum):
     """Why an answer ended."""
 
-    EOS = "eos"  # the model said its end token
-    LENGTH = "length"  # as many tokens as were asked for
-    LIMIT = "limit"  # as many as the bundle has room for (--max-tokens)
+    EOS = "eos"  # the model generated its end token
+    LENGTH = "length"  # it has the requested number of tokens
+    LIMIT = "limit"  # the bundle's --max-tokens is reached
 
 
 class Conversation:
-    """Prompts that were read, and how far each row has come since.
+    """A batch of prompts after prefill, and the state of each row.
 
-    logits          [B, vocab] float32 after each row's last token, on the runtime's device as all that graphs make; the next token
-                    fed overwrites them
-    lengths         [B] int64: tokens so far, which is the next one's cache slot and position
-    pending         [B] int64: a token that was chosen and not fed yet, -1 for none (see generation/stream.py)
+    logits          [B, vocab] float32 after each row's last token, on the runtime's device like all results of graphs; overwritten by the
+                    next token fed
+    lengths         [B] int64: tokens so far, also the next one's cache slot and position
+    pending         [B] int64: the token that was chosen but not fed yet, -1 for none (see generation/stream.py)
     finish          why each row's last answer ended, None before its end
     said            the tokens of each row's last answer
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
-    folded          the weights that the state was folded into, where the runtime folds
+    folded          the weights folded with the state, empty if the runtime does not fold
     image_features  [N * tokens, dim], or None without images
 
     Raises UserError for prompts beyond the runtime's limits, and for a fold or logits that are not finite.
     """
 
     def __init__(self, runtime: Runtime, prompts: Prompts, room: int = 0):
-        """Read the prompts; `room` as for `reserve`, which is best known before."""
+        """Prefill the prompts and reserve `room` cache slots for more tokens, which saves growing the caches later."""
         check_prompts(runtime, prompts)
         self.runtime = runtime
         self.lengths = prompts.prompt_lengths.clone()
@@ -52,12 +51,12 @@ class Conversation:
         self.said: list[list[int]] = [[] for _ in self.lengths]
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
-        self._step: Bound | None = None  # decoding, bound to the caches
+        self._step: Bound | None = None  # the decode graph, bound to the caches
         features = encode_images(runtime, prompts)
         after = prefill(runtime, prompts, features, self._caches)
         self.image_features = None if prompts.pixel_values is None else features
         self.state = _finite(
-            {name: after[name] for name in ("router", "pooled") if name in after}, "numbers of the fold state"
+            {name: after[name] for name in ("router", "pooled") if name in after}, "values of the fold state"
         )
         self.logits = _finite({"prefill": after["logits"]}, "logits")["prefill"]
         folds = "fold" in runtime.sessions
@@ -65,23 +64,23 @@ class Conversation:
 
     @property
     def room(self) -> Tensor:
-        """How many more tokens each row can be fed within the runtime's limits: [B]"""
+        """[B] int64: how many more tokens each row can take within the runtime's limits"""
         return self.runtime.limits.max_tokens - self.lengths
 
     def reserve(self, tokens: int) -> None:
-        """Make the caches large enough for so many more tokens in each row, or for as many as the limits allow."""
+        """Grow the caches for so many more tokens in each row, as far as the limits allow."""
         slots = min(int(self.lengths.max()) + tokens, self.runtime.limits.max_tokens)
         if slots > self._slots:
             self._slots = slots
-            sizes = [cache.shape[2] for cache in self._caches.values()]  # the slots are the last axis but one
-            if sizes and sizes[0] < slots:  # an engine's are as many as there can be from the start
+            sizes = [cache.shape[2] for cache in self._caches.values()]  # [B, kv_heads, slots, head_dim]
+            if sizes and sizes[0] < slots:  # an engine's caches have all slots from the start
                 self._caches = {name: F.pad(cache, (0, 0, 0, slots - sizes[0])) for name, cache in self._caches.items()}
                 self._step = None
 
     def feed(self, tokens: Tensor, rows: Tensor | None = None) -> None:
-        """One more token for `rows`, [B] bool, all rows by default; the others stay as they are.
+        """Decode one more token in `rows`, [B] bool, default all; other rows do not change.
 
-        tokens [B] int64, read where rows are True. Raises UserError where a row is full, and for ids that are none.
+        tokens [B] int64, read where rows are True. Raises UserError where a row is full, and for invalid token ids.
         """
         rows = torch.ones_like(self.lengths, dtype=torch.bool) if rows is None else rows
         if not rows.any():
@@ -90,14 +89,14 @@ class Conversation:
             raise too_many("max-tokens", self.runtime.limits.max_tokens + 1, self.runtime.limits.max_tokens)
         _check_ids(self.runtime, tokens[rows])
         if int(self.lengths.max()) >= self._slots:
-            self.reserve(self._slots)  # twice as many, not one more each time
-        # A row that stays writes into its next free slot, which is written again when it goes on; a full row never does
+            self.reserve(self._slots)  # doubles them
+        # Other rows write a dummy into their next free slot, which their next token overwrites; a full row has no next token
         slots = self.lengths.clamp(max=self._slots - 1)
-        given = decode_inputs(tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
+        inputs = decode_inputs(tokens.where(rows, 0), slots, self._caches, self.folded or self.state)
         if self._step is None:
-            self._step = self.runtime.bind("decode", given)
+            self._step = self.runtime.bind("decode", inputs)
         for name in STEP_INPUTS:
-            self._step.inputs[name].copy_(given[name])
+            self._step.inputs[name].copy_(inputs[name])
         self._step.run()
         logits = self._step.outputs["logits"]
         _finite({"decode": logits if rows.all() else logits[rows.to(logits.device)]}, "logits")
@@ -107,8 +106,8 @@ class Conversation:
         self.finish = [None if fed else finish for fed, finish in zip(rows.tolist(), self.finish)]
 
     def feed_each(self, tokens: Tensor) -> Tensor:
-        """Tokens that are known beforehand, one after the other, in every row: [steps, B] int64 -> the logits after each,
-        [steps, B, vocab]. Raises UserError as `feed` does."""
+        """Decode given tokens one after the other in every row: [steps, B] int64 -> the logits after each, [steps, B, vocab]. Raises
+        UserError as `feed` does."""
         steps, limit = len(tokens), self.runtime.limits.max_tokens
         if steps == 0:
             return self.logits.new_empty(0, *self.logits.shape)
@@ -128,32 +127,32 @@ class Conversation:
         return logits
 
     def extend(self, turns: list[list[int]]) -> None:
-        """Go on with the next turn's token ids, one list per row, behind what is pending. The fold state stays.
+        """Feed the next turn's token ids, one list per row, after the pending token. The fold state stays.
 
-        A row with an empty turn stays as it is: it waits where its answer had come to an end, else goes on with it.
-        Raises UserError, and feeds nothing, where the turns do not fit.
+        A row with an empty turn does not change: if its answer has ended it waits, else the answer continues. Raises UserError, and feeds
+        nothing, where the turns do not fit.
         """
         if len(turns) != len(self.lengths):
             what = f"there are {len(turns)} turns for {len(self.lengths)} rows"
             raise UserError(what, where="extend", fix="give one turn per row, an empty one for a row that waits")
-        said = [
+        fed = [
             ([last] if last >= 0 else []) + list(turn) if turn else []
             for last, turn in zip(self.pending.tolist(), turns)
         ]
-        counts = torch.tensor([len(tokens) for tokens in said])
+        counts = torch.tensor([len(tokens) for tokens in fed])
         if (counts > self.room).any():
             length = int((self.lengths + counts).max())
             raise too_many("max-tokens", length, self.runtime.limits.max_tokens)
-        _check_ids(self.runtime, torch.tensor([token for tokens in said for token in tokens] or [0]))
+        _check_ids(self.runtime, torch.tensor([token for tokens in fed for token in tokens] or [0]))
         self.reserve(int(counts.max()) + 1)
-        self.said = [[] if tokens else before for tokens, before in zip(said, self.said)]
+        self.said = [[] if tokens else before for tokens, before in zip(fed, self.said)]
         for step in range(int(counts.max())):
             rows = counts > step
-            self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in said]), rows)
+            self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in fed]), rows)
 
 
 def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
-    """Image features [N * tokens, dim]; one row of zeros where there is no image."""
+    """Image features [N * tokens, dim]; one row of zeros without images."""
     if runtime.config.vision is None:
         return torch.zeros(1, runtime.config.dim)
     spec = runtime.sessions["vision"].spec
@@ -164,8 +163,8 @@ def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
 
 
 def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
-    """Zeroed key and value caches of `slots` tokens, or of as many as the runtime fixes: NaN in a slot that was never written would
-    poison masked results."""
+    """Key and value caches of `slots` tokens, or of the number that the runtime fixes. They are zeroed: NaN in an unwritten slot would
+    spoil masked results."""
     spec = runtime.sessions["decode"].spec
     sizes = {"B": batch, "T": slots}
     caches = [t for t in spec.inputs if t.name in spec.aliases.values()]
@@ -177,7 +176,7 @@ def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
 
 
 def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:
-    """logits and the fold state; fills the caches."""
+    """Run prefill: fills the caches and returns the logits and the fold state."""
     return runtime.run("prefill", prefill_inputs(prompts, features) | caches)
 
 
@@ -195,13 +194,13 @@ STEP_INPUTS = ("input_ids", "position_ids", "cache_lengths")
 
 
 def decode_inputs(token: Tensor, lengths: Tensor, caches: Tensors, adapters: Tensors) -> Tensors:
-    """One step's inputs: token [B], lengths [B] tokens so far (the new token's slot and position)"""
+    """The inputs of one decode step: token [B], lengths [B] tokens so far (the new token's slot and position)"""
     positions = {"input_ids": token[:, None], "position_ids": lengths[:, None], "cache_lengths": lengths}
     return positions | adapters | caches
 
 
 def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = None) -> None:
-    """Raise UserError unless the runtime takes the prompts, and the tokens [steps, B] that are to be fed after them."""
+    """Raise UserError unless the runtime takes the prompts, and the tokens [steps, B] to feed after them."""
     rows, length = prompts.input_ids.shape
     _check_ids(runtime, prompts.input_ids)
     if rows > 1 and "fold" in runtime.sessions:
@@ -210,7 +209,7 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
     limits = runtime.limits
     features = int((prompts.image_index >= 0).sum(1).max())
     if features and not runtime.config.vision:
-        what = "there is an image, and the model reads text alone"
+        what = "there is an image, but the model takes text only"
         raise UserError(what, where="image_index", fix="leave images out")
     images = features // max(1, runtime.config.image_tokens)
     for name, value, limit in (
@@ -230,8 +229,8 @@ def check_prompts(runtime: Runtime, prompts: Prompts, forced: Tensor | None = No
 def _check_ids(runtime: Runtime, ids: Tensor) -> None:
     low, high, vocabulary = int(ids.min()), int(ids.max()), runtime.config.vocab_size
     if low < 0 or high >= vocabulary:
-        what = f"token ids reach from {low} to {high}"
-        raise UserError(what, where="input_ids", fix=f"use the model's own tokenizer: ids from 0 to {vocabulary - 1}")
+        what = f"token ids range from {low} to {high}, expected 0 to {vocabulary - 1}"
+        raise UserError(what, where="input_ids", fix="use the model's own tokenizer")
 
 
 _LIMITED = {
@@ -251,7 +250,7 @@ def too_many(limit_name: str, value: int, limit: int) -> UserError:
 
 
 def _finite(tensors: Tensors, what: str) -> Tensors:
-    """The tensors, if they hold no NaN and no infinity; reads each once and copies nothing."""
+    """The tensors. Raises UserError for NaN or infinity; reads each once, without copies."""
     for name, tensor in tensors.items():
         if tensor.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
             fix = "build with --precision fp32, and verify the bundle"

@@ -1,4 +1,4 @@
-"""Texts and images that a cross-encoder looks at together, and its answers to them."""
+"""Run a cross-encoder on pairs of texts and images."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from ..networks.cross_encoder.pairs import Pairs
 
 
 def encode(runtime: Runtime, pairs: Pairs, done: Callable[[int], None] = lambda count: None) -> Tensors:
-    """Every output of the encode graph for all pairs, as many at once as the runtime takes, on the CPU: logits [B, answers] or
-    scores [B], and cls_feats [B, width], all float32. `done` is told of each batch."""
+    """Run the encode graph on all pairs, in batches of the runtime's limit. Returns its outputs on the CPU: logits [B, answers] or
+    scores [B], and cls_feats [B, width], all float32. `done` is called with the size of each batch."""
     spec, size = runtime.sessions["encode"].spec, runtime.limits.max_batch
     parts = [pairs.part(first, first + size) for first in range(0, len(pairs), size)]
     results = []
@@ -22,6 +22,6 @@ def encode(runtime: Runtime, pairs: Pairs, done: Callable[[int], None] = lambda 
 
 
 def graph_inputs(runtime: Runtime, pairs: Pairs) -> Tensors:
-    """The encode graph's inputs, in the dtype in which the runtime takes pixels."""
+    """The encode graph's inputs, pixels in the runtime's dtype."""
     (dtype,) = (t.dtype for t in runtime.sessions["encode"].spec.inputs if t.name == PIXELS[0])
     return pairs.inputs(runtime.config, getattr(torch, dtype))

@@ -1,4 +1,4 @@
-"""So many steps after a prompt, their logits kept: what verify and bench compare."""
+"""Decode a fixed number of steps after prompts and keep all logits, for verify and bench."""
 
 from dataclasses import dataclass, field
 
@@ -12,13 +12,11 @@ from .conversation import Conversation, too_many
 
 @dataclass
 class Generation:
-    """What a run of so many steps gave.
+    """The results of a run, all on the CPU.
 
     logits          [steps + 1, B, vocab] float32: after the prefill, then after each fed token
     tokens          [steps + 1, B] int64: argmax of the logits, whether or not that token was fed next
     image_features, state, folded  see Conversation
-
-    All of it is on the CPU.
     """
 
     logits: Tensor
@@ -56,7 +54,7 @@ def generate(runtime: Runtime, prompts: Prompts, steps: int = 0, forced: Tensor 
 
 
 def join_generations(parts: list[Generation]) -> Generation:
-    """Several batches' results as those of one batch of all their rows; folded weights belong to one prompt and are left out."""
+    """Join the results of several batches into one batch; folded weights belong to one prompt and are left out."""
     features = [part.image_features for part in parts if part.image_features is not None]
     return Generation(
         torch.cat([part.logits for part in parts], 1),

@@ -1,4 +1,4 @@
-"""Answers to a conversation's rows, token by token, until each row has come to an end."""
+"""Generate answers token by token until every row has ended."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .sampling import GREEDY, Sampling, choose
 
 @dataclass(frozen=True)
 class Token:
-    """One token that a row said; `finish` is why it was the row's last, None where more will come."""
+    """A generated token of a row; `finish` says why it was the row's last, None if it was not."""
 
     row: int
     id: int
@@ -22,7 +22,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Answer:
-    """All that a row said; an end token is the last of `tokens`. Empty where the row had come to its end before."""
+    """A row's whole answer; `tokens` includes the end token. Empty if the row had ended before."""
 
     tokens: tuple[int, ...]
     finish: Finish
@@ -35,35 +35,35 @@ def stream(
     sampling: Sampling = GREEDY,
     rows: Sequence[int] | None = None,
 ) -> Iterator[list[Token]]:
-    """Every step's new tokens, of the rows that have not come to their end.
+    """Yield the new tokens of each step, for the rows that have not ended.
 
     max_new_tokens  at least 1
-    eos             the end token, None where the model has none
-    rows            the rows' numbers for sampling (see generation/sampling.py), 0, 1, ... by default
+    eos             the end token, None if the model has none
+    rows            the rows' numbers for sampling (see generation/sampling.py), default 0, 1, ...
 
-    A row's last token stays pending: `conversation.extend` says it with the next turn. An answer that ended by length, or that
-    nobody read to its end, goes on with the next `stream`; one that ended by eos or limit waits for a turn.
+    A row's last token stays pending: `conversation.extend` feeds it before the next turn. An answer that ended by length, or whose stream
+    was abandoned, continues with the next `stream`; one that ended by eos or limit waits for a turn.
     """
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens}", where="stream", fix="ask for one token at least")
+        raise UserError(f"max_new_tokens is {max_new_tokens}", where="stream", fix="ask for at least one token")
     numbers = range(len(conversation.lengths)) if rows is None else rows
     conversation.reserve(max_new_tokens)
-    going = _rows_that_go_on(conversation)
+    active = _resume_rows(conversation)
     for step in range(1, max_new_tokens + 1):
-        if not going.any():
+        if not active.any():
             return
-        conversation.feed(conversation.pending, going & (conversation.pending >= 0))
+        conversation.feed(conversation.pending, active & (conversation.pending >= 0))
         chosen = choose(conversation.logits, sampling, numbers, conversation.lengths.tolist())
-        conversation.pending = chosen.where(going, conversation.pending)
-        said = []
-        for row in going.nonzero().flatten().tolist():
+        conversation.pending = chosen.where(active, conversation.pending)
+        tokens = []
+        for row in active.nonzero().flatten().tolist():
             token, full = int(chosen[row]), int(conversation.room[row]) < 1
             ended = Finish.EOS if token == eos else Finish.LENGTH if step == max_new_tokens else None
-            said.append(Token(row, token, ended or (Finish.LIMIT if full else None)))
-            conversation.finish[row] = said[-1].finish
+            tokens.append(Token(row, token, ended or (Finish.LIMIT if full else None)))
+            conversation.finish[row] = tokens[-1].finish
             conversation.said[row].append(token)
-        yield said
-        going = torch.tensor([finish is None for finish in conversation.finish])
+        yield tokens
+        active = torch.tensor([finish is None for finish in conversation.finish])
 
 
 def answer(
@@ -74,17 +74,17 @@ def answer(
     rows: Sequence[int] | None = None,
     on_step: Callable[[list[Token]], None] = lambda tokens: None,
 ) -> list[Answer]:
-    """Every row's whole answer; arguments as for `stream`, whose every step `on_step` sees."""
-    said: list[list[int]] = [[] for _ in conversation.lengths]
+    """Every row's whole answer; arguments as for `stream`. `on_step` is called with each step's tokens."""
+    answers: list[list[int]] = [[] for _ in conversation.lengths]
     for tokens in stream(conversation, max_new_tokens, eos, sampling, rows):
         on_step(tokens)
         for token in tokens:
-            said[token.row].append(token.id)
-    return [Answer(tuple(ids), finish) for ids, finish in zip(said, conversation.finish, strict=True)]
+            answers[token.row].append(token.id)
+    return [Answer(tuple(ids), finish) for ids, finish in zip(answers, conversation.finish, strict=True)]
 
 
-def _rows_that_go_on(conversation: Conversation) -> Tensor:
-    """[B] bool; their finish is None from now on, and limit for a row whose pending token has no room."""
+def _resume_rows(conversation: Conversation) -> Tensor:
+    """The rows that continue, [B] bool. Sets their finish to None, and to limit for rows without room for their pending token."""
     for row, (finish, room) in enumerate(zip(conversation.finish, conversation.room.tolist())):
         if finish in (None, Finish.LENGTH):
             conversation.finish[row] = Finish.LIMIT if room < 1 and conversation.pending[row] >= 0 else None

@@ -1,4 +1,4 @@
-"""Text in, text out: a bundle with the checkpoint's own tokenizer and the family's prompt format.
+"""Text in, text out: a bundle with its tokenizer and the family's prompt format.
 
 model = open_model("lavin-7b.bundle")
 for reply in model.replies([Question(question="What is it?", options=("a cat", "a dog"), image="cat.png")]):
@@ -26,7 +26,7 @@ from .stream import Token, answer, stream
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as text; its end token is silent there, and the last of `tokens`."""
+    """An answer as text, without its end token, which `tokens` includes."""
 
     text: str
     tokens: tuple[int, ...]
@@ -34,22 +34,22 @@ class Reply:
 
 
 class TextModel:
-    """A runtime that reads and writes text."""
+    """A runtime with a tokenizer: questions in, text out."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
         self.runtime, self.tokenizer = runtime, tokenizer
         self.family = get_family(runtime.config.family)
 
     def start(self, questions: Sequence[Question], room: int = 0, first: int = 1) -> Conversation:
-        """Read the questions' prompts, all in one batch.
+        """Prefill the questions' prompts, in one batch.
 
-        room   tokens to come, best known before (see Conversation)
+        room   cache slots to reserve for more tokens (see Conversation)
         first  the first question's number in messages
 
         Raises UserError where a prompt is too long or an image cannot be read, and as Conversation does.
         """
         if not questions:
-            raise UserError("there is no question", where="questions", fix="ask one at least")
+            raise UserError("there is no question", where="questions", fix="ask at least one")
         self._require_short(questions, first)
         config = self.runtime.config
         prompts = [
@@ -59,14 +59,14 @@ class TextModel:
         return Conversation(self.runtime, join_prompts(prompts), room)
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
-        """Go on with the next turn's text, one per row, as Conversation.extend does. The prompts' fold state stays."""
+        """Feed the next turn's text, one per row; see Conversation.extend."""
         conversation.extend([self.tokenizer.encode(turn) for turn in turns])
 
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
     ) -> Iterator[list[tuple[Token, str]]]:
-        """Every step's new tokens, each with the text that it completes. What an answer that ended by length may still go on with,
-        half of a character, is not shown."""
+        """Yield each step's new tokens with the text that each completes. An incomplete character at the end of an answer that ended by
+        length is held back, since the answer may continue."""
         texts = [TextStream(self.tokenizer, before) for before in conversation.said]
         for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
             ends = (token.finish in (Finish.EOS, Finish.LIMIT) for token in tokens)
@@ -75,9 +75,9 @@ class TextModel:
     def replies(
         self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
     ) -> Iterator[Reply]:
-        """Each question's reply, in order; as many questions at once as the bundle takes, each a conversation of its own.
+        """Answer questions in order, in batches of the bundle's limit, each question on its own.
 
-        Raises UserError before anything is generated where a prompt is too long; else as `start`, for the batch at hand.
+        Raises UserError before generating anything if a prompt is too long; otherwise as `start` does for the current batch.
         """
         self._require_short(questions)
         size = self.runtime.limits.max_batch
@@ -85,11 +85,11 @@ class TextModel:
             yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
 
     def _reply(self, batch: Sequence[Question], begin: int, max_new_tokens: int, sampling: Sampling) -> list[Reply]:
-        """A batch's replies; its caches and folded weights are gone before the next one's are made."""
+        """A batch's replies. Its caches and folded weights are freed before the next batch."""
         conversation = self.start(batch, max_new_tokens, first=begin + 1)
         rows = range(begin, begin + len(batch))
         answers = answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, rows)
-        return [Reply(self.tokenizer.decode(said.tokens), said.tokens, said.finish) for said in answers]
+        return [Reply(self.tokenizer.decode(each.tokens), each.tokens, each.finish) for each in answers]
 
     def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
         config, limits = self.runtime.config, self.runtime.limits
@@ -98,11 +98,11 @@ class TextModel:
 
 
 def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
-    """A bundle that reads and writes text. Raises UserError where its model does not, and where it has no tokenizer or another model's."""
+    """Open a bundle as a TextModel. Raises UserError if the model does not generate text, or the tokenizer is missing or another model's."""
     opened = open_bundle(bundle)
     if get_family(opened.manifest.config.family).prompts is None:
-        fix = "give it arrays: eas-export run --inputs X.npz, or generation/encode.encode"
-        raise UserError("it reads arrays and says no words", where=opened.path, fix=fix)
+        fix = "give arrays: eas-export run BUNDLE --inputs X.npz, or call generation/encode.encode"
+        raise UserError("the bundle's model takes arrays and does not generate text", where=opened.path, fix=fix)
     tokenizer = open_tokenizer(opened)
     return TextModel(open_runtime(opened, backend), tokenizer)
 
@@ -114,9 +114,9 @@ def run(
     sampling: Sampling = GREEDY,
     backend: str = "onnxruntime",
 ) -> list[Reply]:
-    """What a bundle answers to each question. Raises UserError as `open_model` and `TextModel.replies` do."""
-    asked = [questions] if isinstance(questions, Question) else questions
-    return list(open_model(bundle, backend).replies(asked, max_new_tokens, sampling))
+    """The bundle's reply to each question. Raises UserError as `open_model` and `TextModel.replies` do."""
+    questions = [questions] if isinstance(questions, Question) else questions
+    return list(open_model(bundle, backend).replies(questions, max_new_tokens, sampling))
 
 
 def has_tokenizer(bundle: Bundle) -> bool:
@@ -124,11 +124,9 @@ def has_tokenizer(bundle: Bundle) -> bool:
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer. Raises UserError where there is none, or one of another model."""
+    """The bundle's tokenizer. Raises UserError if it is missing or another model's."""
     if not has_tokenizer(bundle):
-        raise UserError(
-            f"the bundle has no {SENTENCEPIECE}: the checkpoint came without one",
-            where=bundle.path,
-            fix=f"put {SENTENCEPIECE} where the README's layout of the checkpoint has it and build again, or give token ids: --inputs X.npz",
-        )
+        what = f"the bundle has no {SENTENCEPIECE}: the checkpoint came without one"
+        fix = f"put {SENTENCEPIECE} into the checkpoint (see the README) and build again, or give token ids: --inputs X.npz"
+        raise UserError(what, where=bundle.path, fix=fix)
     return Tokenizer(find_tokenizer(bundle.path), bundle.manifest.config.vocab_size)

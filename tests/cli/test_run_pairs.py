@@ -81,8 +81,8 @@ def test_it_reads_arrays_and_says_no_words(meter_bundle_of, tmp_path, refused):
     path = meter_bundle_of(VQA).path
     np.savez(tmp_path / "x.npz", **VQA.arrays)
     (tmp_path / "x.jsonl").write_text('{"prompt": "what?"}\n')
-    assert "it reads arrays and says no words" in refused("run", path, "--prompt", "what?")
-    assert "it reads arrays and says no words" in refused("run", path, "--question", "what?", "--option", "this")
+    assert "takes arrays and does not generate text" in refused("run", path, "--prompt", "what?")
+    assert "takes arrays and does not generate text" in refused("run", path, "--question", "what?", "--option", "this")
     assert "--inputs X.npz" in refused("run", path, "--inputs", tmp_path / "x.jsonl")
     arrays = ("run", path, "--inputs", tmp_path / "x.npz")
     assert "a cross-encoder generates no tokens" in refused(*arrays, "--temperature", "0.5")

@@ -182,5 +182,5 @@ def test_numbers_that_are_not_finite_differ(bundle_of, tmp_path, command):
     code, out, err = command("verify", spoilt.path, "--ckpt", CASE.folder, "--json")
     said = json.loads(out)
     assert code == 1 and said["verdict"] == "differs", err
-    assert said["steps"][-1]["cases"]["text"][0]["note"] == "the numbers of the fold state are not finite"
+    assert said["steps"][-1]["cases"]["text"][0]["note"] == "the values of the fold state are not finite"
     assert (said["first_divergence"]["layer"], said["first_divergence"]["stage"]) == (3, "down")
