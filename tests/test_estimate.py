@@ -60,7 +60,7 @@ def test_needs_of_a_cross_encoder_of_the_published_size(tmp_path, command):
 def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, refused, monkeypatch, more):
     monkeypatch.setattr(estimate, "free_disk", lambda path: 1_000_000)
     line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o", *more)
-    assert "there is 0.00 GB of free disk, and 0.01 GB are needed" in line and "choose another disk for --out" in line
+    assert "0.01 GB of disk are needed, but 0.00 GB are free" in line and "choose another disk for --out" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -68,7 +68,7 @@ def test_memory_that_is_too_small_is_told_before_any_work(bundle_of, tmp_path, r
     bundle = bundle_of(CASE)
     monkeypatch.setattr(estimate, "free_memory", lambda: 1_000_000)
     line = refused("build", "--ckpt", TINY.folder, "--out", tmp_path / "o")
-    assert "comparing with PyTorch takes up to 0.40 GB of memory, and 0.00 GB are free" in line
+    assert "comparing with PyTorch takes up to 0.40 GB of memory, but 0.00 GB are free" in line
     assert "comparing with PyTorch takes up to" in refused("verify", bundle.path)
     assert not list(tmp_path.iterdir())
 

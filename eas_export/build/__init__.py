@@ -1,1 +1,1 @@
-"""BUILD: a checkpoint and options become the files of a bundle."""
+"""BUILD: turn a checkpoint and options into the files of a bundle."""

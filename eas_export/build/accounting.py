@@ -1,4 +1,4 @@
-"""Count what skipping saves, from tensors' shapes and the config; nothing is read."""
+"""Count what skipping saves, from the tensors' shapes and the config, without reading tensors."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ from ..networks.prune import prune
 
 
 def account(checkpoint: Checkpoint, plan: SkipPlan, dtype: str) -> Accounts:
-    """Before and after pruning by this plan and folding what folds without a prompt, every parameter and the caches counted in `dtype`."""
+    """Parameters, bytes, KV cache and operations before and after pruning by the plan and folding what needs no prompt, in `dtype`."""
     costs = network_part(checkpoint.config, "costs")(checkpoint.config, plan)
-    before, after = (_parameters(each.tensors, costs.parts) for each in (checkpoint, prune(checkpoint, plan)))
+    before, after = (_parameters(model.tensors, costs.parts) for model in (checkpoint, prune(checkpoint, plan)))
     before |= {part: max(number, before[part]) for part, number in costs.trained.items()}
     after |= {costs.folded: 0} if costs.folded else {}
     return Accounts(before=_account(before, costs, 0, dtype), after=_account(after, costs, 1, dtype))

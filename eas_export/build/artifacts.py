@@ -1,4 +1,4 @@
-"""The files of a bundle: how each is made, and the key of what decides its content."""
+"""Make the files of a bundle, each with the key that decides its content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ ANOTHER_BASE = "give a bundle over the same base model and in the same precision
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What is to be built. checkpoint: pruned by the plan; targets: what engines are built for, none to many"""
+    """What to build. checkpoint: pruned by the plan; targets: of the engines, if any"""
 
     checkpoint: Checkpoint
     plan: SkipPlan
@@ -46,7 +46,7 @@ class Blueprint:
 
     @cached_property
     def parameters(self) -> dict[str, LazyTensor]:
-        """Every parameter of the network, by its name in the store, in its dtype."""
+        """Every parameter of the network in its stored dtype, by its name in the store."""
         return network_parameters(self.checkpoint, self.plan, self.precision, self.options.limits)
 
     @property
@@ -58,15 +58,15 @@ class Blueprint:
 
     @property
     def device_memory(self) -> DeviceMemory:
-        """What its engines take of a GPU."""
+        """The GPU memory that its engines take."""
         nbytes = {name: t.numel * t.dtype.itemsize for name, t in self.parameters.items()}
         config, options = self.checkpoint.config, self.options
         return device_memory(config, self.plan, self.precision, options.limits, options.fold, nbytes)
 
 
 def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
-    """What the options' backends build engines for. Raises UserError where one cannot do it here or from this opset, and for
-    options of engines without a backend that builds any."""
+    """The targets that the options' backends build engines for. Raises UserError if one cannot build here or from this opset, and for
+    engine options without a backend that builds engines."""
     compilers = [get_backend(name).compiler for name in options.backend]
     targets = tuple(compiler.target(options) for compiler in compilers if compiler)
     if not targets and (options.compute_capability is not None or options.engine_weights != "bound"):
@@ -75,15 +75,15 @@ def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
             "no engines are built", where=option, fix=f"pass --backend {' or '.join(backends_that_run('engines'))} too"
         )
     if targets and options.opset != DEFAULT_OPSET:
-        what = f"engines are built from graphs of opset {DEFAULT_OPSET}, which say how caches are updated in place"
-        raise UserError(what, where="--opset", fix="leave it out, or build a bundle of its own for older consumers")
+        what = f"engines need graphs of opset {DEFAULT_OPSET}, in which caches are updated in place"
+        raise UserError(what, where="--opset", fix="leave it out, or build a separate bundle for older consumers")
     return targets
 
 
 def make_files(
     workspace: Workspace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
 ) -> None:
-    """Every file but the manifest. Raises UserError for tensors that are not finite, and for a base that is none."""
+    """Make every file except the manifest. Raises UserError for tensors that are not finite, and for an unsuitable base."""
     parameters = [
         Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
         for name, t in blueprint.parameters.items()
@@ -109,7 +109,7 @@ def make_files(
 def describe(
     workspace: Workspace, blueprint: Blueprint, identity: Identity, accounts: Accounts, notes: tuple[str, ...]
 ) -> Manifest:
-    """The manifest of the files that were made."""
+    """The manifest of the finished files."""
     options = blueprint.options
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -131,7 +131,7 @@ def describe(
 
 
 def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> Made:
-    """The sha256 is made as the store is written: nothing is read back for it."""
+    """Write the store. The sha256 is computed while writing, without reading the file back."""
     with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
         sha256 = write_store(path, parameters, done)
     blueprint.checkpoint.require_unchanged()
@@ -146,11 +146,12 @@ def _share_store(
     base: Bundle,
     progress: Progress,
 ) -> Store:
-    """The base's store, and a small one of what is not in it: found by comparing every byte."""
+    """The base's store, plus a small one of the tensors that differ in any byte."""
 
     def refuse(_: Path) -> None:
         fix = "build the base again with --force"
-        raise UserError(f"{WEIGHTS} is damaged: its sha256 is not the manifest's", where=base.path, fix=fix)
+        what = f"the base's {WEIGHTS} is damaged: its sha256 does not match the manifest"
+        raise UserError(what, where=base.path, fix=fix)
 
     workspace.make(WEIGHTS, base.manifest.files[WEIGHTS].key, refuse)
     shared = Store(workspace.folder / WEIGHTS)
@@ -163,7 +164,7 @@ def _share_store(
                 done(p.nbytes)
         missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
         if 2 * missing > total:
-            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in it"
+            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in the base"
             raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
         return _write(path, own, blueprint, progress)
 
@@ -184,7 +185,7 @@ def _export(path: Path, name: str, blueprint: Blueprint, store: Store, progress:
 def _make_engine(
     workspace: Workspace, name: str, spec: GraphSpec, store: Store, target: Target, progress: Progress
 ) -> None:
-    """Build one graph's engine, unless there is one from the same graph for the same target."""
+    """Build one graph's engine, or reuse one of the same graph and target."""
     with progress.stage(f"preparing {name} for {target.backend}"):
         plan = get_backend(target.backend).compiler.plan(workspace.folder / f"{name}.onnx", spec, store, target)
     key = key_of(plan.key, [workspace.records[file].sha256 for file in plan.reads])

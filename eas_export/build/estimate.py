@@ -1,4 +1,4 @@
-"""What each step needs of disk, memory and time, against what is there: asked, and refused with an error, before any work."""
+"""Estimate the disk, memory and time that each step needs, and refuse a build or verification that does not fit before it starts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ GRAPH_FILES = 10_000_000  # bytes on disk
 ENGINE_FILE = 30_000_000  # bytes of a bound engine, from benchmarks/results/engines_7B_fp16_weights_bound.json
 BUILDER = 900_000_000  # bytes of the process that builds an engine, without weights
 BUILDER_COPIES = (
-    2.0  # of the weights that an engine embeds; 1.4 in benchmarks/results/engines_1B_fp16_weights_embedded.json
+    2.0  # of embedded weights in the builder; 1.4 in benchmarks/results/engines_1B_fp16_weights_embedded.json
 )
 ENGINE_PER_BLOCK = 0.25  # seconds
 # A small machine's rates, from benchmarks/results/real_size_7B_fp16_weights.json: 2 cores and a disk of 0.25 GB/s
@@ -38,11 +38,11 @@ VERIFY_PASSES = 9  # the longest prompt and two published deviations beside that
 
 
 class Estimate(Record):
-    """What a step takes at most.
+    """Upper bounds of a step.
 
-    disk_bytes     written, beside the bundle for as long as the step lasts or (kept) for good
-    memory_bytes   of its own; mapped files do not count
-    seconds        about
+    disk_bytes     written beside the bundle; kept: permanently, otherwise while the step runs
+    memory_bytes   private memory, without mapped files
+    seconds        approximate
     """
 
     step: str
@@ -53,8 +53,8 @@ class Estimate(Record):
 
 
 def estimate_build(blueprint: Blueprint, out: Path, base: Bundle | None, verify: bool) -> tuple[Estimate, ...]:
-    """The steps of a build to `out`. What may be taken over, of the bundle there, of an unfinished build and of the base, is not
-    counted: whether it is the same is known when everything is hashed."""
+    """The steps of a build to `out`. Files that may be reused, from an existing bundle, an unfinished build or the base, are not counted:
+    whether they are equal is known only after hashing."""
     checkpoint, parameters = blueprint.checkpoint, blueprint.parameters
     config, sizes = checkpoint.config, [path.stat().st_size for path in checkpoint.files]
     read = sum(sizes)
@@ -92,7 +92,7 @@ def estimate_build(blueprint: Blueprint, out: Path, base: Bundle | None, verify:
 
 
 def _engines(blueprint: Blueprint) -> Estimate:
-    """Bound engines hold kernels and small weights; embedded ones all weights of their graph, which the builder has several times."""
+    """Bound engines contain kernels and small weights; embedded ones all weights of their graph, which the builder copies several times."""
     targets, device = blueprint.targets, blueprint.device_memory
     embedded = sum(target.weights == "embedded" for target in targets)
     engines = len(targets) * len(blueprint.graphs)
@@ -107,7 +107,7 @@ def _engines(blueprint: Blueprint) -> Estimate:
 
 
 def estimate_verify(bundle: Bundle) -> tuple[Estimate, ...]:
-    """The step of verifying a bundle."""
+    """The steps of verifying a bundle."""
     m = bundle.manifest
     blocks, longest = _by_block(bundle.store.entries), m.limits.max_prompt
     return (_comparing(m.config, m.plan, m.precision, m.fold, blocks, VERIFY_PASSES, longest),)
@@ -122,11 +122,11 @@ def _comparing(
     passes: int,
     longest: int,
 ) -> Estimate:
-    """The ledger's step.
+    """The step of comparing with PyTorch.
 
-    blocks   block -> the number of its parameters, "" for what is in none
+    blocks   block -> number of its parameters; "" for those outside any block
     passes   of samples through the whole model
-    longest  tokens of a prompt, whose attention scores are in memory
+    longest  tokens of the longest prompt, whose attention scores are in memory
     """
     precision = PRECISIONS[precision_name]
     total = sum(blocks.values()) * DTYPES[precision.dtype].size
@@ -144,30 +144,30 @@ def _comparing(
 def check_resources(estimates: Sequence[Estimate], folder: Path, instead: str) -> None:
     """Raise UserError unless disk and memory suffice.
 
-    folder   where files go
-    instead  what to do where that has no room, beside making some
+    folder   where files are written
+    instead  an alternative fix when the disk is full
     """
     disk, memory = free_disk(folder), free_memory()
     kept = sum(each.disk_bytes for each in estimates if each.kept)
     written = kept + max((each.disk_bytes for each in estimates if not each.kept), default=0)
     if written > disk:
-        what = f"there is {_gb(disk)} of free disk, and {_gb(written)} are needed" + _steps(estimates)
+        what = f"{_gb(written)} of disk are needed, but {_gb(disk)} are free" + _steps(estimates)
         raise UserError(what, where=folder, fix=f"free some space, or {instead}")
-    hungry = max(estimates, key=lambda each: each.memory_bytes)
-    if hungry.memory_bytes > memory:
-        what = f"{hungry.step} takes up to {_gb(hungry.memory_bytes)} of memory, and {_gb(memory)} are free"
-        raise UserError(what, where="memory", fix="end other programs, or use a machine with more")
+    largest = max(estimates, key=lambda each: each.memory_bytes)
+    if largest.memory_bytes > memory:
+        what = f"{largest.step} takes up to {_gb(largest.memory_bytes)} of memory, but {_gb(memory)} are free"
+        raise UserError(what, where="memory", fix="end other programs, or use a machine with more memory")
 
 
 def _same_disk(path: Path, out: Path) -> bool:
-    """Whether a file there can be linked here."""
-    there = next(folder for folder in out.absolute().parents if folder.exists())
-    return path.stat().st_dev == there.stat().st_dev
+    """Whether `path` can be linked into `out`."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    return path.stat().st_dev == parent.stat().st_dev
 
 
 def _by_block(tensors: Mapping) -> dict[str, int]:
-    """Block ("layers.3", "vision.blocks.0", "vision" for the rest of a tower, "" for what is in none) -> parameters, from anything with
-    shapes."""
+    """Block ("layers.3", "vision.blocks.0", "vision" for the rest of a tower, "" for other tensors) -> number of parameters. tensors:
+    values with a shape."""
     counts: dict[str, int] = {}
     for name, tensor in tensors.items():
         match = BLOCK.match(name)

@@ -1,4 +1,4 @@
-"""What decides a bundle's content, and each of its files'. Keys are content, never names or times."""
+"""Keys of a bundle and of its files: hashes of everything that decides their content, never of names or times."""
 
 import importlib.metadata
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from ..core.plan import SkipPlan
 from ..core.progress import Progress
 from ..system.hashing import key_of, remembered_sha256
 
-TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # what a bundle's graphs depend on beside this package
+TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript")  # packages that a bundle's graphs depend on
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Identity:
     """What a bundle is made from.
 
     key      two builds with the same key give the same bundle
-    weights  the same for the weight store alone: the options that only graphs depend on are not in it
+    weights  the same for the weight store only: without options that only graphs depend on
     """
 
     key: str
@@ -45,9 +45,9 @@ def identify(
     base: Bundle | None,
     progress: Progress,
 ) -> Identity:
-    """Take every byte of the checkpoint, hashed now or before, together with the resolved options and the tools' versions.
+    """The identity of a build, from the checkpoint's bytes (hashed now or before), the resolved options and the tools' versions.
 
-    targets  what engines are built for
+    targets  of the engines
     base     the bundle whose store is shared
     """
     sources = hash_sources(checkpoint, progress)
@@ -69,7 +69,7 @@ def identify(
 
 
 def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceRecord, ...]:
-    """A record of each of its files. Raises UserError where one was replaced since it was loaded."""
+    """Hash the checkpoint's files. Raises UserError if one has changed since it was loaded."""
     with progress.stage("reading the checkpoint's identity", sum(p.stat().st_size for p in checkpoint.files)) as done:
         sources = tuple(_source_record(path, done) for path in checkpoint.files)
     checkpoint.require_unchanged()
@@ -77,7 +77,7 @@ def hash_sources(checkpoint: Checkpoint, progress: Progress) -> tuple[SourceReco
 
 
 def weight_numbers(config: AnyConfig, plan: SkipPlan, options: BuildOptions) -> list:
-    """What decides the store's tensors beside the checkpoint's."""
+    """What decides the store's tensors, besides the checkpoint's bytes."""
     values = _values(options, "weights", ("config", "plan"))
     return [*values, config.model_dump(mode="json"), list(plan.skipped)]
 
@@ -85,20 +85,20 @@ def weight_numbers(config: AnyConfig, plan: SkipPlan, options: BuildOptions) -> 
 def graph_key(
     spec: GraphSpec, config: AnyConfig, plan: SkipPlan, options: BuildOptions, store: Store, toolchain: dict[str, str]
 ) -> str:
-    """What decides a graph's file: what it computes and where its weights lie, not what they are."""
+    """The key of a graph's file: what it computes and where its weights are in the store, not their values."""
     places = [(e.file.name, e.name, e.dtype, e.shape, e.offset) for e in store.entries.values()]
     decided = [plan.skipped, *_values(options, "graphs", ("config", "plan", "spec", "limits"))]
     return key_of(spec.model_dump(), config.structure(), decided, sorted(places), toolchain)
 
 
 def _values(options: BuildOptions, decided: str, shown: Collection[str]) -> list:
-    """The values of the options that decide such files, but for those that something else in the key shows."""
+    """The values of the options that decide such files, except those that another part of the key reflects."""
     about = options_of(type(options)).items()
     return [getattr(options, name) for name, each in about if decided in each.decides and each.shown_by not in shown]
 
 
 def _beside_weights(options: BuildOptions, shown: Mapping[str, Any]) -> list:
-    """What the options that decide something, but no weights, came to: their values, or once what shows several."""
+    """The options that decide graphs or engines, but not weights: their values, or what reflects several of them, once."""
     about = options_of(type(options)).items()
     others = [(name, each.shown_by) for name, each in about if each.decides and "weights" not in each.decides]
     return [*{by if by in shown else name: shown.get(by, getattr(options, name)) for name, by in others}.values()]

@@ -1,12 +1,12 @@
-"""Where a bundle is made: `.NAME.partial` beside its place, locked while a build runs; what a killed build finished stays for the next one.
+"""The workspace of a build: `.NAME.partial` beside the destination, locked while the build runs.
 
-    lock            held by the process that builds; its number is inside
-    finished.json   the files that are whole, each with the key of what decides its content
+    lock            locked by the process that builds; contains its process id
+    finished.json   the finished files, each with the key that decides its content
     bundle/         the files
-    old/            what stood at the place, for the moment in which the two are swapped
+    old/            the previous bundle, while the two are swapped
 
-A file is finished when it is on the disk and in the list. However a build ends before its time, its finished files stay, and the next
-build into the same place takes over those that it would write again. The bundle takes its place whole, or not at all.
+A file is finished when it is on disk and in the list. If a build is interrupted, its finished files stay, and the next build to the same
+destination reuses those that it would write again. The bundle is moved to its destination atomically.
 """
 
 import errno
@@ -29,15 +29,15 @@ CANNOT_WRITE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBUSY, errno.ESTALE),
 )
-LONGEST_NAME = 240  # bytes: the names beside it are a little longer, and file systems take 255
+LONGEST_NAME = 240  # bytes: the workspace's name is a little longer, and file systems take 255
 LOCK, FINISHED, OLD = "lock", "finished.json", "old"
 
 
 class Workspace:
-    """The files of one bundle while it is made.
+    """The files of a bundle under construction.
 
-    folder         where they are
-    reuse_sources  bundles whose files may be taken over: linked where the file system can, else copied
+    folder         contains them
+    reuse_sources  bundles whose files may be reused: linked if the file system allows it, else copied
     """
 
     def __init__(self, home: Path, reuse_sources: Sequence[Bundle], progress: Progress):
@@ -49,7 +49,7 @@ class Workspace:
         self.remove_unfinished()
 
     def make(self, name: str, key: str, write: Callable[[Path], Made | None]) -> FileRecord:
-        """The file `name` whose content `key` decides: as it was finished before or lies in a bundle to reuse, else as `write` writes it."""
+        """Make the file `name` with the content that `key` decides: finished before, reused from another bundle, or written by `write`."""
         path = self.folder / name
         before = self._before.get(name)
         if before and before.key == key and self._is_whole(path, before, sha256_of):
@@ -66,12 +66,12 @@ class Workspace:
         return self._finish(name, FileRecord(bytes=path.stat().st_size, sha256=sha256, key=key, engine=made.engine))
 
     def end(self) -> None:
-        """Everything that belongs to the bundle is made: remove what an earlier build with other options had finished."""
+        """All files are made: remove those that an earlier build with other options has finished."""
         self._before.clear()
         self.remove_unfinished()
 
     def remove_unfinished(self) -> None:
-        """Remove what was neither finished now nor before."""
+        """Remove files that no build has finished."""
         clear(self.folder, keep=self._before | self.records)
 
     def _is_whole(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
@@ -93,20 +93,20 @@ class Workspace:
 
 @contextmanager
 def lock(out: Path) -> Iterator[Path]:
-    """Lock the folder where the bundle for `out` is made; what a killed build left is put in order first.
+    """Lock the workspace of `out`, and clean up after a killed build.
 
-    Raises UserError where another process holds the lock, and where the disk is full or cannot be written.
+    Raises UserError if another process has the lock, and if the disk is full or not writable.
     """
 
     def busy(holder: str) -> UserError:
-        what = f"process {holder or 'another'} is building it at this moment"
+        what = f"{f'process {holder}' if holder else 'another process'} is building this bundle"
         return UserError(what, where=out, fix="wait until it is done, or choose another --out")
 
     home = home_of(out)
     with _translated(out):
         if home.is_symlink() or (home.exists() and not _is_ours(home)):
-            what = f"{home.name} beside it is in the way, and is none of ours"
-            raise UserError(what, where=out, fix="move that away, or choose another --out")
+            what = f"the workspace {home.name} is taken by something that no build has made"
+            raise UserError(what, where=out, fix=f"move {home.name} away, or choose another --out")
         with lock_folder(home, busy, LOCK):
             try:
                 _put_back(home / OLD, out)
@@ -120,10 +120,10 @@ def lock(out: Path) -> Iterator[Path]:
 def workspace(
     home: Path, out: Path, force: bool, reuse_sources: Sequence[Bundle], progress: Progress
 ) -> Iterator[Workspace]:
-    """A place to make the bundle that goes to `out`, where it takes the place of what is there when the block ends well.
+    """A workspace for the bundle `out`, which is moved there when the block ends without an exception.
 
-    home   locked
-    force  a bundle may be replaced
+    home   the locked folder
+    force  whether an existing bundle may be replaced
     """
     space = Workspace(home, reuse_sources, progress)
     try:
@@ -133,9 +133,10 @@ def workspace(
         raise
     for path in (space.folder / MANIFEST, space.folder):
         _to_disk(path)
-    check_destination(out)  # a build takes minutes
+    check_destination(out)  # again: a build takes minutes
     if (out / MANIFEST).exists() and not force:
-        raise UserError("a bundle has come there in the meantime", where=out, fix="pass --force to replace it")
+        what = "another build has put a bundle there in the meantime"
+        raise UserError(what, where=out, fix="pass --force to replace it")
     _take_place(space.folder, home / OLD, out)
     _remove(home)
 
@@ -146,9 +147,9 @@ def home_of(out: Path) -> Path:
 
 
 def unfinished_bytes(out: Path) -> int:
-    """What an unfinished build into `out` has on the disk of its own: it is taken over, or makes room."""
+    """The disk space of an unfinished build to `out`, which is reused or freed; links to other bundles do not count."""
     files = [path.stat() for path in (home_of(out) / "bundle").glob("*.safetensors")]
-    return sum(found.st_size for found in files if found.st_nlink == 1)
+    return sum(file.st_size for file in files if file.st_nlink == 1)
 
 
 @contextmanager
@@ -167,15 +168,15 @@ def _is_ours(home: Path) -> bool:
 
 
 def _remove(home: Path) -> None:
-    """The lock last: without it the folder would be none of ours."""
-    with suppress(OSError):  # another build may hold a new lock already
+    """Remove the workspace, the lock last: without it the folder is not recognised as ours."""
+    with suppress(OSError):  # another build may have locked it again
         clear(home, keep=(LOCK,))
         (home / LOCK).unlink()
         home.rmdir()
 
 
 def _put_back(old: Path, out: Path) -> None:
-    """Mend what a build that was killed in the middle of the swap left."""
+    """Complete or undo the swap of a build that was killed during it."""
     if old.exists() and not out.exists():
         old.rename(out)
     elif old.exists():
@@ -183,7 +184,7 @@ def _put_back(old: Path, out: Path) -> None:
 
 
 def _take_place(folder: Path, old: Path, out: Path) -> None:
-    """Put `folder` in the place of `out`; whatever interrupts, one of the two is there afterwards, or comes back with the next build."""
+    """Replace `out` by `folder`. If this is interrupted, one of the two is at `out`, or the next build restores it."""
     if out.exists():
         out.rename(old)
     try:
@@ -196,51 +197,54 @@ def _take_place(folder: Path, old: Path, out: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    """Wait until a file, or a folder's entries, would survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot do it for folders
+        if error.errno != errno.EINVAL:  # a file system that does not support it for folders
             raise
     finally:
         os.close(handle)
 
 
 def _finished(home: Path) -> dict[str, FileRecord]:
-    """The files in the list that are there; their bytes are not looked at."""
+    """The listed files that exist; does not check their contents."""
     try:
         listed = json.loads((home / FINISHED).read_text("utf-8")).items()
         records = {name: FileRecord.model_validate(record) for name, record in listed}
-    except (OSError, ValueError, AttributeError, RecursionError):  # none yet, or not whole: then nothing is finished
+    except (OSError, ValueError, AttributeError, RecursionError):  # no list yet, or a damaged one: nothing is finished
         return {}
-    there = {path.name for path in (home / "bundle").glob("*")}
-    return {name: record for name, record in records.items() if name in there}
+    existing = {path.name for path in (home / "bundle").glob("*")}
+    return {name: record for name, record in records.items() if name in existing}
 
 
 def check_destination(out: Path) -> None:
-    """Raise UserError unless a bundle can be put at `out`: nothing is there, or an empty folder, or a bundle (whole or not) with
-    nothing else in it."""
+    """Raise UserError unless a bundle can be put at `out`: it does not exist, is an empty folder, or a bundle (complete or not) without
+    other files."""
     if len(os.fsencode(out.name)) > LONGEST_NAME:
-        raise UserError("its name is too long", where=str(out)[:200], fix="choose another --out")
-    with translated(out, "it cannot be looked at", "choose another --out"):  # a folder not to be entered, a long path
+        what = f"the bundle's name is longer than {LONGEST_NAME} bytes"
+        raise UserError(what, where=str(out)[:200], fix="choose another --out")
+    with translated(out, "cannot access the folder", "choose another --out"):  # no permission, or too long a path
         _check(out)
 
 
 def _check(out: Path) -> None:
     if out.is_mount():
-        raise UserError("a disk is mounted there, which cannot be renamed", where=out, fix="name a folder inside it")
+        what = "the folder is a mount point, which cannot be renamed"
+        raise UserError(what, where=out, fix="name a folder inside it")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not looks_like_bundle(out):
             fix = "choose another --out: only bundles are replaced"
-            raise UserError("it exists and is no bundle", where=out, fix=fix)
+            raise UserError("the destination exists but is not a bundle", where=out, fix=fix)
         foreign = [path.name for path in sorted(out.iterdir()) if not any(path.match(part) for part in PARTS)]
         if foreign:
-            what = f"it holds {foreign[0]}, which is no part of a bundle"
-            raise UserError(what, where=out, fix="move that, or choose another --out")
+            what = f"the bundle's folder contains {foreign[0]}, which is not part of a bundle"
+            raise UserError(what, where=out, fix="move that file, or choose another --out")
         if not os.access(out, os.W_OK):
-            raise UserError("it cannot be replaced: you may not write to it", where=out, fix="choose another --out")
+            what = "the bundle cannot be replaced: you have no write permission"
+            raise UserError(what, where=out, fix="choose another --out")
     parent = next(folder for folder in out.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        said = "cannot be written to" if parent.is_dir() else "is not a folder"
-        raise UserError(f"no folder can be made there: {parent} {said}", where=out, fix="choose another --out")
+        problem = "is not writable" if parent.is_dir() else "is not a folder"
+        raise UserError(f"the folder cannot be created: {parent} {problem}", where=out, fix="choose another --out")

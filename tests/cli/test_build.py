@@ -290,12 +290,12 @@ def test_only_bundles_are_replaced(data, tmp_path, refused, monkeypatch, more):
     build = ("build", "--ckpt", data, *more, "--out")
     for out in (thesis, tmp_path / "file", tmp_path / "link", data, data / "weights", tmp_path, "."):
         monkeypatch.chdir(thesis)
-        assert "it exists and is no bundle" in refused(*build, out)
+        assert "the destination exists but is not a bundle" in refused(*build, out)
     assert "is not a folder" in refused(*build, tmp_path / "file" / "o")
     (thesis / "manifest.json").write_text("{}")  # many tools call a file so
-    assert "it exists and is no bundle" in refused(*build, thesis)
+    assert "the destination exists but is not a bundle" in refused(*build, thesis)
     (thesis / "manifest.json").write_text('{"schema_version": 1, "graphs": {}, "files": {}}')
-    assert "it holds thesis.txt, which is no part of a bundle" in refused(*build, thesis)
+    assert "the bundle's folder contains thesis.txt, which is not part of a bundle" in refused(*build, thesis)
     assert (thesis / "thesis.txt").read_text() == "years of work" and adapters(data).exists()
 
 

@@ -118,7 +118,7 @@ def test_two_builds_into_one_place_do_not_meet(checkpoint, tmp_path, refused):
     with pytest.raises(KeyboardInterrupt), making(out):
         line = refused("build", "--ckpt", checkpoint, "--out", out)
         assert (
-            f"process {os.getpid()} on {os.uname().nodename} is building it at this moment" in line
+            f"process {os.getpid()} on {os.uname().nodename} is building this bundle" in line
             and "wait until it is done" in line
         )
         raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_what_is_in_the_way_is_not_touched(checkpoint, tmp_path, refused):
     mine = tmp_path / ".o.partial"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    assert ".o.partial beside it is in the way" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / "o")
+    assert "the workspace .o.partial is taken" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / "o")
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
@@ -225,13 +225,16 @@ def test_what_a_killed_swap_left_is_put_in_order(tmp_path):
 
 def test_what_comes_to_the_place_during_a_build_is_not_replaced(tmp_path):
     out = tmp_path / "o"
-    with pytest.raises(UserError, match="it exists and is no bundle"), making(out) as place:
+    with pytest.raises(UserError, match="the destination exists but is not a bundle"), making(out) as place:
         (place.folder / "manifest.json").write_text("{}")
         out.mkdir()
         (out / "thesis.txt").write_text("years of work")
     assert (out / "thesis.txt").read_text() == "years of work"
     other = tmp_path / "p"
-    with pytest.raises(UserError, match="a bundle has come there in the meantime"), making(other, force=False) as place:
+    with (
+        pytest.raises(UserError, match="another build has put a bundle there in the meantime"),
+        making(other, force=False) as place,
+    ):
         (place.folder / "manifest.json").write_text("{}")
         bundle_like(other, "theirs")
     assert title_of(other) == "theirs"
@@ -307,6 +310,6 @@ def test_a_disk_of_its_own_is_refused_before_any_work(checkpoint, tmp_path, refu
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(out)], capture_output=True).returncode:
         pytest.skip("this container may not mount")
     try:
-        assert "a disk is mounted there" in refused("build", "--ckpt", checkpoint, "--out", out)
+        assert "the folder is a mount point" in refused("build", "--ckpt", checkpoint, "--out", out)
     finally:
         subprocess.run(["umount", str(out)], check=True)

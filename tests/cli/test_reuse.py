@@ -133,7 +133,7 @@ def test_another_skip_list_writes_the_layers_that_changed(built, tmp_path, comma
 def test_a_base_that_cannot_be_one_is_refused(bundle_of, built, tmp_path, refused):
     build = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "x", "--base")
     assert "it is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
-    assert "% of this model's weights are in it" in refused(*build, bundle_of(golden_case("half_13B")).path)
+    assert "% of this model's weights are in the base" in refused(*build, bundle_of(golden_case("half_13B")).path)
     assert "the path is not a bundle" in refused(*build, tmp_path)
     assert "it is the bundle that is to be built" in refused(
         "build", "--ckpt", CASE.folder, "--out", built, "--base", built
