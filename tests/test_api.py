@@ -61,5 +61,5 @@ def test_every_verb_is_a_function_whatever_was_imported(bundle_of, tmp_path):
     assert eas_export.doctor().ok
     with pytest.raises(UserError, match="unknown baseline 'nobody'"):
         eas_export.bench(bundle, against=["nobody"])
-    with pytest.raises(UserError, match="either the number of attentions to skip, or a list of them"):
+    with pytest.raises(UserError, match="either the number of attentions to skip or a list of them"):
         eas_export.search(TINY.folder, tmp_path / "x.jsonl", tmp_path / "s")

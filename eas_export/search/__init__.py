@@ -1,4 +1,4 @@
-"""WHICH? Find the attentions that a trained model can do without, and train the adapters that stand in for them."""
+"""SEARCH: find the redundant attentions of a trained model, and train the adapters that replace them."""
 
 from .pipeline import search
 

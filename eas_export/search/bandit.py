@@ -1,12 +1,12 @@
 """Which attentions are redundant: a bandit with an arm per attention (paper, section 4.3, Eq. 14-16; LaVIN-EAS's and METER-EAS's code).
 
-Every site, an attention that could be skipped, has a score. Scores make probabilities; by them subnetworks are drawn that skip k sites
-each. An event draws a few, takes their losses on one batch and moves the scores of the sites that each of them skips:
+Every site, an attention that could be skipped, has a score. Scores give probabilities, by which subnetworks that skip k sites each are
+drawn. An event draws a few subnetworks, computes their losses on one batch, and updates the scores of the sites that each of them skips:
 
     score_i += rate (r - mean r) p_i (1 - p_i)      r = exp(-loss), the mean over the event's subnetworks
 
-With a positive rate a site rises when the model does well without it, and the highest are skipped; the paper has it the other way round,
-a preference for staying that falls, and the lowest are skipped. That is the sign of the rate, and all else is one algorithm.
+With a positive rate, a site's score rises when the model does well without it, and the highest are skipped. In the paper the score is a
+preference for keeping the site, and the lowest are skipped: a negative rate. Everything else is the same algorithm.
 """
 
 from collections.abc import Callable
@@ -31,27 +31,27 @@ def softmax(scores: Floats) -> Floats:
 
 
 def sigmoid(scores: Floats) -> Floats:
-    """[sites] -> a probability of each on its own"""
+    """[sites] -> independent probabilities"""
     return 1 / (1 + np.exp(-scores))
 
 
 def draw_by_share(probabilities: Floats, count: int, random: np.random.Generator) -> Integers:
-    """`count` sites, one after the other, each with its share of what is left: [sites] -> [count]"""
+    """`count` sites drawn without replacement, in proportion to their probabilities: [sites] -> [count]"""
     return random.choice(len(probabilities), count, replace=False, p=probabilities / probabilities.sum())
 
 
 def draw_lowest(probabilities: Floats, count: int, random: np.random.Generator) -> Integers:
-    """The `count` sites with the lowest of pi_i ~ U(0, p_i) (Eq. 14): [sites] -> [count]"""
+    """The `count` sites with the lowest pi_i ~ U(0, p_i) (Eq. 14): [sites] -> [count]"""
     return np.argsort(random.uniform(0, probabilities), kind="stable")[:count]
 
 
 def update(scores: Floats, probabilities: Floats, candidates: Integers, losses: Floats, rate: float) -> Floats:
     """The scores after an event (Eq. 15-16).
 
-    scores, probabilities  [sites]; the probabilities are those that the candidates were drawn by
+    scores, probabilities  [sites]; the candidates were drawn with these probabilities
     candidates             [candidates, skipped]: the sites that each subnetwork skips
     losses                 [candidates], of one batch
-    rate                   negative: the paper's sign
+    rate                   negative for the paper's sign
     returns                [sites]
     """
     rewards = np.exp(-np.asarray(losses, np.float64))
@@ -64,7 +64,7 @@ def update(scores: Floats, probabilities: Floats, candidates: Integers, losses: 
 
 @dataclass(frozen=True)
 class Policy:
-    """How scores become subnetworks, and how fast they move.
+    """How subnetworks are drawn from scores, and how fast scores change.
 
     probabilities  scores [sites] -> [sites]
     draw           (probabilities, count, random) -> the sites that a subnetwork skips [count]
@@ -79,12 +79,12 @@ class Policy:
 POLICIES = {
     "lavin-code": Policy(softmax, draw_by_share, rate=2.0),
     "meter-code": Policy(sigmoid, draw_by_share, rate=1.0),
-    "paper": Policy(softmax, draw_lowest, rate=-2.0),  # it gives neither its softmax nor its rate: LaVIN's
+    "paper": Policy(softmax, draw_lowest, rate=-2.0),  # the paper states neither softmax nor rate: LaVIN's
 }
 
 
 class Event(Record):
-    """What one evaluation saw.
+    """One evaluation of a few subnetworks.
 
     step        of the training
     candidates  the sites that each subnetwork skipped
@@ -99,8 +99,8 @@ class Event(Record):
 
 
 class Bandit(Record):
-    """The state of a search; it does not change, learning gives the next one. Of chance, what is drawn depends on the seed and the step
-    alone, so that a search which is taken up again goes the same way."""
+    """The state of a search, immutable: `learn` returns the next one. Random draws depend on the seed and the step only, so that a
+    resumed search takes the same course."""
 
     policy: str
     sites: int = Field(gt=0)
@@ -118,13 +118,13 @@ class Bandit(Record):
 
     @property
     def entropy(self) -> float:
-        """Of the probabilities as shares of one, in nats: log(sites) before anything is known."""
+        """Entropy of the normalized probabilities, in nats; log(sites) at the start."""
         shares = self.probabilities / self.probabilities.sum()
         return float(-(shares * np.log(np.maximum(shares, 1e-300))).sum())
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """All sites, the most redundant first; of equals the one with the lower number."""
+        """All sites, the most redundant first; ties by lower number."""
         sign = np.sign(self._policy.rate)
         return tuple(int(site) for site in np.argsort(-sign * self.scores, kind="stable"))
 
@@ -140,7 +140,7 @@ class Bandit(Record):
         return [tuple(sorted(self._policy.draw(p, self.count, random).tolist())) for _ in range(number)]
 
     def learn(self, step: int, candidates: list[tuple[int, ...]], losses: list[float]) -> "Bandit":
-        """The search after an event."""
+        """The state after an event."""
         drawn = np.array(candidates, np.int64).reshape(len(candidates), self.count)
         scores = update(self.scores, self.probabilities, drawn, np.array(losses), self._policy.rate)
         event = Event(step=step, candidates=tuple(candidates), losses=tuple(losses), scores=tuple(scores.tolist()))
@@ -152,5 +152,5 @@ class Bandit(Record):
 
 
 def get_policy(name: str) -> Policy:
-    """Raises UserError for a name that is none."""
+    """The policy of this name. Raises UserError for an unknown one."""
     return find(POLICIES, name, "policy", "--policy")

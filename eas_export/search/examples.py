@@ -1,4 +1,4 @@
-"""What a search and its tuning learn from: questions with their answers, as a JSON-lines file has them (inputs/questions.py)."""
+"""Training examples: questions with answers, from a JSON-lines file (inputs/questions.py)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ class Example:
 
 
 class Examples(Sequence[Example]):
-    """A file's questions; prompts are made and images are read when they are asked for, and kept while there is room.
+    """A file's questions. Prompts are made and images read on first use, and cached up to MOST_KEPT bytes.
 
-    limits  the smallest that take every prompt and its answer
+    limits  the smallest limits that allow every prompt and its answer
 
-    Raises UserError for a file that is none, where a question has no answer, and for a prompt whose images do not fit its text.
+    Raises UserError for an invalid file, a question without an answer, and a prompt whose images do not match its text.
     """
 
     def __init__(self, path: Path, config: ModelConfig, family: Family, tokenizer: Tokenizer):
@@ -47,8 +47,8 @@ class Examples(Sequence[Example]):
         self.questions, self._kept, self._room = read_questions(path), {}, MOST_KEPT
         for number, question in enumerate(self.questions, start=1):
             if question.answer is None:
-                fix = 'give every question its "answer": nothing can be learned from one without'
-                raise UserError("it has no answer", where=f"{path}, question {number}", fix=fix)
+                fix = 'give every question an "answer" to train on'
+                raise UserError("the question has no answer", where=f"{path}, question {number}", fix=fix)
         self.limits = self._measure()
 
     def __len__(self) -> int:
@@ -66,8 +66,8 @@ class Examples(Sequence[Example]):
         return self._kept[index]
 
     def read_images(self, progress: Progress) -> str:
-        """sha256 of all images, in hex; every one of them can be read. Raises UserError for the first that cannot."""
-        digest, names = hashlib.sha256(), dict.fromkeys(name for each in self.questions for name in each.image)
+        """Check that every image can be read. Returns the sha256 of all images, in hex. Raises UserError for the first that cannot."""
+        digest, names = hashlib.sha256(), dict.fromkeys(name for question in self.questions for name in question.image)
         with progress.stage("reading images", len(names), "images") as done:
             for name in names:
                 read_image(Path(name))
@@ -91,13 +91,12 @@ class Examples(Sequence[Example]):
 
 
 def expected_reply(question: Question) -> str:
-    """The right option's letter; without options what the first person answered."""
+    """The right option's letter; without options the first human answer."""
     return ascii_uppercase[question.answer] if question.options else question.answer[0]
 
 
 def batch_at(step: int, count: int, size: int, seed: int) -> list[int]:
-    """The batch of a step: `size` of the numbers below `count`, all of which have their turn, in an order of chance, before any has
-    another one."""
+    """The batch of a step: `size` of the numbers below `count`, in random order. Each epoch visits every number once."""
     batch: list[int] = []
     for place in range(step * size, (step + 1) * size):
         epoch, index = divmod(place, count)

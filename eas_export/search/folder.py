@@ -1,4 +1,4 @@
-"""The folder of a search: one process at a time, and files that are whole."""
+"""The folder of a search: locked by one process at a time, files written atomically."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,30 +16,32 @@ REPORT = "search.json"
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Lock the folder, made where there is none. Raises UserError where another process holds it, and for one with anything else in it."""
+    """Lock the folder, creating it if necessary. Raises UserError if another process has locked it, or if it has other contents."""
 
     def busy(_: str) -> UserError:
-        return UserError("another search is at work there", where=out, fix="wait for it, or choose another --out")
+        return UserError(
+            "another search is running in the folder", where=out, fix="wait for it, or choose another --out"
+        )
 
-    with translated(out, "no search can be written there", "choose another --out"):
+    with translated(out, "the search's folder cannot be written", "choose another --out"):
         if out.exists() and not (out / REPORT).exists() and {*out.iterdir()} - {*partials_in(out)}:
-            raise UserError("it exists and is no search", where=out, fix="choose another --out")
+            raise UserError("the folder exists but is not a search", where=out, fix="choose another --out")
         locked = lock_folder(out, busy)
     with locked:
-        for path in partials_in(out):  # of one that was killed
+        for path in partials_in(out):  # from a killed process
             path.unlink()
         yield
 
 
 def load_report(out: Path) -> SearchReport | None:
-    """What is there of a search; None where nothing is. Raises UserError for a file that is none of this version's."""
+    """The report of a search in the folder, None if there is none. Raises UserError for a file that this version cannot read."""
     path = out / REPORT
     if not path.exists():
         return None
     try:
         return SearchReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        what = f"it is no report of a search by this version ({str(error).splitlines()[0][:100]})"
+        what = f"{REPORT} is not a search report of this version ({str(error).splitlines()[0][:100]})"
         raise UserError(what, where=path, fix="choose another --out") from None
 
 

@@ -1,8 +1,8 @@
-"""The whole way of a search: adapters into every layer, training with skips of chance while the bandit looks on, the choice, training
-with the chosen skips, and a checkpoint that `build` reads.
+"""The whole search: put adapters into every layer, train with random skips while the bandit evaluates, choose, train with the chosen
+skips, and write a checkpoint that `build` reads.
 
-In `out` while it goes on: search.json, what was seen so far, and state.safetensors, what was trained. A search that ended before its time
-goes on from them, and comes to the same end as one that was not interrupted.
+While it runs, `out` has search.json, the report so far, and state.safetensors, the trained tensors. An interrupted search continues from
+them, with the same outcome as one that was not interrupted.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from .folder import load_report, lock
 from .report import SearchOptions, SearchReport
 from .run import STATE, Run, split
 
-LESS = "begin anew in another --out, with a smaller --batch, shorter questions, narrower adapters or --precision bf16"
+LESS = "start again in another --out, with a smaller --batch, shorter questions, narrower adapters or --precision bf16"
 
 
 def search(
@@ -44,21 +44,21 @@ def search(
     progress: Progress | None = None,
     **options: Any,
 ) -> SearchReport:
-    """Find the attentions that a model can do without, and train what stands in for them.
+    """Find the attentions that a model can do without, and train the adapters that replace them.
 
-    ckpt, vision  see families/contract.Sources: a model before attentions were cut out, with or without adapters
+    ckpt, vision  see families/contract.Sources: a model with all its attentions, with or without adapters
     data          a JSON-lines file of questions with answers (see calibration/README.md)
-    out           a folder for the checkpoint and search.json; also one in which the same search ended before its time
-    count         attentions to skip, found out by the bandit
-    skip          or the very ones, as `build` takes them: then nothing is searched
-    device        cpu or cuda; None: cuda where there is one
+    out           a folder for the checkpoint and search.json; an interrupted search in it is resumed
+    count         number of attentions to skip, chosen by the bandit
+    skip          or the attentions themselves, as for `build`: then there is no search, only training
+    device        cpu or cuda; None: cuda if available
     options       those of report.SearchOptions
 
-    Raises UserError for anything the user can mend; what was done until then stays in `out`.
+    Raises UserError for anything the user can fix; what was done until then stays in `out`.
     """
     progress, ckpt, data, out = progress or Progress(), Path(ckpt), Path(data), Path(out)
     if (count is None) == (skip is None):
-        what = "either the number of attentions to skip, or a list of them"
+        what = "a search needs either the number of attentions to skip or a list of them"
         raise UserError(what, where="search", fix="pass one of --count and --skip")
     given = None if skip is None else parse_skip(skip, EXPLICIT)
     counted = {"count": count if given is None else len(given), "skip": given}
@@ -72,7 +72,7 @@ def search(
     if skip is not None:
         make_plan(sites, skip, EXPLICIT)
     elif opts.count > sites:
-        what = f"{opts.count} attentions cannot be skipped: there are {sites}"
+        what = f"{opts.count} attentions cannot be skipped: the model has {sites}"
         raise UserError(what, where="--count", fix=f"give a number up to {sites}")
     tokenizer = Tokenizer(checkpoint.tokenizer, config.vocab_size)
     examples = Examples(data, config, detect(ckpt), tokenizer)
@@ -89,24 +89,24 @@ def search(
         trained_parameters=sum(t.numel() for t in trainable.adapters.values()),
     )
     with lock(out):
-        there = load_report(out)
-        if there is not None and there.version != begin.version:
-            what = f"a search by version {there.version} was written there, and this is {begin.version}"
+        earlier = load_report(out)
+        if earlier is not None and earlier.version != begin.version:
+            what = f"the folder has a search by version {earlier.version}, but this is {begin.version}"
             raise UserError(what, where=out, fix="choose another --out")
-        if there is not None and there.asked != begin.asked:
-            raise UserError("another search was written there", where=out, fix="choose another --out")
-        if there is not None and there.ended:
+        if earlier is not None and earlier.asked != begin.asked:
+            what = "the folder has another search, with other options or files"
+            raise UserError(what, where=out, fix="choose another --out")
+        if earlier is not None and earlier.ended:
             try:
                 load_checkpoint(Sources(out))
             except UserError as error:
-                what = f"this search has ended, and its checkpoint is not whole any more: {error.what}"
-                raise UserError(
-                    what, where=out, fix="delete the folder to search again, or choose another --out"
-                ) from None
+                what = f"this search has ended, but its checkpoint is damaged: {error.what}"
+                fix = "delete the folder to search again, or choose another --out"
+                raise UserError(what, where=out, fix=fix) from None
             (out / STATE).unlink(missing_ok=True)
-            return there
+            return earlier
         with enough_memory(where, LESS):
-            run = Run(there or begin, trainable, examples, where, out, progress)
+            run = Run(earlier or begin, trainable, examples, where, out, progress)
             run.explore()
             run.tune()
         trainable.write(run.report.skipped, out, progress)
@@ -116,10 +116,11 @@ def search(
 def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Trainable:
     family = detect(sources.ckpt)
     if family.train is None or family.prompts is None:
-        what = f"a {family.name} model cannot be searched here"
+        what = f"search does not support {family.name} models"
         raise UserError(what, where=sources.ckpt, fix="give a LLaVA model in its Hugging Face folder")
     ranks = Ranks(options.kept_rank, options.skipped_rank)
     trainable = family.train(sources, ranks, options.seed, device)
     if not trainable.checkpoint.tokenizer:
-        raise UserError(f"there is no {SENTENCEPIECE}", where=sources.ckpt, fix="copy the model's own there")
+        what = f"the checkpoint has no {SENTENCEPIECE}"
+        raise UserError(what, where=sources.ckpt, fix="copy the model's own into its folder")
     return trainable

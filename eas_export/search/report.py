@@ -1,4 +1,4 @@
-"""What a search leaves beside its checkpoint: what was asked, what the bandit saw, what was chosen and what it cost."""
+"""The report of a search: its options, the bandit's events, the chosen attentions and the losses."""
 
 from typing import Literal
 
@@ -12,20 +12,20 @@ SCHEMA_VERSION = 1
 
 
 class SearchOptions(Record):
-    """What a search does.
+    """Options of a search.
 
-    count          attentions to skip
-    skip           these ones, of which nothing has to be found out; None: by the bandit
+    count          number of attentions to skip
+    skip           the attentions to skip; None: chosen by the bandit
     policy         a row of bandit.POLICIES
-    steps          of training with skips of chance, in which the bandit looks on; none where `skip` is given
-    warm_up        of them before its first event
+    steps          training steps with random skips, during which the bandit evaluates; unused with `skip`
+    warm_up        steps before the first event
     every          steps between two events
-    candidates     subnetworks of an event
-    tune_steps     of training with the chosen skips
-    batch          questions of a step, and of an event
-    learning_rate  of AdamW, at its highest
+    candidates     subnetworks per event
+    tune_steps     training steps with the chosen skips
+    batch          questions per step and per event
+    learning_rate  of AdamW, at its maximum
     kept_rank, skipped_rank  inner widths of new adapters
-    held_out       share of the questions that are not trained on: events, and HeldOut in the report, are of them
+    held_out       share of the questions that are not trained on, but used for events and HeldOut
     precision      of weights and activations; adapters are trained in fp32
     """
 
@@ -49,7 +49,7 @@ class SearchOptions(Record):
     def _leaves_events(self) -> "SearchOptions":
         if self.skip is None and self.warm_up >= self.steps:
             raise ValueError(
-                f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps: --warm-up has to be below --steps"
+                f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps: --warm-up must be below --steps"
             )
         return self
 
@@ -63,15 +63,19 @@ class SearchOptions(Record):
 
 
 class Loss(Record):
-    """step: of the whole training; loss: of its batch, in nats"""
+    """step: of the whole training; loss: of the step's batch, in nats"""
 
     step: int
     loss: FiniteFloat
 
 
 class HeldOut(Record):
-    """Losses over questions that were held out (256 of them where there are more), in nats: before any training, with every attention; and with the chosen ones
-    skipped, before and after the training with these skips."""
+    """Losses over at most 256 held-out questions, in nats.
+
+    untrained  with every attention, before any training
+    chosen     with the chosen skips, before training with them
+    tuned      with the chosen skips, after training with them
+    """
 
     untrained: FiniteFloat | None = None
     chosen: FiniteFloat | None = None
@@ -79,8 +83,14 @@ class HeldOut(Record):
 
 
 class SearchReport(Record):
-    """sources: sha256 of each file that it was made from, and of all images together; skipped: None until it is found out; losses: of a step now and then;
-    seconds: of all processes that worked on it; ended: the checkpoint is there"""
+    """The state and the result of a search.
+
+    sources  sha256 of each input file, and of all images together
+    skipped  the chosen attentions, None until they are chosen
+    losses   of every 50th training step
+    seconds  in total, over all processes that worked on it
+    ended    whether the checkpoint is written
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     version: str
@@ -101,7 +111,7 @@ class SearchReport(Record):
         return self.options, self.sources, self.version
 
     def until(self, step: int) -> "SearchReport":
-        """What was known before this step of the training."""
+        """The report as it was before this training step."""
         bandit = self.bandit.model_copy(update={"events": tuple(e for e in self.bandit.events if e.step < step)})
         known = {"bandit": bandit, "losses": tuple(loss for loss in self.losses if loss.step < step)}
         if step < self.options.search_steps:

@@ -1,4 +1,4 @@
-"""One search at work: training, events of the bandit, and what is kept of both."""
+"""Run a search: training, events of the bandit, and their report."""
 
 import time
 from pathlib import Path
@@ -18,23 +18,23 @@ from .tune import Trainer, finite
 STATE = "state.safetensors"
 SAVED_EVERY = 200  # steps
 NOTED_EVERY = 50
-MOST_MEASURED = 256  # questions, of those held out, whose losses are in the report
+MOST_MEASURED = 256  # held-out questions whose losses are reported
 
 
 def split(questions: int, options: SearchOptions) -> tuple[list[int], list[int]]:
-    """The numbers of those that are held out, and of those that are trained on. Raises UserError where none is left."""
+    """Split the question numbers into held-out and training ones. Raises UserError if none are left to train on."""
     order = batch_at(0, questions, questions, options.seed)
-    apart = max(1, round(options.held_out * questions))
-    if apart >= questions:
-        what = f"{apart} of {questions} questions held out leave none to train on"
-        fix = "give more questions" + (", or a smaller --held-out" if apart > 1 else "")
+    held_out = max(1, round(options.held_out * questions))
+    if held_out >= questions:
+        what = f"{held_out} of {questions} questions held out leave none to train on"
+        fix = "give more questions" + (", or a smaller --held-out" if held_out > 1 else "")
         raise UserError(what, where="--data", fix=fix)
-    return order[:apart], order[apart:]
+    return order[:held_out], order[held_out:]
 
 
 class Run:
-    """`report` is what is known so far. What was saved in `out` is taken up again; what a report says beyond the saved state is seen
-    once more."""
+    """A search in progress; `report` is its report so far. It resumes from the state saved in `out`, and repeats what the report has
+    beyond that."""
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class Run:
         self.held_out, self.train = split(len(examples), opts)
 
     def explore(self) -> None:
-        """Train with skips of chance and let the bandit look on; then choose."""
+        """Train with random skips and let the bandit evaluate; then choose the skips."""
         if self.report.held_out.untrained is None:
             self._measure("untrained", ())
         opts = self.options
         if opts.skip is not None:
             return
-        left = max(0, opts.search_steps - self.trainer.done)  # what was done before is none of this process's pace
+        left = max(0, opts.search_steps - self.trainer.done)  # earlier steps would distort the estimated time
         with self.progress.stage("searching", left, "steps") as done:
             for step in range(self.trainer.done, opts.search_steps):
                 self._train(self.report.bandit.draw(step, 1)[0])
@@ -86,7 +86,7 @@ class Run:
         self._measure("tuned", skipped)
 
     def end(self) -> SearchReport:
-        """The checkpoint is written: what was for going on goes."""
+        """Finish, after the checkpoint is written: remove the saved state."""
         self._know(ended=True)
         save_report(self.out, self.report)
         (self.out / STATE).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ class Run:
         self._know(bandit=bandit.learn(step, candidates, losses))
 
     def _keep(self, step: int, title: str) -> None:
-        """Now and then: the loss into the report, a note to whoever looks on, and all of it on the disk."""
+        """Report the loss every NOTED_EVERY steps, and save report and state every SAVED_EVERY steps."""
         if (step + 1) % NOTED_EVERY == 0:
             self._know(losses=(*self.report.losses, Loss(step=step, loss=self.loss)))
             bandit = self.report.bandit
@@ -115,7 +115,7 @@ class Run:
             self.trainer.save(self.out / STATE)
 
     def _measure(self, name: str, skipped: tuple[int, ...]) -> None:
-        """The loss over questions that were held out, into the report."""
+        """Report the loss over held-out questions."""
         rows, size = self.held_out[:MOST_MEASURED], self.options.batch
         total, tokens = 0.0, 0
         for begin in range(0, len(rows), size):

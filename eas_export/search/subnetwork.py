@@ -1,8 +1,7 @@
-"""Every subnetwork of a model that has both adapters in every layer, by the attentions that it skips.
+"""The subnetworks of a model with both adapters in every layer, one for each set of skipped attentions.
 
-Each is built for its skip list as a bundle's network is (networks/), from the tensors as they are at that moment: what is trained
-is the network that is exported. Below fp32, what is frozen is rounded to the precision before it is combined: a bundle combines first and
-rounds once.
+Each is built for its skip list like a bundle's network (networks/), from the current tensors: the trained network is the exported one.
+Below fp32, frozen tensors are rounded to the precision before they are folded; a bundle folds first and rounds once.
 """
 
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ from .examples import Example
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts with their answers behind them.
+    """Prompts followed by their answers.
 
-    forced   the last token of an answer is not fed: nothing comes after it
+    forced   prompts and answers without their last tokens, which predict nothing
     places   [answer tokens] int64: where each is predicted, among the B*L positions
     targets  [answer tokens] int64
     """
@@ -51,7 +50,7 @@ def make_batch(examples: Sequence[Example], prefix: int) -> Batch:
 
 
 class Supernet:
-    """checkpoint: complete; what of it is trained is read anew for every subnetwork, all else once"""
+    """checkpoint: with both adapters in every layer; trained tensors are read for every subnetwork, frozen ones once"""
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision, limits: Limits, device: torch.device):
         self.precision, self.limits, self.device = precision, limits, device
@@ -64,7 +63,7 @@ class Supernet:
         return self.checkpoint.config.prefix
 
     def loss(self, skipped: tuple[int, ...], batch: Batch) -> Tensor:
-        """Cross entropy of the answers' tokens, in nats, with these attentions skipped: a float32 number."""
+        """Cross entropy of the answers' tokens with these attentions skipped, in nats: a float32 scalar."""
         config = self.checkpoint.config
         plan = SkipPlan(sites=config.sites, skipped=skipped, origin="search")
         parameters = network_parameters(prune(self.checkpoint, plan), plan, self.precision, self.limits)
@@ -76,7 +75,7 @@ class Supernet:
         return functional_call(module, tensors, (batch, self.device))
 
     def _settled(self, tensor: LazyTensor) -> LazyTensor:
-        """A frozen tensor in memory, in the precision's dtype; one that is trained as it is."""
+        """A frozen tensor in memory, in the precision's dtype; a trained one unchanged."""
         value = tensor.read()
         if value.requires_grad:
             return tensor

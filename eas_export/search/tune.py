@@ -1,4 +1,4 @@
-"""Training by AdamW, a step at a time, and its state on disk."""
+"""Train with AdamW step by step, and save its state."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from ..core.errors import UserError
 from ..system.files import written_whole
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
-LONGEST_GRADIENT = 1.0  # its norm, to which a longer one is shortened
+LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
 
 
 class Trainer:
-    """parameters: name -> what is trained, in place; the learning rate rises to `rate` and falls to nothing at `steps`"""
+    """parameters: name -> tensor to train in place; the learning rate rises to `rate`, then falls to 0 at `steps`"""
 
     def __init__(self, parameters: Mapping[str, Tensor], rate: float, steps: int):
         self.parameters, self.steps, self.done = dict(parameters), steps, 0
@@ -24,19 +24,19 @@ class Trainer:
         self.rate = rate
 
     def step(self, loss: Tensor) -> float:
-        """Follow the loss's gradient. Returns the loss. Raises UserError where it is not finite."""
+        """Take one optimizer step. Returns the loss. Raises UserError if it is not finite."""
         value = finite(loss, self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _share(self.done / self.steps)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), LONGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), LARGEST_GRADIENT)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.done += 1
         return value
 
     def save(self, path: Path) -> None:
-        """Write the parameters and what AdamW remembers of each. Raises UserError where that cannot be written."""
+        """Write the parameters and AdamW's state. Raises UserError if the file cannot be written."""
         tensors = {"done": torch.tensor(self.done)}
         for name, parameter in self.parameters.items():
             tensors[f"value {name}"] = parameter.detach().contiguous()
@@ -45,25 +45,25 @@ class Trainer:
             file.write(save(tensors))
 
     def load(self, path: Path) -> None:
-        """Go on from there. Raises UserError where the file is not of these parameters."""
+        """Resume from a saved state. Raises UserError if it does not match the parameters."""
         try:
             tensors = load_file(path)
             self.done = int(tensors.pop("done"))
             for name, parameter in self.parameters.items():
                 parameter.data.copy_(tensors.pop(f"value {name}"))
                 kinds = ("step", "exp_avg", "exp_avg_sq")
-                if f"step {name}" in tensors:  # a parameter that no subnetwork has used yet has none
+                if f"step {name}" in tensors:  # missing for parameters that no subnetwork has used yet
                     state = {kind: tensors.pop(f"{kind} {name}") for kind in kinds}
                     self.optimizer.state[parameter] = {
                         kind: value if kind == "step" else value.to(parameter.device) for kind, value in state.items()
                     }
-        except Exception as error:  # safetensors has a kind of its own, which is no ValueError
-            what = f"it is no state of this training ({' '.join(str(error).split())[:100]})"
-            raise UserError(what, where=path, fix="delete it to begin anew") from None
+        except Exception as error:  # safetensors raises its own type, not a ValueError
+            what = f"the saved training state does not match ({' '.join(str(error).split())[:100]})"
+            raise UserError(what, where=path, fix="delete the file to start again") from None
 
 
 def finite(loss: Tensor, step: int) -> float:
-    """The loss as a number. Raises UserError where it is none."""
+    """The loss as a float. Raises UserError if it is not finite."""
     value = float(loss.detach())
     if not math.isfinite(value):
         fix = "take a smaller --learning-rate, or a wider --precision"
@@ -72,7 +72,7 @@ def finite(loss: Tensor, step: int) -> float:
 
 
 def _share(done: float) -> float:
-    """Of the learning rate, when this share of the steps is done."""
+    """The share of the maximum learning rate when this share of the steps is done."""
     if done < WARM_UP:
         return (done + 1e-3) / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))

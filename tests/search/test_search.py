@@ -124,7 +124,7 @@ def test_the_same_again_does_nothing_and_another_is_refused(searched, plain, que
     before = (out / "model.safetensors").stat().st_mtime_ns
     assert search(plain, questions, out, count=2, **OPTIONS) == report
     assert (out / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match=r"another search was written there.*choose another --out"):
+    with pytest.raises(UserError, match=r"the folder has another search.*choose another --out"):
         search(plain, questions, out, count=1, **OPTIONS)
 
 
@@ -143,7 +143,7 @@ def test_whatever_it_was_made_from_makes_it_another(searched, plain, questions, 
         weights = (ckpt / "vision_tower" if changed == "tower" else ckpt) / "model.safetensors"
         tensors = load_file(weights)
         save_file({key: tensor * 1.5 for key, tensor in tensors.items()}, weights, {"format": "pt"})
-    with pytest.raises(UserError, match="another search was written there"):
+    with pytest.raises(UserError, match="the folder has another search"):
         search(ckpt, data / questions.name, searched[0], count=2, **OPTIONS)
 
 
@@ -163,7 +163,7 @@ def test_what_a_killed_search_left_goes(searched, plain, questions, tmp_path):
 def test_another_version_is_named(searched, plain, questions, tmp_path):
     out = shutil.copytree(searched[0], tmp_path / "eas")
     save_report(out, searched[1].model_copy(update={"version": "0.0.1"}))
-    with pytest.raises(UserError, match=r"a search by version 0\.0\.1 was written there, and this is \d"):
+    with pytest.raises(UserError, match=r"the folder has a search by version 0\.0\.1, but this is \d"):
         search(plain, questions, out, count=2, **OPTIONS)
 
 
@@ -185,16 +185,14 @@ def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locked_folder.fcntl, "flock", refuse)
-    with pytest.raises(UserError, match=r"no search can be written there \(No locks available\)"):
+    with pytest.raises(UserError, match=r"the search's folder cannot be written \(No locks available\)"):
         lock(tmp_path / "o").__enter__()
 
 
 def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
     out = shutil.copytree(searched[0], tmp_path / "eas")
     (out / "model.safetensors").unlink()
-    with pytest.raises(
-        UserError, match=r"has ended, and its checkpoint is not whole any more: the folder has no model.safetensors"
-    ):
+    with pytest.raises(UserError, match="has ended, but its checkpoint is damaged: the folder has no model.safetensors"):
         search(plain, questions, out, count=2, **OPTIONS)
 
 
@@ -212,11 +210,11 @@ def test_a_folder_that_cannot_be_gone_on_with_is_refused(searched, plain, questi
         out = tmp_path / name
         return refused("search", "--ckpt", plain, "--data", questions, "--out", out, "--count", 2, *WORDS)
 
-    assert "no report of a search by this version" in said("report") and "choose another --out" in said("report")
-    assert "no state of this training" in said("state") and "delete it to begin anew" in said("state")
+    assert "not a search report of this version" in said("report") and "choose another --out" in said("report")
+    assert "saved training state does not match" in said("state") and "delete the file to start again" in said("state")
     assert "Not a directory" in said("file") or "is no search" in said("file")
     with lock(tmp_path / "held"):
-        assert "another search is at work there" in said("held")
+        assert "another search is running in the folder" in said("held")
 
 
 def test_a_tower_elsewhere_comes_along(plain, questions, tmp_path):
@@ -275,26 +273,26 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
 
     assert "one of --count and --skip" in said()
     assert "one of --count and --skip" in said("--count", 1, "--skip", 2)
-    assert "5 attentions cannot be skipped: there are 4" in said("--count", 5)
+    assert "5 attentions cannot be skipped: the model has 4" in said("--count", 5)
     assert "skip index 4 is out of range" in said("--skip", 4)
     assert "did you mean paper" in said("--count", 1, "--policy", "papre")
-    assert "leaves no event in 10 steps: --warm-up has to be below --steps" in said(
+    assert "leaves no event in 10 steps: --warm-up must be below --steps" in said(
         "--count", 1, "--steps", 10, "--warm-up", 10
     )
-    assert "a lavin model cannot be searched here" in said("--count", 1, ckpt=TINY.folder)
+    assert "search does not support lavin models" in said("--count", 1, ckpt=TINY.folder)
     assert "has no attention left" in said("--count", 1, ckpt=llava_golden_case("half").folder)
     unlabelled = tmp_path / "unlabelled.jsonl"
     unlabelled.write_text('{"question": "What?", "answer": "x"}\n{"question": "What?"}\n')
-    assert "it has no answer" in said("--count", 1, data=unlabelled) and "question 2" in said(
+    assert "the question has no answer" in said("--count", 1, data=unlabelled) and "question 2" in said(
         "--count", 1, data=unlabelled
     )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    assert "it exists and is no search" in said("--count", 1, out=tmp_path / "mine")
+    assert "the folder exists but is not a search" in said("--count", 1, out=tmp_path / "mine")
     without = tmp_path / "without"
     shutil.copytree(plain, without)
     (without / "tokenizer.model").unlink()
-    assert "there is no tokenizer.model" in said("--count", 1, ckpt=without)
+    assert "the checkpoint has no tokenizer.model" in said("--count", 1, ckpt=without)
     assert "leave none to train on" in said("--count", 1, *WORDS, "--held-out", 0.99)
     assert "kept_rank is 7" in said("--count", 1, "--kept-rank", 7)
     few = tmp_path / "few.jsonl"
