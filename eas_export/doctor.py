@@ -81,9 +81,9 @@ def _backends() -> dict[str, Health]:
         try:
             result[name] = get_backend(name).health()
         except Exception as error:  # as above
-            does = f"nothing: it is broken ({type(error).__name__}: {error})"
+            status = f"not usable: the installation is broken ({type(error).__name__}: {error})"
             result[name] = Health(
-                version=None, runs=False, does=does, fix="uninstall what it runs on, and install it again"
+                version=None, runs=False, status=status, fix="uninstall what it runs on, and install it again"
             )
     return result
 

@@ -176,7 +176,7 @@ BACKEND = {
 from dataclasses import replace
 from eas_export.backends.onnxruntime.cpu import ONNXRUNTIME, health
 
-TOY = replace(ONNXRUNTIME, health=lambda: health().model_copy(update={"does": "plays"}), open_instrumented=None)
+TOY = replace(ONNXRUNTIME, health=lambda: health().model_copy(update={"status": "plays"}), open_instrumented=None)
 """,
     "sitecustomize.py": """
 from eas_export.backends import BACKENDS, BackendRow
@@ -191,7 +191,7 @@ def test_a_backend_is_a_file_and_a_row(bundle_of, tmp_path):
         (tmp_path / name).write_text(text)
     run, out, bundle = (lambda *a: python(tmp_path, COMMAND, *a)), tmp_path / "o", bundle_of(CASE).path
     assert "--backend [onnxruntime|tensorrt-rtx|tensorrt|toy]" in run("build", "--help")
-    assert json.loads(run("doctor", "--json"))["backends"]["toy"]["does"] == "plays"
+    assert json.loads(run("doctor", "--json"))["backends"]["toy"]["status"] == "plays"
     build_it = ("build", "--ckpt", CASE.folder, "--out", out, "--backend", "toy", "--max-prompt", 64, "--no-verify")
     assert json.loads(run(*build_it, "--json"))["options"]["backend"] == ["toy"]
     report = json.loads(run("verify", out, "--ckpt", CASE.folder, "--backend", "toy", "--json"))

@@ -35,13 +35,13 @@ class Layer(Record):
 class Health(Record):
     """version  of the backend's library, None if that is missing
     runs     whether it can run bundles on this machine
-    does     what it does on this machine, and how
+    status   what it can do on this machine, and how
     fix      how to install what is missing; empty if nothing is
     """
 
     version: str | None
     runs: bool
-    does: str
+    status: str
     fix: str = ""
 
 

@@ -94,8 +94,8 @@ def readers_of(bundle: Bundle) -> dict[str, Callable[[], Tensor]]:
 
 
 def health() -> Health:
-    does = "runs bundles on the CPU or a GPU: the reference, every graph's module in eager mode"
-    return Health(version=torch.__version__, runs=True, does=does)
+    status = "runs bundles on the CPU or a GPU: the reference, every graph's module in eager mode"
+    return Health(version=torch.__version__, runs=True, status=status)
 
 
 PYTORCH = Backend(

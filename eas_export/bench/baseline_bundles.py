@@ -110,7 +110,7 @@ def engines(bundles: BaselineBundles, folder: Path, backend: str, fold: str, wei
     """The bundle's own folder where it has such engines."""
     health, m = get_backend(backend).health(), bundles.manifest
     if not health.runs or bundles.workload.device != "cuda":
-        what = health.does if not health.runs else "engines run on a GPU"
+        what = health.status if not health.runs else "engines run on a GPU"
         raise UserError(what, where=backend, fix=health.fix or f"use a GPU that {backend} supports, and --device cuda")
     built = m.engines(backend).values()
     if m.fold == fold and built and all(each.target.weights == weights for each in built):

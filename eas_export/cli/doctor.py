@@ -30,8 +30,8 @@ def doctor(as_json: bool) -> int:
         [p.name, p.used_for, p.wanted or "any", p.installed or "-", "ok" if p.ok else p.fix] for p in health.packages
     ]
     console.print(table("packages", ["package", "for", "wanted", "installed", ""], rows))
-    rows = [[name, b.version or "-", b.does, b.fix] for name, b in health.backends.items()]
-    console.print(table("backends", ["backend", "version", "what it does here", "what to do"], rows))
+    rows = [[name, b.version or "-", b.status, b.fix] for name, b in health.backends.items()]
+    console.print(table("backends", ["backend", "version", "status", "what to do"], rows))
     for note in health.notes:
         console.print(f"note: {note}")
     return 0 if health.ok else 1

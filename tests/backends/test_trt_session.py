@@ -169,17 +169,17 @@ def test_a_mismatch_is_one_line_with_the_remedy(bundle_of, version, capability, 
 
 
 @pytest.mark.parametrize(
-    "capability, runs, does",
+    "capability, runs, status",
     [
         ("8.9", True, "on this GPU (8.9)"),
         ("9.0", False, "cannot run them on this GPU (compute capability 9.0)"),
         (None, False, "PyTorch sees no GPU here"),
     ],
 )
-def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs, does):
+def test_doctor_tells_a_gpu_that_is_not_supported(monkeypatch, capability, runs, status):
     monkeypatch.setattr(session, "_capability", lambda: capability)
     found = session.health(FLAVOR)
-    assert found.runs is runs and does in found.does
+    assert found.runs is runs and status in found.status
 
 
 def test_a_bundle_without_engines_says_how_to_get_them(bundle_of, tmp_path, refused):

@@ -64,7 +64,7 @@ def test_a_broken_backend_is_named_not_fallen_over(monkeypatch, command):
     monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
     code, text, _ = command("doctor", "--json")
     said = json.loads(text)["backends"]["onnxruntime"]
-    assert code == 1 and "broken" in said["does"] and "install it again" in said["fix"]
+    assert code == 1 and "broken" in said["status"] and "install it again" in said["fix"]
 
 
 def test_what_cannot_be_imported_is_noted(monkeypatch, command):
@@ -97,11 +97,11 @@ def test_what_builds_engines_and_cannot_run_them_is_no_way_to_run(monkeypatch, c
     assert said["tensorrt-rtx"]["version"] == importlib.metadata.version("tensorrt-rtx")
     assert said["tensorrt-rtx"]["runs"] == torch.cuda.is_available()
     if not torch.cuda.is_available():
-        assert "builds engines ahead of time" in said["tensorrt-rtx"]["does"]
+        assert "builds engines ahead of time" in said["tensorrt-rtx"]["status"]
     assert said["tensorrt"] == {
         "version": None,
         "runs": False,
-        "does": "nothing: TensorRT is not installed",
+        "status": "not usable: TensorRT is not installed",
         "fix": "pip install 'eas-export[gpu]'",
     }
     code, said = doctor_without("onnxruntime")

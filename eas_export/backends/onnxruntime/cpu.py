@@ -236,9 +236,11 @@ def health() -> Health:
     try:
         ort = import_onnxruntime()
     except UserError as error:
-        return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
-    does = "runs bundles on the CPU; fp32 weights are mapped and shared, fp16 weights widened, a private copy per graph"
-    return Health(version=ort.__version__, runs=True, does=does)
+        return Health(version=None, runs=False, status=f"not usable: {error.what}", fix=error.fix)
+    status = (
+        "runs bundles on the CPU; fp32 weights are mapped and shared, fp16 weights widened, a private copy per graph"
+    )
+    return Health(version=ort.__version__, runs=True, status=status)
 
 
 ONNXRUNTIME = Backend(

@@ -32,7 +32,7 @@ class Flavor:
     module         the Python module to import
     title          its name in messages
     extra          the extra of this package that installs it
-    without_gpu    what it does on a machine without a GPU
+    without_gpu    its status on a machine without a GPU
     captured_here  whether we capture a step's CUDA graph; otherwise the library captures one itself
     configure      (module, builder's config, target) applies its own settings; returns a function to call after the build, or None
     make_context   (module, engine, whether it runs on the same tensors repeatedly) -> execution context; None if it cannot

@@ -217,11 +217,13 @@ def health(flavor: Flavor) -> Health:
     try:
         trt = flavor.load()
     except UserError as error:
-        return Health(version=None, runs=False, does=f"nothing: {error.what}", fix=error.fix)
+        return Health(version=None, runs=False, status=f"not usable: {error.what}", fix=error.fix)
     capability = _capability()
     if capability is None:
-        return Health(version=trt.__version__, runs=False, does=flavor.without_gpu)
+        return Health(version=trt.__version__, runs=False, status=flavor.without_gpu)
     if not flavor.supports(trt, capability):
-        does = f"builds engines ahead of time, but cannot run them on this GPU (compute capability {capability})"
-        return Health(version=trt.__version__, runs=False, does=does, fix="for data-centre GPUs: --backend tensorrt")
-    return Health(version=trt.__version__, runs=True, does=f"builds and runs engines on this GPU ({capability})")
+        status = f"builds engines ahead of time, but cannot run them on this GPU (compute capability {capability})"
+        return Health(
+            version=trt.__version__, runs=False, status=status, fix="for data-centre GPUs: --backend tensorrt"
+        )
+    return Health(version=trt.__version__, runs=True, status=f"builds and runs engines on this GPU ({capability})")

@@ -46,7 +46,7 @@ FLAVOR = Flavor(
     module="tensorrt",
     title="TensorRT",
     extra="gpu",
-    without_gpu="nothing: TensorRT builds and runs engines on a GPU, and PyTorch sees none here",
+    without_gpu="not usable: TensorRT builds and runs engines on a GPU, and PyTorch sees none here",
     captured_here=True,
     configure=configure,
 )
