@@ -52,13 +52,13 @@ class Workspace:
         """Make the file `name` with the content that `key` decides: finished before, reused from another bundle, or written by `write`."""
         path = self.folder / name
         before = self._before.get(name)
-        if before and before.key == key and self._is_whole(path, before, sha256_of):
+        if before and before.key == key and self._is_intact(path, before, sha256_of):
             return self._finish(name, before)
         self._before.pop(name, None)
         path.unlink(missing_ok=True)
         for source in self.reuse_sources:
             record = source.manifest.files.get(name)
-            if record and record.key == key and self._is_whole(source.path / name, record, remembered_sha256):
+            if record and record.key == key and self._is_intact(source.path / name, record, remembered_sha256):
                 link_or_copy(source.path / name, path, self.progress.stage(f"copying {name}"))
                 return self._finish(name, record)
         made = write(path) or Made()
@@ -74,7 +74,7 @@ class Workspace:
         """Remove files that no build has finished."""
         clear(self.folder, keep=self._before | self.records)
 
-    def _is_whole(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
+    def _is_intact(self, path: Path, record: FileRecord, sha256: Callable[[Path, Callable[[int], None]], str]) -> bool:
         if not path.is_file() or path.stat().st_size != record.bytes:
             return False
         with self.progress.stage(f"checking {path.name}", record.bytes) as done:

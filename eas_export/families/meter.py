@@ -76,16 +76,16 @@ def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
 
 
 def _cross_modal(stream: str) -> KeyTable:
-    there, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
+    theirs, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
     return {
-        **_attention(f"{there}.attention", f"{ours}attention", "dim"),
-        **_attention(f"{there}.crossattention", f"{ours}cross_attention", "dim"),
-        **_feed_forward(there, ours, "dim", "ffn"),
-        **_adapter(f"{there}.attention.adapter", f"{ours}attention_adapter", "before", "C"),
-        **_adapter(f"{there}.crossattention.adapter", f"{ours}cross_attention_adapter", "before", "C"),
-        **_adapter(f"{there}.intermediate.adapter", f"{ours}ffn_adapter", "before", "C"),
-        **_adapter(f"{there}.adapter_self_attn", f"{ours}skipped_attention_adapter", "skipped", "AC"),
-        **_adapter(f"{there}.adapter_cross_attn", f"{ours}skipped_cross_attention_adapter", "skipped", "AC"),
+        **_attention(f"{theirs}.attention", f"{ours}attention", "dim"),
+        **_attention(f"{theirs}.crossattention", f"{ours}cross_attention", "dim"),
+        **_feed_forward(theirs, ours, "dim", "ffn"),
+        **_adapter(f"{theirs}.attention.adapter", f"{ours}attention_adapter", "before", "C"),
+        **_adapter(f"{theirs}.crossattention.adapter", f"{ours}cross_attention_adapter", "before", "C"),
+        **_adapter(f"{theirs}.intermediate.adapter", f"{ours}ffn_adapter", "before", "C"),
+        **_adapter(f"{theirs}.adapter_self_attn", f"{ours}skipped_attention_adapter", "skipped", "AC"),
+        **_adapter(f"{theirs}.adapter_cross_attn", f"{ours}skipped_cross_attention_adapter", "skipped", "AC"),
         **_linear(f"cross_modal_{stream}_pooler.dense", f"{stream}_pooler", "dim", "dim"),
     }
 

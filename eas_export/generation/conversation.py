@@ -33,7 +33,7 @@ class Conversation:
     lengths         [B] int64: tokens so far, also the next one's cache slot and position
     pending         [B] int64: the token that was chosen but not fed yet, -1 for none (see generation/stream.py)
     finish          why each row's last answer ended, None before its end
-    said            the tokens of each row's last answer
+    answers         the tokens of each row's last answer
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
     folded          the weights folded with the state, empty if the runtime does not fold
     image_features  [N * tokens, dim], or None without images
@@ -48,7 +48,7 @@ class Conversation:
         self.lengths = prompts.prompt_lengths.clone()
         self.pending = torch.full_like(self.lengths, -1)
         self.finish: list[Finish | None] = [None] * len(self.lengths)
-        self.said: list[list[int]] = [[] for _ in self.lengths]
+        self.answers: list[list[int]] = [[] for _ in self.lengths]
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
         self._step: Bound | None = None  # the decode graph, bound to the caches
@@ -145,7 +145,7 @@ class Conversation:
             raise too_many("max-tokens", length, self.runtime.limits.max_tokens)
         _check_ids(self.runtime, torch.tensor([token for tokens in fed for token in tokens] or [0]))
         self.reserve(int(counts.max()) + 1)
-        self.said = [[] if tokens else before for tokens, before in zip(fed, self.said)]
+        self.answers = [[] if tokens else before for tokens, before in zip(fed, self.answers)]
         for step in range(int(counts.max())):
             rows = counts > step
             self.feed(torch.tensor([tokens[step] if step < len(tokens) else 0 for tokens in fed]), rows)

@@ -61,7 +61,7 @@ def stream(
             ended = Finish.EOS if token == eos else Finish.LENGTH if step == max_new_tokens else None
             tokens.append(Token(row, token, ended or (Finish.LIMIT if full else None)))
             conversation.finish[row] = tokens[-1].finish
-            conversation.said[row].append(token)
+            conversation.answers[row].append(token)
         yield tokens
         active = torch.tensor([finish is None for finish in conversation.finish])
 

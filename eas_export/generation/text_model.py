@@ -67,7 +67,7 @@ class TextModel:
     ) -> Iterator[list[tuple[Token, str]]]:
         """Yield each step's new tokens with the text that each completes. An incomplete character at the end of an answer that ended by
         length is held back, since the answer may continue."""
-        texts = [TextStream(self.tokenizer, before) for before in conversation.said]
+        texts = [TextStream(self.tokenizer, before) for before in conversation.answers]
         for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
             ends = (token.finish in (Finish.EOS, Finish.LIMIT) for token in tokens)
             yield [(token, texts[token.row].push(token.id, last)) for token, last in zip(tokens, ends)]

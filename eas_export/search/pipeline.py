@@ -60,8 +60,8 @@ def search(
     if (count is None) == (skip is None):
         what = "a search needs either the number of attentions to skip or a list of them"
         raise UserError(what, where="search", fix="pass one of --count and --skip")
-    given = None if skip is None else parse_skip(skip, EXPLICIT)
-    counted = {"count": count if given is None else len(given), "skip": given}
+    skipped = None if skip is None else parse_skip(skip, EXPLICIT)
+    counted = {"count": count if skipped is None else len(skipped), "skip": skipped}
     opts = validated(SearchOptions, "search", "see eas-export search --help", **counted, **options)
     get_policy(opts.policy)
     where = device_named(device)
@@ -84,7 +84,7 @@ def search(
         options=opts,
         sources=(*sources, sha256_of(data), images),
         bandit=Bandit(policy=opts.policy, sites=sites, count=opts.count, seed=opts.seed),
-        skipped=given,
+        skipped=skipped,
         questions=len(examples),
         trained_parameters=sum(t.numel() for t in trainable.adapters.values()),
     )
@@ -93,7 +93,7 @@ def search(
         if earlier is not None and earlier.version != begin.version:
             what = f"the folder has a search by version {earlier.version}, but this is {begin.version}"
             raise UserError(what, where=out, fix="choose another --out")
-        if earlier is not None and earlier.asked != begin.asked:
+        if earlier is not None and earlier.identity != begin.identity:
             what = "the folder has another search, with other options or files"
             raise UserError(what, where=out, fix="choose another --out")
         if earlier is not None and earlier.ended:

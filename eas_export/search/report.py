@@ -106,7 +106,7 @@ class SearchReport(Record):
     ended: bool = False
 
     @property
-    def asked(self) -> tuple:
+    def identity(self) -> tuple:
         """What decides a search's outcome."""
         return self.options, self.sources, self.version
 

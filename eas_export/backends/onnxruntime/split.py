@@ -36,17 +36,17 @@ def split(model: ModelProto) -> list[Part]:
     parts, later = [], set(results)
     for stage in reversed(names):
         made = {o for node in nodes[stage] for o in node.output if o}
-        given = sorted(reads[stage] - made - set(constants))
-        wanted = sorted(made & later)
+        inputs = sorted(reads[stage] - made - set(constants))
+        outputs = sorted(made & later)
         part = onnx.helper.make_graph(
             nodes[stage],
             f"{graph.name}_{stage}",
-            [types[name] for name in given],
-            [types[name] for name in wanted],
+            [types[name] for name in inputs],
+            [types[name] for name in outputs],
             [constants[name] for name in sorted(reads[stage] & set(constants))],
         )
-        whole = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
-        parts.append(Part(whole, tuple(given), tuple(wanted), frozenset(later)))
+        complete = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+        parts.append(Part(complete, tuple(inputs), tuple(outputs), frozenset(later)))
         later |= reads[stage]
     return parts[::-1]
 

@@ -115,14 +115,14 @@ def _build(
     try:
         ir.save(model, file)
         with progress.stage(f"building {graph} for {flavor.title}", 100, "%") as done:
-            told = 0
+            reported = 0
 
             def tell(fraction: float) -> None:
-                nonlocal told
+                nonlocal reported
                 percent = int(100 * fraction)
-                if percent > told:
-                    done(percent - told)
-                    told = percent
+                if percent > reported:
+                    done(percent - reported)
+                    reported = percent
 
             answer = run_worker(flavor, graph, request, tell)
             tell(1.0)

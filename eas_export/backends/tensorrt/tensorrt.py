@@ -67,7 +67,7 @@ def target(options: BuildOptions) -> Target:
     capability = "{}.{}".format(*torch.cuda.get_device_capability())
     wanted = capability if options.compute_capability is None else options.compute_capability
     if wanted.replace(".", "") != capability.replace(".", ""):
-        what = f"compute capability {wanted} is asked for, but TensorRT builds for this machine's GPU, which has {capability}"
+        what = f"compute capability {wanted} was requested, but this machine's GPU has {capability}"
         fix = "leave it out; only --backend tensorrt-rtx builds for other GPUs"
         raise UserError(what, where="--compute-capability", fix=fix)
     return Target(
