@@ -53,7 +53,7 @@ def test_images_are_refused(text_only, tmp_path):
     bundle = pipeline.build(CASE.folder, tmp_path / "o", verify=False, **SHORT).bundle
     runtime = eas_export.open_runtime(bundle, "onnxruntime")
     size = CASE.checkpoint.config.vision.image_size
-    with pytest.raises(UserError, match="the model reads text alone"):
+    with pytest.raises(UserError, match="the model takes text only"):
         generate(runtime, with_image(PROMPTS, 0, 2, torch.zeros(3, size, size)), forced=torch.tensor([[4]]))
     arrays = {
         "input_ids": np.array([[1, 5]]),
@@ -61,10 +61,10 @@ def test_images_are_refused(text_only, tmp_path):
         "image_row": [0],
     }
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(UserError, match="the model reads text alone"):
+    with pytest.raises(UserError, match="the model takes text only"):
         read_inputs(tmp_path / "x.npz", bundle.manifest.config, get_family("llava"))
     tokenizer = Tokenizer(TINY.checkpoint.tokenizer, 1 << 20)
-    with pytest.raises(UserError, match="the model reads text alone"):
+    with pytest.raises(UserError, match="the model takes text only"):
         make_prompt(
             Question(prompt="x", image="cat.png"), bundle.manifest.config, get_family("llava"), tokenizer, "here"
         )
