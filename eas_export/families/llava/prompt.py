@@ -1,6 +1,6 @@
 """LLaVA-1.5's prompts: the conversation format ("vicuna_v1"), the places of images in it, and their pixels.
 
-Source: LLaVA's modules conversation and mm_utils, and its ScienceQA evaluation.
+Source: LLaVA's conversation module, mm_utils.py and ScienceQA evaluation.
 """
 
 from string import ascii_uppercase
