@@ -192,7 +192,9 @@ def test_a_file_system_without_locks_is_no_other_search(tmp_path, monkeypatch):
 def test_a_checkpoint_that_has_gone_is_missed(searched, plain, questions, tmp_path):
     out = shutil.copytree(searched[0], tmp_path / "eas")
     (out / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="has ended, but its checkpoint is damaged: the folder has no model.safetensors"):
+    with pytest.raises(
+        UserError, match=r"has ended, but its checkpoint is damaged: the folder has no model.safetensors"
+    ):
         search(plain, questions, out, count=2, **OPTIONS)
 
 
