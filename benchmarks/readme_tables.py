@@ -351,10 +351,12 @@ def headline() -> str:
 
 
 def demo_output() -> str:
-    """The demo's first question, and what follows the questions."""
+    """The demo's first question, its figures and its last command."""
     lines = (RESULTS / "demo.txt").read_text("utf-8").splitlines()
-    after = next(i for i, line in enumerate(lines) if line.startswith("layers "))
-    return "\n".join(["```text", *lines[: lines.index("")], "[two more questions]", *lines[after:], "```"])
+    start = next(i for i, line in enumerate(lines) if line.startswith("layers "))
+    end = next(i for i, line in enumerate(lines) if line.startswith("verdict: "))
+    first = lines[: lines.index("")]
+    return "\n".join(["```text", *first, "[two more questions]", *lines[start : end + 1], lines[-1], "```"])
 
 
 BLOCKS = {

@@ -28,10 +28,10 @@ FIGURE = re.compile(r"\d ?(ms|s|GB|MB|kB|%|GFLOPs|tokens/s|tokens per second)\b"
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page. marks: what stands behind its language, such as gpu"""
+    """A fenced block of a page. marks: what a comment at the end of the paragraph above it says, such as gpu"""
 
-    language: str
     marks: str
+    language: str
     text: str
 
     @property
@@ -44,7 +44,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    found = re.findall(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    found = re.findall(r"(?:<!-- (\w[\w ]*) -->\n\n)?^```(\w+)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
     return [Block(*each) for each in found]
 
 
