@@ -1,12 +1,11 @@
-"""eas-export: take a trained EAS model from its checkpoint to a verified engine.
+"""eas-export: take a trained EAS model from its checkpoint to a verified bundle.
 
     import eas_export
     result = eas_export.build("data/", "lavin-7b.bundle", precision="fp16")
     report = eas_export.verify("lavin-7b.bundle", "data/")
     model = eas_export.open_model("lavin-7b.bundle")
 
-What the command line does, these do: build, verify, bench, run, search, inspect, check, doctor. Nothing heavy is imported before it is
-used.
+The commands are functions, too: build, verify, bench, run, search, inspect, check, doctor. Heavy packages are imported on first use.
 """
 
 import sys
@@ -47,8 +46,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing a submodule binds it on its package under its own name. A folder here may be called as a public function is (`bench`):
-    that name stays the function's, whatever was imported."""
+    """Keeps public functions in place of folders of the same name (`bench`): importing a submodule would bind it on this package."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _PUBLIC and isinstance(value, ModuleType)):

@@ -1,8 +1,9 @@
-"""What this machine has and what eas-export could do on it. The packages come from this package's own requirements."""
+"""Examine this machine: its packages, as setup.py requires them, and what each backend can do here."""
 
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -12,15 +13,15 @@ from .backends.contract import Health
 from .core.errors import UserError
 from .core.record import Record
 from .system.machine import total_memory
+from .system.packages import PACKAGE, install_command, requirements
 
-PACKAGE = "eas-export"
 EVERYTHING = "everything"
-NOT_EXAMINED = {"test"}  # the extra that only our own tests need
+NOT_EXAMINED = {"test"}  # extras
 ONE_OF = "onnxruntime and onnxruntime-gpu overwrite each other's files"
 
 
 class Machine(Record):
-    """gpu: its name and memory, None where PyTorch sees none"""
+    """gpu: name, memory and compute capability; None where PyTorch sees none"""
 
     system: str
     python: str
@@ -30,7 +31,7 @@ class Machine(Record):
 
 
 class Package(Record):
-    """used_for: "everything", or the extra that brings it; wanted: a version range; installed: None where it is missing"""
+    """used_for: "everything", or the extra that requires it; wanted: a version range; installed: its version, None where it is missing"""
 
     name: str
     used_for: str
@@ -39,14 +40,26 @@ class Package(Record):
     ok: bool
     fix: str
 
+    @property
+    def status(self) -> str:
+        return "ok" if self.ok else "other version" if self.installed else "missing"
+
 
 class Report(Record):
-    """ok: everything that is needed is there, nothing is out of its range, and a backend beside PyTorch runs"""
+    """ok: every required package is installed, no version is out of its range, and a backend other than PyTorch runs bundles"""
 
     machine: Machine
     packages: tuple[Package, ...]
     backends: dict[str, Health]
     notes: tuple[str, ...]
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """What packages are for -> the command that installs them, where one is missing or of another version."""
+        names = [package.name for package in self.packages if package.used_for == EVERYTHING and not package.ok]
+        extras = {package.used_for for package in self.packages if not package.ok} - {EVERYTHING}
+        everything = {EVERYTHING: install_command("", *names)} if names else {}
+        return everything | {extra: install_command(extra) for extra in sorted(extras)}
 
     @property
     def ok(self) -> bool:
@@ -55,13 +68,16 @@ class Report(Record):
 
 
 def doctor() -> Report:
-    """Look at everything. Nothing that might be missing is imported before it was seen."""
-    packages = tuple(_package(requirement) for requirement in _requirements())
+    """Examine this machine; a package is imported only once it is known to be installed.
+
+    Raises UserError where Python runs from a checkout that is not installed.
+    """
+    packages = tuple(_packages())
     installed = {package.name for package in packages if package.installed}
     both = {"onnxruntime", "onnxruntime-gpu"} <= installed
-    notes = [f"{ONE_OF}: uninstall both, install one" if both else f"{ONE_OF}: have one of cpu and gpu"]
+    notes = [f"{ONE_OF}: uninstall both, install one" if both else f"{ONE_OF}: install one of cpu and gpu"]
     if any(package.used_for == EVERYTHING and not package.installed for package in packages):
-        notes.append("backends are not examined before the packages for everything are there")
+        notes.append("backends are not examined until the packages for everything are installed")
         return Report(machine=_machine(None), packages=packages, backends={}, notes=tuple(notes))
     found: dict[str, Any] = {}
     for what, look in {"gpu": _gpu, "backends": _backends}.items():
@@ -69,7 +85,7 @@ def doctor() -> Report:
             found[what] = look()
         except Exception as error:  # whatever a broken installation raises while it is imported
             notes.append(
-                f"the {what} cannot be examined: {type(error).__name__}: {error}; install again what that names"
+                f"the {what} cannot be examined: {type(error).__name__}: {error}; reinstall the package that it names"
             )
     machine, backends = _machine(found.get("gpu")), found.get("backends", {})
     return Report(machine=machine, packages=packages, backends=backends, notes=tuple(notes))
@@ -88,39 +104,30 @@ def _backends() -> dict[str, Health]:
     return result
 
 
-def _requirements() -> list[tuple[Requirement, str]]:
-    """Every requirement of this package, with what it is for. Raises UserError where it is run without being installed."""
+def _packages() -> Iterator[Package]:
+    """Every requirement of this package. Raises UserError where Python runs from a checkout that is not installed."""
     try:
-        importlib.metadata.metadata(PACKAGE)
+        wanted = requirements()
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"{PACKAGE} itself is not installed", where="Python", fix="pip install -e '.[cpu]'") from None
-    extras = [e for e in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra", []) if e not in NOT_EXAMINED]
-    result = []
-    for line in importlib.metadata.requires(PACKAGE) or []:
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if marker is None or marker.evaluate({"extra": ""}):
-            result.append((requirement, EVERYTHING))
-        else:
-            result += [(requirement, extra) for extra in extras if marker.evaluate({"extra": extra})]
-    return result
+        raise UserError(f"{PACKAGE} is not installed", where="Python", fix=install_command("cpu")) from None
+    for extra in wanted:
+        if extra not in NOT_EXAMINED:
+            yield from (_package(requirement, extra) for requirement in wanted[extra])
 
 
-def _package(wanted: tuple[Requirement, str]) -> Package:
-    requirement, used_for = wanted
+def _package(requirement: Requirement, extra: str) -> Package:
     try:
         installed = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         installed = None
     ok = installed is not None and requirement.specifier.contains(installed, prereleases=True)
-    source = f"{requirement.name}{requirement.specifier}" if used_for == EVERYTHING else f"{PACKAGE}[{used_for}]"
     return Package(
         name=requirement.name,
-        used_for=used_for,
+        used_for=extra or EVERYTHING,
         wanted=str(requirement.specifier),
         installed=installed,
         ok=ok,
-        fix="" if ok else f"pip install '{source}'",
+        fix="" if ok else install_command(extra, requirement.name),
     )
 
 

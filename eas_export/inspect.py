@@ -1,4 +1,4 @@
-"""What is in a checkpoint or a bundle, found out without reading a tensor."""
+"""Describe a checkpoint or a bundle without reading its tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,19 @@ from .networks.memory import device_memory, request_memory
 def inspect(
     path: Path | str, *, skip: str | None = None, check: bool = False, progress: Progress | None = None, **sources: Any
 ) -> dict[str, Any]:
-    """What there is to say of a checkpoint or a bundle, by name; values are records, numbers and texts.
+    """Facts of a checkpoint or a bundle by name; values are records, numbers and texts.
 
-    skip     look at a checkpoint with these attentions skipped
+    skip     a checkpoint's attentions to skip
     check    read every byte of a bundle and compare its sha256 with the manifest's
-    sources  of a checkpoint: weights, vision, base_weights (see families/contract.Sources), and what it may not say itself
+    sources  of a checkpoint: weights, vision, base_weights and settings that its files may lack (see families/contract.Sources)
 
-    Bytes of a checkpoint are counted in fp16, of a bundle in its own precision. Raises UserError where it is neither, or damaged.
+    Bytes of a checkpoint are counted in fp16, of a bundle in its own precision. Raises UserError where the path is neither, or damaged.
     """
     path, given = Path(path), {name: value for name, value in sources.items() if value is not None}
     if (path / MANIFEST).is_file():
         if skip is not None or given:
-            what = "it is a bundle, and these options belong to a checkpoint"
-            raise UserError(what, where=path, fix="leave them out")
+            what = "the path is a bundle, but --skip and the options of sources belong to a checkpoint"
+            raise UserError(what, where=path, fix="leave these options out")
         bundle = open_bundle(path)
         if check:
             require_own_graphs_and_weights(bundle)
@@ -40,8 +40,8 @@ def inspect(
                 bundle.require_whole(done)
         return _bundle_facts(bundle)
     if check:
-        fix = "leave it out; verify compares with a checkpoint"
-        raise UserError("--check belongs to a bundle", where=path, fix=fix)
+        fix = "leave --check out"
+        raise UserError("the path is not a bundle, and --check belongs to a bundle", where=path, fix=fix)
     return _checkpoint_facts(path, skip, **given)
 
 

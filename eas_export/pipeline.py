@@ -1,4 +1,4 @@
-"""READ THIS FIRST: the whole way from a checkpoint to a verified bundle, a line a stage."""
+"""READ THIS FIRST: from a checkpoint to a verified bundle, one line per stage."""
 
 import os
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ ORIGIN = "the checkpoint it was built from"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """estimates: what each step takes of the machine; device: what engines take of a GPU, None without any; bundle is None after a dry run, report where nothing was verified; reused: the same
-    bundle was there already"""
+    """estimates: disk, memory and time of each step; device: GPU memory of engines, None without engines; bundle: None after a dry run; report:
+    None where nothing was verified; reused: the same bundle was there already"""
 
     request: Request
     plan: SkipPlan
@@ -70,19 +70,18 @@ def build(
     progress: Progress | None = None,
     **options: Any,
 ) -> BuildResult:
-    """Take an EAS checkpoint to a bundle at `out`.
+    """Build a bundle at `out` from an EAS checkpoint.
 
     ckpt, weights, vision, base_weights  see families/contract.Sources
     recipe                 a YAML file; `options` are core/options.BuildOptions' keys and win over it
-    base                   a bundle over the same base model: what is equal in its weights is shared, not written again
+    base                   a bundle over the same base model: equal weights become links to its file
     force                  replace what is at `out`
-    verify                 end with the parity ledger and keep it in the bundle
-    dry_run                stop when everything is checked and nothing is written
+    verify                 compare the bundle with the checkpoint, and keep the report in the bundle
+    dry_run                check everything, write nothing
 
-    What an earlier build finished is taken over where it is the same by content: of an unfinished build into `out`, and of the
-    bundle that is replaced.
+    Files with the same content are reused from an unfinished build into `out` and from the bundle that is replaced.
 
-    Raises UserError for anything the user can mend; then nothing is left at `out` that was not there before.
+    Raises UserError for anything the user can fix; then `out` is as it was before.
     """
     progress = progress or Progress()
     out = Path(os.path.realpath(out))
@@ -94,7 +93,9 @@ def build(
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
-        Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)  # carried along as it is, if it is one
+        Tokenizer(
+            checkpoint.tokenizer, checkpoint.config.vocab_size
+        )  # raises where the file is not one; it is copied as it is
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)
@@ -124,7 +125,7 @@ def build(
             make_files(space, blueprint, identity, shared, progress)
             bundle = Bundle(space.folder, describe(space, blueprint, identity, accounts, notes))
             report = _verify(bundle, checkpoint, progress) if verify else None
-            write_manifest(space.folder, bundle.manifest)  # only now does it open
+            write_manifest(space.folder, bundle.manifest)  # only now can the bundle be opened
     return replace(result, bundle=open_bundle(out), report=report)
 
 
@@ -143,13 +144,13 @@ def verify(
     negative_controls: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Compare a bundle with the checkpoint, or with its own weights in PyTorch where none is given.
+    """Compare a bundle with a checkpoint, or with its own weights in PyTorch where no checkpoint is given.
 
-    ckpt, weights, vision, base_weights  see families/contract.Sources; a scale and a temperature that the build was given are given again
-    backend                what has to run it, one or several; None: ONNX Runtime, and whatever it has engines for
+    ckpt, weights, vision, base_weights  see families/contract.Sources; scale and temperature are those that the build was given
+    backend                one or several that must run the bundle; None: ONNX Runtime and every backend that it has engines for
     require, inputs, steps  see verify/compare.Request
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
-    negative_controls      plant known faults in copies too, and see that each is found, on the CPU (verify/controls.py)
+    negative_controls      also plant known faults in copies and check that each is found, on the CPU (verify/controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, and
     for cuda where PyTorch sees no GPU.
@@ -165,7 +166,7 @@ def verify(
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
     if negative_controls and checkpoint is None:
-        what = "a wrong weight is only wrong beside the right one"
+        what = "negative controls need the checkpoint: a wrong weight shows only beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
     chosen = None if backend is None else _names(backend)
     file = None if inputs is None else Path(inputs)
@@ -182,7 +183,7 @@ def verify(
 
 
 def _load(sources: Sources, options: BuildOptions, family: str | None = None) -> Checkpoint:
-    """The checkpoint as the options want it."""
+    """The checkpoint, without its adapters where the options drop them."""
     checkpoint = load_checkpoint(sources, family)
     return drop_adapters(checkpoint) if options.adapters == "drop" else checkpoint
 
@@ -194,16 +195,17 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     for key in ours:
         if theirs[key] != ours[key]:
             what = f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}"
-            raise UserError(what, where=checkpoint.files[0], fix="give the checkpoint that the bundle was built from")
+            raise UserError(what, where=checkpoint.files[0], fix="pass the checkpoint that the bundle was built from")
 
 
 def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
-    """The bundle to share a store with. Raises UserError where nothing of it could be shared."""
+    """The bundle whose weights are shared. Raises UserError where none could be."""
     base = open_bundle(path)
     if os.path.realpath(path) == str(out):
-        raise UserError("it is the bundle that is to be built", where=f"--base {path}", fix="give another bundle")
+        what = "--base is the bundle that is to be built"
+        raise UserError(what, where=f"--base {path}", fix="name another bundle, or leave --base out")
     if base.manifest.precision != opts.precision:
-        what = f"it is in {base.manifest.precision}, this build in {opts.precision}"
+        what = f"the base bundle is in {base.manifest.precision}, this build in {opts.precision}"
         raise UserError(what, where=f"--base {path}", fix=ANOTHER_BASE)
     return base
 
@@ -215,7 +217,7 @@ def _verify(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Parit
 
 
 def _kept_report(bundle: Bundle) -> ParityReport | None:
-    """What the build that made the bundle found; None where it did not verify."""
+    """The report of the build that made the bundle; None where it did not verify."""
     try:
         return ParityReport.model_validate(bundle.read_report(REPORT))
     except ValueError:
@@ -223,14 +225,14 @@ def _kept_report(bundle: Bundle) -> ParityReport | None:
 
 
 def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
-    """The bundle at `out`, if building would make it again; anything else there is an error."""
+    """The bundle at `out`, if this build would make the same one. Raises UserError for any other."""
     bundle = open_bundle(out)
     if bundle.manifest.key != identity.key:
-        what = "it holds a bundle of another checkpoint, other options or another version"
+        what = "the folder holds a bundle of another checkpoint, other options or another version"
         raise UserError(what, where=out, fix="choose another --out, or pass --force to replace it")
-    with progress.stage("checking what is there", bundle.nbytes) as done:
+    with progress.stage("checking the existing bundle", bundle.nbytes) as done:
         bundle.require_whole(done, remembered_sha256)
-    require_own_graphs_and_weights(bundle)  # a manifest has no sha256 of its own
+    require_own_graphs_and_weights(bundle)  # the manifest itself has no sha256
     return bundle
 
 

@@ -38,7 +38,7 @@ def test_needs_of_a_7b_are_those_of_a_small_machine(tmp_path, command):
     assert needs["comparing with PyTorch"]["disk_bytes"] == pytest.approx(4.18e9, rel=0.01)
     assert not needs["comparing with PyTorch"]["kept"] and all(need["seconds"] > 0 for need in needs.values())
     code, text, _ = command(*build)
-    assert code == 0 and "what each step takes" in text and "4.18 GB for its time" in text
+    assert code == 0 and "estimates per step" in text and "4.18 GB, temporary" in text
 
 
 def test_needs_of_a_cross_encoder_of_the_published_size(tmp_path, command):
@@ -98,8 +98,8 @@ def test_widened_weights_that_do_not_fit_are_refused(bundle_of, tmp_path, refuse
         4 * e.nbytes // 2 for n, e in bundle.store.entries.items() if n.startswith("layers.") and ".ffn." in n
     )
     assert said["onnxruntime"] > 2 * decoder and said["pytorch"] == 0
-    assert "widened for each graph" in command("inspect", bundle.path)[1]
-    assert "none, they stay mapped" in command("inspect", mapped.path)[1]
+    assert "widened in each graph" in command("inspect", bundle.path)[1]
+    assert "none, the file is memory-mapped" in command("inspect", mapped.path)[1]
     monkeypatch.setattr(eas_export.backends.onnxruntime.cpu, "free_memory", lambda: said["onnxruntime"] - 1)
     np.savez(tmp_path / "in.npz", **CASE.arrays("txt1"))
     line = refused("run", bundle.path, "--inputs", tmp_path / "in.npz", "--backend", "onnxruntime")

@@ -1,6 +1,7 @@
 """Check how an engine builder parses a bundle's graphs: is every attention fused, and every cache updated in place?"""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,7 @@ class GraphCheck(Record):
 
     layers      all layers, in order
     opset       of the graph
-    attentions  Attention operators in the graph; fused: those that are one layer; masked: those with a mask for the slots to read
+    attentions  in the graph, as operators or decomposed (opset 21); fused: those that are one layer; masked: those with a mask for the slots to read
     cached      Attention operators that read a cache and so need a mask
     caches      caches that the graph updates; in_place: those that a layer updates in place
     """
@@ -42,7 +43,7 @@ class GraphCheck(Record):
     @property
     def lost(self) -> str:
         """What the parser lost, empty if nothing."""
-        if self.opset < FIRST_WITH_CACHES:
+        if self.opset < FIRST_WITH_CACHES and self.attentions:
             return f"opset {self.opset}: attention is decomposed"
         if self.fused < self.attentions:
             return f"{self.attentions - self.fused} of {self.attentions} attentions are decomposed"
@@ -74,7 +75,7 @@ def check(
         checks[name] = GraphCheck(
             layers=tuple(layers),
             opset=bundle.manifest.options.opset,
-            attentions=len(attentions),
+            attentions=len(attentions) + _decomposed(nodes),
             fused=kinds[ATTENTION],
             masked=sum(bool(layer.mask) for layer in layers),
             cached=sum(node.input[1] in spec.aliases for node in attentions),
@@ -82,3 +83,14 @@ def check(
             in_place=kinds[CACHE],
         )
     return checks
+
+
+def _decomposed(nodes: Iterable[onnx.NodeProto]) -> int:
+    """Attentions without an operator of their own: softmaxes that weight rows in a matrix product."""
+    after = {name: n for n in nodes if n.op_type in ("Cast", "Where", "MatMul") for name in n.input}
+    count = 0
+    for node in (node for node in nodes if node.op_type == "Softmax"):
+        while node is not None and node.op_type != "MatMul":
+            node = after.get(node.output[0])
+        count += node is not None
+    return count

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backends.onnxruntime.cpu import SILENT
 from ..core.errors import UserError
+from ..system.packages import install_command
 from .llama import END
 from .settings import Workload
 from .stages import ANSWER, DECODE, PREFILL, Part, Parts, Work, prompt_ids
@@ -52,7 +53,7 @@ def export_genai(folder: Path, out: Path, precision: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode} without a message"]
-        fix = f"check that the model fits in memory; else pip install -U {NAME}, or leave it out of --against"
+        fix = f"check that the model fits in memory; else {install_command('bench', NAME, option='-U')}, or leave it out of --against"
         raise UserError(
             f"onnxruntime-genai's model builder failed: {lines[-1].strip()}", where=f"{NAME}, {folder}", fix=fix
         )
@@ -172,8 +173,7 @@ def _require(*packages: str) -> None:
     for name in packages:
         if find_spec(name) is None:
             what = f"{name} is not installed"
-            fix = "pip install 'eas-export[bench]', which brings onnxruntime for the CPU"
-            raise UserError(what, where=NAME, fix=fix)
+            raise UserError(what, where=NAME, fix=f"{install_command('bench')}, which brings onnxruntime for the CPU")
 
 
 @contextmanager
@@ -183,5 +183,5 @@ def _errors(folder: Path) -> Iterator[None]:
         yield
     except RuntimeError as error:
         what = (str(error).strip() or "onnxruntime-genai failed without a message").splitlines()[0]
-        fix = f"build the bundle with --precision fp32, or pip install -U {NAME}"
+        fix = f"build the bundle with --precision fp32, or {install_command('bench', NAME, option='-U')}"
         raise UserError(what, where=f"{NAME}, {folder}", fix=fix) from error

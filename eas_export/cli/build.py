@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .build_options import build_options
-from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
+from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
 from .sources import path_options
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..build.estimate import Estimate
 
 
@@ -28,26 +26,29 @@ if TYPE_CHECKING:
     "--base",
     type=PATH,
     metavar="BUNDLE",
-    help="A bundle over the same base model: equal weights are shared with it (a link), not written again.",
+    help="A bundle over the same base model: equal weights become links to its file instead of copies.",
 )
-@click.option("--out", type=PATH, required=True, help="The bundle's folder.")
-@click.option("--recipe", type=PATH, help="A YAML file with these options; the command line wins.")
+@click.option("--out", type=PATH, required=True, help="The folder to write the bundle to.")
+@click.option("--recipe", type=PATH, help="A YAML file with these options; options on the command line override it.")
 @build_options()
-@click.option("--force", is_flag=True, help="Replace what is at --out.")
-@click.option("--no-verify", is_flag=True, help="Do not end with the parity ledger.")
+@click.option("--force", is_flag=True, help="Replace a bundle at --out.")
+@click.option("--no-verify", is_flag=True, help="Skip the comparison with the checkpoint at the end.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check everything that can be checked without reading tensors, this machine's disk and memory too; write nothing.",
+    help="Check the options, the checkpoint, free disk and free memory without reading tensors; write nothing.",
 )
 @json_option
 def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, **options: Any) -> int:
     """Take an EAS checkpoint to a verified bundle.
 
     \b
-    eas-export build --ckpt data/ --out lavin-7b.bundle --recipe recipes/lavin-7b-scienceqa.yaml
-    eas-export build --ckpt checkpoint-19.pth --weights weights/7B --vision ViT-L-14.pt --out b --skip 19,21-31
-    eas-export build --ckpt data/ --out b --precision fp16 --backend tensorrt-rtx --compute-capability 86,120
+    eas-export build --ckpt data/ --out lavin-7b.bundle \\
+      --recipe recipes/lavin-7b-scienceqa.yaml
+    eas-export build --ckpt checkpoint-19.pth --weights weights/7B \\
+      --vision ViT-L-14.pt --out b --skip 19,21-31
+    eas-export build --ckpt data/ --out b --precision fp16 \\
+      --backend tensorrt-rtx --compute-capability 86,120
     """
     from ..pipeline import build as run_pipeline
     from .inspect import accounts_table, device_table, engines_table
@@ -87,7 +88,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     if result.bundle and result.bundle.manifest.engine_files:
         console.print(engines_table(result.bundle.manifest.engine_files))
     said = (
-        "nothing to do, it is there already"
+        "nothing to do, the same bundle is there already"
         if result.reused
         else "written"
         if result.bundle
@@ -97,19 +98,19 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     return 0 if result.report is None or result.report.ok else 1
 
 
-def estimates_table(estimates: "tuple[Estimate, ...]") -> "Table":
+def estimates_table(estimates: "tuple[Estimate, ...]") -> Table:
     rows = [
         [
             each.step,
-            size(each.disk_bytes) + ("" if each.kept else " for its time"),
+            size(each.disk_bytes) + ("" if each.kept else ", temporary"),
             size(each.memory_bytes),
             f"{each.seconds:.0f} s",
         ]
         for each in estimates
     ]
     return table(
-        "what each step takes (what can be taken over is not counted)",
-        ["step", "disk", "memory", "about"],
+        "estimates per step, without what can be reused",
+        ["step", "disk", "memory", "time"],
         rows,
         numbers=3,
     )

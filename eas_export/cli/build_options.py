@@ -1,4 +1,4 @@
-"""The command line's options of a build, made from the fields of core/options.BuildOptions."""
+"""click options made from the fields of core/options.BuildOptions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_origin
@@ -9,11 +9,11 @@ from ..core.choices import choices_of, parts_of
 from ..core.options import BuildOptions, options_of
 
 ABOUT = options_of(BuildOptions)
-SETTINGS = tuple(name for name, about in ABOUT.items() if about.of_checkpoint)  # what a checkpoint may not say
+SETTINGS = tuple(name for name, about in ABOUT.items() if about.of_checkpoint)  # that a checkpoint's files may lack
 
 
 def build_options(names: Iterable[str] = tuple(ABOUT)) -> Callable[[Callable], Callable]:
-    """Decorates a command with these options, in this order. The command is given None for one that is not on the command line."""
+    """A decorator that adds these options to a command, in this order. An option that is not on the command line is passed as None."""
 
     def decorate(command: Callable) -> Callable:
         for name in reversed([*names]):
@@ -44,7 +44,7 @@ def _option(name: str) -> Callable[[Callable], Callable]:
 
 
 def _help(text: str, choices: Mapping[Any, Any], default: Any) -> str:
-    """With what the choices mean, where their rows say it, and the default."""
+    """The help text with the meanings of the choices, where their rows have one, and the default."""
     meanings = [f"{name}: {row.help}" for name, row in choices.items() if hasattr(row, "help")]
     default = ", ".join(default) if isinstance(default, tuple) else default
     return " ".join([text, "; ".join(meanings)]).strip() + ("" if default is None else f"  [default: {default}]")

@@ -13,16 +13,16 @@ BUILDERS = [*backends_that_run("engines")]
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--backend", default=BUILDERS[0], show_default=True, help=f"Whose parser looks: {' or '.join(BUILDERS)}.")
 @click.option(
-    "--layers", "list_layers", is_flag=True, help="List every layer, not only how many there are of each kind."
+    "--backend", default=BUILDERS[0], show_default=True, help=f"Whose parser reads the graphs: {' or '.join(BUILDERS)}."
 )
+@click.option("--layers", "list_layers", is_flag=True, help="List every layer instead of counts per kind alone.")
 @json_option
 def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
     """Show a bundle's graphs as TensorRT's parser sees them.
 
-    Every graph is rewritten as for an engine and parsed; nothing is built and no GPU is needed (with tensorrt-rtx). An attention that
-    is taken apart, a cache that is copied, an attention that reads all of its cache: each is named, exit 1.
+    Every graph is rewritten as for an engine and parsed. Nothing is built, and with tensorrt-rtx no GPU is needed. Exit 1 where an
+    attention is decomposed or reads all of its cache, or where a cache is copied.
 
     \b
     eas-export check lavin-7b.bundle
@@ -48,12 +48,13 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
             f"{found.fused} of {found.attentions}",
             f"{found.masked}",
             f"{found.in_place} of {found.caches}",
-            ", ".join(f"{kind} {count}" for kind, count in found.kinds.items()),
         ]
         for name, found in checks.items()
     ]
-    columns = ["graph", "", "attentions fused", "with a mask", "caches in place", "layers by kind"]
+    columns = ["graph", "", "attentions fused", "with a mask", "caches in place"]
     console.print(table(f"{opened.path}, parsed by {backend}", columns, rows))
+    for name, found in checks.items():
+        console.print(f"layers of {name}: {', '.join(f'{kind} {count}' for kind, count in found.kinds.items())}")
     if list_layers:
         for name, found in checks.items():
             console.print(table(name, ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers]))

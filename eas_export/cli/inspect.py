@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from ..core.configs import AnyConfig
 from ..core.plan import SkipPlan
 from ..networks import network_part
 from .build_options import SETTINGS, build_options
-from .output import PATH, as_plain, json_option, print_json, size, stdout_console, table
+from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console, table
 from .progress import make_progress
 from .sources import path_options
 
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=PATH)
 @path_options
-@click.option("--skip", metavar="LAYERS", help="Look at the checkpoint with these attentions skipped: 20-31,5 or none.")
+@click.option("--skip", metavar="LAYERS", help="Show the checkpoint with these attentions skipped: 20-31,5 or none.")
 @build_options(SETTINGS)
-@click.option("--check", is_flag=True, help="Of a bundle, read every byte and compare its sha256 with the manifest's.")
+@click.option("--check", is_flag=True, help="Read every file of the bundle and compare its sha256 with the manifest's.")
 @json_option
 def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources: Any) -> None:
     """Show what is in a checkpoint or a bundle.
 
-    Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, what a request takes in each fold mode.
-    Reads no tensors (but for --check). Bytes of a checkpoint are counted in fp16, of a bundle in its own precision.
+    Layers kept and skipped, adapter ranks, parameters and bytes before and after pruning, memory per request in each fold mode. Only
+    --check reads tensors. Bytes of a checkpoint are counted in fp16, those of a bundle in its own precision.
 
     \b
     eas-export inspect data/
@@ -60,12 +59,12 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
         if facts["engines"]:
             console.print(engines_table(facts["engines"]))
         for backend, number in facts["weights_in_memory"].items():
-            said = f"{size(number)}, widened for each graph" if number else "none, they stay mapped"
+            said = f"{size(number)}, widened in each graph" if number else "none, the file is memory-mapped"
             console.print(f"private memory of the weights on {backend}: {said}")
         if facts["base"]:
             console.print(f"weights.safetensors is shared with {facts['base'].name}, its --base")
         if check:
-            console.print("every file's sha256 is the manifest's")
+            console.print("the sha256 of every file is the manifest's")
     for note in facts["notes"]:
         console.print(f"note: {note}")
 
@@ -87,38 +86,40 @@ def accounts_table(accounts: "Accounts") -> Table:
     rows = [[part, f"{n:,}", f"{after.parameters.get(part, 0):,}"] for part, n in before.parameters.items()]
     rows += [
         ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
-        ["their size in this precision", size(before.total_bytes), size(after.total_bytes)],
+        ["size in this precision", size(before.total_bytes), size(after.total_bytes)],
     ]
     if before.kv_bytes_per_token:
         rows.append(["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)])
     if before.flops:
-        rows.append(["GFLOPs of one pass", f"{before.flops / 1e9:.2f}", f"{after.flops / 1e9:.2f}"])
+        rows.append(["GFLOPs per pass", f"{before.flops / 1e9:.2f}", f"{after.flops / 1e9:.2f}"])
     return table("parameters", ["", "before pruning", "after"], rows, numbers=2)
 
 
 def memory_table(requests: "dict[str, RequestMemory]") -> Table:
-    """What one request takes beside the shared weights, in each fold mode."""
+    """Memory that one request takes in addition to the shared weights, in each fold mode."""
     each = requests.values()
     rows = [
         ["KV cache per token", *(size(mode.kv_bytes_per_token) for mode in each)],
         ["fold state", *(f"{mode.fold_state_numbers} numbers, {size(mode.fold_state_bytes)}" for mode in each)],
         ["folded weights", *(size(mode.folded_weights_bytes) for mode in each)],
     ]
-    return table("a request's memory beside the weights, by --fold", ["", *requests], rows, numbers=len(requests))
+    return table(
+        "memory of a request in addition to the weights, by --fold", ["", *requests], rows, numbers=len(requests)
+    )
 
 
 def device_table(memory: "DeviceMemory") -> Table:
-    """A GPU's memory for both ways that engines can have their weights."""
+    """GPU memory for both values of --engine-weights."""
     rows = [
         [way, size(weights), size(memory.requests), size(weights + memory.requests)]
         for way, weights in (("bound", memory.bound), ("embedded", memory.embedded))
     ]
-    columns = ["--engine-weights", "weights", "caches and folded weights", "together"]
-    return table("a GPU's memory for TensorRT engines, beside what a step computes with", columns, rows, numbers=3)
+    columns = ["--engine-weights", "weights", "caches and folded weights", "total"]
+    return table("GPU memory of TensorRT engines, without their workspace", columns, rows, numbers=3)
 
 
 def engines_table(files: "Mapping[str, FileRecord]") -> Table:
-    """What was built for which GPUs. Built is all that it says: engines run where there is such a GPU."""
+    """Which engine was built for which GPUs."""
     rows = [
         [
             record.engine.graph,
@@ -131,5 +132,5 @@ def engines_table(files: "Mapping[str, FileRecord]") -> Table:
         ]
         for record in files.values()
     ]
-    columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "in"]
+    columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "build time"]
     return table("engines", columns, rows, numbers=2)

@@ -1,7 +1,8 @@
-"""Entry point: finds the command, runs it, and turns what went wrong into one line and an exit code.
+"""Entry point: find the command, run it, and turn errors into a message and an exit code.
 
-Exit codes: 0 done, or the same · 1 differs · 2 wrong use or bad input · 3 something required was not run · 70 a bug of ours · 130 interrupted · 141 nobody reads · 143 terminated
-A mistake of the user's never shows a traceback; a bug of ours always does.
+Exit codes: 0 done, or the same · 1 differs · 2 wrong usage or bad input · 3 something required was not run · 70 a bug in
+eas-export · 130 interrupted · 141 standard output was closed · 143 terminated
+A UserError never shows a traceback; a bug always does.
 """
 
 import errno
@@ -18,8 +19,9 @@ import click
 from .. import __version__
 from ..core.errors import UserError
 from ..core.registry import lookup
+from .width import fill, line_width
 
-# A command's summary, which --help shows without importing it: the command lies in the file of its name
+# Command -> its summary, which --help shows without importing the command's file
 COMMANDS = {
     "build": "Take an EAS checkpoint to a verified bundle.",
     "verify": "Compare a bundle with PyTorch, step by step.",
@@ -33,7 +35,7 @@ COMMANDS = {
 }
 PLACES = {name: f".cli.{name}:{name}" for name in COMMANDS}
 
-AGAIN = "start it again; a build goes on from the files that it had finished, a search from its last steps"
+AGAIN = "run the same command again: a build reuses its finished files, a search resumes from its last steps"
 
 
 class LazyGroup(click.Group):
@@ -57,8 +59,8 @@ def cli(ctx: click.Context) -> None:
     """Take trained EAS models from their checkpoints to verified engines.
 
     \b
-    eas-export demo                                    see it work
-    eas-export build --ckpt data/ --out model.bundle   the real thing
+    eas-export demo                                    a small trained model
+    eas-export build --ckpt data/ --out model.bundle   your own checkpoint
     eas-export COMMAND --help                          options and examples
     """
     if ctx.invoked_subcommand is None:
@@ -66,7 +68,7 @@ def cli(ctx: click.Context) -> None:
 
 
 class Terminated(BaseException):
-    """The process was asked to end: raised so that temporary folders are removed on the way out."""
+    """Raised on SIGTERM, so that temporary folders are removed on the way out."""
 
 
 def _terminate(*_: object) -> None:
@@ -77,47 +79,44 @@ def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+        sys.stdout.reconfigure(errors="replace")  # characters that the terminal's encoding lacks
     try:
         code = cli.main(standalone_mode=False)
     except UserError as error:
-        _say(error.as_json(), str(error))
-        code = 2
+        code = _refuse(error)
     except click.ClickException as error:
-        context = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
-        _say(
-            {"what": error.format_message(), "where": "command line", "fix": "see --help"},
-            error.format_message() + context,
-        )
-        code = 2
+        command = getattr(getattr(error, "ctx", None), "command_path", "eas-export")
+        code = _refuse(UserError(error.format_message(), where="command line", fix=f"see {command} --help"))
     except (click.Abort, KeyboardInterrupt):
-        _say({"what": "interrupted", "where": "keyboard", "fix": AGAIN}, f"interrupted; {AGAIN}")
-        code = 130
+        code = _refuse(UserError("interrupted", where="keyboard", fix=AGAIN), 130)
     except Terminated:
-        _say({"what": "terminated", "where": "signal", "fix": AGAIN}, f"terminated; {AGAIN}")
-        code = 143
-    except SystemExit:  # click's way to say that whoever read our output has enough, like head
+        code = _refuse(UserError("terminated", where="signal", fix=AGAIN), 143)
+    except SystemExit:  # click's, where the reader of standard output is gone, like head
         code = 141
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and missing.partition(".")[0] != "eas_export":
-            line = UserError(f"the package {missing} is not installed", where="Python", fix="see eas-export doctor")
-            _say(line.as_json(), str(line))
-            sys.exit(2)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output is dropped, not complained about
-            line = UserError(f"it cannot be written ({error.strerror})", where="standard output", fix="make room")
-            _say(line.as_json(), str(line))
-            sys.exit(2)
-        traceback.print_exc()
-        fix = "this is a bug of eas-export; please report it with its traceback"
-        _say({"what": f"{type(error).__name__}: {error}", "where": "eas-export", "fix": fix}, fix)
-        code = 70
+            what = f"the package {missing} is not installed"
+            code = _refuse(UserError(what, where="Python", fix="run eas-export doctor"))
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drops the rest of the output
+            what = f"standard output cannot be written ({error.strerror})"
+            code = _refuse(UserError(what, where="standard output", fix="free space on its disk"))
+        else:
+            traceback.print_exc()
+            what, fix = f"{type(error).__name__}: {error}", "this is a bug of eas-export; please report its traceback"
+            code = _refuse(UserError(what, where="eas-export", fix=fix), 70)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(record: dict, line: str) -> None:
+def _refuse(error: UserError, code: int = 2) -> int:
+    """Print an error, return the exit code. In a log it is one line; on a narrower terminal the fix starts a line, to be copied."""
     if "--json" in sys.argv:
-        with suppress(OSError):  # a full disk behind standard output may be what there is to say
-            print(json.dumps({"error": record}), flush=True)
-    print("error: " + " ".join(line.split()), file=sys.stderr)
+        with suppress(OSError):  # the error may be that standard output's disk is full
+            print(json.dumps({"error": error.as_json()}), flush=True)
+    text, fix = " ".join(f"error: {error}".split()), " ".join(error.fix.split())
+    width = line_width(sys.stderr, len(text))
+    if len(text) > width:
+        text = f"{fill(text.removesuffix(fix), width, '  ')}\n{fill('  ' + fix, width, '  ')}"
+    print(text, file=sys.stderr)
+    return code

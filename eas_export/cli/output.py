@@ -1,27 +1,117 @@
-"""How commands talk: tables for people, JSON for machines."""
+"""Output of commands: tables for people, JSON for programs."""
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.text import Text
+
+from .width import fill, line_width
 
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON object to standard output instead of tables, and progress as JSON lines to standard error.",
+    help="Print one JSON object on standard output instead of tables, and progress as JSON lines on standard error.",
 )
+PIPED_WIDTH = 100  # columns, where COLUMNS does not say
+GAP = 2  # columns between those of a table
 PATH = click.Path(path_type=Path)
 
 
+class PlainConsole(Console):
+    """Prints text as it is, since a path may hold brackets; lines break at spaces alone, so that paths can be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, width=line_width(sys.stdout, PIPED_WIDTH))
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        lines = [_wrapped(each, self.width, "  ") if isinstance(each, str | Text) else each for each in objects]
+        super().print(*lines, **{"crop": False} | options)
+
+
 def stdout_console() -> Console:
-    """Prints text as it is: a path may hold brackets. Tables keep their full width when nobody looks at them."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+    return PlainConsole()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns as wide as their cells. Where the line is too short, texts break at spaces while words and numbers stay whole; columns
+    that still do not fit are printed below, next to those that tell the rows apart.
+
+    rows     cells; a Text has its color
+    numbers  how many of the last columns are numbers, aligned to the right
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Text]]
+    numbers: int = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        if self.title:
+            yield _wrapped(Text(self.title, style="italic"), options.max_width)
+        for widths in self._blocks(options.max_width):
+            head = [Text(column, style="bold") for column in self.columns]
+            for row in [head, *self.rows] if any(self.columns) else self.rows:
+                cells = [_wrapped(row[column], width).split(allow_blank=True) for column, width in widths.items()]
+                for parts in zip_longest(*cells):
+                    line = [Text() if part is None else part for part in parts]
+                    for part, (column, width) in zip(line, widths.items()):
+                        part.align("right" if self._is_number(column) else "left", width)
+                    joined = Text(" " * GAP, no_wrap=True, overflow="ignore").join(line)
+                    joined.rstrip()
+                    yield joined
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        gaps = GAP * (len(self.columns) - 1)
+        return Measurement(*(sum(widths) + gaps for widths in self._widths()))
+
+    def _widths(self) -> tuple[list[int], list[int]]:
+        """Of each column the width of its longest word or number, and that of its longest cell."""
+        least, most = [], []
+        for column, head in enumerate(self.columns):
+            cells = [str(row[column]) for row in self.rows]
+            words = head.split() + (cells if self._is_number(column) else " ".join(cells).split())
+            least.append(max(map(cell_len, words), default=0))
+            most.append(max(map(cell_len, [head, *cells])))
+        return least, most
+
+    def _blocks(self, available: int) -> Iterator[dict[int, int]]:
+        """The columns that are printed beside each other, each with its width."""
+        least, most = self._widths()
+        texts = range(1, len(least) - self.numbers)
+        first = next((n for n in texts if len({str(row[:n]) for row in self.rows}) == len(self.rows)), 1)
+        left = [*range(first, len(least))]
+        while True:
+            block = [*range(first)]
+            while left and (len(block) == first or sum(least[c] + GAP for c in (*block, left[0])) - GAP <= available):
+                block.append(left.pop(0))
+            widths = {column: most[column] for column in block}
+            while sum(widths.values()) + GAP * (len(widths) - 1) > available:
+                loose = [column for column in block if widths[column] > least[column]]
+                if not loose:
+                    break
+                widths[max(loose, key=widths.get)] -= 1
+            yield widths
+            if not left:
+                return
+
+    def _is_number(self, column: int) -> bool:
+        return column >= len(self.columns) - self.numbers
+
+
+def _wrapped(text: str | Text, width: int, indent: str = "") -> Text:
+    text = Text(text) if isinstance(text, str) else text
+    return Text(fill(text.plain, max(width, 1), indent), style=text.style, no_wrap=True, overflow="ignore")
 
 
 def judged(ok: bool, text: str) -> Text:
@@ -29,7 +119,7 @@ def judged(ok: bool, text: str) -> Text:
 
 
 def as_plain(value: Any) -> Any:
-    """Records, and tables of them, as what JSON knows."""
+    """A value with its records as plain dicts and lists, for JSON."""
     if isinstance(value, dict):
         return {key: as_plain(each) for key, each in value.items()}
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
@@ -40,14 +130,7 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[str | Text]], numbers: int = 0) -> Table:
-    """A table whose last `numbers` columns are aligned to the right."""
-    result = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for position, column in enumerate(columns):
-        right = position >= len(columns) - numbers
-        result.add_column(column, justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        result.add_row(*row)
-    return result
+    return Table(title, columns, rows, numbers)
 
 
 def size(number: float) -> str:

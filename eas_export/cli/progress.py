@@ -1,4 +1,4 @@
-"""How long work looks: bars on a terminal, lines elsewhere, JSON lines for machines; all on standard error."""
+"""Progress on standard error: bars on a terminal, lines in a log, JSON lines for programs."""
 
 import json
 import sys
@@ -21,19 +21,20 @@ from rich.progress import Progress as Bars
 
 from ..core.progress import Progress
 from .output import size
+from .width import fill, line_width
 
 EVERY = 10.0  # seconds between two lines of one stage
 EVERY_EVENT = 1.0  # between two events of one stage
 
 
 def make_progress(as_json: bool) -> Progress:
-    """The listener for this standard error."""
+    """The Progress that suits this standard error."""
     console = Console(stderr=True, highlight=False)
     return JsonProgress() if as_json else BarProgress(console) if console.is_terminal else LineProgress()
 
 
 class BarProgress(Progress):
-    """A bar with amount, rate and time left, and a line when the stage is done."""
+    """A bar with amount, rate and time left; a line when the stage is done."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -47,14 +48,14 @@ class BarProgress(Progress):
         with Bars(*columns, console=self.console, transient=True) as bars:
             task = bars.add_task(title, total=total)
             yield lambda done: bars.advance(task, done)
-        print(_finished(title, total, unit, time.monotonic() - start), file=sys.stderr)
+        _say(_finished(title, total, unit, time.monotonic() - start))
 
     def note(self, title: str, values: Mapping[str, object]) -> None:
         self.console.print(_noted(title, values), markup=False)
 
 
 class LineProgress(Progress):
-    """A line when a stage is done, and one now and then while it takes long."""
+    """A line when a stage is done, and one every EVERY seconds before."""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
@@ -65,18 +66,18 @@ class LineProgress(Progress):
                 left = f", {meter.seconds_left:.0f} s left" if meter.seconds_left is not None else ""
                 rate = f", {_amount(meter.rate, unit)}/s"
                 of = f" of {_amount(total, unit)}" if total else ""
-                print(f"{title}: {_amount(meter.done, unit)}{of}{rate}{left}", file=sys.stderr, flush=True)
+                _say(f"{title}: {_amount(meter.done, unit)}{of}{rate}{left}")
 
         yield advance
-        print(_finished(title, total, unit, meter.seconds), file=sys.stderr, flush=True)
+        _say(_finished(title, total, unit, meter.seconds))
 
     def note(self, title: str, values: Mapping[str, object]) -> None:
-        print(_noted(title, values), file=sys.stderr, flush=True)
+        _say(_noted(title, values))
 
 
 class JsonProgress(Progress):
     """An event per line: {"event": "start" | "progress" | "done", "stage": ..., "unit": ..., "done": ..., "total": ..., "seconds":
-    ..., "rate": per second, "seconds_left": ...}; what the work sees: {"event": "note", "stage": ..., and its numbers}"""
+    ..., "rate": per second, "seconds_left": ...}; notes: {"event": "note", "stage": ..., and the note's values}"""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
@@ -100,14 +101,14 @@ class JsonProgress(Progress):
 
 
 class _Meter:
-    """How far a stage is."""
+    """Counts what is done of a stage."""
 
     def __init__(self, total: int | None, every: float):
         self.total, self.every, self.done = total, every, 0
         self.start = self.said = time.monotonic()
 
     def advance(self, done: int) -> bool:
-        """Count it; whether it is time to say something."""
+        """Count what was done. Returns whether a line is due."""
         self.done += done
         now = time.monotonic()
         due = now - self.said >= self.every
@@ -125,6 +126,11 @@ class _Meter:
     @property
     def seconds_left(self) -> float | None:
         return round(max(0, self.total - self.done) / self.rate, 1) if self.total and self.done else None
+
+
+def _say(line: str) -> None:
+    """On standard error: a line in a log, several where a line is too long for the terminal or for COLUMNS."""
+    print(fill(line, line_width(sys.stderr, len(line)), "  "), file=sys.stderr, flush=True)
 
 
 def _amount(number: float, unit: str) -> str:

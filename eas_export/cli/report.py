@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..verify import phrasing, sections
 from ..verify.metrics import NO_NUMBER
 from ..verify.report import BlockLine, ParityReport, StepReport
 from ..verify.sections import IN_NUMBERS, LINES_IN_TERMINAL, Badge, Column, Section
-from .output import judged, table
+from .output import Table, judged, table
 
 AROUND = 2  # blocks shown before and after the first that differs
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
 from ..backends.opening import open_runtime
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
@@ -11,7 +9,7 @@ from ..core.progress import Progress
 from ..generation.encode import encode
 from ..generation.sampling import Sampling
 from ..inputs.pairs import read_pairs, write_answers
-from .output import table
+from .output import Table, table
 
 
 def run_pairs(

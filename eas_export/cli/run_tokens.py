@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch.nn.utils.rnn import pad_sequence
 
 from ..backends.opening import open_runtime
@@ -17,7 +16,7 @@ from ..generation.sampling import Sampling
 from ..generation.stream import Token, answer
 from ..generation.text_model import has_tokenizer, open_tokenizer
 from ..inputs.npz import read_inputs, write_outputs
-from .output import table
+from .output import Table, table
 from .run import DEFAULT_NEW_TOKENS
 
 

@@ -1,4 +1,4 @@
-"""The JSON Schemas of reports, for who reads them in another language. `python -m eas_export.cli.schemas` writes them anew."""
+"""JSON Schemas of reports, for readers in other languages. `python -m eas_export.cli.schemas` rewrites them."""
 
 import inspect
 import json
@@ -9,7 +9,7 @@ from ..bench.report import BenchReport
 from ..core.record import Record
 from ..verify.report import ParityReport
 
-# Name -> what `verify --json` prints, and lies in a bundle as reports/verify.json; and what `bench --json` prints
+# Name -> the record that `verify --json` prints (reports/verify.json in a bundle), and the one that `bench --json` prints
 REPORTS: dict[str, type[Record]] = {"parity-report": ParityReport, "bench-report": BenchReport}
 
 
@@ -24,7 +24,7 @@ def report_schema(name: str) -> dict[str, Any]:
 
 
 def schema_file(name: str) -> Path:
-    """Where it is committed: beside the report."""
+    """The committed schema, beside the report's module."""
     return Path(inspect.getfile(REPORTS[name])).with_name("report.schema.json")
 
 

@@ -16,35 +16,33 @@ PLOT = "search.svg"
 
 @click.command()
 @click.option("--ckpt", type=PATH, required=True, help="A LLaVA folder with every attention, with or without adapters.")
-@click.option("--data", type=PATH, required=True, help="Questions with answers, a JSON object per line.")
-@click.option("--out", type=PATH, required=True, help="A folder for the checkpoint, search.json and search.svg.")
+@click.option("--data", type=PATH, required=True, help="Questions with answers, one JSON object per line.")
+@click.option("--out", type=PATH, required=True, help="The new folder for the checkpoint, search.json and search.svg.")
 @click.option("--count", type=int, help="How many attentions to skip; the bandit finds out which.")
+@click.option("--skip", metavar="LIST", help="Skip these instead, like 20-31: no search, only the adapters' training.")
+@click.option("--vision", type=PATH, help="The CLIP folder, if it is not inside --ckpt.")
+@click.option("--policy", help="The bandit's update rule: lavin-code, meter-code or paper.  [default: lavin-code]")
+@click.option("--steps", type=int, help="Training steps of the search, with random skips.  [default: 2000]")
+@click.option("--warm-up", type=int, help="Steps of the search before the bandit's first comparison.  [default: 500]")
+@click.option("--every", type=int, help="Steps between two comparisons.  [default: 10]")
+@click.option("--candidates", type=int, help="Subnetworks in one comparison.  [default: 3]")
+@click.option("--tune-steps", type=int, help="Training steps with the chosen skips.  [default: 2000]")
+@click.option("--batch", type=int, help="Questions in a training batch.  [default: 16]")
+@click.option("--learning-rate", type=float, help="Peak learning rate of AdamW.  [default: 0.001]")
+@click.option("--kept-rank", type=int, help="Rank of new adapters before attentions, an even number.  [default: 128]")
 @click.option(
-    "--skip", metavar="LIST", help="Skip these instead, like 20-31: nothing is searched, adapters are trained."
+    "--skipped-rank", type=int, help="Rank of new adapters in place of attentions, an even number.  [default: 128]"
 )
-@click.option("--vision", type=PATH, help="The CLIP folder, where it lies elsewhere.")
-@click.option("--policy", help="Of the bandit: lavin-code, meter-code or paper.  [default: lavin-code]")
-@click.option("--steps", type=int, help="Of training with skips of chance.  [default: 2000]")
-@click.option("--warm-up", type=int, help="Of these, before the bandit looks on.  [default: 500]")
-@click.option("--every", type=int, help="Steps between two looks.  [default: 10]")
-@click.option("--candidates", type=int, help="Subnetworks that it looks at.  [default: 3]")
-@click.option("--tune-steps", type=int, help="Of training with the chosen skips.  [default: 2000]")
-@click.option("--batch", type=int, help="Questions of a step.  [default: 16]")
-@click.option("--learning-rate", type=float, help="Of AdamW, at its highest.  [default: 0.001]")
-@click.option("--kept-rank", type=int, help="Width of new adapters before attentions, an even number.  [default: 128]")
-@click.option(
-    "--skipped-rank", type=int, help="Width of new adapters in place of attentions, an even number.  [default: 128]"
-)
-@click.option("--held-out", type=float, help="Share of the questions that is not trained on.  [default: 0.1]")
-@click.option("--precision", help="Of weights and activations: fp32 or bf16.  [default: fp32]")
-@click.option("--seed", type=int, help="Of everything that is drawn.  [default: 0]")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where there is one]")
+@click.option("--held-out", type=float, help="Fraction of the questions held out from training.  [default: 0.1]")
+@click.option("--precision", help="dtype of weights and activations: fp32 or bf16.  [default: fp32]")
+@click.option("--seed", type=int, help="Seed of all random choices.  [default: 0]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.  [default: cuda if there is a GPU]")
 @json_option
 def search(ckpt: Path, data: Path, out: Path, as_json: bool, **options: Any) -> int:
     """Find the attentions that a model can do without, and train the adapters that stand in for them.
 
-    Every layer gets both adapters. Training skips attentions by chance, and now and then a bandit compares a few subnetworks; what it ends
-    with is trained on and written as a checkpoint for `build`. A search that was interrupted goes on when it is started again.
+    Every layer gets both adapters. Training skips random attentions, and every few steps a bandit compares some subnetworks. The one
+    that it chooses is trained further and written as a checkpoint for `build`. Start an interrupted search again to resume it.
 
     \b
     eas-export search --ckpt llava/ --data train.jsonl --count 12 --out llava-eas
@@ -61,7 +59,7 @@ def search(ckpt: Path, data: Path, out: Path, as_json: bool, **options: Any) -> 
 
 
 def show(report: "SearchReport", out: Path, as_json: bool) -> None:
-    """Draw the search, and print what came of it."""
+    """Plot the search and print its result."""
     from ..search.plots import draw
     from ..system.files import written_whole
 
@@ -72,12 +70,12 @@ def show(report: "SearchReport", out: Path, as_json: bool) -> None:
         return
     console, bandit, losses = stdout_console(), report.bandit, report.held_out
     rows = [
-        ["attentions skipped", f"{len(report.skipped)} of {bandit.sites}: {', '.join(map(str, report.skipped))}"],
-        ["events", str(len(bandit.events))],
+        ["skipped attentions", f"{len(report.skipped)} of {bandit.sites}: {', '.join(map(str, report.skipped))}"],
+        ["comparisons by the bandit", str(len(bandit.events))],
         ["trained parameters", f"{report.trained_parameters:,}"],
-        ["loss with every attention, untrained", f"{losses.untrained:.4f}"],
-        ["loss with the chosen skips", f"{losses.chosen:.4f}"],
-        ["loss when tuned", f"{losses.tuned:.4f}"],
+        ["held-out loss with every attention, untrained", f"{losses.untrained:.4f}"],
+        ["held-out loss with the chosen skips, before tuning", f"{losses.chosen:.4f}"],
+        ["held-out loss after tuning", f"{losses.tuned:.4f}"],
         ["time", f"{report.seconds:.0f} s"],
     ]
     console.print(table("search", ["", ""], rows))

@@ -1,4 +1,4 @@
-"""The options that say where a checkpoint's files are: the same for every command that reads one."""
+"""Options for the paths of a checkpoint's files, the same in every command that reads one."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,15 @@ from .output import PATH
 def path_options(command: Callable) -> Callable:
     """--weights, --vision and --base-weights (see families/contract.Sources)."""
     options = (
-        click.option("--weights", type=PATH, help="LaVIN: the LLaMA folder, where the checkpoint is the adapter file."),
-        click.option("--vision", type=PATH, help="The CLIP file (LaVIN) or folder (LLaVA), where it lies elsewhere."),
+        click.option("--weights", type=PATH, help="LaVIN: the LLaMA folder, if --ckpt is the adapter file."),
+        click.option(
+            "--vision", type=PATH, help="The CLIP file (LaVIN) or folder (LLaVA), if it is not inside the checkpoint."
+        ),
         click.option(
             "--base-weights",
             type=PATH,
             metavar="DIR",
-            help="LLaVA: the original model, for attentions that fine-tuning has removed.",
+            help="LLaVA: the original model, for attentions that the fine-tuned checkpoint lacks.",
         ),
     )
     for option in reversed(options):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UserError
+from ..system.packages import install_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,7 @@ def load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError:
         what = "scikit-learn is not installed, whose pictures the demo is trained on"
-        raise UserError(what, where="--train", fix="pip install scikit-learn") from None
+        raise UserError(what, where="--train", fix=install_command("demo-training", "scikit-learn")) from None
 
     found = load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(found.target))

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any, BinaryIO
 
 from ..core.errors import UserError
+from .packages import install_command
 
 OURS, BOUND, OTHER, INK = "#0b62c4", "#c2571a", "#8a9099", "#24292f"
 WIDTH = 9.0  # inches: on a page of 800 pixels, text of 10 points is 12 pixels high
@@ -28,7 +29,8 @@ def require_matplotlib() -> Any:
     try:
         import matplotlib.figure
     except ImportError:
-        raise UserError("matplotlib is not installed", where="plots", fix="pip install matplotlib") from None
+        fix = install_command("search", "matplotlib")
+        raise UserError("matplotlib is not installed", where="plots", fix=fix) from None
     return matplotlib
 
 

@@ -21,6 +21,7 @@ from eas_export.core.errors import UserError
 from eas_export.generation.generate import generate
 from eas_export.networks import ops
 from eas_export.pipeline import build
+from eas_export.system.packages import install_command
 
 SHAPE = LlavaShape(layers=2, kv_heads=2, ffn=112, theta=5e5, norm_eps=1e-3)
 NEEDS_IT = pytest.mark.skipif(find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed")
@@ -159,7 +160,7 @@ def test_a_missing_package_is_said(tmp_path, monkeypatch):
         monkeypatch.setattr(genai, "find_spec", lambda name, missing=missing: None if name == missing else True)
         with pytest.raises(UserError, match=f"^{missing} is not installed") as said:
             ask()
-        assert said.value.fix.startswith("pip install 'eas-export[bench]'")
+        assert said.value.fix.startswith(install_command("bench"))
 
 
 def test_the_builders_failure_is_reported_and_its_output_is_not_printed(tmp_path, monkeypatch, capfd):

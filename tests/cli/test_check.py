@@ -9,6 +9,7 @@ from conftest import golden_case
 
 from eas_export.backends.checking import GraphCheck
 from eas_export.backends.contract import Layer
+from eas_export.system.packages import install_command
 
 CASE = golden_case("half_13B")
 
@@ -31,14 +32,15 @@ def test_every_layer_has_its_kind(bundle_of, command):
 
 
 def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command):
-    """opset 21: attention is decomposed, so none can be a layer."""
-    code, text, _ = command("check", bundle_of(CASE, fold="lowrank", opset=21).path, "--json")
-    decode = json.loads(text)["graphs"]["decode"]
+    """opset 21: attention is decomposed, so none can be a layer; the fold has none."""
+    code, text, _ = command("check", bundle_of(CASE, opset=21).path, "--json")
+    decode, fold = (json.loads(text)["graphs"][name] for name in ("decode", "fold"))
     assert code == 1 and decode["lost"] == "opset 21: attention is decomposed"
+    assert decode["attentions"] == len(CASE.plan.kept) and fold["attentions"] == 0 and fold["lost"] == ""
     assert decode["fused"] == 0 and decode["kinds"]["SOFTMAX"] >= len(CASE.plan.kept)
 
 
-def test_an_attention_that_the_parser_takes_apart_is_seen(bundle_of, command, tmp_path):
+def test_an_attention_that_the_parser_decomposes_is_named(bundle_of, command, tmp_path):
     """One that has outputs that TensorRT's attention has not."""
     folder = shutil.copytree(bundle_of(CASE, "fp16").path, tmp_path / "b")
     path = folder / "decode.onnx"
@@ -73,5 +75,5 @@ def test_what_cannot_be_checked_says_why(bundle_of, refused):
     path = bundle_of(CASE, "fp16").path
     assert "builds no engines to check" in refused("check", path, "--backend", "onnxruntime")
     assert "did you mean tensorrt-rtx" in refused("check", path, "--backend", "tensort-rtx")
-    assert "pip install 'eas-export[gpu]'" in refused("check", path, "--backend", "tensorrt")
+    assert install_command("gpu") in refused("check", path, "--backend", "tensorrt")
     assert "not a bundle" in refused("check", path / "nowhere")

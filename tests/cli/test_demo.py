@@ -134,7 +134,7 @@ def test_training_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch, refu
     (tmp_path / "file").write_text("x")
     assert "the output cannot be written (Not a directory)" in refused("demo", "--train", tmp_path / "file" / "new")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert "pip install scikit-learn" in refused("demo", "--train", tmp_path / "new")
+    assert "pip install 'scikit-learn>=" in refused("demo", "--train", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -8,6 +8,8 @@ import sys
 import onnxruntime
 import torch
 
+from eas_export.system.packages import install_command
+
 
 def test_doctor_says_what_is_installed(command):
     code, text, _ = command("doctor", "--json")
@@ -17,7 +19,7 @@ def test_doctor_says_what_is_installed(command):
     assert packages["torch", "everything"]["installed"] == importlib.metadata.version("torch")
     assert packages["onnxruntime", "cpu"]["ok"] and not packages["onnxruntime", "cpu"]["fix"]
     missing = [package for package in said["packages"] if package["installed"] is None]
-    assert all(package["fix"] == f"pip install 'eas-export[{package['used_for']}]'" for package in missing)
+    assert all(package["fix"] == f"pip install '{package['name']}{package['wanted']}'" for package in missing)
     assert "pytest" not in {name for name, _ in packages}
     assert said["backends"]["onnxruntime"]["version"] == onnxruntime.__version__
     assert said["backends"]["pytorch"]["version"] == torch.__version__
@@ -50,7 +52,7 @@ def test_without_onnxruntime_nothing_runs_bundles():
     code, said = doctor_without("onnxruntime")
     assert code == 1 and said["ok"] is False
     assert said["backends"]["onnxruntime"]["version"] is None
-    assert said["backends"]["onnxruntime"]["fix"] == "pip install 'eas-export[cpu]'"
+    assert said["backends"]["onnxruntime"]["fix"] == "pip install 'onnxruntime>=1.31'"
 
 
 def test_it_works_without_torch():
@@ -102,7 +104,7 @@ def test_what_builds_engines_and_cannot_run_them_is_no_way_to_run(monkeypatch, c
         "version": None,
         "runs": False,
         "status": "not usable: TensorRT is not installed",
-        "fix": "pip install 'eas-export[gpu]'",
+        "fix": install_command("gpu"),
     }
     code, said = doctor_without("onnxruntime")
     assert code == 1 and said["backends"]["tensorrt-rtx"]["version"]

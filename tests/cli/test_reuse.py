@@ -53,7 +53,7 @@ def test_a_damaged_file_is_made_again_and_only_that(built, command, refused):
     code, _, err = command("build", "--ckpt", CASE.folder, "--out", built, "--force", "--no-verify")
     assert code == 0 and stages(err) == ["exporting vision"]
     code, text, _ = command("inspect", built, "--check")
-    assert code == 0 and "every file's sha256 is the manifest's" in text
+    assert code == 0 and "the sha256 of every file is the manifest's" in text
     assert "belongs to a bundle" in refused("inspect", CASE.folder, "--check")
 
 
@@ -132,10 +132,10 @@ def test_another_skip_list_writes_the_layers_that_changed(built, tmp_path, comma
 
 def test_a_base_that_cannot_be_one_is_refused(bundle_of, built, tmp_path, refused):
     build = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "x", "--base")
-    assert "it is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
+    assert "the base bundle is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
     assert "% of this model's weights are in the base" in refused(*build, bundle_of(golden_case("half_13B")).path)
     assert "the path is not a bundle" in refused(*build, tmp_path)
-    assert "it is the bundle that is to be built" in refused(
+    assert "--base is the bundle that is to be built" in refused(
         "build", "--ckpt", CASE.folder, "--out", built, "--base", built
     )
     with open(built / "weights.safetensors", "r+b") as file:

@@ -266,7 +266,7 @@ def test_what_it_prints(searched, plain, questions, command, tmp_path):
     out = shutil.copytree(searched[0], tmp_path / "eas")
     code, text, err = command("search", "--ckpt", plain, "--data", questions, "--out", out, "--count", 2, *WORDS)
     assert code == 0, err
-    assert "2 of 4" in text and "loss when tuned" in text and "search.svg" in text
+    assert "2 of 4" in text and "loss after tuning" in text and "search.svg" in text
 
 
 def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):

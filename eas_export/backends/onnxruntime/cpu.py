@@ -27,6 +27,7 @@ from ...core.precision import DTYPES, PRECISIONS
 from ...core.registry import deferred
 from ...system.machine import free_memory
 from ...system.memory import enough_memory
+from ...system.packages import install_command
 from ..contract import Backend, Health
 from ..runtime import Runtime, Tensors
 from .split import Part, split
@@ -179,7 +180,7 @@ def import_onnxruntime() -> ModuleType:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         what = f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})"
-        fix = "pip install 'eas-export[cpu]'" if missing else "pip install --force-reinstall onnxruntime"
+        fix = install_command("cpu", option="" if missing else "--force-reinstall")
         raise UserError(what, where="--backend onnxruntime", fix=fix) from None
     return onnxruntime
 
@@ -228,7 +229,7 @@ def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # the bindings' and protobuf's exception classes have no other common base
         what = f"ONNX Runtime {ort.__version__} rejects the graph ({' '.join(str(error).split())[:200]})"
-        fix = "eas-export verify tells whether the file is damaged; else pip install -U onnxruntime (1.31 or newer)"
+        fix = f"eas-export verify tells whether the file is damaged; else {install_command('cpu', option='-U')}"
         raise UserError(what, where=path, fix=fix) from error
 
 

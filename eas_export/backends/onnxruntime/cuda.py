@@ -14,6 +14,7 @@ from ...bundle.bundle import Bundle
 from ...core.errors import UserError
 from ...core.graph_spec import GraphSpec
 from ...core.precision import DTYPES
+from ...system.packages import install_command
 from ..runtime import Runtime, Tensors
 from .cpu import import_onnxruntime
 
@@ -65,7 +66,8 @@ def import_for(device: torch.device) -> ModuleType:
     known = onnxruntime.get_available_providers()
     if _provider(device) not in known:
         what = f"ONNX Runtime {onnxruntime.__version__} has no {_provider(device)} here, only {', '.join(known)}"
-        raise Refused(what, where="onnxruntime", fix="pip install onnxruntime-gpu, for this CUDA version")
+        fix = f"pip uninstall -y onnxruntime && {install_command('gpu', 'onnxruntime-gpu')}"
+        raise Refused(what, where="onnxruntime", fix=fix)
     return onnxruntime
 
 

@@ -15,6 +15,7 @@ from ...core.errors import UserError
 from ...core.options import BuildOptions
 from ...core.registry import deferred, load
 from ...system.memory import OUT_OF_MEMORY
+from ...system.packages import install_command
 from .. import BACKENDS
 from ..contract import Backend, Compiler
 from .callbacks import make_monitor, make_writer
@@ -71,14 +72,15 @@ class Flavor:
         except ModuleNotFoundError as error:
             if error.name != self.module:
                 raise self._broken(error) from None
-            fix = f"pip install 'eas-export[{self.extra}]'"
-            raise UserError(f"{self.title} is not installed", where=f"--backend {self.backend}", fix=fix) from None
+            what, fix = f"{self.title} is not installed", install_command(self.extra)
+            raise UserError(what, where=f"--backend {self.backend}", fix=fix) from None
         except (ImportError, OSError, RuntimeError) as error:  # for example wheels without their libraries
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> UserError:
         what = f"{self.title} cannot be imported ({' '.join(str(error).split())[:200]})"
-        fix = f"pip install --force-reinstall 'eas-export[{self.extra}]', on a machine that reaches NVIDIA's package index"
+        command = install_command(self.extra, option="--force-reinstall")
+        fix = f"{command}, on a machine that reaches NVIDIA's package index"
         return UserError(what, where=f"--backend {self.backend}", fix=fix)
 
 

@@ -12,6 +12,7 @@ from ...bundle.manifest import Target
 from ...core.errors import UserError
 from ...core.options import BuildOptions
 from ...system.hashing import cache_folder
+from ...system.packages import install_command
 from .flavor import Flavor
 
 BACKEND = "tensorrt"
@@ -57,7 +58,7 @@ def target(options: BuildOptions) -> Target:
     trt = FLAVOR.load()
     if not OLDEST <= tuple(int(part) for part in trt.__version__.split(".")[:2]) <= NEWEST:
         what = f"TensorRT {trt.__version__} is installed, but engines are built with 10.15 to 11.x"
-        raise UserError(what, where=f"--backend {BACKEND}", fix="pip install 'eas-export[gpu]'")
+        raise UserError(what, where=f"--backend {BACKEND}", fix=install_command(FLAVOR.extra, BACKEND))
     import torch  # imported late: the process that builds does not need it
 
     if not torch.cuda.is_available():

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.configs.vit import ImageConfig
 from ...core.errors import UserError
 from ...system.files import require_file
+from ...system.packages import install_command
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # readers that start no other program
 LONGEST_SIDE = 100  # times the shorter side
@@ -26,7 +27,7 @@ def read_image(path: Path) -> "Image":
     try:
         from PIL import Image
     except ImportError:
-        raise UserError("Pillow is not installed", where=path, fix="pip install pillow") from None
+        raise UserError("Pillow is not installed", where=path, fix=install_command("", "pillow")) from None
     require_file(path)
     try:
         with warnings.catch_warnings():

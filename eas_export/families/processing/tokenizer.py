@@ -7,6 +7,7 @@ from pathlib import Path
 from ...bundle.manifest import TOKENIZER_FILES
 from ...core.errors import UserError
 from ...system.files import require_file
+from ...system.packages import install_command
 
 HALF = "\ufffd"  # what an incomplete character is decoded to
 
@@ -26,9 +27,8 @@ class Tokenizer:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            raise UserError(
-                "sentencepiece is not installed", where=path, fix="pip install sentencepiece, or give token ids as npz"
-            ) from None
+            fix = f"{install_command('', 'sentencepiece')}, or give token ids as npz"
+            raise UserError("sentencepiece is not installed", where=path, fix=fix) from None
         try:
             self._model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
             self._model.id_to_piece(list(range(self._model.vocab_size())))  # every token is text
