@@ -24,4 +24,4 @@ $(VENV)/.ready: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) eas-export-demo
+	rm -rf $(VENV) eas-demo

@@ -48,5 +48,5 @@ def test_the_demo_runs_from_a_wheel(tool, tmp_path):
     assert imported.startswith(str(tool.parents[1])), "the wheel's, not the checkout's"
     last = run([tool, "demo"], tmp_path).splitlines()[-1].split()
     assert last[0] == "eas-export" and len(run([tool, *last[1:]], tmp_path).splitlines()) == 3
-    run([tool, "verify", "eas-export-demo/demo.bundle", "--html", "page.html"], tmp_path)
+    run([tool, "verify", "eas-demo/demo.bundle", "--html", "page.html"], tmp_path)
     assert "self-consistent" in (tmp_path / "page.html").read_text("utf-8")

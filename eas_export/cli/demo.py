@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..demo.compare import Answered
     from ..demo.run import DemoResult
 
-DEFAULT_OUT = Path("eas-export-demo")
+DEFAULT_OUT = Path("eas-demo")
 
 
 @click.command()
@@ -89,7 +89,7 @@ def _show(result: "DemoResult", out: Path, seconds: float, console: Console) -> 
     console.print(f"the bundles answer every question {agree}, token for token; {seconds:.0f} s")
     console.print(f"verdict: {result.built.report.verdict} ({out / REPORT})")
     console.print(f"the questions above as a picture: {out / SHEET}\n\nask the bundle again:")
-    console.print(f"  eas-export run {out / BUNDLE} --inputs {out / SHOWN}", soft_wrap=True)
+    click.echo(f"  eas-export run {out / BUNDLE} --inputs {out / SHOWN}")  # in one line, to be copied
 
 
 def layers_line(plan: SkipPlan) -> str:
@@ -110,7 +110,7 @@ def _train(folder: Path, seed: int, as_json: bool) -> int:
     progress = make_progress(as_json)
     with translated(folder):
         if folder.exists():
-            raise UserError("it exists", where=f"--train {folder}", fix="name a new folder")
+            raise UserError("the folder exists", where=f"--train {folder}", fix="name a new folder")
         train.make_base(folder, seed, progress)
         report = train.make_eas(folder, seed, progress)
     show(report, folder / "checkpoint", as_json)

@@ -59,14 +59,16 @@ def test_it_prints_questions_answers_and_a_command_that_works(tmp_path, monkeypa
     (tmp_path / "images").symlink_to(QUESTIONS.parent / "images")
     monkeypatch.setattr("eas_export.demo.run.QUESTIONS", few)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     for _ in range(2):
         code, text, err = command("demo")
         assert code == 0, err
         lines = text.splitlines()
+        assert max(map(len, lines)) <= 80
         assert sum("every attention: " in line for line in lines) == sum("EAS bundle: " in line for line in lines) == 3
         assert sum(bool(re.search("[░▒▓█]{2}|[.:*#]{2}", line)) for line in lines) > 20
         assert "layers 0 . 2 3 . 5 . . . 9 . .   (. = attention skipped: 7 of 12)" in lines
-        assert "verdict: same as the checkpoint (eas-export-demo/report.html)" in lines
+        assert "verdict: same as the checkpoint (eas-demo/report.html)" in lines
         name, *arguments = shlex.split(lines[-1])
         code, answers, err = command(*arguments)
         assert name == "eas-export" and code == 0 and len(answers.splitlines()) == 3, err

@@ -1,9 +1,8 @@
-"""Every command's output fits in 80 columns, and COLUMNS is obeyed where output is piped."""
+"""Every command's output fits in 80 columns, and COLUMNS is obeyed where output is piped. The demo's: test_demo.py"""
 
 import json
 import os
 import pty
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from rich.text import Text
 from sample_reports import ALL
 from search_cases import OPTIONS
 
-from eas_export import demo
 from eas_export.bench.report import BenchReport
 from eas_export.cli.bench_report import print_report as print_bench_report
 from eas_export.cli.main import COMMANDS
@@ -76,19 +74,14 @@ def arguments(name: str, request: pytest.FixtureRequest, folder: Path) -> tuple[
         options = [part for key, value in OPTIONS.items() for part in (f"--{key.replace('_', '-')}", value)]
         plain, questions = request.getfixturevalue("plain"), request.getfixturevalue("questions")
         return "search", "--ckpt", plain, "--data", questions, "--out", out, "--count", 2, *options
-    if name == "demo":
-        few = shutil.copytree(demo.QUESTIONS.parent, folder / "few") / demo.QUESTIONS.name
-        few.write_text("".join(few.read_text().splitlines(keepends=True)[:3]))
-        request.getfixturevalue("monkeypatch").setattr(demo, "QUESTIONS", few)
-        return ("demo",)
     return (name,)  # doctor
 
 
 RUNS = (
     *("inspect a checkpoint", "inspect METER", "inspect engines", "check", "build", "build --dry-run"),
-    *("verify", "run token ids", "run pairs", "search", "demo", "doctor"),
+    *("verify", "run token ids", "run pairs", "search", "doctor"),
 )
-ONCE = ("build", "check", "demo", "search", "verify")  # slow, or of other numbers each time
+ONCE = ("build", "check", "search", "verify")  # slow, or of other numbers each time
 
 
 @pytest.mark.parametrize("name", RUNS)
