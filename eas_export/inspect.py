@@ -31,8 +31,10 @@ def inspect(
     path, given = Path(path), {name: value for name, value in sources.items() if value is not None}
     if (path / MANIFEST).is_file():
         if skip is not None or given:
-            what = "the path is a bundle, but --skip and the options of sources belong to a checkpoint"
-            raise UserError(what, where=path, fix="leave these options out")
+            names = [name for name, value in {"skip": skip, **sources}.items() if value is not None]
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+            what = "the path is a bundle, and these options are for checkpoints"
+            raise UserError(what, where=path, fix=f"leave {options} out")
         bundle = open_bundle(path)
         if check:
             require_own_graphs_and_weights(bundle)
@@ -41,7 +43,7 @@ def inspect(
         return _bundle_facts(bundle)
     if check:
         fix = "leave --check out"
-        raise UserError("the path is not a bundle, and --check belongs to a bundle", where=path, fix=fix)
+        raise UserError("--check works on bundles only, and the path is not one", where=path, fix=fix)
     return _checkpoint_facts(path, skip, **given)
 
 

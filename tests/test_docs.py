@@ -87,8 +87,9 @@ def run_all(page: Path, command) -> None:
         elif block.language == "python" and block.text.startswith("import eas_export\n"):
             exec(compile(block.text, str(page), "exec"), {})
         elif block.language == "text" and printed:
-            shown = [line for line in block.text.splitlines() if line and not line.startswith("[")]
-            assert {lasting(line) for line in shown} <= {lasting(line) for line in printed.splitlines()}
+            output = iter(map(lasting, printed.splitlines()))
+            shown = [lasting(line) for line in block.text.splitlines() if not line.startswith("[")]
+            assert shown and [line for line in shown if line not in output] == []  # in this order
 
 
 def lasting(line: str) -> str:

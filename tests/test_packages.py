@@ -53,7 +53,7 @@ def test_an_extra_is_what_setup_declares(extra):
 
 
 # What a call in a function is given
-LOCALS = {
+LOCALS = {"option": "-U", 
     "self": get_flavor("tensorrt-rtx"),
     "extra": "cpu",
     "requirement": Requirement("onnxruntime"),

@@ -124,7 +124,11 @@ def genai(bundles: BaselineBundles, folder: Path) -> Path:
     precision, llama = bundles.manifest.precision, folder.with_name("llama")
     require_genai(precision)
     if bundles.workload.device != "cpu":
-        raise UserError("its model is built for the CPU only", where="onnxruntime-genai", fix="pass --device cpu")
+        raise UserError(
+            "the model of onnxruntime-genai is built for the CPU only",
+            where="onnxruntime-genai",
+            fix="pass --device cpu",
+        )
     bundle = open_bundle(bundles.place("plain"))
     try:
         with bundles.progress.stage("writing the base model for onnxruntime-genai") as done:

@@ -63,9 +63,13 @@ class ChildProcess:
     def _ended(self) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGKILL:  # from the kernel, which is out of memory
-            return Refused("its process ran out of memory: end other programs, give fewer --batch, or fewer --against")
+            return Refused(
+                "the baseline's process ran out of memory: end other programs, or give smaller --batch sizes or fewer --against"
+            )
         if code < 0:
-            return Refused(f"its process crashed ({signal.Signals(-code).name}): try another version of its runtime")
+            return Refused(
+                f"the baseline's process crashed ({signal.Signals(-code).name}): try another version of its runtime"
+            )
         self._printed.seek(0)
         return InternalError(f"the process of {self.name} ended with {code}:\n{self._printed.read()[-4000:]}")
 

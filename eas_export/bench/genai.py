@@ -53,7 +53,7 @@ def export_genai(folder: Path, out: Path, precision: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode} without a message"]
-        fix = f"check that the model fits in memory; else {install_command('bench', NAME, option='-U')}, or leave it out of --against"
+        fix = f"check that the model fits in memory, leave {NAME} out of --against, or {install_command('bench', NAME, option='-U')}"
         raise UserError(
             f"onnxruntime-genai's model builder failed: {lines[-1].strip()}", where=f"{NAME}, {folder}", fix=fix
         )
@@ -173,7 +173,7 @@ def _require(*packages: str) -> None:
     for name in packages:
         if find_spec(name) is None:
             what = f"{name} is not installed"
-            raise UserError(what, where=NAME, fix=f"{install_command('bench')}, which brings onnxruntime for the CPU")
+            raise UserError(what, where=NAME, fix=install_command("bench"))
 
 
 @contextmanager

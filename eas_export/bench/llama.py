@@ -42,7 +42,7 @@ def write_llama(bundle: Bundle, folder: Path, on_bytes: Callable[[int], None] = 
     """
     m = bundle.manifest
     if tuple(m.graphs) != PLAIN or m.plan.skipped:
-        what = "the bundle is not a decoder with every attention and without adapters"
+        what = "the bundle has skipped attentions or adapters, or is not a decoder"
         raise UserError(what, where=bundle.path, fix="build one with --skip none --adapters drop")
     folder.mkdir(parents=True, exist_ok=True)
     files = {

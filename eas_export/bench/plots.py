@@ -18,7 +18,7 @@ def require_drawable(path: Path, bundle: Path) -> None:
     """Raise UserError, before any work, where nothing can be drawn there."""
     if path.suffix.lower().removeprefix(".") not in FORMATS or path.resolve().is_relative_to(bundle.resolve()):
         fix = "give a name that ends in .png or .svg, outside the bundle"
-        raise UserError("the plot is not a .png or .svg file outside the bundle", where=f"--plot {path}", fix=fix)
+        raise UserError("--plot is not a .png or .svg file outside the bundle", where=f"--plot {path}", fix=fix)
     require_matplotlib()
     require_writable(path)
 

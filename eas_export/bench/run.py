@@ -82,7 +82,9 @@ def bench(
         measured = run_schedule([*children.values()], _schedule(kind, workload, tuple(probes)), progress)
         summary = Summary(opened, workload, measured, probes)
         if not summary.trials(own, summary.step):
-            raise _cannot_run(own, measured.refused.get(own, {}).get(summary.step, f"it has no {summary.step!r}"))
+            raise _cannot_run(
+                own, measured.refused.get(own, {}).get(summary.step, f"{own} has no part {summary.step!r}")
+            )
         results = {
             name: summary.result(name, each).model_copy(update=_of_process(children[name]))
             if name in children

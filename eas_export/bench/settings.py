@@ -56,12 +56,14 @@ def make_workload(
     ):
         if not 1 <= value <= most:
             fix = f"give 1 to {most}, or build with another --max-prompt and --max-tokens"
-            raise UserError(f"{name} is {value}, but the bundle takes {most} at most", where=f"--{name}", fix=fix)
+            raise UserError(f"--{name} is {value}, out of range 1 to {most}", where=f"--{name}", fix=fix)
     if not batches or not all(1 <= rows <= MOST_ROWS for rows in batches):
         fix = f"give comma-separated numbers from 1 to {MOST_ROWS}, like 1,2,4,8"
-        raise UserError(f"{list(batches)} are not batch sizes", where="--batch", fix=fix)
+        raise UserError(
+            f"--batch is {list(batches)}, with sizes out of range 1 to {MOST_ROWS}", where="--batch", fix=fix
+        )
     if not 2 <= rounds <= MOST_ROUNDS:
         fix = f"give 2 to {MOST_ROUNDS}: one trial has no spread"
-        raise UserError(f"the number of rounds is {rounds}", where="--rounds", fix=fix)
+        raise UserError(f"--rounds is {rounds}", where="--rounds", fix=fix)
     rows = tuple(sorted({1, *batches}))
     return Workload(prompt_tokens=prompt, new_tokens=new, batches=rows, rounds=rounds, device=device)

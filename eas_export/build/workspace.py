@@ -105,7 +105,7 @@ def lock(out: Path) -> Iterator[Path]:
     home = home_of(out)
     with _translated(out):
         if home.is_symlink() or (home.exists() and not _is_ours(home)):
-            what = f"the workspace {home.name} is taken by something that no build has made"
+            what = f"{home.name} is in the way: no build made it"
             raise UserError(what, where=out, fix=f"move {home.name} away, or choose another --out")
         with lock_folder(home, busy, LOCK):
             try:
@@ -135,7 +135,7 @@ def workspace(
         _to_disk(path)
     check_destination(out)  # again: a build takes minutes
     if (out / MANIFEST).exists() and not force:
-        what = "another build has put a bundle there in the meantime"
+        what = "another build has written a bundle to --out in the meantime"
         raise UserError(what, where=out, fix="pass --force to replace it")
     _take_place(space.folder, home / OLD, out)
     _remove(home)

@@ -49,4 +49,4 @@ class Checkpoint:
         for path, before in zip(self.files, self.prints):
             if not path.exists() or file_print(path) != before:
                 what = "the file changed while it was read"
-                raise UserError(what, where=path, fix="start again when nothing writes to it")
+                raise UserError(what, where=path, fix="run the command again when nothing writes to the file")

@@ -46,7 +46,7 @@ def rank_sizes(ranks: dict[str, int], where: object) -> dict[str, int]:
     for name, rank in ranks.items():
         if rank % GROUPS:
             what = f"the {name} adapters have rank {rank}, which is not a multiple of {GROUPS} groups"
-            raise UserError(what, where=where, fix="check the file")
+            raise UserError(what, where=where, fix="check that the file is a complete EAS checkpoint")
     return ranks | {f"{name}_per_group": rank // GROUPS for name, rank in ranks.items()}
 
 

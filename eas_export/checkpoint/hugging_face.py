@@ -66,7 +66,7 @@ def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
 
 def _shards(index: Path) -> dict[Path, set[str]]:
     """Each shard and its keys. Raises UserError for a shard outside the folder."""
-    weight_map = read_json(index, Index, "an index of shards", "copy it again").weight_map
+    weight_map = read_json(index, Index, "an index of shards", "copy the file again").weight_map
     shards: dict[Path, set[str]] = {}
     for key, name in weight_map.items():
         if not stays_inside(name):
@@ -74,7 +74,7 @@ def _shards(index: Path) -> dict[Path, set[str]]:
             raise UserError(what, where=index, fix="do not trust this file, or write plain file names of shards")
         shards.setdefault(index.parent / name, set()).add(key)
     if not shards:
-        raise UserError("the index has an empty weight_map", where=index, fix="copy it again")
+        raise UserError("the index has an empty weight_map", where=index, fix="copy the file again")
     return dict(sorted(shards.items()))
 
 

@@ -21,7 +21,7 @@ DTYPES = {
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The file's tensors by name. Raises UserError for a file that is truncated or damaged, and for a dtype no checkpoint has."""
-    fix = "copy it again"
+    fix = "copy the file again"
     try:
         file = safe_open(require_file(path), framework="pt")
         slices = {name: file.get_slice(name) for name in file.keys()}

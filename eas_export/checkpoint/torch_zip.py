@@ -70,7 +70,7 @@ def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
         ValueError,
     ) as error:
         what = f"the file is not a whole torch checkpoint ({error or type(error).__name__})"
-        fix = "copy it again; a file from before torch 1.6 must be loaded and saved once with a newer torch"
+        fix = "copy the file again; a file from before torch 1.6 must be loaded and saved once with a newer torch"
         raise UserError(what, where=path, fix=fix) from None
     storages = _Storages(path, prefix, members)
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .build_options import build_options
-from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console, table
+from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console
 from .progress import make_progress
 from .sources import path_options
 
@@ -108,7 +108,7 @@ def estimates_table(estimates: "tuple[Estimate, ...]") -> Table:
         ]
         for each in estimates
     ]
-    return table(
+    return Table(
         "estimates per step, without what can be reused",
         ["step", "disk", "memory", "time"],
         rows,

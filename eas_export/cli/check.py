@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..backends import backends_that_run
-from .output import PATH, json_option, judged, print_json, stdout_console, table
+from .output import PATH, Table, json_option, judged, print_json, stdout_console
 from .progress import make_progress
 
 BUILDERS = [*backends_that_run("engines")]
@@ -52,10 +52,10 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
         for name, found in checks.items()
     ]
     columns = ["graph", "", "attentions fused", "with a mask", "caches in place"]
-    console.print(table(f"{opened.path}, parsed by {backend}", columns, rows))
+    console.print(Table(f"{opened.path}, parsed by {backend}", columns, rows))
     for name, found in checks.items():
         console.print(f"layers of {name}: {', '.join(f'{kind} {count}' for kind, count in found.kinds.items())}")
     if list_layers:
         for name, found in checks.items():
-            console.print(table(name, ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers]))
+            console.print(Table(name, ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers]))
     return 1 if lost else 0

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ..core.plan import SkipPlan
-from .output import PATH, json_option, print_json, size, stdout_console, table
+from .output import PATH, Table, json_option, print_json, size, stdout_console
 from .progress import make_progress
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ def demo(out: Path | None, folder: Path | None, seed: int | None, as_json: bool)
     """
     if folder:
         if out:
-            raise click.UsageError("--out names the folder of the bundle, which --train does not build")
+            raise click.UsageError("--out cannot go with --train, which names a folder of its own")
         return _train(folder, seed or 0, as_json)
     if seed is not None:
-        raise click.UsageError("--seed goes with --train")
+        raise click.UsageError("--seed needs --train")
     return _demo(out or DEFAULT_OUT, as_json)
 
 
@@ -130,4 +129,4 @@ def _answers_table(answers: list["Answered"]) -> Table:
         for each in answers
     ]
     title = f"{answers[0].questions} questions that no model was trained on"
-    return table(title, ["model", "runs on", "right", "same as EAS", "weights", "speed"], rows, numbers=4)
+    return Table(title, ["model", "runs on", "right", "same as EAS", "weights", "speed"], rows, numbers=4)

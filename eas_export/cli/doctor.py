@@ -2,7 +2,7 @@
 
 import click
 
-from .output import json_option, print_json, size, stdout_console, table
+from .output import Table, json_option, print_json, size, stdout_console
 
 
 @click.command()
@@ -25,11 +25,11 @@ def doctor(as_json: bool) -> int:
         ["processor", f"{machine.cores} cores, {size(machine.memory_bytes)} of memory"],
         ["GPU", machine.gpu or "none visible to PyTorch"],
     ]
-    console.print(table("machine", ["", ""], rows))
+    console.print(Table("machine", ["", ""], rows))
     rows = [[p.name, p.used_for, p.wanted or "any", p.installed or "-", p.status] for p in health.packages]
-    console.print(table("packages", ["package", "for", "wanted", "installed", ""], rows))
+    console.print(Table("packages", ["package", "for", "wanted", "installed", ""], rows))
     rows = [[name, b.version or "-", b.status] for name, b in health.backends.items()]
-    console.print(table("backends", ["backend", "version", "status"], rows))
+    console.print(Table("backends", ["backend", "version", "status"], rows))
     for name, command in health.commands.items():
         click.echo(f"to install what is missing for {name}:\n  {command}")
     for name, backend in health.backends.items():

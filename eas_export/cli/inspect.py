@@ -9,7 +9,7 @@ from ..core.configs import AnyConfig
 from ..core.plan import SkipPlan
 from ..networks import network_part
 from .build_options import SETTINGS, build_options
-from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console, table
+from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console
 from .progress import make_progress
 from .sources import path_options
 
@@ -52,7 +52,7 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
         console.print(memory_table(facts["requests"]))
     if facts.get("files"):
         rows = [[name, size(number)] for name, number in facts["files"].items()]
-        console.print(table("files", ["file", "size"], rows, numbers=1))
+        console.print(Table("files", ["file", "size"], rows, numbers=1))
         limits = ", ".join(f"{name} {value}" for name, value in facts["limits"].items())
         console.print(f"precision {facts['precision']}, fold {facts['fold']}; limits: {limits}")
         console.print(device_table(facts["device_memory"]))
@@ -77,7 +77,7 @@ def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
         ["attention skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
         ["attention kept", f"{len(left)}: {kept}"],
     ]
-    return table("model", ["", ""], [*network_part(config, "describe")(config), *rows])
+    return Table("model", ["", ""], [*network_part(config, "describe")(config), *rows])
 
 
 def accounts_table(accounts: "Accounts") -> Table:
@@ -92,7 +92,7 @@ def accounts_table(accounts: "Accounts") -> Table:
         rows.append(["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)])
     if before.flops:
         rows.append(["GFLOPs per pass", f"{before.flops / 1e9:.2f}", f"{after.flops / 1e9:.2f}"])
-    return table("parameters", ["", "before pruning", "after"], rows, numbers=2)
+    return Table("parameters", ["", "before pruning", "after"], rows, numbers=2)
 
 
 def memory_table(requests: "dict[str, RequestMemory]") -> Table:
@@ -103,7 +103,7 @@ def memory_table(requests: "dict[str, RequestMemory]") -> Table:
         ["fold state", *(f"{mode.fold_state_numbers} numbers, {size(mode.fold_state_bytes)}" for mode in each)],
         ["folded weights", *(size(mode.folded_weights_bytes) for mode in each)],
     ]
-    return table(
+    return Table(
         "memory of a request in addition to the weights, by --fold", ["", *requests], rows, numbers=len(requests)
     )
 
@@ -115,7 +115,7 @@ def device_table(memory: "DeviceMemory") -> Table:
         for way, weights in (("bound", memory.bound), ("embedded", memory.embedded))
     ]
     columns = ["--engine-weights", "weights", "caches and folded weights", "total"]
-    return table("GPU memory of TensorRT engines, without their workspace", columns, rows, numbers=3)
+    return Table("GPU memory of TensorRT engines, without their workspace", columns, rows, numbers=3)
 
 
 def engines_table(files: "Mapping[str, FileRecord]") -> Table:
@@ -133,4 +133,4 @@ def engines_table(files: "Mapping[str, FileRecord]") -> Table:
         for record in files.values()
     ]
     columns = ["graph", "built by", "for compute capability", "weights", "attention", "size", "build time"]
-    return table("engines", columns, rows, numbers=2)
+    return Table("engines", columns, rows, numbers=2)

@@ -79,10 +79,10 @@ class Table:
         """Of each column the width of its longest word or number, and that of its longest cell."""
         least, most = [], []
         for column, head in enumerate(self.columns):
-            cells = [str(row[column]) for row in self.rows]
-            words = head.split() + (cells if self._is_number(column) else " ".join(cells).split())
+            lines = [line for row in self.rows for line in str(row[column]).split("\n")]
+            words = head.split() + (lines if self._is_number(column) else " ".join(lines).split())
             least.append(max(map(cell_len, words), default=0))
-            most.append(max(map(cell_len, [head, *cells])))
+            most.append(max(map(cell_len, [*head.split("\n"), *lines])))
         return least, most
 
     def _blocks(self, available: int) -> Iterator[dict[int, int]]:
@@ -127,10 +127,6 @@ def as_plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1))
-
-
-def table(title: str, columns: list[str], rows: list[list[str | Text]], numbers: int = 0) -> Table:
-    return Table(title, columns, rows, numbers)
 
 
 def size(number: float) -> str:

@@ -13,7 +13,7 @@ from ..verify import phrasing, sections
 from ..verify.metrics import NO_NUMBER
 from ..verify.report import BlockLine, ParityReport, StepReport
 from ..verify.sections import IN_NUMBERS, LINES_IN_TERMINAL, Badge, Column, Section
-from .output import Table, judged, table
+from .output import Table, judged
 
 AROUND = 2  # blocks shown before and after the first that differs
 
@@ -108,7 +108,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     while numbers < len(columns) and columns[-1 - numbers].kind == "number":
         numbers += 1
     cells = [[_text(column.cell(row)) for column in columns] for row in rows]
-    return table("", [column.title for column in columns], cells, numbers)
+    return Table("", [column.title for column in columns], cells, numbers)
 
 
 def _text(content: str | Badge) -> str | Text:

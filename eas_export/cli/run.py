@@ -34,7 +34,9 @@ DEFAULT_NEW_TOKENS = 32
     help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}]",
 )
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0, greedy]")
-@click.option("--top-p", type=float, help="Sample from the likeliest tokens with this much probability.  [default: 1]")
+@click.option(
+    "--top-p", type=float, help="Sample from the likeliest tokens whose probabilities reach this sum.  [default: 1]"
+)
 @click.option("--seed", type=int, help="Seed of the sampling.  [default: 0]")
 @click.option("--backend", default="onnxruntime", show_default=True, help="Backend that runs the bundle's graphs.")
 @json_option
@@ -145,9 +147,7 @@ def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
 
     target = partial_of(outputs) if suffix == ".jsonl" else require_writable(outputs)
     if outputs.suffix.lower() != suffix:
-        raise UserError(
-            f"the outputs of these inputs are a {suffix} file", where=outputs, fix=f"give a name that ends in {suffix}"
-        )
+        raise UserError(f"these inputs give a {suffix} file", where=outputs, fix=f"give a name that ends in {suffix}")
     if inputs is not None and inputs.resolve() in (target, outputs.resolve()):
         raise UserError("the outputs would replace the inputs", where=outputs, fix="choose another --outputs")
 

@@ -9,7 +9,7 @@ from ..core.progress import Progress
 from ..generation.encode import encode
 from ..generation.sampling import Sampling
 from ..inputs.pairs import read_pairs, write_answers
-from .output import Table, table
+from .output import Table
 
 
 def run_pairs(
@@ -37,10 +37,10 @@ def run_pairs(
         scores = results["scores"].tolist()
         best_first = sorted(range(len(scores)), key=lambda row: -scores[row])
         lines = [[str(row), f"{scores[row]:.4f}"] for row in best_first]
-        shown = table(f"{backend}, {len(scores)} pairs, best first", ["pair", "score"], lines, numbers=1)
+        shown = Table(f"{backend}, {len(scores)} pairs, best first", ["pair", "score"], lines, numbers=1)
         return record | {"scores": scores}, shown
     shares = results["logits"].softmax(-1)
     answers = shares.argmax(-1).tolist()
     lines = [[str(row), str(answer), f"{shares[row, answer]:.3f}"] for row, answer in enumerate(answers)]
-    shown = table(f"{backend}, {len(answers)} questions", ["row", "answer", "probability"], lines, numbers=1)
+    shown = Table(f"{backend}, {len(answers)} questions", ["row", "answer", "probability"], lines, numbers=1)
     return record | {"answers": answers}, shown

@@ -16,7 +16,7 @@ from ..generation.sampling import Sampling
 from ..generation.stream import Token, answer
 from ..generation.text_model import has_tokenizer, open_tokenizer
 from ..inputs.npz import read_inputs, write_outputs
-from .output import Table, table
+from .output import Table
 from .run import DEFAULT_NEW_TOKENS
 
 
@@ -60,4 +60,4 @@ def run_tokens(
     ends = finish or ["forced"] * len(rows)
     lines = [[str(row), end, " ".join(map(str, ids))] for row, (end, ids) in enumerate(zip(ends, rows))]
     record = {"tokens": rows, "finish": finish, "outputs": str(outputs) if outputs else None, "backend": backend}
-    return record, table(f"{backend}, {len(tokens)} steps", ["row", "end", "tokens"], lines)
+    return record, Table(f"{backend}, {len(tokens)} steps", ["row", "end", "tokens"], lines)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import PATH, json_option, print_json, stdout_console, table
+from .output import PATH, Table, json_option, print_json, stdout_console
 from .progress import make_progress
 
 if TYPE_CHECKING:
@@ -78,5 +78,5 @@ def show(report: "SearchReport", out: Path, as_json: bool) -> None:
         ["held-out loss after tuning", f"{losses.tuned:.4f}"],
         ["time", f"{report.seconds:.0f} s"],
     ]
-    console.print(table("search", ["", ""], rows))
+    console.print(Table("search", ["", ""], rows))
     console.print(f"the checkpoint, {PLOT} and search.json are in {out}")

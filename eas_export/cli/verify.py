@@ -87,5 +87,5 @@ def _require_page(html: Path, bundle: Path) -> None:
 
     if html.suffix.lower() not in (".html", ".htm") or html.resolve().is_relative_to(bundle.resolve()):
         fix = "give a name that ends in .html, outside the bundle"
-        raise UserError("the page has to be an .html file outside the bundle", where=f"--html {html}", fix=fix)
+        raise UserError("--html is not an .html file outside the bundle", where=f"--html {html}", fix=fix)
     require_writable(html)

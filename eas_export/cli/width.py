@@ -15,6 +15,6 @@ def line_width(stream: TextIO, default: int) -> int:
 
 
 def fill(text: str, width: int, indent: str = "") -> str:
-    """Text in lines that break at spaces only: a longer word, like a path, has a line of its own. indent: before all lines but a first"""
+    """Text in lines that break at spaces only: a longer word, like a path, has a line of its own. indent: put before every line but the first"""
     options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
     return "\n".join(textwrap.fill(line, width, **options) for line in text.split("\n"))

@@ -66,7 +66,9 @@ SKIP = "Attentions to skip, by index (a decoder's are its layers): 20-31,5 or no
 TEMPERATURE = "Router temperature, to override the checkpoint's or supply it."
 SCALE = "Adapter scale, to override the checkpoint's or supply it."
 TEXT_HEADS = "METER: heads of the text encoder, if the checkpoint lacks them."
-READING = "METER: sites 18-23 are image self-attentions again (published), or image cross-attentions (paper)."
+READING = (
+    "METER: sites 18-23 are the image self-attentions a second time (published), or image cross-attentions (paper)."
+)
 ADAPTERS = "drop: leave adapters out, as a latency baseline; its answers mean nothing."
 BACKENDS = "Backend to build for; repeat for several. TensorRT engines become part of the bundle."
 GPUS = "Compute capabilities of the GPUs that TensorRT-RTX engines are built for."
@@ -139,11 +141,13 @@ class BuildOptions(Record):
         for name in unused:
             if name in self.model_fields_set:
                 option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} does not apply to this kind of network", where=option, fix="leave it out")
+                raise UserError(
+                    f"{option} does not apply to this kind of network", where=option, fix=f"leave {option} out"
+                )
         if self.fold is not None and self.fold not in fold_modes:
             kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
             what = f"{kind} has no fold mode {self.fold}"
-            raise UserError(what, where="--fold", fix=f"leave it out, or choose {' or '.join(fold_modes)}")
+            raise UserError(what, where="--fold", fix=f"leave --fold out, or choose {' or '.join(fold_modes)}")
         options = self.model_copy(update={"fold": self.fold or fold_modes[0]})
         if options._one_prompt and options.limits.max_batch > 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The same questions to the model with every attention, to what is left of it without some, to EAS, and to EAS's bundles."""
+"""The same questions to the model with every attention, to the same model without the skipped ones, to EAS, and to EAS's bundles."""
 
 import time
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class DemoModel:
 class Answered(Record):
     """What one model said to the questions.
 
-    right       share answered in exactly the right words: a sign counts
+    right       share of answers that match exactly, signs included
     as_eas      share of answers that equal those of EAS in PyTorch, token for token; None for other models
     weights_mb  of the network, in 10^6 bytes
     together    prompts in a batch

@@ -40,7 +40,7 @@ def load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        what = "scikit-learn is not installed, whose pictures the demo is trained on"
+        what = "scikit-learn, whose pictures the demo is trained on, is not installed"
         raise UserError(what, where="--train", fix=install_command("demo-training", "scikit-learn")) from None
 
     found = load_digits()

@@ -87,10 +87,10 @@ def run(folder: Path, progress: Progress) -> DemoResult:
 
 
 def _require_own(folder: Path) -> None:
-    with translated(folder, "the folder cannot be read", "choose another place"):
+    with translated(folder, "--out is not a folder that can be read", "choose another place"):
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
     if names and not any(BUNDLE in name for name in names):
-        what = f"the folder holds {names[0]!r}, which the demo did not write"
+        what = f"the folder has files, such as {min(names)!r}, but no {BUNDLE}"
         raise UserError(what, where=f"--out {folder}", fix="name a new or an empty folder")
 
 

@@ -38,5 +38,7 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
             option = f"--{field.name.replace('_', '-')}"
-            raise UserError(f"a {family.name} checkpoint does not take {option}", where=option, fix="leave it out")
+            raise UserError(
+                f"a {family.name} checkpoint does not take {option}", where=option, fix=f"leave {option} out"
+            )
     return family.load(sources)

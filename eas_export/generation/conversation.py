@@ -245,7 +245,7 @@ def too_many(limit_name: str, value: int, limit: int) -> UserError:
     return UserError(
         f"{value} {_LIMITED[limit_name]}, the bundle takes {limit}",
         where="input_ids",
-        fix=f"build with --{limit_name} {value} or give less",
+        fix=f"build with --{limit_name} {value}, or give fewer",
     )
 
 

@@ -45,7 +45,9 @@ def stream(
     was abandoned, continues with the next `stream`; one that ended by eos or limit waits for a turn.
     """
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens}", where="stream", fix="ask for at least one token")
+        raise UserError(
+            f"max_new_tokens is {max_new_tokens}, expected at least 1", where="stream", fix="ask for at least one token"
+        )
     numbers = range(len(conversation.lengths)) if rows is None else rows
     conversation.reserve(max_new_tokens)
     active = _resume_rows(conversation)

@@ -66,8 +66,8 @@ def finite(loss: Tensor, step: int) -> float:
     """The loss as a float. Raises UserError if it is not finite."""
     value = float(loss.detach())
     if not math.isfinite(value):
-        fix = "take a smaller --learning-rate, or a wider --precision"
-        raise UserError(f"the loss is {value}", where=f"step {step}", fix=fix)
+        fix = "use a smaller --learning-rate, or --precision fp32"
+        raise UserError(f"the training loss is {value}", where=f"step {step}", fix=fix)
     return value
 
 

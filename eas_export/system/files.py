@@ -25,7 +25,7 @@ def require_file(path: Path) -> Path:
         kind = "a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise UserError(f"the path is {kind}", where=path, fix="give a file")
     if status.st_size == 0:
-        raise UserError("the file is empty", where=path, fix="copy it again")
+        raise UserError("the file is empty", where=path, fix="copy the file again")
     return path
 
 
@@ -69,7 +69,7 @@ def partial_of(path: Path) -> Path:
     path = require_writable(path)
     partial = path.with_name(f"{path.name}.partial")
     if os.path.lexists(partial):
-        fix = "move it away or delete it"
+        fix = "move or delete the file"
         raise UserError("the partial output of an earlier run still exists", where=partial, fix=fix)
     return partial
 

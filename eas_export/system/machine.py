@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_name() -> str:
-    """The processor's name, or its architecture where it has none."""
+    """The processor's name, or its architecture where the name is unknown."""
     name = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.M)
     return name[1].strip() if name else platform.machine()
 

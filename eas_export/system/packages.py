@@ -27,10 +27,13 @@ def requirements() -> "dict[str, list[Requirement]]":
 def install_command(extra: str, *packages: str, option: str = "") -> str:
     """The command that installs what an extra requires, or only these packages of it. option: one of pip's, like -U
 
-    It names the requirements themselves: the package is on no index, and its extras could be asked for in a checkout alone.
+    The requirements themselves are named, not eas-export[extra]: the package is on no index.
     """
     try:
-        wanted = [each for each in requirements()[extra] if not packages or each.name in packages]
-    except importlib.metadata.PackageNotFoundError:
-        return "pip install -e " + shlex.quote(f".[{extra or 'cpu'}]")
-    return shlex.join(["pip", "install", *option.split(), *map(str, wanted)])
+        wanted = [str(each) for each in requirements()[extra] if not packages or each.name in packages]
+    except (
+        importlib.metadata.PackageNotFoundError,
+        KeyError,
+    ):  # a checkout that is not installed, or was before it had the extra
+        wanted = ["-e", f".[{extra or 'cpu'}]"]
+    return shlex.join(["pip", "install", *option.split(), *wanted])

@@ -25,7 +25,7 @@ STYLE = {
 
 
 def require_matplotlib() -> Any:
-    """The package. Raises UserError where it is not installed."""
+    """Import matplotlib. Raises UserError where it is not installed."""
     try:
         import matplotlib.figure
     except ImportError:
@@ -35,7 +35,7 @@ def require_matplotlib() -> Any:
 
 
 def save(figure: Any, file: BinaryIO, form: str) -> None:
-    """form: png or svg"""
+    """Write a figure as png or svg."""
     figure.savefig(file, format=form, dpi=150, metadata=dict.fromkeys(("Date", "Creator")) if form == "svg" else None)
 
 

@@ -124,7 +124,7 @@ class InstrumentedGraph:
         return value
 
     def _unknown(self, block: str) -> UserError:
-        fix = "the graph was changed after it was built: build again with --force"
+        fix = "build again with --force: the graph was changed after it was built"
         return UserError(
             f"the graph has no value named {block}, which exported graphs have", where=f"graph {self._name}", fix=fix
         )

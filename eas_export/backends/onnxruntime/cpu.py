@@ -7,6 +7,7 @@ This applies to float32. float16 weights are widened when a session opens, a pri
 (widen.py). `open_low_memory` opens a session for one block at a time instead.
 """
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,9 +181,15 @@ def import_onnxruntime() -> ModuleType:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         what = f"ONNX Runtime cannot be imported ({' '.join(str(error).split())[:200]})"
-        fix = install_command("cpu", option="" if missing else "--force-reinstall")
+        fix = _install("" if missing else "--force-reinstall")
         raise UserError(what, where="--backend onnxruntime", fix=fix) from None
     return onnxruntime
+
+
+def _install(option: str) -> str:
+    """The command that installs whichever of ONNX Runtime's distributions is installed; each overwrites the other's files."""
+    on_gpu = any(importlib.metadata.distributions(name="onnxruntime-gpu"))
+    return install_command("gpu", "onnxruntime-gpu", option=option) if on_gpu else install_command("cpu", option=option)
 
 
 def _mapped_values(ort: ModuleType, bundle: Bundle) -> dict:
@@ -229,7 +236,7 @@ def _refused(ort: ModuleType, path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # the bindings' and protobuf's exception classes have no other common base
         what = f"ONNX Runtime {ort.__version__} rejects the graph ({' '.join(str(error).split())[:200]})"
-        fix = f"eas-export verify tells whether the file is damaged; else {install_command('cpu', option='-U')}"
+        fix = f"eas-export verify tells whether the file is damaged; else {_install('-U')}"
         raise UserError(what, where=path, fix=fix) from error
 
 

@@ -66,7 +66,7 @@ def import_for(device: torch.device) -> ModuleType:
     known = onnxruntime.get_available_providers()
     if _provider(device) not in known:
         what = f"ONNX Runtime {onnxruntime.__version__} has no {_provider(device)} here, only {', '.join(known)}"
-        fix = f"pip uninstall -y onnxruntime && {install_command('gpu', 'onnxruntime-gpu')}"
+        fix = f"pip uninstall -y onnxruntime onnxruntime-gpu && {install_command('gpu', 'onnxruntime-gpu')}"
         raise Refused(what, where="onnxruntime", fix=fix)
     return onnxruntime
 

@@ -48,8 +48,8 @@ REFUSALS = (
     ),
     (
         r"MyelinCheckException",
-        "the compiler fails on a part of the graph, a bug of this version",
-        "try another version, and report the graph to NVIDIA",
+        "TensorRT's compiler fails on a part of the graph: a bug in this version",
+        "try another version of TensorRT, and report the graph to NVIDIA",
     ),
     (
         r"Could not find any implementation",
@@ -57,7 +57,7 @@ REFUSALS = (
         f"close other programs on the GPU, or {LESS}",
     ),
     (r"No space left|File too large|quota", "the engine cannot be written", "free some space"),
-    (r"ended by signal", "the builder crashed", "try another version, and report the graph to NVIDIA"),
+    (r"ended by signal", "the builder crashed", "try another version of TensorRT, and report the graph to NVIDIA"),
 )
 ANYTHING_ELSE = "try another version; eas-export check lists the graph's layers as the builder parses them"
 

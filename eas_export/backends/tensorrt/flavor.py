@@ -80,7 +80,7 @@ class Flavor:
     def _broken(self, error: Exception) -> UserError:
         what = f"{self.title} cannot be imported ({' '.join(str(error).split())[:200]})"
         command = install_command(self.extra, option="--force-reinstall")
-        fix = f"{command}, on a machine that reaches NVIDIA's package index"
+        fix = f"on a machine that reaches NVIDIA's package index: {command}"
         return UserError(what, where=f"--backend {self.backend}", fix=fix)
 
 

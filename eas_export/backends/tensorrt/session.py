@@ -171,7 +171,7 @@ def require_same(target: Target, version: str, capability: str | None, flavor: F
     where = bundle.path
     if target.version != version:
         what = f"the engines were built by {flavor.title} {target.version}, but {version} is installed"
-        fix = f"install {target.version}, or {AGAIN}"
+        fix = f"install {flavor.title} {target.version}, or {AGAIN}"
         raise UserError(what, where=where, fix=fix)
     if capability is None:
         fix = "run the bundle on a machine with a GPU, or with --backend onnxruntime"
@@ -205,7 +205,7 @@ def _load(flavor: Flavor, trt: ModuleType, runtime: Any, bundle: Bundle, graph: 
     if engine is None:
         reason = "; ".join(errors)[:300] or "no reason given"
         what = f"{flavor.title} {trt.__version__} cannot load the engine ({reason})"
-        raise UserError(what, where=path, fix=f"eas-export inspect --check tells whether it is damaged; else {AGAIN}")
+        raise UserError(what, where=path, fix=f"eas-export inspect {bundle.path} --check finds damage; else {AGAIN}")
     return engine
 
 

@@ -149,9 +149,8 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
     where = str(folder or sources.ckpt)
     if folder is None and not own:
-        what = (
-            f"the vision tower {reprlib.repr(named)} is not a folder in the checkpoint, whose weights do not include it"
-        )
+        tower = f"names {reprlib.repr(named)}, which is not a folder there" if named else "names none"
+        what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {tower}"
         fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
         raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
     clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())

@@ -42,7 +42,7 @@ def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) ->
     first, a line each. Raises UserError where the text has more placeholders than there are images."""
     places = text.count(PLACEHOLDER)
     if places > images:
-        what = f"the prompt has {places} image placeholders ({PLACEHOLDER}), but {images} images were given"
+        what = f"image placeholders in the prompt ({PLACEHOLDER}): {places}, images given: {images}"
         raise UserError(what, where="prompt", fix=f"give {places} images, or leave {PLACEHOLDER} out")
     parts = (f"{PLACEHOLDER}\n" * (images - places) + text).split(PLACEHOLDER)
     ids = [tokenizer.bos, *tokenizer.encode(parts[0])]

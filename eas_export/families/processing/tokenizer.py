@@ -27,7 +27,7 @@ class Tokenizer:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
-            fix = f"{install_command('', 'sentencepiece')}, or give token ids as npz"
+            fix = f"give token ids as npz, or {install_command('', 'sentencepiece')}"
             raise UserError("sentencepiece is not installed", where=path, fix=fix) from None
         try:
             self._model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
