@@ -106,9 +106,9 @@ class LlavaCase(GoldenCase):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory):
-    """Digests that are remembered here are not the user's; lines are as wide as without a terminal, though pytest's processes get COLUMNS from readline."""
+    """Digests that are remembered here are not the user's, and no printed line is broken (pytest's processes get COLUMNS from readline)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COLUMNS", raising=False)
+        patch.setenv("COLUMNS", "1000")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

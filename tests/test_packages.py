@@ -53,7 +53,8 @@ def test_an_extra_is_what_setup_declares(extra):
 
 
 # What a call in a function is given
-LOCALS = {"option": "-U", 
+LOCALS = {
+    "option": "-U",
     "self": get_flavor("tensorrt-rtx"),
     "extra": "cpu",
     "requirement": Requirement("onnxruntime"),

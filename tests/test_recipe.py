@@ -97,7 +97,9 @@ def test_the_fold_mode_is_one_of_the_networks():
 
 def test_limits_that_mean_nothing_to_a_network_are_refused_where_they_are_given():
     assert BuildOptions(max_batch=2).settled(("offline",), ("max_prompt",)).limits.max_prompt == 1024
-    with pytest.raises(UserError, match=r"does not apply to this kind of network \(--max-prompt\): leave it out"):
+    with pytest.raises(
+        UserError, match=r"does not apply to this kind of network \(--max-prompt\): leave --max-prompt out"
+    ):
         BuildOptions(max_prompt=64).settled(("offline",), ("max_prompt",))
 
 

@@ -148,7 +148,7 @@ def test_as_a_user_sees_it(dropped, tmp_path, command):
 def test_a_fold_of_nothing_is_refused(tmp_path, refused):
     build_ = ("build", "--ckpt", LAVIN.folder, "--out", tmp_path / "o")
     line = refused(*build_, "--adapters", "drop", "--fold", "weights")
-    assert "a model without adapters has no fold mode weights (--fold): leave it out, or choose none" in line
+    assert "a model without adapters has no fold mode weights (--fold): leave --fold out, or choose none" in line
     assert "choose weights or lowrank" in refused(*build_, "--fold", "none")
 
 

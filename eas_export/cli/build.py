@@ -78,7 +78,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     )
     for note in result.notes:
         console.print(f"note: {note}")
-    console.print(accounts_table(result.accounts))
+    console.print(accounts_table(result.accounts, result.request.options.precision))
     if dry_run:
         console.print(estimates_table(result.estimates))
     if result.device:

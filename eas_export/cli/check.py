@@ -51,7 +51,7 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
         ]
         for name, found in checks.items()
     ]
-    columns = ["graph", "", "attentions fused", "with a mask", "caches in place"]
+    columns = ["graph", "", "attentions recognised", "with a mask", "caches in place"]
     console.print(Table(f"{opened.path}, parsed by {backend}", columns, rows))
     for name, found in checks.items():
         console.print(f"layers of {name}: {', '.join(f'{kind} {count}' for kind, count in found.kinds.items())}")

@@ -20,7 +20,7 @@ DEFAULT_OUT = Path("eas-demo")
 
 @click.command()
 @click.option(
-    "--out", type=PATH, help=f"Folder for the bundle, its report and the questions.  [default: {DEFAULT_OUT}]"
+    "--out", type=PATH, help=f"Folder for the checkpoint, its bundle, report and questions.  [default: {DEFAULT_OUT}]"
 )
 @click.option(
     "--train", "folder", type=PATH, help="Train the model from nothing instead, into this new folder; minutes."
@@ -69,7 +69,7 @@ def _demo(out: Path, as_json: bool) -> int:
 
 def _show(result: "DemoResult", out: Path, seconds: float, console: Console) -> None:
     from ..demo.pictures import beside
-    from ..demo.run import BUNDLE, REPORT, SHEET, SHOWN
+    from ..demo.run import BUNDLE, REPORT, SHEET, SHOWN, SOURCE
     from ..families.processing.image_processor import read_image
 
     before, after = result.built.accounts.before, result.built.accounts.after
@@ -87,8 +87,9 @@ def _show(result: "DemoResult", out: Path, seconds: float, console: Console) -> 
     agree = "as PyTorch does" if result.answers_agree else "NOT as PyTorch does"
     console.print(f"the bundles answer every question {agree}, token for token; {seconds:.0f} s")
     console.print(f"verdict: {result.built.report.verdict} ({out / REPORT})")
-    console.print(f"the questions above as a picture: {out / SHEET}\n\nask the bundle again:")
-    click.echo(f"  eas-export run {out / BUNDLE} --inputs {out / SHOWN}")  # in one line, to be copied
+    console.print(f"the questions above as a picture: {out / SHEET}\n\nverify the bundle yourself, and ask it again:")
+    click.echo(f"  eas-export verify {out / BUNDLE} --ckpt {out / SOURCE}")  # each in one line, to be copied
+    click.echo(f"  eas-export run {out / BUNDLE} --inputs {out / SHOWN}")
 
 
 def layers_line(plan: SkipPlan) -> str:
@@ -128,5 +129,5 @@ def _answers_table(answers: list["Answered"]) -> Table:
         ]
         for each in answers
     ]
-    title = f"{answers[0].questions} questions that no model was trained on"
+    title = f"{answers[0].questions} questions that no model was trained on; speed in questions per second"
     return Table(title, ["model", "runs on", "right", "same as EAS", "weights", "speed"], rows, numbers=4)

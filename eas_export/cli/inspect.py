@@ -47,7 +47,7 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     config, plan = facts["config"], facts["plan"]
     console.print(f"{path}: {facts['kind']}, {config.family}")
     console.print(model_table(config, plan))
-    console.print(accounts_table(facts["accounts"]))
+    console.print(accounts_table(facts["accounts"], facts.get("precision", "fp16")))
     if facts["requests"]:
         console.print(memory_table(facts["requests"]))
     if facts.get("files"):
@@ -80,13 +80,13 @@ def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
     return Table("model", ["", ""], [*network_part(config, "describe")(config), *rows])
 
 
-def accounts_table(accounts: "Accounts") -> Table:
-    """Parameters, bytes and cache before and after pruning."""
+def accounts_table(accounts: "Accounts", precision: str) -> Table:
+    """Parameters, bytes and cache before and after pruning, in a precision."""
     before, after = accounts.before, accounts.after
     rows = [[part, f"{n:,}", f"{after.parameters.get(part, 0):,}"] for part, n in before.parameters.items()]
     rows += [
         ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
-        ["size in this precision", size(before.total_bytes), size(after.total_bytes)],
+        [f"size in {precision}", size(before.total_bytes), size(after.total_bytes)],
     ]
     if before.kv_bytes_per_token:
         rows.append(["KV cache per token", size(before.kv_bytes_per_token), size(after.kv_bytes_per_token)])

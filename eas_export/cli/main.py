@@ -85,8 +85,11 @@ def main() -> None:
     except UserError as error:
         code = _refuse(error)
     except click.ClickException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", "eas-export")
-        code = _refuse(UserError(error.format_message(), where="command line", fix=f"see {command} --help"))
+        name = next((word for word in sys.argv[1:2] if word in COMMANDS), "")
+        command = getattr(getattr(error, "ctx", None), "command_path", f"eas-export {name}".rstrip())
+        code = _refuse(
+            UserError(error.format_message().removesuffix("."), where="command line", fix=f"see {command} --help")
+        )
     except (click.Abort, KeyboardInterrupt):
         code = _refuse(UserError("interrupted", where="keyboard", fix=AGAIN), 130)
     except Terminated:

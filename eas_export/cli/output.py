@@ -35,7 +35,7 @@ class PlainConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         lines = [_wrapped(each, self.width, "  ") if isinstance(each, str | Text) else each for each in objects]
-        super().print(*lines, **{"crop": False} | options)
+        super().print(*lines, **{"crop": False, "no_wrap": True, "overflow": "ignore"} | options)
 
 
 def stdout_console() -> Console:

@@ -196,6 +196,11 @@ def _run_questions(
 
 def _stream_one(model: "TextModel", questions: list, max_new_tokens: int, sampling: "Sampling") -> None:
     conversation = model.start(questions, room=max_new_tokens)
+    empty = True
     for step in model.stream(conversation, max_new_tokens, sampling):
-        click.echo("".join(text for _, text in step), nl=False)
+        text = "".join(text for _, text in step)
+        empty = empty and not text.strip()
+        click.echo(text, nl=False)
     click.echo()
+    if empty:
+        click.echo("note: the answer is empty; a prompt that is not in the model's own format can do that", err=True)

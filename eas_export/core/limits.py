@@ -23,6 +23,6 @@ class Limits(Record):
     def _prompt_fits(self):
         if self.max_prompt >= self.max_tokens:
             raise ValueError(
-                f"max_prompt {self.max_prompt} leaves no room for an answer in max_tokens {self.max_tokens}"
+                f"max_prompt {self.max_prompt} leaves no room for an answer in max_tokens {self.max_tokens}: raise max_tokens, or lower max_prompt"
             )
         return self

@@ -19,7 +19,7 @@ from . import BASE, CHECKPOINT, QUESTIONS, RECIPE
 from .compare import EAS, FULL, Answered, answer, models_of
 from .pictures import draw
 
-BUNDLE, REPORT, SHEET, SHOWN = "demo.bundle", "report.html", "questions.png", "questions.jsonl"
+BUNDLE, SOURCE, REPORT, SHEET, SHOWN = "demo.bundle", "checkpoint", "report.html", "questions.png", "questions.jsonl"
 TEMPLATES = ("Which one is larger?", "What is the sum?", "Is the second one odd or even?")
 
 
@@ -60,14 +60,14 @@ class DemoResult:
 
 
 def run(folder: Path, progress: Progress) -> DemoResult:
-    """Write demo.bundle, report.html, and three questions with their pictures (questions.jsonl, questions.png) to `folder`.
+    """Write the checkpoint, demo.bundle, report.html, and three questions with their pictures (questions.jsonl, questions.png) to `folder`.
 
     Raises UserError where the folder holds files but no demo.
     """
     _require_own(folder)
     with translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    built = build(CHECKPOINT, folder / BUNDLE, recipe=RECIPE, force=True, progress=progress)
+        shutil.copytree(CHECKPOINT, folder / SOURCE, dirs_exist_ok=True)
+    built = build(folder / SOURCE, folder / BUNDLE, recipe=RECIPE, force=True, progress=progress)
     with tempfile.TemporaryDirectory() as scratch:
         lowrank = build(
             CHECKPOINT,

@@ -89,7 +89,8 @@ def require_short(
     """Raise UserError if the question's prompt is longer than the limits allow."""
     length = prompt_length(question, config, family, tokenizer)
     if length > limits.max_prompt:
-        fix = f"build with --max-prompt {length}, or shorten the prompt"
+        tokens = length + limits.max_tokens - limits.max_prompt  # as much room for an answer
+        fix = f"shorten the prompt, or build with --max-prompt {length} --max-tokens {tokens}"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)
 
 

@@ -84,7 +84,7 @@ def test_the_compilers_failure_is_told_from_a_lack_of_memory():
     refusal = engine_build._refusal(
         FLAVOR, "decode", [MYELIN, "Could not find any implementation for node {ForeignNode}"]
     )
-    assert "the compiler fails" in refusal.what and "memory" not in refusal.what
+    assert "compiler fails on a part of the graph" in refusal.what and "memory" not in refusal.what
 
 
 def test_what_progress_raises_ends_the_build_and_is_raised_then(build_graph):

@@ -153,7 +153,7 @@ def test_an_engine_of_another_graph_is_refused(bundle_of):
             "1.8.0",
             "8.6",
             "were built by TensorRT-RTX 1.7.1, but 1.8.0 is installed",
-            "install 1.7.1, or build again with --force",
+            "install TensorRT-RTX 1.7.1, or build again with --force",
         ),
         ("1.7.1", None, "PyTorch sees none here", "--backend onnxruntime"),
         ("1.7.1", "9.0", "are for compute capability 8.6, 12.0, but this GPU has 9.0", "--compute-capability 9.0"),

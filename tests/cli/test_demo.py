@@ -39,7 +39,7 @@ def test_it_answers_as_well_as_the_whole_model(tmp_path, command):
     assert right[FULL] > 0.9 and right[EAS] > right[FULL] - 0.01 and right[BARE] < right[EAS] - 0.05
     assert models[EAS]["weights_mb"] < models[FULL]["weights_mb"]
     assert {path.name for path in folder.iterdir()} == {
-        *("demo.bundle", "report.html", "questions.jsonl", "questions.png", "images"),
+        *("checkpoint", "demo.bundle", "report.html", "questions.jsonl", "questions.png", "images"),
     }
     replies = json.loads(command("run", out, "--inputs", folder / "questions.jsonl", "--json")[1])["answers"]
     assert [each["text"].strip() for each in replies] == [each["bundle"] for each in said["examples"]]
@@ -72,11 +72,15 @@ def test_it_prints_questions_answers_and_a_command_that_works(tmp_path, monkeypa
         name, *arguments = shlex.split(lines[-1])
         code, answers, err = command(*arguments)
         assert name == "eas-export" and code == 0 and len(answers.splitlines()) == 3, err
+        code, text, err = command("run", "eas-demo/demo.bundle", "--prompt", "Which one is larger?")
+        assert code == 0 and not text.strip() and "note: the answer is empty" in err
+        code, text, err = command(*shlex.split(lines[-2])[1:])
+        assert code == 0 and text.startswith("verdict: same as the checkpoint"), err
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, refused):
     (tmp_path / "questions.jsonl").write_text("mine")
-    assert "holds 'questions.jsonl', which the demo did not write" in refused("demo", "--out", tmp_path)
+    assert "the folder has files, such as 'questions.jsonl', but no demo.bundle" in refused("demo", "--out", tmp_path)
     assert (tmp_path / "questions.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -131,8 +135,8 @@ def test_answers_are_right(question):
 
 def test_training_says_what_is_missing_or_in_the_way(tmp_path, monkeypatch, refused):
     assert "name a new folder" in refused("demo", "--train", tmp_path)
-    assert "which --train does not build" in refused("demo", "--train", tmp_path / "new", "--out", tmp_path)
-    assert "--seed goes with --train" in refused("demo", "--seed", 1)
+    assert "--out cannot go with --train" in refused("demo", "--train", tmp_path / "new", "--out", tmp_path)
+    assert "--seed needs --train" in refused("demo", "--seed", 1)
     (tmp_path / "file").write_text("x")
     assert "the output cannot be written (Not a directory)" in refused("demo", "--train", tmp_path / "file" / "new")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

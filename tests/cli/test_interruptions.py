@@ -132,7 +132,7 @@ def test_what_is_in_the_way_is_not_touched(checkpoint, tmp_path, refused):
     mine = tmp_path / ".o.partial"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    assert "the workspace .o.partial is taken" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / "o")
+    assert ".o.partial is in the way" in refused("build", "--ckpt", checkpoint, "--out", tmp_path / "o")
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
@@ -235,7 +235,7 @@ def test_what_comes_to_the_place_during_a_build_is_not_replaced(tmp_path):
     assert (out / "thesis.txt").read_text() == "years of work"
     other = tmp_path / "p"
     with (
-        pytest.raises(UserError, match="another build has put a bundle there in the meantime"),
+        pytest.raises(UserError, match="another build has written a bundle to --out in the meantime"),
         making(other, force=False) as place,
     ):
         (place.folder / "manifest.json").write_text("{}")

@@ -74,11 +74,11 @@ def test_inspect_shows_tables(meter_bundle_of, command, refused):
     for part in shown:
         assert part in out, part
     assert "KV cache" not in out
-    assert "belong to a checkpoint" in refused("inspect", path, *HEADS)
+    assert "these options are for checkpoints" in refused("inspect", path, *HEADS)
 
 
 REFUSED = {  # option -> what is said
-    ("--fold", "weights"): "has no fold mode weights (--fold): leave it out, or choose offline",
+    ("--fold", "weights"): "has no fold mode weights (--fold): leave --fold out, or choose offline",
     ("--fold", "none"): "has no fold mode none",
     ("--adapters", "drop"): "a cross-encoder cannot be built without its adapters (--adapters drop): leave it out",
     ("--weights", "x"): "a meter checkpoint does not take --weights",
@@ -109,7 +109,7 @@ def test_what_the_file_does_not_say_is_asked_for(tmp_path, refused):
 @pytest.mark.parametrize("options", [("--text-heads", "4"), ("--image-cross-reading", "paper")], ids=" ".join)
 def test_its_own_options_are_for_no_other_family(folder, options, tmp_path, refused):
     family = folder.split("/")[0]
-    said = f"a {family} checkpoint does not take {options[0]} ({options[0]}): leave it out"
+    said = f"a {family} checkpoint does not take {options[0]} ({options[0]}): leave {options[0]} out"
     assert said in refused("build", "--ckpt", GOLDEN / folder, "--out", tmp_path / "o", *options)
     assert said in refused("inspect", GOLDEN / folder, *options)
 

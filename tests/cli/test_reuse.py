@@ -54,7 +54,7 @@ def test_a_damaged_file_is_made_again_and_only_that(built, command, refused):
     assert code == 0 and stages(err) == ["exporting vision"]
     code, text, _ = command("inspect", built, "--check")
     assert code == 0 and "the sha256 of every file is the manifest's" in text
-    assert "belongs to a bundle" in refused("inspect", CASE.folder, "--check")
+    assert "--check works on bundles only" in refused("inspect", CASE.folder, "--check")
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_it_reads_arrays_and_says_no_words(meter_bundle_of, tmp_path, refused):
     assert "a cross-encoder generates no tokens" in refused(*arrays, "--temperature", "0.5")
     assert "a cross-encoder generates no tokens (--max-new-tokens)" in refused(*arrays, "--max-new-tokens", "5")
     assert "the outputs would replace the inputs" in refused(*arrays, "--outputs", tmp_path / "x.npz")
-    assert "the outputs of these inputs are a .npz file" in refused(*arrays, "--outputs", tmp_path / "y.txt")
+    assert "these inputs give a .npz file" in refused(*arrays, "--outputs", tmp_path / "y.txt")
 
 
 def test_arrays_of_another_task_are_refused_before_anything_is_written(meter_bundle_of, tmp_path, refused):

@@ -272,7 +272,7 @@ def test_paths_are_printed_as_they_are(bundle, command):
 
 
 def test_inspect_shows_tables(bundle, refused, command):
-    assert "belong to a checkpoint" in refused("inspect", bundle.path, "--skip", "1")
+    assert "these options are for checkpoints" in refused("inspect", bundle.path, "--skip", "1")
     code, text, _ = command("inspect", bundle.path)
     assert code == 0
     for part in ("attention skipped", "kept 8, skipped 32, vision 8", "KV cache per token", "weights.safetensors"):

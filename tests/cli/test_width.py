@@ -163,8 +163,10 @@ def test_a_table_that_is_too_wide_breaks_texts_and_then_columns_apart(capsys, wi
     ]
 
 
-def test_paths_are_not_broken():
+def test_paths_are_not_broken(capsys):
     path = "/data/" + "x" * 90
+    PlainConsole().print(f"{path}: a bundle")
+    assert capsys.readouterr().out == f"{path}:\n  a bundle\n"
     assert fill(f"the bundle is at {path}", 80, "  ") == f"the bundle is at\n  {path}"
 
 

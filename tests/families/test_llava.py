@@ -121,9 +121,9 @@ REFUSED = {
     ),
     "no tower": (
         without_tower,
-        "the vision tower 'vision_tower' is not a folder.*download 'vision_tower' and pass --vision DIR",
+        "no vision tower: config.json names 'vision_tower', which is not a folder.*download 'vision_tower' and pass --vision DIR",
     ),
-    "a tower elsewhere": (elsewhere, r"the vision tower '../tower' is not a folder"),
+    "a tower elsewhere": (elsewhere, r"config.json names '../tower', which is not a folder"),
     "a tower without weights": (
         lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),
         "tower's folder has no weights",
@@ -229,7 +229,7 @@ def test_text_between_images_is_encoded_on_its_own():
     assert encode("one <image> two <image> three", 2) == [TOKENIZER.bos, *a, IMAGE, *b, IMAGE, *c]
     assert encode("three", 1) == [TOKENIZER.bos, IMAGE, *TOKENIZER.encode("\nthree")]
     assert encode("three", 0) == [TOKENIZER.bos, *TOKENIZER.encode("three")]
-    with pytest.raises(UserError, match=r"the prompt has 1 image placeholders .*but 0 images were given"):
+    with pytest.raises(UserError, match=r"image placeholders in the prompt .*: 1, images given: 0"):
         encode("<image>", 0)
 
 

@@ -326,4 +326,4 @@ def test_a_loss_that_is_none_ends_it(plain, questions, tmp_path, refused, warm_u
         "--warm-up",
         warm_up,
     )
-    assert "the loss is nan" in line and "--learning-rate" in line
+    assert "the training loss is nan" in line and "--learning-rate" in line
