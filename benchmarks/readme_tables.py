@@ -301,8 +301,8 @@ def demo_table() -> str:
     by_seed = ", ".join(f"{100 * (seed['right']['EAS'] - seed['right']['by chance']):.1f}" for seed in seeds)
     return (
         f"{table(head, rows)}\n\n"
-        f"By chance are {len(lists)} lists, {min(lists):.1f} to {max(lists):.1f} %: EAS is {-r['chance_points_above']:.1f} points above their mean ({by_seed} by "
-        f"seed). The {len(spared)} that skip other attentions than the first differ from EAS by {min(spared):+.1f} to {max(spared):+.1f} points. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
+        f"{len(lists)} random lists get {min(lists):.1f} to {max(lists):.1f} %: EAS is {-r['chance_points_above']:.1f} points above their mean ({by_seed} by "
+        f"seed). The {len(spared)} that keep the first attention differ from EAS by {min(spared):+.1f} to {max(spared):+.1f} points. Answers of a bundle that differ from PyTorch's in any token: {r['answers_that_differ']}. "
         f"One seed from nothing: {r['training_minutes']} minutes at most (bar 30), one thread each. "
         f"`eas-export demo`, seed 0's model: {whole['seconds']} s (bar {whole['bars']['seconds']}).\n\n"
         f"{_provenance(r)} Likewise `{whole['command']}`."
@@ -347,8 +347,8 @@ def headline() -> str:
     eager = next(each["ratio"] for each in claims if each["name"] == "eager as published against low-rank")
     return (
         f"**Measured:** on {r['machine']['cores']} CPU cores ({r['machine']['cpu']}) a decode step of a 1B-shaped LaVIN-EAS (fp32, `--fold lowrank`, ONNX Runtime) takes "
-        f"{ours}. That is {eager['p50']:.1f} times as fast ({eager['p10']:.1f} to {eager['p90']:.1f}) as eager PyTorch with the adapters applied as published; most of it "
-        f"comes from leaving eager PyTorch, since the base model without EAS takes {plain} in ONNX Runtime. Random weights; **no GPU was measured**. "
+        f"{ours}: {eager['p50']:.1f} times (10th to 90th percentile {eager['p10']:.1f} to {eager['p90']:.1f}) as fast as eager PyTorch with the adapters applied as "
+        f"published. Most of that is ONNX Runtime's, which takes {plain} for the base model without EAS. Random weights; **no GPU was measured**. "
         "[Details](docs/measured.md)"
     )
 
