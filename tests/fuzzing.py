@@ -583,7 +583,7 @@ def _read_bundle(path: Path) -> None:
     bundle = open_bundle(path)
     m = bundle.manifest
     get_family(m.config.family)
-    model_table(m.config, m.plan), accounts_table(m.accounts)
+    model_table(m.config, m.plan), accounts_table(m.accounts, m.precision)
     memory_table(request_memory(m.config, m.plan, PRECISIONS[m.precision]))
     require_own_graphs_and_weights(bundle)
 

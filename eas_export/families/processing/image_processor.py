@@ -38,7 +38,7 @@ def read_image(path: Path) -> "Image":
                     return image.convert("RGB")
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
         raise UserError(
-            f"the file is not an image that can be read ({type(error).__name__})",
+            f"the file cannot be read as an image ({type(error).__name__})",
             where=path,
             fix=f"give a file of a usual size in one of {', '.join(FORMATS)}",
         ) from None
