@@ -24,7 +24,7 @@ PAGES = (README, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG")
 PAGES += tuple(sorted((ROOT / "docs").glob("*.md")))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NOT_RUN = {"gpu": "needs an NVIDIA GPU", "setup": "installs something, or runs every test: .ci/run does"}
-FIGURE = re.compile(r"\d ?(ms|s|GB|MB|kB|%|GFLOPs|tokens/s|tokens per second)\b")
+FIGURE = re.compile(r"\d ?((ms|s|GB|MB|kB|GFLOPs|tokens/s|tokens per second|times)\b|%)|\| *[\d,]+\.\d+ *\|")
 
 
 @dataclass(frozen=True)
