@@ -46,7 +46,6 @@ class LlamaConfig(HfRecord):
     vocab_size: int = Field(gt=0, le=1 << 24)
     rms_norm_eps: float = Field(default=1e-6, gt=0, le=1)
     rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
-    rope_scaling: Any = None
     head_dim: int | None = None
     hidden_act: str = "silu"
     attention_bias: bool = False
@@ -59,14 +58,20 @@ class LlamaConfig(HfRecord):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_transformers_5(cls, values: Any) -> Any:
-        """transformers 5 writes theta and scaling as one table, rope_parameters."""
-        rope = values.get("rope_parameters") if isinstance(values, dict) else None
-        if not isinstance(rope, dict):
+    def _as_transformers_reads_rope(cls, values: Any) -> Any:
+        """One table of RoPE: rope_scaling, else rope_parameters (transformers 5 writes both); its type is rope_type, else the older type.
+        Plain are no table, the type default, and linear by a factor of 1. A theta in the table wins over rope_theta."""
+        if not isinstance(values, dict):
             return values
-        scaling = rope if rope.get("rope_type", "default") != "default" else None
-        theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
-        return values | theta | {"rope_scaling": scaling}
+        rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+        table = rope if isinstance(rope, dict) else {"type": rope}
+        kind = table.get("rope_type", table.get("type", "default"))
+        by_one = kind == "linear" and table.get("factor") == 1 and "partial_rotary_factor" not in values | table
+        if kind != "default" and not by_one:
+            raise ValueError(
+                f"RoPE is scaled by {reprlib.repr(kind)} ({reprlib.repr(rope)}): only plain RoPE is supported"
+            )
+        return values | ({"rope_theta": table["rope_theta"]} if "rope_theta" in table else {})
 
     @model_validator(mode="after")
     def _is_plain_llama(self) -> "LlamaConfig":
@@ -80,8 +85,6 @@ class LlamaConfig(HfRecord):
             raise ValueError(
                 f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
             )
-        if self.rope_scaling is not None:
-            raise ValueError(f"rope_scaling is {reprlib.repr(self.rope_scaling)}: only plain RoPE (null) is supported")
         if self.hidden_act != "silu":
             raise ValueError(f"hidden_act is {reprlib.repr(self.hidden_act)}: only silu is supported")
         if self.attention_bias or self.mlp_bias:
