@@ -1,5 +1,6 @@
 """The demo: build and verify the small trained model, and compare its answers with those of the model before EAS."""
 
+import filecmp
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class DemoResult:
 def run(folder: Path, progress: Progress) -> DemoResult:
     """Write the checkpoint, demo.bundle, report.html, and three questions with their pictures (questions.jsonl, questions.png) to `folder`.
 
-    Raises UserError where the folder holds files but no demo.
+    Raises UserError where the folder holds files that no demo wrote: nothing of them is replaced.
     """
     _require_own(folder)
     with translated(folder):
@@ -89,8 +90,10 @@ def run(folder: Path, progress: Progress) -> DemoResult:
 def _require_own(folder: Path) -> None:
     with translated(folder, "--out is not a folder that can be read", "choose another place"):
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    if names and not any(BUNDLE in name for name in names):
-        what = f"the folder has files, such as {min(names)!r}, but no {BUNDLE}"
+    files = [path.relative_to(CHECKPOINT) for path in CHECKPOINT.rglob("*") if path.is_file()]
+    same, _, _ = filecmp.cmpfiles(CHECKPOINT, folder / SOURCE, files, shallow=False)
+    if names and len(same) < len(files):  # an earlier demo's first step was to copy it
+        what = f"the folder has files, such as {min(names)!r}, but not the demo's {SOURCE}"
         raise UserError(what, where=f"--out {folder}", fix="name a new or an empty folder")
 
 

@@ -31,9 +31,7 @@ def install_command(extra: str, *packages: str, option: str = "") -> str:
     """
     try:
         wanted = [str(each) for each in requirements()[extra] if not packages or each.name in packages]
-    except (
-        importlib.metadata.PackageNotFoundError,
-        KeyError,
-    ):  # a checkout that is not installed, or was before it had the extra
+    except (importlib.metadata.PackageNotFoundError, KeyError):
+        # a checkout that is not installed, or was installed before it had the extra
         wanted = ["-e", f".[{extra or 'cpu'}]"]
     return shlex.join(["pip", "install", *option.split(), *wanted])

@@ -80,8 +80,18 @@ def test_it_prints_questions_answers_and_a_command_that_works(tmp_path, monkeypa
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, refused):
     (tmp_path / "questions.jsonl").write_text("mine")
-    assert "the folder has files, such as 'questions.jsonl', but no demo.bundle" in refused("demo", "--out", tmp_path)
+    assert "the folder has files, such as 'questions.jsonl', but not the demo's checkpoint" in refused(
+        "demo", "--out", tmp_path
+    )
     assert (tmp_path / "questions.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_checkpoint_of_ones_own_is_not_replaced(tmp_path, refused):
+    (tmp_path / "demo.bundle").mkdir()
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("mine")
+    assert "but not the demo's checkpoint" in refused("demo", "--out", tmp_path)
+    assert (tmp_path / "checkpoint" / "config.json").read_text() == "mine"
 
 
 def test_pictures_in_ascii():
