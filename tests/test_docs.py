@@ -124,7 +124,7 @@ def test_readme_is_one_page():
 def test_readme_names_every_family_and_backend():
     text = README.read_text("utf-8").lower()
     assert all(name.lower() in text for name in FAMILIES)
-    assert all(f"`{name}`" in text or "onnx runtime" in text for name in BACKENDS)
+    assert all(name in text for name in BACKENDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
