@@ -14,7 +14,7 @@ from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
 from .build.recipe import Request, resolve
 from .build.workspace import check_destination, lock, workspace
-from .bundle.bundle import Bundle, find_bundle, open_bundle, write_manifest
+from .bundle.bundle import Bundle, find_bundle, open_bundle, read_bundle, write_manifest
 from .bundle.manifest import MANIFEST, Accounts, Manifest
 from .checkpoint.checkpoint import Checkpoint
 from .core.errors import UserError
@@ -156,16 +156,16 @@ def verify(
     for cuda where PyTorch sees no GPU.
     """
     place = device_named(device)
-    opened = open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
     sources = Sources.given("verify", ckpt, weights, vision, base_weights, **m.options.settings)
-    if sources:
+    if sources and opened.is_unchanged:
         checkpoint = _load(sources, m.options, m.config.family)
         _require_same_model(m, checkpoint)
         is_origin = hash_sources(checkpoint, progress) == m.sources
         reference = ORIGIN if is_origin else "a checkpoint that is not its origin"
-    if negative_controls and checkpoint is None:
+    if negative_controls and sources is None:
         what = "negative controls need the checkpoint: a wrong weight shows only beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
     chosen = None if backend is None else _names(backend)
@@ -232,7 +232,7 @@ def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
         raise UserError(what, where=out, fix="choose another --out, or pass --force to replace it")
     with progress.stage("checking the existing bundle", bundle.nbytes) as done:
         bundle.require_whole(done, remembered_sha256)
-    require_own_graphs_and_weights(bundle)  # the manifest itself has no sha256
+    require_own_graphs_and_weights(bundle)  # a manifest of schema 4 has no digest
     return bundle
 
 

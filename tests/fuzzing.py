@@ -41,7 +41,7 @@ from synthetic_meter import MeterShape, write_meter
 from eas_export.backends.opening import require_own_graphs_and_weights
 from eas_export.build.accounting import account
 from eas_export.build.recipe import resolve
-from eas_export.bundle.bundle import Bundle, looks_like_bundle, open_bundle
+from eas_export.bundle.bundle import Bundle, looks_like_bundle, open_bundle, with_digest
 from eas_export.bundle.store import Store
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
@@ -290,8 +290,12 @@ class Fuzzer:
         model_table(checkpoint.config, plan)
 
     def _write_manifest(self, rng: Random, folder: Path) -> Path:
-        text = (self.bundle.path / "manifest.json").read_text()
-        return _with_links(self.bundle.path, folder, {Path("manifest.json"): damaged_json(rng, text)})
+        """Half of them with the digest of what they say."""
+        damaged = damaged_json(rng, (self.bundle.path / "manifest.json").read_text())
+        if rng.random() < 0.5:
+            with suppress(ValueError, RecursionError, AttributeError):  # not a JSON object any more
+                damaged = json.dumps(with_digest(json.loads(damaged))).encode()
+        return _with_links(self.bundle.path, folder, {Path("manifest.json"): damaged})
 
     def _write_weights(self, rng: Random, folder: Path) -> Path:
         """Another header before zeros: the tensors themselves are read as they are."""

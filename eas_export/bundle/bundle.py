@@ -1,6 +1,6 @@
 """The bundle: the only thing on disk between the stages.
 
-    manifest.json         config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain
+    manifest.json         config, plan, limits, every graph's inputs and outputs, sha256 of each file, toolchain; a digest of all that
     weights.safetensors   one store for all graphs
     task.safetensors      in a bundle that shares another's store (`--base`): the tensors in which the checkpoints differ
     <graph>.onnx          graphs without weights, which point into the store
@@ -17,26 +17,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..core.errors import UserError
 from ..system.files import require_file
-from ..system.hashing import sha256_of
-from .manifest import MANIFEST, REPORTS, SCHEMA_VERSION, TASK, WEIGHTS, Manifest, engine_file
+from ..system.hashing import key_of, sha256_of
+from .manifest import MANIFEST, READABLE_VERSIONS, REPORTS, SCHEMA_VERSION, TASK, WEIGHTS, Manifest, engine_file
 from .store import Store
+
+BUILD_OR_COPY = "copy the bundle again, or build it again with --force"
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A bundle's folder and its manifest; see `open_bundle`.
 
-    graph_folder  folder of the graphs; None: the bundle's
+    graph_folder   folder of the graphs; None: the bundle's
+    is_unchanged   whether the manifest is the one that was written
     """
 
     path: Path
     manifest: Manifest
     graph_folder: Path | None = None
+    is_unchanged: bool = True
 
     @cached_property
     def store(self) -> Store:
@@ -51,11 +56,12 @@ class Bundle:
     def damaged_files(
         self, on_bytes: Callable[[int], None] = lambda count: None, sha256: Callable[..., str] = sha256_of
     ) -> list[str]:
-        """The files whose sha256 is not the manifest's. Reads everything, unless `sha256` has a cache. Raises UserError for a file
-        that cannot be read."""
+        """The files whose sha256 is not the manifest's, and the manifest where its digest is another. Reads everything, unless
+        `sha256` has a cache. Raises UserError for a file that cannot be read."""
         try:
             files = self.manifest.files.items()
-            return [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
+            damaged = [name for name, record in files if sha256(self.path / name, on_bytes) != record.sha256]
+            return damaged if self.is_unchanged else [MANIFEST, *damaged]
         except OSError as error:
             name = Path(error.filename or "a file").name
             what = f"{name} cannot be read ({error.strerror})"
@@ -67,7 +73,7 @@ class Bundle:
         """Raise UserError, which names the first damaged file, if any is."""
         if damaged := self.damaged_files(on_bytes, sha256):
             what = f"{damaged[0]} is damaged: its sha256 is not that in the manifest"
-            raise UserError(what, where=self.path, fix="copy the bundle again, or build it again with --force")
+            raise UserError(what, where=self.path, fix=BUILD_OR_COPY)
 
     @property
     def nbytes(self) -> int:
@@ -94,24 +100,30 @@ class Bundle:
 
 
 def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
-    """The bundle at `path`; an open bundle is returned as it is. Raises UserError where there is no bundle, or files are missing or damaged:
-    their sizes are always checked, every byte with `check`."""
+    """The bundle at `path`; an open bundle is returned as it is. Raises UserError where there is no bundle, the manifest was changed, or files
+    are missing or damaged: their sizes are always checked, every byte with `check`."""
     if isinstance(path, Bundle):
         return path
+    bundle = read_bundle(path)
+    if not bundle.is_unchanged:
+        what = f"{MANIFEST} was changed after the bundle was built: its digest does not match"
+        raise UserError(what, where=bundle.path, fix=BUILD_OR_COPY)
+    if check:
+        bundle.require_whole()
+    return bundle
+
+
+def read_bundle(path: Path | str) -> Bundle:
+    """As `open_bundle`, but a changed manifest is only noted: for reports about it."""
     folder = Path(path)
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest, is_unchanged = _read_manifest(folder / MANIFEST)
     for name, record in manifest.files.items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else None
         if size != record.bytes:
             fault = "is missing" if size is None else f"has {size} bytes, but {record.bytes} in the manifest"
-            raise UserError(
-                f"{name} {fault}", where=folder, fix="copy the bundle again, or build it again with --force"
-            )
-    bundle = Bundle(folder, manifest)
-    if check:
-        bundle.require_whole()
-    return bundle
+            raise UserError(f"{name} {fault}", where=folder, fix=BUILD_OR_COPY)
+    return Bundle(folder, manifest, is_unchanged=is_unchanged)
 
 
 def find_bundle(path: Path) -> Bundle | None:
@@ -138,19 +150,28 @@ def build_again(path: Path) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, after everything else: only a folder with it is a bundle."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    content = with_digest(manifest.model_dump(mode="json"))
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def _read_manifest(path: Path) -> Manifest:
+def with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's content with the digest of all the rest of it, by which `read_bundle` sees a change."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return {"digest": key_of(rest)} | rest
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, bool]:
+    """The manifest, and whether its digest is right; bundles of schema 4 need not have one."""
     try:
         if path.exists():
             require_file(path)
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in READABLE_VERSIONS:
             what = f"the manifest's schema version is {version!r}, but this eas-export reads {SCHEMA_VERSION}"
             raise UserError(what, where=path, fix=build_again(path.parent))
-        return Manifest.model_validate(data)
+        is_unchanged = data == with_digest(data) or (version != SCHEMA_VERSION and "digest" not in data)
+        return Manifest.model_validate({k: v for k, v in data.items() if k != "digest"}), is_unchanged
     except PermissionError as error:
         what = f"the bundle cannot be read ({error.strerror})"
         raise UserError(what, where=path.parent, fix="check its permissions") from None

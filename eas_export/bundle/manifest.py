@@ -12,7 +12,8 @@ from ..core.options import BuildOptions, EngineWeights, FoldName, PrecisionName
 from ..core.plan import SkipPlan
 from ..core.record import Record
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+READABLE_VERSIONS = (4, SCHEMA_VERSION)  # 4 has no digest
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]  # never leaves the folder
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -101,6 +102,8 @@ class Accounts(Record):
 
 class Manifest(Record):
     """manifest.json
+
+    The file also has `digest`, the sha256 of all its other content (bundle.py).
 
     key      sha256 over sources, options, toolchain and base: builds with the same key make the same bundle
     options  the resolved recipe

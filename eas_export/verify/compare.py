@@ -11,6 +11,7 @@ from ..backends.opening import require_own_graphs_and_weights
 from ..backends.runtime import CPU, Runtime
 from ..build.estimate import check_resources, estimate_verify
 from ..bundle.bundle import Bundle, build_again
+from ..bundle.manifest import MANIFEST
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.errors import UserError
 from ..core.progress import Progress
@@ -59,7 +60,6 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     chosen = (DEFAULT_BACKEND, *engines) if request.backends is None else request.backends
     required = (*(request.backends or ()), *request.require)
     rows = {name: get_backend(name) for name in (*chosen, *request.require)}
-    _require_named_values(bundle)
     report = ParityReport(
         verdict=Verdict.NOT_RUN,
         reference=request.reference,
@@ -73,6 +73,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
         found = Divergence(step="", case="", graph=None, layer=None, stage=report.damaged[0], error=None)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
 
+    _require_named_values(bundle)
     check_resources(estimate_verify(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
     ledger_of: type[Ledger] = network_part(m.config, "ledger")
     samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
@@ -112,4 +113,4 @@ def _require_named_values(bundle: Bundle) -> None:
 def _check_files(bundle: Bundle, progress: Progress) -> tuple[FileLine, ...]:
     with progress.stage("checking files", bundle.nbytes) as done:
         damaged = bundle.damaged_files(done)
-    return tuple(FileLine(name=name, ok=name not in damaged) for name in bundle.manifest.files)
+    return tuple(FileLine(name=name, ok=name not in damaged) for name in (MANIFEST, *bundle.manifest.files))

@@ -1,5 +1,7 @@
 """The phrases and sentences that a report has in the terminal and on the page."""
 
+from ..bundle.bundle import BUILD_OR_COPY
+from ..bundle.manifest import MANIFEST
 from .metrics import number
 from .report import Divergence, ParityReport, Verdict
 
@@ -23,9 +25,13 @@ def exit_meaning(report: ParityReport) -> str:
 
 def reasons(report: ParityReport) -> list[str]:
     """What explains the verdict, a sentence each."""
-    found = [f"damaged file {name}: its sha256 is not the manifest's" for name in report.damaged]
     if report.damaged:
-        return [*found, "copy the bundle again, or build it again with --force"]
+        changed = {MANIFEST: f"{MANIFEST} was changed after the bundle was built: its digest does not match"}
+        damaged = [
+            changed.get(name, f"damaged file {name}: its sha256 is not the manifest's") for name in report.damaged
+        ]
+        return [*damaged, BUILD_OR_COPY]
+    found = []
     if report.first_divergence:
         found.append(f"first divergence: {place(report.first_divergence)}")
         found += filter(None, [own_error(report.first_divergence)])

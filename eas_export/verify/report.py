@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class FileLine(Record):
-    """One file of the bundle: whether its sha256 is the manifest's."""
+    """One file of the bundle: whether its sha256 is the manifest's, or the manifest's own digest is right."""
 
     name: str
     ok: bool

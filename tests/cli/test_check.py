@@ -9,6 +9,7 @@ from conftest import golden_case
 
 from eas_export.backends.checking import GraphCheck
 from eas_export.backends.contract import Layer
+from eas_export.bundle.bundle import with_digest
 from eas_export.system.packages import install_command
 
 CASE = golden_case("half_13B")
@@ -50,7 +51,7 @@ def test_an_attention_that_the_parser_decomposes_is_named(bundle_of, command, tm
     path.write_bytes(model.SerializeToString())
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["decode.onnx"]["bytes"] = path.stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(with_digest(manifest)))
     code, text, err = command("check", folder)
     assert (code == 1 and "attentions are decomposed" in text) or (code == 2 and "graph decode" in err)
 

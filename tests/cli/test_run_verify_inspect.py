@@ -11,7 +11,7 @@ from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends.opening import open_runtime
-from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.bundle.bundle import Bundle, open_bundle, with_digest
 from eas_export.bundle.manifest import WEIGHTS
 from eas_export.generation.conversation import Conversation
 from eas_export.system.hashing import sha256_of
@@ -153,7 +153,7 @@ def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
 
 def spoil_manifest(bundle: Bundle, **changes) -> None:
     path = bundle.path / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(with_digest(json.loads(path.read_text()) | changes)))
 
 
 def seal(bundle: Bundle, name: str) -> None:
@@ -193,17 +193,17 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
         },
     ]
     for lie in lies:
-        path.write_text(json.dumps(good | lie))
+        path.write_text(json.dumps(with_digest(good | lie)))
         assert "the manifest is damaged" in refused("inspect", bundle.path)
     for lie in (
         {"limits": good["limits"] | {"max_prompt": 7}},
         {"config": good["config"] | {"heads": 2}},
         {"graphs": {name: spec for name, spec in good["graphs"].items() if name != "decode"}},
     ):
-        path.write_text(json.dumps(good | lie))
+        path.write_text(json.dumps(with_digest(good | lie)))
         assert "graphs do not match its config" in refused("run", bundle.path, "--inputs", npz)
         assert "graphs do not match its config" in refused("verify", bundle.path)
-    path.write_text(json.dumps(good | {"config": good["config"] | {"ffn_dim": 5}, "graphs": good["graphs"]}))
+    path.write_text(json.dumps(with_digest(good | {"config": good["config"] | {"ffn_dim": 5}})))
     assert "do not match its config" in refused("verify", bundle.path)
     own = bundle.graph_file("decode").read_bytes()
     bundle.graph_file("decode").write_bytes(bundle.graph_file("vision").read_bytes())
