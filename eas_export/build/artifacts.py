@@ -160,7 +160,7 @@ def _share_store(
         own = []
         with progress.stage("comparing with the base", sum(p.nbytes for p in parameters)) as done:
             for p in parameters:
-                own += [] if shared.holds(p) else [p]
+                own += [] if shared.holds(p.name, p.read()) else [p]
                 done(p.nbytes)
         missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
         if 2 * missing > total:

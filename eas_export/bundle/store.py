@@ -124,16 +124,16 @@ class Store:
             )
         return flat.view(entry.shape)
 
-    def holds(self, p: Parameter) -> bool:
-        """Whether the store has a tensor of this name, shape, dtype and content. Reads both."""
+    def holds(self, name: str, tensor: "torch.Tensor") -> bool:
+        """Whether the store has this very tensor by this name, to the bit."""
         import torch
 
-        entry = self.entries.get(p.name)
-        if entry is None or (entry.dtype, entry.shape) != (p.dtype, p.shape):
+        if name not in self.entries:
             return False
-        return torch.equal(
-            p.read().contiguous().flatten().view(torch.uint8), self.tensor(p.name).flatten().view(torch.uint8)
-        )
+        own = self.tensor(name)
+        if (own.dtype, own.shape) != (tensor.dtype, tensor.shape):
+            return False
+        return torch.equal(*(each.contiguous().flatten().view(torch.uint8) for each in (own, tensor)))
 
     @property
     def nbytes(self) -> int:

@@ -27,7 +27,7 @@ def print_report(report: ParityReport, console: Console, exits: bool = False) ->
     shown = [_steps(report)] if report.steps else []
     shown += [_step(step) for step in report.steps if step.worst]
     shown += [sections.blocks(_around_the_first_bad(blocks)) for blocks in _differing(report.blocks)]
-    shown += [sections.controls(report), *sections.for_information(report)]
+    shown += [sections.weights(report), sections.controls(report), *sections.for_information(report)]
     for section in filter(None, shown):
         console.print(Text(section.heading, style="bold"))
         if section.note:

@@ -19,6 +19,7 @@ from ..networks import network_part
 from ..system.scratch import scratch_folder
 from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
+from .weights import compare_weights
 
 DEFAULT_BACKEND = "onnxruntime"
 FIRST_WITH_NAMES = Version("0.7.0")
@@ -87,10 +88,15 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     shown = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_instrumented}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
-        extra = {"shortcuts": ledger.published_deviations(), "accuracy": ledger.accuracy(right)}
+        weights = compare_weights(bundle, ledger.checkpoint, progress) if ledger.checkpoint else ()
+        extra = {"weights": weights, "shortcuts": ledger.published_deviations(), "accuracy": ledger.accuracy(right)}
         report = report.model_copy(update={"blocks": ledger.blocks(shown), **extra})
     if not report.all_same:
-        found = ledger.locate(steps, report.blocks, shown)
+        if all(each.ok for each in (*steps, *report.blocks)):
+            wrong = next(tensor for line in report.weights for tensor in line.named)
+            found = Divergence(step="", case="", graph=None, layer=None, stage=wrong.name, error=wrong.error)
+        else:
+            found = ledger.locate(steps, report.blocks, shown)
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
     proven = any(step.ran and step.name in for_bundles() for step in steps)

@@ -20,7 +20,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 def render(report: ParityReport, bundle: str) -> str:
     """bundle: its name on the page"""
     parts = [_verdict(report, bundle), _steps(report), _plots(report), _tokens(report)]
-    parts += [_section(sections.controls(report)), _details(report)]
+    parts += [_section(sections.weights(report)), _section(sections.controls(report)), _details(report)]
     parts += [_section(section, "apart") for section in sections.for_information(report)]
     parts.append(f'<footer class="{_mood(report)}">{_verdict_line(report)}</footer>')
     content = "\n".join(part for part in parts if part)

@@ -11,7 +11,7 @@ def exit_meaning(report: ParityReport) -> str:
     if report.damaged:
         why = "damaged files, nothing was run"
     elif report.verdict == Verdict.DIFFERS:
-        why = "not every output is within its tolerance"
+        why = "not every output is within its tolerance" if _outputs_differ(report) else "stored weights differ"
     elif report.exit_code == 1:
         why = "a planted fault was not found"
     elif report.verdict == Verdict.NOT_RUN:
@@ -21,6 +21,10 @@ def exit_meaning(report: ParityReport) -> str:
     else:
         why = "every output is within its tolerance"
     return f"exit {report.exit_code}: {why}"
+
+
+def _outputs_differ(report: ParityReport) -> bool:
+    return not all(each.ok for each in (*report.steps, *report.blocks))
 
 
 def reasons(report: ParityReport) -> list[str]:
@@ -69,7 +73,7 @@ def place(divergence: Divergence) -> str:
     graph = f" of the {divergence.graph} graph" if divergence.graph else ""
     step = f", on {divergence.step}" if divergence.step else ""
     case = f", prompt {divergence.case}" if divergence.case else ""
-    stage = "stage " if divergence.step else ""  # without a step it is a file
+    stage = "stage " if divergence.step else ""  # without a step it is a file or a tensor
     return f"{layer}{stage}{divergence.stage}{graph}{step}{case}"
 
 
@@ -89,10 +93,12 @@ def own_error(divergence: Divergence) -> str:
     """The error that the stage makes by itself, in words; empty where there is no number."""
     if divergence.error is None:
         return ""
+    off = f"off by {number(divergence.error)} of the reference's standard deviation"
+    if not divergence.step:
+        return f"this stored tensor is {off}, too little to show on these prompts"
     if divergence.graph is None:
-        off = f"off by {number(divergence.error)} of the reference's standard deviation"
         return f"{off}; no block alone is: errors have added up, or {divergence.step} does not show its blocks"
-    return f"given the same inputs, this stage by itself is off by {number(divergence.error)} of the reference's standard deviation"
+    return f"given the same inputs, this stage by itself is {off}"
 
 
 def missing(report: ParityReport) -> list[str]:
@@ -119,6 +125,9 @@ def summary(report: ParityReport, bundle: str) -> str:
         return (
             f"{what}: {differ} of {count(len(lines), 'output')} {'is' if differ == 1 else 'are'} not within {allowed}."
         )
+    if report.verdict == Verdict.DIFFERS and not _outputs_differ(report):
+        wrong = sum(line.differ for line in report.weights)
+        return f"{what}: all {len(lines)} outputs are within {allowed}, but {count(wrong, 'stored tensor')} {'is' if wrong == 1 else 'are'} not the checkpoint's."
     if report.verdict == Verdict.DIFFERS:
         blocks = sum(not block.ok for block in report.blocks)
         return f"{what}: all {len(lines)} outputs are within {allowed}, but {count(blocks, 'block')} {'is' if blocks == 1 else 'are'} not."

@@ -64,6 +64,29 @@ class StepReport(Record):
         return max(lines, key=lambda each: each[1].used, default=None)
 
 
+class WrongTensor(Record):
+    """A stored tensor that is not the checkpoint's. error: largest difference in units of its standard deviation; None without a number"""
+
+    name: str
+    error: Measured
+
+
+class WeightsLine(Record):
+    """Stored tensors of one kind, beside the same made from the checkpoint again (verify/weights.py).
+
+    tensors, differ  how many there are, and how many are wrong; named: the first of these
+    """
+
+    kind: str
+    tensors: int
+    differ: int
+    named: tuple[WrongTensor, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.differ
+
+
 class BlockLine(Record):
     """The output of one block in the prefill of one prompt, on one backend, against the reference's.
 
@@ -106,7 +129,7 @@ class Divergence(Record):
     error  in units of the reference's standard deviation: the stage's own, with the reference run on the inputs that the stage had;
            without a graph, the output's
 
-    For a damaged file, step and case are empty, and stage is the file's name.
+    For a damaged file and a wrong stored tensor, step and case are empty, and stage is the file's or the tensor's name.
     """
 
     step: str
@@ -138,8 +161,8 @@ class ControlReport(Record):
 
 
 class ParityReport(Record):
-    """reference: what everything is compared with; required: backends that had to run; blocks: of one prompt, for each backend that runs
-    graphs as they are; shortcuts: for information; controls: planted faults, where they were asked for"""
+    """reference: what everything is compared with; required: backends that had to run; weights: of the store, where there is a checkpoint;
+    blocks: of one prompt, for each backend that runs graphs as they are; shortcuts: for information; controls: planted faults, where they were asked for"""
 
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict
@@ -149,6 +172,7 @@ class ParityReport(Record):
     files: tuple[FileLine, ...]
     steps: tuple[StepReport, ...]
     required: tuple[str, ...] = ()
+    weights: tuple[WeightsLine, ...] = ()
     blocks: tuple[BlockLine, ...] = ()
     shortcuts: tuple[PublishedDeviation, ...] = ()
     accuracy: Accuracy | None = None
@@ -167,7 +191,7 @@ class ParityReport(Record):
     @property
     def all_same(self) -> bool:
         """Whether everything that was compared is within its tolerance."""
-        return not self.damaged and all(each.ok for each in (*self.steps, *self.blocks))
+        return not self.damaged and all(each.ok for each in (*self.steps, *self.weights, *self.blocks))
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -88,6 +88,8 @@ LINES_ON_PAGE = (
 BRIEF = tuple(replace(column, optional=True) for m, column in MEASURED.items() if m.brief)
 LINES_IN_TERMINAL = (STAGE, SAME, *BRIEF, *IN_NUMBERS)
 
+NAMED = Column("which", lambda line: ", ".join(f"{each.name} ({number(each.error)})" for each in line.named), "note")
+
 LAYER = Column("layer", lambda block: f"{block.part} {block.layer}".strip(), "number")
 KIND = Column("attention", lambda block: block.kind)
 BLOCKS_ON_PAGE = (
@@ -102,6 +104,20 @@ def blocks(lines: Sequence[BlockLine]) -> Section:
     """Every block; in the terminal those of one step and prompt."""
     heading = f"blocks of {lines[0].step}, prompt {lines[0].case}"
     return Section(heading, "", lines, BLOCKS_ON_PAGE, BLOCKS_IN_TERMINAL)
+
+
+def weights(report: ParityReport) -> Section | None:
+    if not report.weights:
+        return None
+    columns = (
+        Column("tensors", lambda line: line.kind, "head"),
+        SAME,
+        Column("compared", lambda line: str(line.tensors), "number"),
+        Column("differ", lambda line: str(line.differ), "number"),
+    )
+    wrong = [f"{each.name}: off by {number(each.error)}" for line in report.weights for each in line.named]
+    note = "Every stored tensor beside the checkpoint's: to the bit where it was copied, within one rounding where it was computed."
+    return Section("Stored weights", note, report.weights, (*columns, NAMED), columns, wrong)
 
 
 def controls(report: ParityReport) -> Section | None:
