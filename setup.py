@@ -46,6 +46,7 @@ setup(
         "rtx": ["tensorrt-rtx>=1.7", "polygraphy>=0.53"],
         "search": ["matplotlib>=3.8"],
         "demo-training": ["matplotlib>=3.8", "scikit-learn>=1.4"],
+        "hf": ["transformers>=5"],
         "bench": ["onnxruntime-genai>=0.18", "transformers>=5", "matplotlib>=3.8"],
         "test": [
             "filelock>=3",

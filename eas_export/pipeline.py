@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from .core.options import BuildOptions
 from .core.plan import EXPLICIT, SkipPlan, choose_plan, disagreement
 from .core.precision import PRECISIONS
 from .core.progress import Progress
-from .families import load_checkpoint
+from .core.registry import find
+from .families import get_family, load_checkpoint
 from .families.contract import Sources
 from .families.processing.tokenizer import Tokenizer
 from .networks.drop import drop_adapters
@@ -141,6 +143,7 @@ def verify(
     inputs: Path | str | None = None,
     steps: int = 8,
     device: str = "cpu",
+    against: str | None = None,
     negative_controls: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -150,6 +153,7 @@ def verify(
     backend                one or several that must run the bundle; None: ONNX Runtime and every backend that it has engines for
     require, inputs, steps  see verify/compare.Request
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
+    against                "transformers": also compare the checkpoint's base path with transformers' own classes (families/witnesses)
     negative_controls      also plant known faults in copies and check that each is found, on the CPU (verify/controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, and
@@ -168,9 +172,13 @@ def verify(
     if negative_controls and sources is None:
         what = "negative controls need the checkpoint: a wrong weight shows only beside the right one"
         raise UserError(what, where="--negative-controls", fix="pass --ckpt too")
+    witness = None
+    if against:
+        _require_witness(against, sources, m.config.family)
+        witness = (against, partial(get_family(m.config.family).witness, sources))
     chosen = None if backend is None else _names(backend)
     file = None if inputs is None else Path(inputs)
-    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps, device=place)
+    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps, witness=witness, device=place)
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report
@@ -178,8 +186,22 @@ def verify(
     sound = report.verdict == Verdict.SAME and ran
     reason = f"not planted: the bundle itself is not the same on {DEFAULT_BACKEND}"
     return report.model_copy(
-        update={"controls": run_controls(opened, request, progress) if sound else not_planted(opened, reason)}
+        update={
+            "controls": run_controls(opened, replace(request, witness=None), progress)
+            if sound
+            else not_planted(opened, reason)
+        }
     )
+
+
+def _require_witness(name: str, sources: Sources | None, family: str) -> None:
+    """Raise UserError unless a checkpoint is given whose family has this witness."""
+    find({"transformers": None}, name, "witness", "--against")
+    if sources is None:
+        what = f"--against {name} needs the checkpoint's files"
+        raise UserError(what, where="--against", fix="pass --ckpt too")
+    if get_family(family).witness is None:
+        raise UserError(f"{name} has no classes for {family}", where="--against", fix="leave --against out")
 
 
 def _load(sources: Sources, options: BuildOptions, family: str | None = None) -> Checkpoint:

@@ -43,6 +43,11 @@ from .sources import path_options
     help="Where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU.",
 )
 @click.option(
+    "--against",
+    type=click.Choice(["transformers"]),
+    help="Also compare the model without its adapters with transformers' own classes, which read the checkpoint by themselves. Needs --ckpt.",
+)
+@click.option(
     "--negative-controls",
     is_flag=True,
     help="Also plant known faults in copies, and check that each is found and located. Needs --ckpt.",
@@ -61,6 +66,7 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     \b
     eas-export verify lavin-7b.bundle --ckpt data/
     eas-export verify lavin-7b.bundle --ckpt data/ --html report.html
+    eas-export verify llava.bundle --ckpt llava/ --against transformers
     eas-export verify lavin-7b.bundle --ckpt data/ --require tensorrt-rtx
     """
     from ..pipeline import verify as compare

@@ -112,6 +112,7 @@ class Family:
     takes        the fields of Sources that `load` reads beside ckpt
     prompts      the prompt format; None where the model reads arrays only
     published_deviations  approximations of the published code, by their names in verify/adapter_modes.py
+    witness      Sources -> the base path in transformers' classes, read from the same files without `load` (families/witnesses); None: none
     train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where training is not supported
     """
 
@@ -122,4 +123,5 @@ class Family:
     takes: tuple[str, ...]
     prompts: PromptFormat | None = None
     published_deviations: tuple[str, ...] = ()
+    witness: Callable[[Sources], Any] | None = None
     train: Callable[[Sources, Ranks, int, torch.device], Trainable] | None = None

@@ -25,6 +25,7 @@ from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
 from ..core.record import validated
+from ..core.registry import deferred
 from ..system.files import only_file
 from .contract import Family, PromptFormat, Sources
 from .processing.image_processor import to_pixels
@@ -156,6 +157,7 @@ LAVIN = Family(
     takes=("weights", "vision", "router_temperature", "adapter_scale"),
     prompts=PromptFormat(place_images, format_question, encode, pixels),
     published_deviations=("published fold", "published dynamic decode"),
+    witness=deferred(".families.witnesses.lavin:open_witness"),
 )
 
 

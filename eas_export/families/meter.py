@@ -21,6 +21,7 @@ from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
 from ..core.record import validated
+from ..core.registry import deferred
 from ..system.files import only_file
 from .contract import Family, Sources
 
@@ -166,6 +167,7 @@ METER = Family(
     detect=detect,
     load=load,
     takes=("text_heads", "image_cross_reading"),
+    witness=deferred(".families.witnesses.meter:open_witness"),
 )
 
 

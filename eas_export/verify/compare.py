@@ -1,7 +1,9 @@
 """Verification of a bundle: the staged ledger, and where it first leaves the reference."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from packaging.version import InvalidVersion, Version
@@ -20,6 +22,7 @@ from ..system.scratch import scratch_folder
 from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
 from .weights import compare_weights
+from .witness import first_divergence, witness_step
 
 DEFAULT_BACKEND = "onnxruntime"
 FIRST_WITH_NAMES = Version("0.7.0")
@@ -35,6 +38,7 @@ class Request:
     require     backends that must run beside those
     inputs      an npz or jsonl file as for `run`; None: prompts made from the config
     steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
+    witness     a name, and what opens that implementation of the checkpoint's family: compared in a step of its own; None: none
     device      for backends that run on a CPU and on a GPU; blocks are compared, and faults traced to them, on a CPU only
     thorough    with the longest prompt, every block, the published code's deviations and accuracy: `verify` is thorough, `build` is not
     """
@@ -46,6 +50,7 @@ class Request:
     inputs: Path | None = None
     steps: int = 8
     thorough: bool = True
+    witness: tuple[str, Callable[[], Any]] | None = None
     device: torch.device = CPU
 
 
@@ -82,21 +87,29 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     opened = {name: open_for_verifying(bundle, name, request.device) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}
     ledger = ledger_of(bundle, request.checkpoint, samples, list(runtimes.values()), progress)
-    steps = [*ledger.pytorch_steps(), *(ledger.backend_step(name, found) for name, found in opened.items())]
-    report = report.model_copy(update={"steps": tuple(steps)})
+    witnessed = [witness_step(ledger, *request.witness)] if request.witness else []
+    steps = [*(step for step, _ in witnessed), *ledger.pytorch_steps()]
+    steps += [ledger.backend_step(name, found) for name, found in opened.items()]
+    report = report.model_copy(
+        update={"steps": tuple(steps), "blocks": tuple(b for _, found in witnessed for b in found)}
+    )
     on_cpu = {name: runtime for name, runtime in runtimes.items() if runtime.device == CPU}
     shown = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_instrumented}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
         weights = compare_weights(bundle, ledger.checkpoint, progress) if ledger.checkpoint else ()
         extra = {"weights": weights, "shortcuts": ledger.published_deviations(), "accuracy": ledger.accuracy(right)}
-        report = report.model_copy(update={"blocks": ledger.blocks(shown), **extra})
+        report = report.model_copy(update={"blocks": (*report.blocks, *ledger.blocks(shown)), **extra})
     if not report.all_same:
-        if all(each.ok for each in (*steps, *report.blocks)):
-            wrong = next(tensor for line in report.weights for tensor in line.named)
-            found = Divergence(step="", case="", graph=None, layer=None, stage=wrong.name, error=wrong.error)
-        else:
-            found = ledger.locate(steps, report.blocks, shown)
+
+        def places() -> Iterator[Divergence | None]:
+            yield from (first_divergence(*each) for each in witnessed)
+            if not all(each.ok for each in (*steps, *report.blocks)):
+                yield ledger.locate(steps, report.blocks, shown)
+            for wrong in (tensor for line in report.weights for tensor in line.named):
+                yield Divergence(step="", case="", graph=None, layer=None, stage=wrong.name, error=wrong.error)
+
+        found = next(filter(None, places()))
         return report.model_copy(update={"verdict": Verdict.DIFFERS, "first_divergence": found})
     passed = Verdict.SAME if request.checkpoint else Verdict.SELF_CONSISTENT
     proven = any(step.ran and step.name in for_bundles() for step in steps)

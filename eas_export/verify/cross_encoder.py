@@ -19,6 +19,8 @@ from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
+from ..families.witnesses import Witnessed, outputs_of
+from ..families.witnesses.meter import MeterWitness
 from ..generation.encode import encode, graph_inputs
 from ..inputs.pairs import read_pairs
 from ..networks.adapter import Pool
@@ -133,6 +135,22 @@ class CrossEncoderLedger(Ledger):
         pairs = case.batch.part(0, 1)
         one = Encode(self._reference, make_blocks(self.bundle.manifest), pairs, graph_inputs(search.runtime, pairs))
         yield from search.walk(one)
+
+    def base_path(self, witness: MeterWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
+        """The encoders of text and images, up to the streams."""
+        network, cases = self._reference, self.cases[: len(self._samples)]
+        rows = {"text encoder": network.text.layers, "image encoder": network.vision.blocks}
+        modules = {(part, i): module for part, row in rows.items() for i, module in enumerate(row)}
+        for case, pair in zip(cases, self._samples):
+            mask = network.mask(pair.text_masks)
+            with outputs_of(modules) as blocks:
+                network.text(pair.text_ids, mask)
+                image = network.vision(pair.pixels[0])
+            yield (
+                case.name,
+                Witnessed(blocks, {"image": image}),
+                witness.read(pair.text_ids, pair.text_masks, pair.pixels[0]),
+            )
 
 
 class Encode(Pass):

@@ -11,12 +11,20 @@ from torch import Tensor
 from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..checkpoint.checkpoint import Checkpoint
+from ..core.plan import SkipPlan
+from ..core.precision import PRECISIONS
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy, measure_accuracy
 from ..families import get_family
+from ..families.witnesses import Witnessed
+from ..families.witnesses.llama import LlamaWitness
 from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs
 from ..generation.generate import Generation, generate, join_generations
 from ..generation.text_model import open_tokenizer
+from ..networks.decoder.teacher_forcing import force_tokens
+from ..networks.drop import drop_adapters
+from ..networks.parameters import network_parameters
+from ..networks.prune import prune
 from .adapter_modes import PUBLISHED, AdapterMode, folded, unfolded
 from .decoder_passes import Decode, Prefill, make_blocks
 from .decoder_samples import Samples, choose_tokens, join_samples, read_samples
@@ -127,6 +135,31 @@ class DecoderLedger(Ledger):
                 for each in ((caches, adapters), (before, state))
             )
             yield from search.walk(Decode(reference, inputs, unfolded_inputs))
+
+    def base_path(self, witness: LlamaWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
+        """Without adapters, and without the attentions that the witness does not find in the files."""
+        m, whole = self.bundle.manifest, drop_adapters(self.whole) if self.whole.config.has_adapters else self.whole
+        plan = SkipPlan(sites=m.plan.sites, skipped=witness.without_attention, origin="the checkpoint's files")
+        parameters = network_parameters(prune(whole, plan), plan, PRECISIONS["fp32"], m.limits)
+        reference = Reference(whole.config, plan, m.limits, {name: tensor.read for name, tensor in parameters.items()})
+        for name, sample in self._samples.each.items():
+            if sample.prompts.pixel_values is not None and witness.encode_images is None:
+                continue
+            blocks: dict[tuple[str, int], Tensor] = {}
+
+            def keep(_: int, layer: int, x: Tensor, blocks: dict = blocks) -> None:
+                blocks["", layer] = x[m.config.prefix :].clone()
+
+            (ours,) = reference.read([sample.prompts], [sample.forced], on_block=keep)
+            fed = force_tokens([sample.prompts], [sample.forced[:, 0]], m.config.prefix)
+            positions, length = fed.position_ids[:, m.config.prefix :], int(fed.lengths)
+            theirs = witness.read(fed.batch.input_ids, positions, fed.batch.image_index, sample.prompts.pixel_values)
+            outputs = {"logits": ours.logits[:, 0]} | (
+                {} if ours.image_features is None else {"vision": ours.image_features}
+            )
+            shown = {place: block[:length] for place, block in theirs.blocks.items()}
+            compared = dict(theirs.outputs) | {"logits": theirs.outputs["logits"][length - 1 :]}
+            yield name, Witnessed(blocks, outputs), Witnessed(shown, compared)
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:
         m, deviations = self.bundle.manifest, []

@@ -17,6 +17,7 @@ from ..core.errors import OutOfSpace, UserError
 from ..core.precision import PRECISIONS, Precision
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy
+from ..families.witnesses import Witnessed
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
 from ..system.scratch import Scratch, scratch_folder
@@ -104,7 +105,7 @@ class Ledger:
 
     A kind of network implements what raises NotImplementedError; its constructor runs the reference.
 
-    checkpoint  pruned; None: the reference has the bundle's own weights
+    checkpoint  pruned; None: the reference has the bundle's own weights; whole: as it was loaded
     cases       samples and batches to compare
     wanted      the reference's result on each sample
     before      the last step that ran, and its result on each sample
@@ -119,6 +120,7 @@ class Ledger:
     def __init__(self, bundle: Bundle, checkpoint: Checkpoint | None, progress: Progress):
         self.bundle, self.progress = bundle, progress
         self.precision = PRECISIONS[bundle.manifest.precision]
+        self.whole = checkpoint
         self.checkpoint = prune(checkpoint, bundle.manifest.plan) if checkpoint else None
         self.before: tuple[str, list[Any]] = (REFERENCE, [])
         self.boundaries: dict[Block, Tensor] = {}
@@ -154,6 +156,10 @@ class Ledger:
 
     def faults(self, search: Search, case: Case) -> Iterator[Fault]:
         """The parts of the bundle that are wrong by themselves on a case, in the order of computation."""
+        raise NotImplementedError
+
+    def base_path(self, witness: Any) -> Iterator[tuple[str, Witnessed, Witnessed]]:
+        """Of each sample its name, what the reference's network computes without adapters, and what a witness of the family does."""
         raise NotImplementedError
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ...checkpoint.hugging_face import CONFIG_FILE
+from ...core.registry import deferred
 from ..contract import Family
 from .files import MODEL_TYPES
 from .load import load
@@ -33,4 +34,5 @@ LLAVA = Family(
     prompts=PROMPTS,
     published_deviations=("published fold",),
     train=train,
+    witness=deferred(".families.witnesses.llava:open_witness"),
 )

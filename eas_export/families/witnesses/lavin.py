@@ -1,0 +1,69 @@
+"""LaVIN's base path in transformers: Meta's files, converted in memory to transformers' names. Prompts with text only.
+
+Meta rotates neighbouring pairs of a head's features, transformers its halves: rows of q and k are reordered accordingly.
+"""
+
+import json
+
+import torch
+from torch import Tensor
+
+from ...checkpoint.meta_llama import find_folder, find_shards
+from ..contract import Sources
+from . import import_transformers, translated
+from .llama import LlamaWitness
+
+LAYER_NAMES = {  # Meta's -> transformers', and the dimension along which shards are joined
+    "attention.wq.weight": ("self_attn.q_proj.weight", 0),
+    "attention.wk.weight": ("self_attn.k_proj.weight", 0),
+    "attention.wv.weight": ("self_attn.v_proj.weight", 0),
+    "attention.wo.weight": ("self_attn.o_proj.weight", 1),
+    "feed_forward.w1.weight": ("mlp.gate_proj.weight", 0),
+    "feed_forward.w2.weight": ("mlp.down_proj.weight", 1),
+    "feed_forward.w3.weight": ("mlp.up_proj.weight", 0),
+    "attention_norm.weight": ("input_layernorm.weight", None),
+    "ffn_norm.weight": ("post_attention_layernorm.weight", None),
+}
+NAMES = {
+    "tok_embeddings.weight": ("model.embed_tokens.weight", 1),
+    "norm.weight": ("model.norm.weight", None),
+    "output.weight": ("lm_head.weight", 0),
+}
+
+
+def open_witness(sources: Sources) -> LlamaWitness:
+    """Raises UserError where transformers is not installed or cannot use the files."""
+    transformers = import_transformers()
+    folder = find_folder(sources.weights or sources.ckpt / "weights", None)
+    params = json.loads((folder / "params.json").read_text("utf-8"))
+    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in find_shards(folder)]
+    layers, heads, names = params["n_layers"], params["n_heads"], dict(NAMES)
+    for i in range(layers):
+        names |= {f"layers.{i}.{meta}": (f"model.layers.{i}.{ours}", dim) for meta, (ours, dim) in LAYER_NAMES.items()}
+    with translated(folder):
+        state = {ours: _joined([shard[meta] for shard in shards], dim) for meta, (ours, dim) in names.items()}
+        for i in range(layers):
+            for part in ("q_proj", "k_proj"):
+                key = f"model.layers.{i}.self_attn.{part}.weight"
+                state[key] = _halves(state[key], heads)
+        config = transformers.LlamaConfig(
+            hidden_size=params["dim"],
+            intermediate_size=len(state["model.layers.0.mlp.gate_proj.weight"]),
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            vocab_size=len(state["lm_head.weight"]),
+            rms_norm_eps=params["norm_eps"],
+            rope_theta=params.get("rope_theta", 10000.0),
+        )
+        model = transformers.LlamaForCausalLM(config)
+        model.load_state_dict(state, assign=True)
+    return LlamaWitness(model.model, model.lm_head)
+
+
+def _joined(parts: list[Tensor], dim: int | None) -> Tensor:
+    return parts[0].float() if dim is None else torch.cat(parts, dim).float()
+
+
+def _halves(weight: Tensor, heads: int) -> Tensor:
+    """Rows of each head from (0, 1), (2, 3), ... to the first of every pair, then the second: [dim, dim]"""
+    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
