@@ -21,7 +21,8 @@ def widen_spec(spec: GraphSpec) -> GraphSpec:
 
 
 def widen_model(model: ModelProto) -> ModelProto:
-    """Turn every bfloat16 of the graph into float32, in place. Weights outside the file stay, and are cast at their first use."""
+    """Turn every bfloat16 of the graph into float32, in place. Weights outside the file stay, and are cast at their first use,
+    but of a table that is looked up only the rows."""
     graph = model.graph
     stored = {i.name for i in graph.initializer if i.data_type == TensorProto.BFLOAT16 and i.external_data}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -36,6 +37,11 @@ def widen_model(model: ModelProto) -> ModelProto:
                 attribute.i = _wide(attribute.i)
             elif attribute.type == onnx.AttributeProto.TENSOR:
                 tensors.append(attribute.t)
+        if node.op_type == "Gather" and node.input[0] in stored:
+            rows, wide = f"{node.output[0]}_narrow", node.output[0]
+            node.output[0] = rows
+            nodes += [node, onnx.helper.make_node("Cast", [rows], [wide], to=TensorProto.FLOAT)]
+            continue
         for position, name in enumerate(node.input):
             if name in stored and name not in cast:
                 nodes.append(onnx.helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT))
