@@ -3,7 +3,7 @@
 import reprlib
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from .hugging_face import HfRecord
 from .keys import Key, KeyTable
@@ -48,9 +48,9 @@ class LlamaConfig(HfRecord):
     rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
     head_dim: int | None = None
     hidden_act: str = "silu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    tie_word_embeddings: bool = False
+    attention_bias: StrictBool = False
+    mlp_bias: StrictBool = False
+    tie_word_embeddings: StrictBool = False
 
     @property
     def kv_heads(self) -> int:

@@ -79,6 +79,7 @@ REFUSED = {
     ),
     "rope scaling of transformers 5": (config(rope_parameters={"rope_type": "llama3"}), "RoPE is scaled by .llama3"),
     "another activation": (config(hidden_act="gelu"), "hidden_act is 'gelu': only silu"),
+    "a word for a boolean": (config(tie_word_embeddings="false"), "tie_word_embeddings: .*valid boolean"),
     "biases": (config(attention_bias=True), "projections have biases"),
     "another head width": (config(head_dim=128), "head_dim 128"),
     "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3 does not divide"),
