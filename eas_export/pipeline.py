@@ -217,7 +217,11 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     for key in ours:
         if theirs[key] != ours[key]:
             what = f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}"
-            raise UserError(what, where=checkpoint.files[0], fix="pass the checkpoint that the bundle was built from")
+            raise UserError(
+                what,
+                where=checkpoint.files[0],
+                fix="pass the checkpoint that the bundle was built from, or build the bundle again with --force",
+            )
 
 
 def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:

@@ -73,7 +73,7 @@ def llama_config(bundle: Bundle) -> dict:
         "rms_norm_eps": c.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
         "max_position_embeddings": m.limits.max_tokens + 1,  # a last token that is chosen and not fed
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": c.tied_head,
         "bos_token_id": 1,
         "eos_token_id": END,
     }
@@ -89,6 +89,8 @@ def _parameters(bundle: Bundle) -> Iterator[Parameter]:
     names = dict(TOP)
     for i in range(bundle.manifest.config.layers):
         names |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in LAYER.items()}
+    if bundle.manifest.config.tied_head:
+        del names["head.weight"]
     for ours, theirs in names.items():
         entry = bundle.store.entries[ours]
         yield Parameter(theirs, entry.dtype, entry.shape, f"{bundle.path}: {ours}", partial(_read, bundle, ours))

@@ -5,8 +5,8 @@ FLOPs  Every product of [n, k] with [k, m] is 2 n k m; norms, activations, softm
        and to itself, S (S + 1) / 2 pairs; LaVIN's modality token attends to itself alone, which takes no product. The head is applied to
        the last token of each row. Every prompt of a batch is S tokens long.
 Bytes  Each weight that the graph reads, once, whole and in the dtype in which it is stored (of an adapter's down the fold needs one half
-       only); of the tables of embeddings and of RoPE a row per token, and no more than the table. Inputs and outputs, and folded weights
-       are both: the fold's outputs and the decode's inputs. Of the caches, the S slots that the prefill writes; the T slots in use that a
+       only); of the tables of embeddings and of RoPE a row per token, and no more than the table, unless a tied head reads it whole. Inputs
+       and outputs, and folded weights are both: the fold's outputs and the decode's inputs. Of the caches, the S slots that the prefill writes; the T slots in use that a
        step attends to and the one that it writes. What is passed from layer to layer is not counted: it fits a processor's caches.
 
 A graph whose bytes stay in a processor's caches from run to run may take less time than the limit.
@@ -36,7 +36,6 @@ Sizes = Mapping[str, int]  # of every dim that a graph's spec names
 Flops = Mapping[str, Callable[[AnyConfig, SkipPlan, GraphSpec, Sizes], int]]
 
 IDS = ("input_ids", "text_ids")  # the inputs that are looked up in tables
-TABLES = ("embed.weight", "modality.weight", "rope.cos", "rope.sin", "text.words.weight", "text.positions.weight")
 CACHE_SLOTS: Mapping[str, Callable[[Sizes], int]] = {  # graph -> slots of a row's caches that a run reads or writes
     "prefill": lambda sizes: sizes["S"],
     "decode": lambda sizes: sizes["T"] + 1,
@@ -85,7 +84,8 @@ def _bytes(bundle: Bundle, spec: GraphSpec, sizes: Sizes) -> int:
     slots = {"T": CACHE_SLOTS[spec.name](sizes)} if caches else {}
     tokens = sum(prod(tensor.sizes(sizes)) for tensor in spec.inputs if tensor.name in IDS)
     weights = sum(
-        _table_bytes(entry, tokens) if entry.name in TABLES else entry.nbytes for entry in _weights(bundle, spec.name)
+        _table_bytes(entry, tokens) if entry.name in bundle.manifest.config.tables else entry.nbytes
+        for entry in _weights(bundle, spec.name)
     )
     return weights + sum(_nbytes(t, sizes) for t in others) + sum(_nbytes(t, {**sizes, **slots}) for t in caches)
 

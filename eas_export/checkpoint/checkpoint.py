@@ -14,8 +14,8 @@ from .lazy_tensor import LazyTensor
 class Checkpoint:
     """A model's tensors under our names, not read yet.
 
-    tensors    our name -> LazyTensor. The decoder: embed.weight, norm.weight, head.weight, modality.weight
-               (where the model has a modality token) and, per layer i,
+    tensors    our name -> LazyTensor. The decoder: embed.weight, norm.weight, head.weight (unless it is tied to
+               the embedding), modality.weight (where the model has a modality token) and, per layer i,
                layers.{i}.norm.weight, .ffn_norm.weight, .attention.{q,k,v,o}.weight, .ffn.{gate,up,down}.weight and the
                adapters .kept_adapter.{A,a,B,b,D,d,E,e}, .skipped_adapter.{A,a,C,c,B,b,D,d,E,e}
                (letters as in the paper; B and D as block-diagonal [dim, rank] matrices; E, e the router's).

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from ..core.errors import InternalError
+
+PIECE = 1 << 22  # numbers that are converted at a time, in whole rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,17 @@ class LazyTensor:
     ) -> "LazyTensor":
         """The tensor after `convert`, which returns a tensor of this shape and dtype; by default the tensor's own."""
         return combine([self], convert, shape, dtype)
+
+
+def differ(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors hold different numbers. Of two dtypes, both are rounded to the coarser one first: a tensor and its own rounding
+    do not differ. Reads both; converts a piece of them at a time."""
+    if a.shape != b.shape:
+        return True
+    coarser = max(a.dtype, b.dtype, key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0)
+    rows = 1 + PIECE // (1 + prod(a.shape[1:]))
+    pieces = zip(*(torch.atleast_1d(tensor.read()).split(rows) for tensor in (a, b)))
+    return not all(torch.equal(*(part.to(coarser) for part in parts)) for parts in pieces)
 
 
 def combine(

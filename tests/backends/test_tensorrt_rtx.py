@@ -9,6 +9,7 @@ import pytest
 import tensorrt_rtx as trt
 import torch
 from conftest import by_itself, golden_case
+from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends import get_backend
 from eas_export.backends.checking import check as check_graphs
@@ -23,6 +24,7 @@ from eas_export.bundle.manifest import Target, engine_file
 from eas_export.core.errors import UserError
 from eas_export.core.options import BuildOptions
 from eas_export.core.progress import Progress
+from eas_export.pipeline import build
 from eas_export.system.hashing import sha256_of
 from eas_export.system.packages import install_command
 
@@ -75,6 +77,20 @@ def test_other_precisions(engines_of, precision, prefill):
 def test_lowrank_engines(engines_of):
     bundle = engines_of(CASE, fold="lowrank")
     assert set(bundle.manifest.engines("tensorrt-rtx")) == {"vision", "prefill", "decode"}
+
+
+def test_a_tied_head_reads_the_bound_embedding(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
+    folder = write_llava(tmp_path / "ckpt", LlavaShape(layers=2, skip=(1,), tied=True))
+    options = dict(backend="tensorrt-rtx", compute_capability="86", verify=False, max_prompt=64, max_tokens=96)
+    bundle = build(folder, tmp_path / "out", **options).bundle
+    assert set(bundle.manifest.engines("tensorrt-rtx")) == set(bundle.manifest.graphs)
+    for graph in ("prefill", "decode"):
+        network = parsed(bundle, graph, tmp_path)
+        read = Counter(
+            each.name for layer in network.layers for i in range(layer.num_inputs) if (each := layer.get_input(i))
+        )
+        assert read["embed.weight"] == 2 and not read["head.weight"]
 
 
 def parsed(bundle: Bundle, graph: str, folder: Path, precision: str = "fp32") -> flavor.Network:

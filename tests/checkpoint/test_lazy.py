@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from eas_export.checkpoint.lazy_tensor import LazyTensor, combine
+from eas_export.checkpoint import lazy_tensor
+from eas_export.checkpoint.lazy_tensor import LazyTensor, combine, differ
 from eas_export.core.errors import InternalError
 
 
@@ -30,3 +31,33 @@ def test_a_conversion_gives_what_it_says():
 def test_one_that_gives_something_else_is_our_mistake(convert, shape, dtype):
     with pytest.raises(InternalError, match=r"x\.bin: w became torch\.float"):
         lazy(2, 3).map(convert, shape, dtype).read()
+
+
+WIDE = torch.linspace(-3, 3, 3000).unflatten(0, (3, 1000))
+ONE_OFF = WIDE.clone().index_put_((torch.tensor(2), torch.tensor(999)), torch.tensor(3.01))  # the last number
+
+
+@pytest.mark.parametrize(
+    "a, b, want",
+    [
+        (WIDE, WIDE.clone(), False),
+        (WIDE, ONE_OFF, True),
+        (WIDE, WIDE.half(), False),
+        (WIDE.bfloat16(), WIDE, False),
+        (ONE_OFF.half(), WIDE, True),
+        (WIDE.half(), WIDE.half().bfloat16(), False),
+        (WIDE.half(), WIDE.half().float(), False),
+        (WIDE, WIDE.half().float(), True),  # one dtype: nothing is rounded
+        (WIDE, WIDE.flatten(), True),
+        (torch.tensor(2.0), torch.tensor(3.0), True),
+        (torch.zeros(0, 2), torch.zeros(0, 2), False),
+        (torch.arange(5), torch.arange(5).float(), False),
+        (torch.zeros(3), torch.tensor([0.0, torch.nan, 0.0]), True),
+    ],
+)
+def test_tensors_differ_by_more_than_their_rounding(a, b, want, monkeypatch):
+    """Also where they are compared in several pieces."""
+    one, other = (LazyTensor(tuple(t.shape), t.dtype, "x.bin: w", lambda t=t: t) for t in (a, b))
+    assert differ(one, other) == differ(other, one) == want
+    monkeypatch.setattr(lazy_tensor, "PIECE", 7)
+    assert differ(one, other) == differ(other, one) == want

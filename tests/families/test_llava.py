@@ -29,6 +29,9 @@ from eas_export.networks.prune import prune
 
 PROMPTS = get_family("llava").prompts
 SHAPE = LlavaShape(skip=(0, 2))
+HEAD_DIFFERS = (
+    "lm_head.weight is used as it is: it differs from model.embed_tokens.weight, though tie_word_embeddings is true"
+)
 Change = Callable[[Path], None]
 
 
@@ -100,6 +103,17 @@ REFUSED = {
     "before the first block": (config(mm_vision_select_layer=0), "mm_vision_select_layer is 0"),
     "another vocabulary": (config(vocab_size=97), "vocab_size is 97, but model.embed_tokens.weight has 96 rows"),
     "tied by mistake": (tensors(lm_head__weight=None), r"missing key lm_head.weight, expected with shape \[96, 64\]"),
+    "tied, neither there": (
+        lambda f: (
+            config(tie_word_embeddings=True)(f),
+            tensors(lm_head__weight=None, model__embed_tokens__weight=None)(f),
+        ),
+        "missing key model.embed_tokens.weight",
+    ),
+    "tied, of two shapes": (
+        lambda f: (config(tie_word_embeddings=True)(f), tensors(lm_head__weight=torch.ones(95, 64))(f)),
+        r"lm_head.weight has shape \[95, 64\], expected \[96, 64\]",
+    ),
     "unknown key": (tensors(model__layers__1__mlp__bias=torch.ones(1)), "unknown key model.layers.1.mlp.bias of shape"),
     "a layer too many": (config(num_hidden_layers=3), "unknown key model.layers.3"),
     "a layer too few": (config(num_hidden_layers=5), "layer 4 has neither replaced_adapter nor self_attn"),
@@ -202,6 +216,8 @@ def test_the_original_model_has_the_attentions_that_fine_tuning_removed(folder, 
             kept[f"layers.{i}.attention.q.weight"].read(), theirs[f"model.layers.{i}.self_attn.q_proj.weight"]
         )
         assert not any(t.read().any() for name, t in kept.items() if name.startswith(f"layers.{i}.kept_adapter."))
+    config(tie_word_embeddings=True)(folder)
+    assert load_checkpoint(Sources(folder, base_weights=base)).notes == (HEAD_DIFFERS, *checkpoint.notes)
     same = load_checkpoint(Sources(folder, base_weights=folder.parent / "base"))
     assert same.evidence.text == "[0, 2]"
 

@@ -1,7 +1,7 @@
 """Split a graph into a chain of smaller ones, so that only one block's weights are needed at a time."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -26,9 +26,10 @@ def split(model: ModelProto) -> list[Part]:
     not count: a node that joins all layers' biases would join all layers."""
     model = onnx.shape_inference.infer_shapes(model)  # every value between parts needs a type
     graph = model.graph
-    stages = _stages(graph.node, {i.name for i in graph.initializer if i.external_data and len(i.dims) > 1})
     types = {v.name: v for v in (*graph.input, *graph.output, *graph.value_info)}
     constants = {i.name: i for i in graph.initializer}
+    matrices = {i.name for i in graph.initializer if i.external_data and len(i.dims) > 1}
+    stages = _stages(graph.node, matrices, constants.keys())
     results = {v.name for v in graph.output}
     names = sorted(set(stages))
     nodes = {stage: [n for n, s in zip(graph.node, stages) if s == stage] for stage in names}
@@ -51,8 +52,9 @@ def split(model: ModelProto) -> list[Part]:
     return parts[::-1]
 
 
-def _stages(nodes: Iterable[NodeProto], matrices: set[str]) -> list[int]:
-    """Each node's stage: that of its block, in order of first use, or of its inputs if that is later."""
+def _stages(nodes: Sequence[NodeProto], matrices: set[str], constants: Collection[str]) -> list[int]:
+    """Each node's stage: that of its block, in order of first use, or of its inputs if that is later. What is made of weights alone is made
+    in the first stage that reads it."""
     order: dict[str, int] = {}
     made: dict[str, int] = {}
     stages = []
@@ -63,4 +65,9 @@ def _stages(nodes: Iterable[NodeProto], matrices: set[str]) -> list[int]:
         stage = max([order[block] for block in blocks] + [made[name] for name in node.input if name in made], default=0)
         made |= dict.fromkeys(node.output, stage)
         stages.append(stage)
+    read: dict[str, int] = {}
+    for at, node in reversed([*enumerate(nodes)]):
+        if all(name in constants for name in node.input):
+            stages[at] = min((read[name] for name in node.output if name in read), default=stages[at])
+        read |= {name: min(stages[at], read.get(name, stages[at])) for name in node.input}
     return stages

@@ -90,6 +90,11 @@ class CrossEncoderConfig(Record):
         return ()
 
     @property
+    def tables(self) -> tuple[str, ...]:
+        """Parameters of which a run reads a row per token, and no more."""
+        return ("text.words.weight", "text.positions.weight")
+
+    @property
     def sites(self) -> int:
         """Number of sites; some attentions may have two, some none."""
         return 4 * self.layers

@@ -19,6 +19,7 @@ class ModelConfig(Record):
                     router's mean leaves it out (LaVIN)
     kept_adapter, skipped_adapter  before a kept attention, and in place of a skipped one; None: no adapters
     vision          None: the model reads text alone
+    tied_head       the head multiplies by the embedding table, which is stored once
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
     """
 
@@ -37,6 +38,7 @@ class ModelConfig(Record):
     kept_adapter: AdapterConfig | None
     skipped_adapter: AdapterConfig | None
     vision: VisionConfig | None
+    tied_head: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ModelConfig":
@@ -70,6 +72,11 @@ class ModelConfig(Record):
     def absent_graphs(self) -> tuple[str, ...]:
         """Graphs of its kind's fold modes that it does not have."""
         return () if self.vision else ("vision",)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Parameters of which a run reads a row per token, and no more."""
+        return ("modality.weight", "rope.cos", "rope.sin", *(() if self.tied_head else ("embed.weight",)))
 
     @property
     def image_tokens(self) -> int:

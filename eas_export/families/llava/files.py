@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import model_validator
 
 from ...checkpoint.eas_adapter import adapter_keys
-from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LLAMA_KEYS, LlamaConfig, attention_keys
+from ...checkpoint.hf_llama import HEAD_KEY, LLAMA_KEYS, LlamaConfig, attention_keys
 from ...checkpoint.keys import Key, KeyTable
 
 ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
@@ -28,7 +28,7 @@ LAYER_KEYS: KeyTable = {
     "model.vision_tower.*": None,  # read with another table, or from the tower's folder
 }
 UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
-TIED_HEAD: KeyTable = {HEAD_KEY: None, EMBED_KEY: Key("embed.weight", ("vocab", "dim"))}
+TIED_HEAD: KeyTable = {HEAD_KEY: None}
 
 
 class LlavaConfig(LlamaConfig):

@@ -27,11 +27,11 @@ from ...checkpoint.hf_clip import (
     read_tower,
     rename_tower,
 )
-from ...checkpoint.hf_llama import EMBED_KEY, LlamaConfig, attention_keys
+from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LlamaConfig, attention_keys
 from ...checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
-from ...checkpoint.lazy_tensor import LazyTensor
+from ...checkpoint.lazy_tensor import LazyTensor, differ
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ...core.plan import SkipEvidence
@@ -95,29 +95,41 @@ def read_config(folder: Path) -> LlavaConfig:
 def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
     """Build a Checkpoint from published tensors. Raises UserError as `load` does."""
     folder = sources.ckpt
+    published, tied, notes = _tie(published, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
     tower = _find_tower(config, sources, published)
     sizes = _sizes(config, published, layers, tower, folder)
 
-    table = {**LAYER_KEYS, **(TIED_HEAD if config.tie_word_embeddings else UNTIED_HEAD)}
+    table = {**LAYER_KEYS, **(TIED_HEAD if tied else UNTIED_HEAD)}
     tensors = rename(published, table, sizes, layers.count, str(folder), layers.groups)
     tensors |= rename_tower(tower.tensors, tower.config, tower.blocks, tower.where)
     tensors |= {f"layers.{i}.kept_adapter.e": _zeros("no router bias in adapter_attn", 2) for i in layers.kept}
-    if config.tie_word_embeddings:
-        tensors["head.weight"] = tensors["embed.weight"]
-    notes: tuple[str, ...] = ()
     if sources.base_weights:
-        extra, base_files, notes = _from_base(sources.base_weights, config, layers, sizes)
-        tensors, files = tensors | extra, (*files, *base_files)
+        extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
+        tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
     tokenizer = find_tokenizer(folder)
     return Checkpoint(
-        config=_config(config, sizes, tower, sources),
+        config=_config(config, sizes, tower, tied, sources),
         tensors=tensors,
         evidence=layers.evidence(folder),
         files=(folder / CONFIG_FILE, *files, *tower.files, *tokenizer),
         notes=notes,
         tokenizer=tokenizer,
     )
+
+
+def _tie(published: Tensors, config: LlavaConfig) -> tuple[Tensors, bool, tuple[str, ...]]:
+    """The tensors with an embedding, whether the head is tied to it, and a note: as transformers ties. Of a tied pair, files may hold both
+    or either; two that differ are not tied. Both are read where the files hold both."""
+    embed, head = published.get(EMBED_KEY), published.get(HEAD_KEY)
+    if not config.tie_word_embeddings or head is None:
+        return published, config.tie_word_embeddings, ()
+    if embed is None:
+        return {**published, EMBED_KEY: head}, True, ()
+    if not differ(embed, head):
+        return published, True, ()
+    note = f"{HEAD_KEY} is used as it is: it differs from {EMBED_KEY}, though tie_word_embeddings is true"
+    return published, False, (note,)
 
 
 def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
@@ -235,7 +247,7 @@ def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:
     return {f"layers.{layer}.kept_adapter.{name}": _zeros("never trained", *shape) for name, shape in shapes.items()}
 
 
-def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: Sources) -> ModelConfig:
+def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, tied: bool, sources: Sources) -> ModelConfig:
     scale = SCALE if sources.adapter_scale is None else sources.adapter_scale
     temperature = TEMPERATURE if sources.router_temperature is None else sources.router_temperature
     clip, adapters = tower.config, dict.fromkeys(("kept_adapter", "skipped_adapter"))
@@ -259,6 +271,7 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, sources: 
         rope_theta=config.rope_theta,
         rope_interleaved=False,
         modality_token=False,
+        tied_head=tied,
         **adapters,
         vision=dict(
             image_size=clip.image_size,

@@ -200,7 +200,7 @@ class RotaryTables(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, the plan's blocks, final norm and head. `positions` is the length of the RoPE tables."""
+    """Embedding, the plan's blocks, final norm and head; a tied one is the embedding's table. `positions` is the length of the RoPE tables."""
 
     def __init__(self, config: ModelConfig, plan: SkipPlan, positions: int):
         super().__init__()
@@ -215,7 +215,7 @@ class Decoder(nn.Module):
         blocks = (skipped(config) if i in plan.skipped else kept(config) for i in range(plan.sites))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = linear(config.dim, config.vocab_size, bias=False)
+        self.head = None if config.tied_head else linear(config.dim, config.vocab_size, bias=False)
 
     def rotate(self, x: Tensor, position_ids: Tensor) -> Tensor:
         """RoPE: x [B, H, L, head_dim], position_ids [B, L]"""
@@ -223,7 +223,12 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x [B, dim] -> [B, vocab] float32"""
-        return self.head(self.norm(x)).float()
+        n = self.norm(x)
+        if self.head:
+            return self.head(n).float()
+        with within("head"):
+            product = F.linear(n, self.embed.weight)
+        return product.float()
 
 
 def fold_names(layer: int, block: KeptBlock | SkippedBlock) -> list[str]:
