@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, StrictBool, model_validator
 
-from .hugging_face import HfRecord
+from .hugging_face import HfConfig
 from .keys import Key, KeyTable
 
 
@@ -35,7 +35,7 @@ LLAMA_KEYS: KeyTable = {  # without the attentions and the head, which may be ti
 }
 
 
-class LlamaConfig(HfRecord):
+class LlamaConfig(HfConfig):
     """The architecture in config.json; defaults are those of transformers."""
 
     hidden_size: int = Field(gt=0, le=1 << 20)

@@ -7,12 +7,14 @@ pytorch_model.bin.index.json and its shards. An index is {"metadata": ..., "weig
 import reprlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ..core.errors import UserError
 from .json_file import read_json
 from .lazy_tensor import LazyTensor
+from .quantised import require_floats
 from .safetensors_file import read_safetensors
 from .torch_zip import read_torch_zip, state_dict_of
 
@@ -29,6 +31,12 @@ class HfRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class HfConfig(HfRecord):
+    """What the config.json of any model may have."""
+
+    quantization_config: Any = None
+
+
 class Index(HfRecord):
     weight_map: dict[str, str]
 
@@ -41,7 +49,15 @@ def find_weights(folder: Path) -> Path | None:
 
 def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     """The folder's tensors by their published names, and every file that was opened for them. Raises UserError where a file or a
-    key is missing or damaged, and where the index and the shards disagree."""
+    key is missing or damaged, where the index and the shards disagree, and for quantised weights."""
+    tensors, files = _read_weights(folder)
+    config = folder / CONFIG_FILE
+    model = read_json(config, HfConfig, "a model's config.json", "copy it again") if config.is_file() else HfConfig()
+    require_floats(tensors, folder, recorded=model.quantization_config)
+    return tensors, files
+
+
+def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     weights = find_weights(folder)
     if weights is None:
         raise UserError(NO_WEIGHTS, where=folder, fix="give the folder that save_pretrained wrote, with all its files")

@@ -10,6 +10,7 @@ import torch
 
 from ..core.errors import UserError
 from .lazy_tensor import LazyTensor, combine
+from .quantised import require_floats
 
 Sizes = Mapping[str, int]
 
@@ -49,12 +50,19 @@ def rename(
     blocks  number of blocks: each must have the rows with "{i}"
     groups  name -> numbers of some of the blocks: these must have the rows with "{name}" in place of "{i}"
 
-    Raises UserError, with the key, the file and the expected shape, for a key that is missing, unknown or of another shape.
+    Raises UserError, with the key, the file and the expected shape, for a key that is missing, unknown or of another shape, and for
+    quantised weights.
     """
     wanted = _rows(table, blocks, groups or {})
     dropped = [pattern for pattern, key in table.items() if key is None]
-    for key in tensors:
-        if key not in wanted and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
+    used = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key in wanted or not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped)
+    }
+    require_floats(used, file, wanted)
+    for key in used:
+        if key not in wanted:
             what = f"unknown key {key} of shape {list(tensors[key].shape)}"
             fix = f"check that the file belongs to this model of {blocks} blocks{_nearest(key, wanted)}"
             raise UserError(what, where=file, fix=fix)

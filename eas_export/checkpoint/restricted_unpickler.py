@@ -21,6 +21,10 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+NEW_DTYPES = (  # without a storage class of their own
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    *("uint16", "uint32", "uint64"),
+)
 TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 BUILTINS = ("builtins", "__builtin__")  # pickle's names for one module
 NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -75,6 +79,13 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
     def rebuild_tensor_v2(storage, offset, size, stride, *_):
         return rebuild_tensor(storage, offset, size, stride)
 
+    def rebuild_tensor_v3(storage, offset, size, stride, _grad, _hooks, dtype, *_):
+        _, key, nbytes = storage
+        return rebuild_tensor((dtype, key, nbytes // dtype.itemsize), offset, size, stride)
+
+    def rebuild_wrapper(kind, *_):
+        return kind()
+
     def rebuild_subclass(rebuild, _kind, arguments, _state):
         return rebuild(*arguments)
 
@@ -106,9 +117,12 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
 
     table = {
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_tensor_v3"): rebuild_tensor_v3,
+        ("torch._utils", "_rebuild_wrapper_subclass"): rebuild_wrapper,
         ("torch._utils", "_rebuild_parameter"): first,
         ("torch._tensor", "_rebuild_from_type_v2"): rebuild_subclass,
         ("torch", "Tensor"): "torch.Tensor",
+        ("torch.storage", "UntypedStorage"): torch.uint8,
         ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
         ("torch", "Size"): as_list,
         ("torch", "device"): as_text,
@@ -119,6 +133,7 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
         ("_codecs", "encode"): first,
     }
     table |= {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
+    table |= {("torch", name): getattr(torch, name) for name in NEW_DTYPES}
     table |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in STORAGE_DTYPES.values()}
     table |= {("torch.jit._pickle", name): first for name in TORCHSCRIPT_LISTS}
     table |= {("pathlib", name): as_text for name in PATHS}

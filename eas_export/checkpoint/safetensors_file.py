@@ -8,14 +8,24 @@ from safetensors import SafetensorError, safe_open
 from ..core.errors import UserError
 from ..system.files import require_file
 from .lazy_tensor import LazyTensor
+from .quantised import FIX
 
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F64": torch.float64,
+    "BOOL": torch.bool,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 
 
@@ -31,8 +41,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     tensors = {}
     for name, (shape, dtype) in headers.items():
         if dtype not in DTYPES:
-            what = f"tensor {name} has dtype {dtype}: expected one of {', '.join(DTYPES)}"
-            raise UserError(what, where=path, fix="convert it to bfloat16 or float32")
+            raise UserError(f"tensor {name} is of the unknown type {dtype}", where=path, fix=FIX)
         read = lambda name=name: file.get_tensor(name)
         tensors[name] = LazyTensor(shape, DTYPES[dtype], f"{path.name}: {name}", read)
     return tensors

@@ -24,6 +24,7 @@ import torch
 from ..core.errors import UserError
 from ..system.files import require_file
 from .lazy_tensor import LazyTensor
+from .quantised import refuse_pickled
 from .restricted_unpickler import PlainObject, make_stand_ins, plain_class, require_plain_key
 
 MAX_PICKLE_BYTES = 1 << 30  # optimizer states of real checkpoints take a few MB
@@ -140,6 +141,7 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
             return self.stand_ins.setdefault((module, name), plain_class("Module"))
         stand_in = self.stand_ins.get((module, name), self.unknown)
         if stand_in is None:
+            refuse_pickled(f"{module}.{name}", self.storages.path)
             what = f"the pickle asks for {module}.{name}, which was not run"
             fix = "give a checkpoint of tensors and plain data; do not trust this file otherwise"
             raise UserError(what, where=self.storages.path, fix=fix)

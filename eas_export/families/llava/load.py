@@ -32,6 +32,7 @@ from ...checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor, differ
+from ...checkpoint.quantised import recorded_method
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ...core.plan import SkipEvidence
@@ -93,7 +94,11 @@ def read_config(folder: Path) -> LlavaConfig:
 
 
 def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
-    """Build a Checkpoint from published tensors. Raises UserError as `load` does."""
+    """Build a Checkpoint from published tensors. Raises UserError as `load` does.
+
+    A quantization_config beside floating weights is left over from training on a quantised copy, or from undoing it: a method's own tensors
+    are not there to scale anything, so the numbers in the file are the model's. transformers would quantise them again; a note says so.
+    """
     folder = sources.ckpt
     published, tied, notes = _tie(published, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
@@ -104,6 +109,11 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     tensors = rename(published, table, sizes, layers.count, str(folder), layers.groups)
     tensors |= rename_tower(tower.tensors, tower.config, tower.blocks, tower.where)
     tensors |= {f"layers.{i}.kept_adapter.e": _zeros("no router bias in adapter_attn", 2) for i in layers.kept}
+    if method := recorded_method(config.quantization_config):
+        notes = (
+            *notes,
+            f"config.json says that the model is quantised ({method}), but its weights are not: they are used as they are",
+        )
     if sources.base_weights:
         extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
