@@ -21,6 +21,9 @@ from .lazy_tensor import LazyTensor, combine
 Tensors = dict[str, LazyTensor]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = (
+    "processor_config.json"  # of a whole CLIP; from transformers 5 on it has the image processor's settings
+)
 BICUBIC = 3  # Pillow's number
 HEAD_WIDTH = 64  # of all published CLIP ViTs
 PREFIX = "vision_model."  # of every key, unless transformers 5 wrote the file
@@ -120,12 +123,20 @@ class Preprocessing(HfRecord):
                 raise UserError(what, where=where, fix="give the preprocessor_config.json of this tower")
 
 
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """The settings in preprocessor_config.json; CLIP's own without that file. Raises UserError for settings that are not supported."""
-    path = folder / PREPROCESSOR_FILE
-    if not path.is_file():
-        return Preprocessing()
-    return read_json(path, Preprocessing, "CLIP's preprocessing", "give the preprocessor_config.json of the tower")
+class Processor(HfRecord):
+    """processor_config.json; before transformers 5 it has no settings of the image processor."""
+
+    image_processor: Preprocessing | None = None
+
+
+def read_preprocessing(folder: Path) -> tuple[Preprocessing, Path | None]:
+    """The settings and the file that has them, found as transformers finds them: processor_config.json, else preprocessor_config.json;
+    CLIP's own settings without either. Raises UserError for settings that are not supported."""
+    kind, fix = "CLIP's preprocessing", "give the preprocessor_config.json of the tower"
+    whole, own = folder / PROCESSOR_FILE, folder / PREPROCESSOR_FILE
+    if whole.is_file() and (settings := read_json(whole, Processor, kind, fix).image_processor):
+        return settings, whole
+    return (read_json(own, Preprocessing, kind, fix), own) if own.is_file() else (Preprocessing(), None)
 
 
 def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...]]:

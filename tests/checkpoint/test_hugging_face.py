@@ -175,7 +175,35 @@ def test_towers_that_are_no_clip_are_refused(tmp_path, changes, said):
 def test_other_preprocessing_is_refused(tmp_path, changes, said):
     folder = tower(tmp_path, "preprocessor_config.json", **changes)
     with pytest.raises(UserError, match=said):
-        read_preprocessing(folder).require_size(14, False, folder)
+        read_preprocessing(folder)[0].require_size(14, False, folder)
+
+
+NORM = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+
+
+@pytest.mark.parametrize(
+    "own, whole",
+    [
+        ({}, None),
+        (NORM, None),
+        (NORM, {"processor_class": "CLIPProcessor"}),  # of transformers 4
+        (NORM, {"image_processor": {"image_mean": [0.1, 0.2, 0.3], "image_processor_type": "CLIPImageProcessor"}}),
+        (None, {"image_processor": NORM}),
+    ],
+)
+def test_preprocessing_is_transformers(tmp_path, own, whole):
+    """Its file, and what the file leaves out."""
+    from transformers import CLIPImageProcessorPil
+
+    contents = {"preprocessor_config.json": own, "processor_config.json": whole}
+    for name, content in contents.items():
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    published, (ours, file) = CLIPImageProcessorPil.from_pretrained(tmp_path), read_preprocessing(tmp_path)
+    assert contents[file.name] is not None
+    for name in ("image_mean", "image_std", "resample", "do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        assert getattr(ours, name) == getattr(published, name), name
+    ours.require_size(224, False, file)
 
 
 def test_a_whole_clips_config_holds_the_towers(tmp_path):

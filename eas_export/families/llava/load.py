@@ -19,7 +19,6 @@ import torch
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import (
-    PREPROCESSOR_FILE,
     ClipVisionConfig,
     Preprocessing,
     guess_config,
@@ -178,10 +177,10 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
     clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
     if not tensors and not own:
         raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
-    preprocessing = read_preprocessing(folder) if folder else Preprocessing()
-    if folder and (folder / PREPROCESSOR_FILE).is_file():
-        preprocessing.require_size(clip.image_size, config.square == "pad", folder / PREPROCESSOR_FILE)
-        files = (*files, folder / PREPROCESSOR_FILE)
+    preprocessing, file = read_preprocessing(folder) if folder else (Preprocessing(), None)
+    if file:
+        preprocessing.require_size(clip.image_size, config.square == "pad", file)
+        files = (*files, file)
     blocks = config.tower_blocks(clip.num_hidden_layers)
     if blocks is None:
         raise UserError(
