@@ -37,10 +37,12 @@ class LlavaConfig(LlamaConfig):
     model_type: ModelType
     mm_vision_tower: str | None = None
     mm_projector_type: str = "linear"
-    mm_vision_select_layer: int = -2
+    mm_vision_select_layer: int
     mm_vision_select_feature: str = "patch"
     mm_use_im_start_end: bool = False
     image_aspect_ratio: str | None = None
+    mm_resampler_type: str | None = None
+    s2: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +58,10 @@ class LlavaConfig(LlamaConfig):
             "mm_vision_select_feature": ("patch",),
             "mm_use_im_start_end": (False,),
             "image_aspect_ratio": ("pad", "square", None),
+            "mm_resampler_type": (
+                None,
+            ),  # between tower and projector, in later versions of LLaVA; some have no tensors
+            "s2": (False,),  # the tower on several sizes of an image
         }
         for key, values in supported.items():
             if getattr(self, key) not in values:
