@@ -25,7 +25,7 @@ PROCESSOR_FILE = (
     "processor_config.json"  # of a whole CLIP; from transformers 5 on it has the image processor's settings
 )
 BICUBIC = 3  # Pillow's number
-HEAD_WIDTH = 64  # of all published CLIP ViTs
+HEAD_WIDTH, WIDEST = 64, 1024  # of OpenAI's CLIP ViTs; laion's have GELU, and the wider ones other heads
 PREFIX = "vision_model."  # of every key, unless transformers 5 wrote the file
 BLOCK = re.compile(r"(?:vision_model\.)?encoder\.layers\.(\d{1,4})\.")
 
@@ -172,15 +172,17 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
     return renamed
 
 
-def guess_config(tensors: Tensors, file: str) -> ClipVisionConfig:
-    """The config of a tower without config.json, from its shapes. Raises UserError where they are not those of a published CLIP ViT."""
+def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionConfig:
+    """The config of a tower without config.json, from its shapes. Raises UserError where they, or the tower's name on the hub, are not
+    those of OpenAI's CLIP ViTs, whose heads and activation no shape tells."""
     width, _, patch, _ = require(tensors, "vision_model.embeddings.patch_embedding.weight", 4, file)
     positions = require(tensors, "vision_model.embeddings.position_embedding.weight", 2, file)[0]
     mlp = require(tensors, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, file)[0]
     numbers = [int(m[1]) for key in tensors if (m := BLOCK.match(key))]
     side = round((positions - 1) ** 0.5)
-    if width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        what = f"the tower has no config.json, and width {width} with {positions} positions is not a published CLIP ViT"
+    others = (name or "").startswith("laion") or width > WIDEST
+    if others or width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
+        what = f"the tower has no config.json, and {reprlib.repr(name)} of width {width} with {positions} positions is not OpenAI's CLIP"
         raise UserError(what, where=file, fix="pass --vision DIR, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,

@@ -162,6 +162,35 @@ def test_what_is_refused(folder, title, refused, tmp_path):
     refused("build", "--ckpt", folder, "--out", tmp_path / "out.bundle", "--dry-run")
 
 
+def own_tower(folder: Path, name: str) -> None:
+    """The tower's tensors among the checkpoint's, and no folder."""
+    own = {f"model.vision_tower.vision_tower.{key}": t for key, t in read_folder(folder / "vision_tower").items()}
+    tensors(**own)(folder)
+    without_tower(folder)
+    config(mm_vision_tower=name)(folder)
+
+
+@pytest.mark.parametrize("name", ["openai/clip-vit-large-patch14-336", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"])
+def test_only_openais_tower_is_known_by_its_shapes(folder, name):
+    """laion's of the same shapes have another activation."""
+    own_tower(folder, name)
+    if name.startswith("openai"):
+        assert load_checkpoint(Sources(folder)).config.vision.activation == "quick_gelu"
+    else:
+        with pytest.raises(UserError, match=f"no config.json, and '{name[:9]}.* is not OpenAI's CLIP.*--vision DIR"):
+            load_checkpoint(Sources(folder))
+
+
+def test_a_wider_tower_has_heads_that_no_shape_tells(tmp_path):
+    """laion's ViT-H/14 is 1280 wide and has 16 heads of 80."""
+    shape = LlavaShape(clip_width=1280, clip_heads=16, clip_mlp=64, clip_blocks=2)
+    folder = write_llava(tmp_path / "ckpt", shape)
+    assert load_checkpoint(Sources(folder)).config.vision.heads == 16
+    own_tower(folder, "clip-vit-huge")
+    with pytest.raises(UserError, match="'clip-vit-huge' of width 1280 with 5 positions is not OpenAI's CLIP"):
+        load_checkpoint(Sources(folder))
+
+
 def test_a_tower_elsewhere_can_be_named(folder):
     elsewhere(folder)
     moved = load_checkpoint(Sources(folder, vision=folder.parent / "tower"))

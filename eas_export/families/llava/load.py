@@ -174,7 +174,7 @@ def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _T
         what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {tower}"
         fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
         raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
-    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, where), {}, ())
+    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, named, where), {}, ())
     if not tensors and not own:
         raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
     preprocessing, file = read_preprocessing(folder) if folder else (Preprocessing(), None)
