@@ -5,6 +5,7 @@ skipped ones. Checkpoints of the search record the attentions' scores (nas_gate)
 record the skip list. No file records RoBERTa's number of heads.
 """
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,12 +153,14 @@ def load(sources: Sources) -> Checkpoint:
     settings = parameters.get("config")
     task = _task(published, file)
     sizes, counts, vit = _sizes(published, task, file)
-    config = _config(task, sizes, counts, vit, settings if isinstance(settings, dict) else {}, sources, file)
+    settings = settings if isinstance(settings, dict) else {}
+    config = _config(task, sizes, counts, vit, settings, sources, file)
     tensors: dict[str, LazyTensor] = {}
     parts = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
     for part, table in parts.items():
         own = {key: tensor for key, tensor in published.items() if _part(key) == part}
         tensors |= rename(own, table, sizes, counts[part], str(file))
+    _require_read_alike(config, settings, file)
     return Checkpoint(config=config, tensors=tensors, evidence=_evidence(published, config, file), files=(file,))
 
 
@@ -277,6 +280,21 @@ def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
         fix = "give the checkpoint as fine-tuning wrote it, with its hyper_parameters"
         raise UserError(f"hyper_parameters.config: {what}", where=file, fix=fix)
     return value
+
+
+def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], file: Path) -> None:
+    """Raise UserError for a text encoder that is not RoBERTa, whose tensors have the same names, and for settings that say other sizes
+    than the tensors: by them the published code would resize the position table, or leave layers out."""
+    where = f"{file}: hyper_parameters.config"
+    tokenizer = settings.get("tokenizer", "roberta-base")
+    if not isinstance(tokenizer, str) or "roberta" not in tokenizer:
+        named = reprlib.repr(tokenizer) if isinstance(tokenizer, str) else f"of type {type(tokenizer).__name__}"
+        what = f"tokenizer is {named}: only RoBERTa is supported as the text encoder"
+        raise UserError(what, where=where, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
+    for name, size in (("num_top_layer", config.layers), ("image_size", config.image.image_size)):
+        if name in settings and _setting(settings, name, file) != size:
+            what = f"{name} is {settings[name]}, but the tensors are those of {size}"
+            raise UserError(what, where=where, fix="give the checkpoint as fine-tuning wrote it")
 
 
 def _text_heads(width: int, sources: Sources, file: Path) -> int:

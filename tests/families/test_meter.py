@@ -147,6 +147,10 @@ REFUSED = [
     (say("max_text_len", 23), "max_text_len is 23, but RoBERTa's position table has room for 22"),
     (say("max_text_len", None), "max_text_len is missing"),
     (say("max_text_len", "10"), "max_text_len is not an integer"),
+    (say("tokenizer", "bert-base-uncased"), "tokenizer is 'bert-base-uncased': only RoBERTa"),
+    (say("tokenizer", 3), "tokenizer is of type int"),
+    (say("image_size", 40), "image_size is 40, but the tensors are those of 32"),
+    (say("num_top_layer", 3), "num_top_layer is 3, but the tensors are those of 6"),
     (say("num_heads", 5), "num_heads is 5, which does not divide the width 48"),
 ]
 
