@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 NAMED = "--ckpt FILE --weights DIR --vision FILE"
 LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
+AT_336_PIXELS = 577  # positions of the ViT-L/14 that the published code never uses
+QUANTISED = ("4bit", "8bit")  # values of args.bits
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -108,9 +110,7 @@ def load(sources: Sources) -> Checkpoint:
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
         ),
         files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *files.tokenizer),
-        notes=("the adapters were trained on Vicuna: the LLaMA weights must already include Vicuna's delta",)
-        if args.get("use_vicuna")
-        else (),
+        notes=_notes(args),
         tokenizer=files.tokenizer,
     )
 
@@ -198,11 +198,11 @@ def _sizes(
     }
     ranks = rank_sizes(ranks, where)
     vit = clip_sizes(clip, tower)
-    if vit.blocks % FEATURE_EVERY or not vit.is_published:
+    if vit.blocks % FEATURE_EVERY or not vit.is_published or vit.positions == AT_336_PIXELS:
         raise UserError(
             f"a vision tower of {vit.blocks} blocks, width {vit.width} and {vit.positions} positions does not fit LaVIN",
             where=tower,
-            fix="give CLIP's ViT-L/14: blocks divisible by 4, width by 64, a square of patches and one class token",
+            fix="give CLIP's ViT-L/14 of 224 pixels: blocks divisible by 4, width by 64, a square of patches and one class token",
         )
     sizes = {
         "dim": params.dim,
@@ -270,6 +270,18 @@ def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:
     ):
         if args.get(name) == value:
             raise UserError(f"{name} is {value!r}, {why}", where=f"{where}: args", fix=f"train with {name} {better!r}")
+
+
+def _notes(args: dict[str, Any]) -> tuple[str, ...]:
+    """What training did to LLaMA's weights, which are read as they are."""
+    notes = []
+    if args.get("use_vicuna"):
+        notes.append("the adapters were trained on Vicuna: the LLaMA weights must already include Vicuna's delta")
+    if (bits := args.get("bits")) in QUANTISED:
+        notes.append(
+            f"the adapters were trained on LLaMA quantised to {bits}, and run on the weights as they are in the files"
+        )
+    return tuple(notes)
 
 
 def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
