@@ -5,9 +5,11 @@ from itertools import product
 
 import pytest
 import torch
+from transformers import CLIPVisionConfig as PublishedTower
 from transformers import LlamaConfig as PublishedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from eas_export.checkpoint.hf_clip import ClipVisionConfig
 from eas_export.checkpoint.hf_llama import LlamaConfig
 from eas_export.core.errors import UserError
 from eas_export.core.record import validated
@@ -59,3 +61,18 @@ def test_a_table_of_another_kind_is_refused():
     for written in ({"rope_scaling": "linear"}, {"rope_parameters": [1]}):
         with pytest.raises(UserError, match=r"RoPE is scaled by .*only plain RoPE"):
             validated(LlamaConfig, "config.json", "fix it", **SIZES, **written)
+
+
+@pytest.mark.parametrize(
+    "ours, published, given",
+    [(LlamaConfig, PublishedConfig, SIZES), (ClipVisionConfig, PublishedTower, {})],
+    ids=["llama", "tower"],
+)
+def test_what_a_config_leaves_out_is_transformers(ours, published, given):
+    """Every key that is read; the language model's sizes must be there."""
+    config, theirs = ours(**given), published(**given)
+    of_none = {"head_dim": 16, "num_key_value_heads": 4}
+    for key in set(ours.model_fields) - {"rope_theta"}:
+        value = getattr(config, key)
+        assert (of_none[key] if value is None else value) == getattr(theirs, key), key
+    assert {key for key, field in ours.model_fields.items() if field.is_required()} == set(given)
