@@ -16,7 +16,7 @@ from ..core.record import validated
 from .hugging_face import CONFIG_FILE, HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
-from .lazy_tensor import LazyTensor, combine
+from .lazy_tensor import LazyTensor, combine, differ
 
 Tensors = dict[str, LazyTensor]
 
@@ -170,6 +170,20 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
             shape = (3 * parts[0].shape[0], *parts[0].shape[1:])
             renamed[f"vision.blocks.{i}.qkv.{kind}"] = combine(parts, lambda *qkv: torch.cat(qkv), shape)
     return renamed
+
+
+def towers_differ(first: Tensors, second: Tensors, blocks: int) -> bool:
+    """Whether two CLIPVisionModels differ by more than rounding in what the first `blocks` blocks compute; small tensors are read first."""
+
+    def used(tensors: Tensors) -> Tensors:
+        plain = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+        numbers = {key: BLOCK.match(key) for key in plain}
+        inside = {k: t for k, t in plain.items() if int(numbers[k][1] if numbers[k] else 0) < blocks}
+        return {key: tensor for key, tensor in inside.items() if key.startswith(("embeddings.", "pre_", "encoder."))}
+
+    one, other = used(first), used(second)
+    shared = sorted(one.keys() & other.keys(), key=lambda key: one[key].numel)
+    return any(differ(one[key], other[key]) for key in shared)
 
 
 def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionConfig:

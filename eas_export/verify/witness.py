@@ -7,6 +7,7 @@ what it knows, the base path, in float32: every block's output, image features a
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..build.estimate import PROCESS, Estimate, check_resources
 from ..core.precision import PRECISIONS
 from ..families.witnesses import Witnessed
 from .lines import compare
@@ -27,7 +28,11 @@ REASON = "both compute the same in float32, in another order"
 def witness_step(
     ledger: "Ledger", name: str, open_witness: Callable[[], Any]
 ) -> tuple[StepReport, tuple[BlockLine, ...]]:
-    """The step, and the blocks of the first sample that differs, or of the first. Raises UserError where the witness cannot be opened."""
+    """The step, and the blocks of the first sample that differs, or of the first. Raises UserError where the witness cannot be
+    opened, and where it does not fit into memory."""
+    numbers = sum(tensor.numel for tensor in ledger.whole.tensors.values())
+    memory = Estimate(step=f"the model in {name}, in float32,", memory_bytes=PROCESS + 4 * numbers, seconds=0)
+    check_resources([memory], ledger.bundle.path, "")
     cases, blocks = {}, {}
     with ledger.progress.stage(f"running {name}"):
         for case, ours, theirs in ledger.base_path(open_witness()):

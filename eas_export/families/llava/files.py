@@ -40,6 +40,7 @@ class LlavaConfig(LlamaConfig):
     mm_vision_select_layer: int
     mm_vision_select_feature: str = "patch"
     mm_use_im_start_end: bool = False
+    unfreeze_mm_vision_tower: bool = False
     image_aspect_ratio: str | None = None
     mm_resampler_type: str | None = None
     s2: bool = False

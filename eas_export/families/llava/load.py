@@ -4,12 +4,9 @@ Formats, from the published training code:
 - a fine-tuned checkpoint has self_attn and adapter_attn in kept layers and replaced_adapter in skipped ones: the only record of the
   skip list; a checkpoint of the search stage has all three in every layer
 - scale 1 and temperature 10 are constants of the code, stored in no file; adapter_attn's router has no bias
-- the tower is a folder that config.json names, relative to the checkpoint, or a name on the Hugging Face Hub
 """
 
-import os
 import re
-import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +16,10 @@ import torch
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import (
-    ClipVisionConfig,
-    Preprocessing,
-    guess_config,
-    read_preprocessing,
-    read_tower,
     rename_tower,
 )
 from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LlamaConfig, attention_keys
-from ...checkpoint.hugging_face import CONFIG_FILE, read_folder, stays_inside
+from ...checkpoint.hugging_face import CONFIG_FILE, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor, differ
@@ -38,7 +30,8 @@ from ...core.plan import SkipEvidence
 from ...core.record import validated
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
-from .files import LAYER_KEYS, OWN_TOWER, TIED_HEAD, UNTIED_HEAD, LlavaConfig
+from .files import LAYER_KEYS, TIED_HEAD, UNTIED_HEAD, LlavaConfig
+from .tower import Tower, find_tower
 
 SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
 PART = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn\.\w_proj|adapter_attn|replaced_adapter)\.")
@@ -69,18 +62,6 @@ class _Layers:
         return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
 
 
-@dataclass(frozen=True)
-class _Tower:
-    """CLIP's tower: `blocks` of its blocks are run; `where` names it in messages."""
-
-    config: ClipVisionConfig
-    preprocessing: Preprocessing
-    blocks: int
-    tensors: Tensors
-    where: str
-    files: tuple[Path, ...]
-
-
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's and the tower's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
     return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt))
@@ -101,7 +82,8 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     folder = sources.ckpt
     published, tied, notes = _tie(published, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
-    tower = _find_tower(config, sources, published)
+    tower = find_tower(config, sources, published)
+    notes = (*notes, *tower.notes)
     sizes = _sizes(config, published, layers, tower, folder)
 
     table = {**LAYER_KEYS, **(TIED_HEAD if tied else UNTIED_HEAD)}
@@ -160,38 +142,7 @@ def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
     return layers
 
 
-def _find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> _Tower:
-    """The tower from --vision, else from the folder that config.json names inside the checkpoint's, else from the checkpoint's own
-    tensors. A folder with a config but no weights is completed by the checkpoint's tensors."""
-    named = config.mm_vision_tower
-    folder = sources.vision or (sources.ckpt / named if named and stays_inside(named) else None)
-    if folder != sources.vision and not os.path.isdir(folder):  # a name on the hub
-        folder = None
-    own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
-    where = str(folder or sources.ckpt)
-    if folder is None and not own:
-        tower = f"names {reprlib.repr(named)}, which is not a folder there" if named else "names none"
-        what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {tower}"
-        fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
-        raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
-    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, named, where), {}, ())
-    if not tensors and not own:
-        raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
-    preprocessing, file = read_preprocessing(folder) if folder else (Preprocessing(), None)
-    if file:
-        preprocessing.require_size(clip.image_size, config.square == "pad", file)
-        files = (*files, file)
-    blocks = config.tower_blocks(clip.num_hidden_layers)
-    if blocks is None:
-        raise UserError(
-            f"mm_vision_select_layer is {config.mm_vision_select_layer}, but the tower has {clip.num_hidden_layers} blocks",
-            where=sources.ckpt / CONFIG_FILE,
-            fix="give the tower that the model was trained with: --vision DIR",
-        )
-    return _Tower(clip, preprocessing, blocks, tensors or own, where, files)
-
-
-def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: _Tower, folder: Path) -> dict[str, int]:
+def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: Tower, folder: Path) -> dict[str, int]:
     """The sizes that the key table names. Raises UserError where the embedding does not match the config, and for invalid ranks."""
     rows = require(published, EMBED_KEY, 2, str(folder))[0]
     if rows != config.vocab_size:
@@ -256,7 +207,7 @@ def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:
     return {f"layers.{layer}.kept_adapter.{name}": _zeros("never trained", *shape) for name, shape in shapes.items()}
 
 
-def _config(config: LlavaConfig, sizes: dict[str, int], tower: _Tower, tied: bool, sources: Sources) -> ModelConfig:
+def _config(config: LlavaConfig, sizes: dict[str, int], tower: Tower, tied: bool, sources: Sources) -> ModelConfig:
     scale = SCALE if sources.adapter_scale is None else sources.adapter_scale
     temperature = TEMPERATURE if sources.router_temperature is None else sources.router_temperature
     clip, adapters = tower.config, dict.fromkeys(("kept_adapter", "skipped_adapter"))

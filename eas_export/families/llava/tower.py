@@ -1,0 +1,83 @@
+"""LLaVA's vision tower: which of two is built, the checkpoint's own tensors or those of a folder.
+
+Format, from the published training code: config.json's mm_vision_tower is a folder, relative to the checkpoint, or a name on the Hugging Face
+Hub. Training saves the tower's tensors with the model's whether or not they were trained (unfreeze_mm_vision_tower). The published code loads
+the folder's tower over them, unless they were trained.
+"""
+
+import os
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...checkpoint.hf_clip import (
+    ClipVisionConfig,
+    Preprocessing,
+    guess_config,
+    read_preprocessing,
+    read_tower,
+    towers_differ,
+)
+from ...checkpoint.hugging_face import CONFIG_FILE, stays_inside
+from ...checkpoint.lazy_tensor import LazyTensor
+from ...core.errors import UserError
+from ..contract import Sources
+from .files import OWN_TOWER, LlavaConfig
+
+Tensors = dict[str, LazyTensor]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """CLIP's tower: `blocks` of its blocks are run; `where` names it in messages, notes say which of two it is."""
+
+    config: ClipVisionConfig
+    preprocessing: Preprocessing
+    blocks: int
+    tensors: Tensors
+    where: str
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> Tower:
+    """The tower of --vision, else of the folder that config.json names inside the checkpoint's, else of the checkpoint's own tensors. Own
+    tensors that were trained, or that a folder without weights lacks, get the folder's config and preprocessing.
+
+    Raises UserError where there is none, or its config and preprocessing do not fit. Where there are two and the folder's is built, both
+    are read, to note that they differ.
+    """
+    named = config.mm_vision_tower
+    folder = sources.vision or (sources.ckpt / named if named and stays_inside(named) else None)
+    if folder != sources.vision and not os.path.isdir(folder):  # a name on the hub
+        folder = None
+    own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
+    where = str(folder or sources.ckpt)
+    if folder is None and not own:
+        tower = f"names {reprlib.repr(named)}, which is not a folder there" if named else "names none"
+        what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {tower}"
+        fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
+        raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
+    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, named, where), {}, ())
+    if not tensors and not own:
+        raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
+    preprocessing, file = read_preprocessing(folder) if folder else (Preprocessing(), None)
+    if file:
+        preprocessing.require_size(clip.image_size, config.square == "pad", file)
+    blocks = config.tower_blocks(clip.num_hidden_layers)
+    if blocks is None:
+        raise UserError(
+            f"mm_vision_select_layer is {config.mm_vision_select_layer}, but the tower has {clip.num_hidden_layers} blocks",
+            where=sources.ckpt / CONFIG_FILE,
+            fix="give the tower that the model was trained with: --vision DIR",
+        )
+    notes: tuple[str, ...] = ()
+    if own and config.unfreeze_mm_vision_tower and tensors:
+        notes = (f"the vision tower was trained: the checkpoint's own is built, not that of {folder.resolve().name}",)
+        tensors, files, where = {}, files[:1], str(sources.ckpt)  # the config stays
+    elif own and tensors and towers_differ(own, tensors, blocks):
+        notes = (
+            f"the vision tower of {folder.resolve().name} is built, not the checkpoint's own ({OWN_TOWER}*), which differs: "
+            f"{CONFIG_FILE} does not say that it was trained (unfreeze_mm_vision_tower)",
+        )
+    return Tower(clip, preprocessing, blocks, tensors or own, where, (*files, *([file] if file else ())), notes)
