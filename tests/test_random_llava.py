@@ -135,6 +135,41 @@ def test_without_skips_and_adapters_it_is_transformers_llava(tmp_path, kv_heads,
         assert max_error(got.logits[:, 0], logits) < 1e-5
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_processors_padded_batch_is_transformers(tmp_path, side):
+    """Images in the order of their placeholders; a row of text; a mask that says where the tokens are."""
+    shape = LlavaShape()
+    folder = write_llava(tmp_path / "ckpt", shape, seed=9)
+    tensors = {name: tensor for name, tensor in read_folder(folder).items() if ".adapter_attn." not in name}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    model, random = transformers_llava(folder, shape), np.random.default_rng(9)
+    pixels = random.standard_normal((3, 3, 14, 14)).astype(np.float32)
+    rows = [random.integers(1, shape.vocab - 1, length).tolist() for length in (12, 7, 9)]
+    rows[0][2] = rows[0][7] = rows[2][4] = IMAGE
+
+    def padded(prompts: list[list[int]]) -> list[np.ndarray]:
+        """Ids and mask"""
+        fill = [[0] * (max(map(len, prompts)) - len(prompt)) for prompt in prompts]
+        both = prompts, [[1] * len(prompt) for prompt in prompts]
+        return [np.array([z + r if side == "left" else r + z for r, z in zip(each, fill)]) for each in both]
+
+    whole, seen = map(
+        torch.from_numpy, padded([[t for i in r for t in ([95] * 4 if i == IMAGE else [i])] for r in rows])
+    )
+    places = (seen.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(
+            input_ids=whole, attention_mask=seen, position_ids=places, pixel_values=torch.from_numpy(pixels)
+        ).logits
+    want = logits[range(3), [-1] * 3 if side == "left" else seen.sum(1) - 1]
+    bundle = build(folder, tmp_path / "out", verify=False, fold="none", max_batch=3, max_images=3, max_prompt=64).bundle
+    ids, mask = padded(rows)
+    arrays = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+    for runtime in runtimes(bundle):
+        inputs = make_inputs(arrays, runtime.config, get_family("llava"), "test")
+        assert max_error(generate(runtime, inputs.prompts, 1).logits[0], want) < 1e-5
+
+
 def test_the_checkpoints_own_tower_is_the_towers_folder(tmp_path):
     """Where the folder's weights are gone, the checkpoint's own keys are the same numbers; where all of it is gone, CLIP's shapes say
     the rest."""

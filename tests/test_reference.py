@@ -68,7 +68,8 @@ def test_network_equals_reference_on_random_models(tmp_path, title, fold):
     for image in (None, random.standard_normal((3, 28, 28)).astype(np.float32)):
         ids = random.integers(1, 64, 11)
         ids[3 : 3 + shape.clip_blocks // 4] = 0
-        arrays = {"input_ids": ids[None], "forced_tokens": random.integers(0, 64, (5, 1))}
+        forced = random.integers(0, 64, (5, 1))
+        arrays = {"input_ids": ids[None], "prompt_lengths": np.array([len(ids)]), "forced_tokens": forced}
         if image is not None:
             arrays |= {"pixel_values": image[None], "image_row": np.array([0])}
         inputs = make_inputs(arrays, checkpoint.config, family, title)

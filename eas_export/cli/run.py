@@ -75,9 +75,11 @@ def run(
     --inputs X.npz:
       input_ids       [B, S] integers; LaVIN: with an image's placeholder zeros,
                       without the modality token; LLaVA: -200 for each image
-      prompt_lengths  [B] integers, default S
+      attention_mask  [B, S] 1 for tokens, 0 for padding on the left or right
+      prompt_lengths  [B] integers, instead: padding is on the right; default S
       pixel_values    [N, 3, H, W] floats, resized and normalised
-      image_row       [N] integers, each image's row; others are text prompts
+      image_row       [N] integers, each image's row; others are text prompts;
+                      LLaVA: by default in the order of the -200
       forced_tokens   [steps, B] integers, optional: fed instead of the choices
     --outputs Y.npz:
       logits          [steps, B, vocab] float32, after prompt and fed tokens

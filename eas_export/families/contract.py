@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+LLAMA_PADDING = (0, 2)  # what LLaMA's tokenizer, which has no token for it, is told to pad with: <unk> or </s>
+
+
 @dataclass(frozen=True)
 class Sources:
     """The user's files, and options that no file records.
@@ -69,6 +72,7 @@ class PromptFormat:
     encode        (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
     pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
+    padding       the ids that rows of token ids are padded with: no prompt begins or ends with one
     """
 
     place_images: Callable[[ModelConfig, list[int], int], tuple[list[int], list[int]]]
@@ -76,6 +80,7 @@ class PromptFormat:
     encode: Callable[[ModelConfig, Tokenizer, str, int], list[int]]
     pixels: Callable[[ModelConfig, "Image"], Tensor]
     placeholder: int | None = None
+    padding: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

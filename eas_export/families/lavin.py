@@ -27,7 +27,7 @@ from ..core.plan import SkipEvidence
 from ..core.record import validated
 from ..core.registry import deferred
 from ..system.files import only_file
-from .contract import Family, PromptFormat, Sources
+from .contract import LLAMA_PADDING, Family, PromptFormat, Sources
 from .processing.image_processor import to_pixels
 from .processing.question import Question
 from .processing.tokenizer import Tokenizer, find_tokenizer
@@ -155,7 +155,7 @@ LAVIN = Family(
     detect=detect,
     load=load,
     takes=("weights", "vision", "router_temperature", "adapter_scale"),
-    prompts=PromptFormat(place_images, format_question, encode, pixels),
+    prompts=PromptFormat(place_images, format_question, encode, pixels, padding=LLAMA_PADDING),
     published_deviations=("published fold", "published dynamic decode"),
     witness=deferred(".families.witnesses.lavin:open_witness"),
 )

@@ -1,12 +1,13 @@
 """The npz files that `run` and `verify` read and write for decoders.
 
-In   input_ids [B, S] (image placeholders included, the modality token not) · prompt_lengths [B] (default S)
-     · pixel_values [N, 3, H, W] and image_row [N] (the row each image belongs to) · forced_tokens [steps, B], optional
+In   input_ids [B, S] (image placeholders included, the modality token not) · attention_mask [B, S] (0 for padding on either side) or
+     prompt_lengths [B] (padding on the right), default S · pixel_values [N, 3, H, W] and image_row [N] (the row each image belongs to;
+     by default in the order of the placeholders) · forced_tokens [steps, B], optional
 Out  logits [steps, B, vocab] float32 · tokens [steps, B] int64: after the prompt and after each token that was fed
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from ..system.files import require_file, written_whole
 
 FREE_BYTES, MOST_PER_BYTE = 1 << 24, 100  # arrays may take FREE_BYTES, or MOST_PER_BYTE times the file's size
 
-KNOWN = {"input_ids": 2, "prompt_lengths": 1, "pixel_values": 4, "image_row": 1, "forced_tokens": 2}  # name -> axes
+KNOWN = {  # name -> axes
+    "input_ids": 2,
+    "attention_mask": 2,
+    "prompt_lengths": 1,
+    "pixel_values": 4,
+    "image_row": 1,
+    "forced_tokens": 2,
+}
+PAD = "pass attention_mask [B, S], 0 for padding and 1 elsewhere, or prompt_lengths [B]"
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,18 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
     if "input_ids" not in arrays or 0 in arrays["input_ids"].shape:
         what = "input_ids is missing or empty"
         raise UserError(what, where=where, fix="store the token ids as input_ids [B, S]")
-    rows, length = arrays["input_ids"].shape
-    lengths = integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
-    ids = integers(arrays, "input_ids", where, (rows, length), None, None)
+    ids, lengths = _without_padding(arrays, family, where)
+    rows, length = ids.shape
     ids = np.where(np.arange(length) < lengths[:, None], ids, 0)  # padding is not read
-    wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != family.prompts.placeholder)
+    placeholder = family.prompts.placeholder
+    wrong = ((ids < 0) | (ids >= config.vocab_size)) & (ids != placeholder)
     if wrong.any():
-        bad = ids[wrong][0]
-        what = f"token id {bad} is out of range 0..{config.vocab_size - 1}"
-        raise UserError(what, where=f"{where}: input_ids", fix="use the model's own tokenizer")
-    pixels, image_rows = _images(arrays, rows, config, where)
+        what = f"token id {ids[wrong][0]} is out of range 0..{config.vocab_size - 1}"
+        image = "" if placeholder is None else f" (an image is one {placeholder})"
+        fix = f"use the model's own tokenizer{image}; where ids are padding, {PAD}"
+        raise UserError(what, where=f"{where}: input_ids", fix=fix)
+    in_order = np.repeat(np.arange(rows), (ids == placeholder).sum(1))
+    pixels, image_rows = _images(arrays, rows, config, where, in_order)
     placed = []
     for row, length in enumerate(lengths):
         mine = np.flatnonzero(image_rows == row)
@@ -86,6 +97,34 @@ def make_inputs(arrays: Mapping[str, NDArray], config: ModelConfig, family: Fami
         ),
         forced,
     )
+
+
+def _without_padding(arrays: Mapping, family: Family, where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """input_ids with each row's tokens first, and their numbers [B]. Raises UserError where padding is not told from tokens."""
+    rows, length = arrays["input_ids"].shape
+    ids = integers(arrays, "input_ids", where, (rows, length), None, None)
+    lengths = integers(arrays, "prompt_lengths", where, (rows,), 1, length, default=np.full(rows, length))
+    if "attention_mask" in arrays:
+        mask = read_mask(arrays, "attention_mask", where, (rows, length)).astype(bool)
+        starts, numbers = mask.argmax(1), mask.sum(1)
+        places = np.arange(length) - starts[:, None]
+        holes = (mask != ((places >= 0) & (places < numbers[:, None]))).any(1) | (numbers == 0)
+        if holes.any():
+            what = f"row {holes.argmax()} of attention_mask is not one run of ones"
+            raise UserError(what, where=where, fix="give each row its tokens side by side, padded on one side only")
+        if "prompt_lengths" in arrays and (starts.any() or (numbers != lengths).any()):
+            what = "attention_mask and prompt_lengths contradict each other"
+            raise UserError(what, where=where, fix="give one of them; prompt_lengths needs padding on the right")
+        return np.stack([np.roll(row, -start) for row, start in zip(ids, starts)]), numbers
+    if "prompt_lengths" not in arrays:
+        for side, end, next_to_it in (("begins", ids[:, 0], ids[:, 1:2]), ("ends", ids[:, -1], ids[:, -2:-1])):
+            again = (end[:, None] == next_to_it).any(1) & (rows > 1) & (end != family.prompts.placeholder)
+            padded = np.isin(end, family.prompts.padding) | again
+            if padded.any():
+                row = padded.argmax()
+                what = f"row {row} {side} with the token id {end[row]}, as padding does"
+                raise UserError(what, where=f"{where}: input_ids", fix=PAD)
+    return ids, lengths
 
 
 def write_outputs(path: Path, logits: Tensor, tokens: Tensor) -> None:
@@ -132,17 +171,27 @@ def integers(
     return array.astype(np.int64)
 
 
-def _images(arrays: Mapping, rows: int, config: ModelConfig, where: str) -> tuple[Tensor | None, NDArray[np.int64]]:
-    """pixel_values as a tensor or None, and each image's row [N]"""
+def read_mask(arrays: Mapping, name: str, where: str, shape: tuple, default=None) -> NDArray[np.int64]:
+    """A mask of 0 and 1, or of bools. Raises UserError as `integers` does."""
+    mask = arrays.get(name, default)
+    whole = {name: mask.astype(np.int8) if mask.dtype == bool else mask}
+    return integers(whole, name, where, shape, 0, 1)
+
+
+def _images(
+    arrays: Mapping, rows: int, config: ModelConfig, where: str, in_order: NDArray[np.int64]
+) -> tuple[Tensor | None, NDArray[np.int64]]:
+    """pixel_values as a tensor or None, and each image's row [N]; in_order: the rows of the placeholders"""
     if "pixel_values" not in arrays and "image_row" not in arrays:
         return None, np.empty(0, np.int64)
     require_tower(config, where)
-    size = config.vision.image_size
     if "pixel_values" not in arrays:
         what = "there is image_row, but no pixel_values"
         raise UserError(what, where=where, fix="store the images as pixel_values, or leave both out")
-    pixels = read_pixels(arrays, "pixel_values", size, where)
-    image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1)
+    image = config.vision.image
+    pixels = read_pixels(arrays, "pixel_values", config.vision.image_size, image.mean, image.std, where)
+    default = in_order if len(in_order) == len(pixels) else None
+    image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1, default)
     return (pixels if len(pixels) else None), image_rows
 
 
@@ -152,12 +201,21 @@ def require_tower(config: ModelConfig, where: str) -> None:
         raise UserError("images were given, but the model takes text only", where=where, fix="leave them out")
 
 
-def read_pixels(arrays: Mapping, name: str, size: int, where: str) -> Tensor:
-    """Images [N, 3, size, size] float32. Raises UserError for other shapes and dtypes, and for NaN or infinity."""
+def read_pixels(
+    arrays: Mapping, name: str, size: int, mean: Sequence[float], std: Sequence[float], where: str
+) -> Tensor:
+    """Images [N, 3, size, size] float32. Raises UserError for other shapes and dtypes, for NaN or infinity, and for values that are
+    far from those of images, (value - mean) / std with values from 0 to 1: by twice what these span, where no noise for a test is."""
     pixels = arrays[name]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
         what = f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]"
         raise UserError(what, where=where, fix=f"resize and normalise the images to {size} x {size}")
     if not np.isfinite(pixels).all():
         raise UserError(f"{name} contains NaN or infinity", where=where, fix="correct the values")
+    low, high = min(-m / s for m, s in zip(mean, std)), max((1 - m) / s for m, s in zip(mean, std))
+    least, most = (pixels.min(), pixels.max()) if pixels.size else (low, high)
+    if least < low - 2 * (high - low) or most > high + 2 * (high - low):
+        what = f"{name} has values from {least:.4g} to {most:.4g}, but those of images lie from {low:.2f} to {high:.2f}"
+        fix = f"normalise the images: (value / 255 - mean) / std with mean {[*mean]} and std {[*std]}"
+        raise UserError(what, where=where, fix=fix)
     return torch.from_numpy(pixels.astype(np.float32))

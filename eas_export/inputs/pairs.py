@@ -15,13 +15,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from ..checkpoint.hf_clip import Preprocessing
 from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..networks.cross_encoder.encode import PIXELS
 from ..networks.cross_encoder.pairs import Pairs
 from ..networks.cross_encoder.text_encoder import PADDING
 from ..system.files import written_whole
-from .npz import integers, read_arrays, read_pixels
+from .npz import integers, read_arrays, read_mask, read_pixels
+
+IMAGES = Preprocessing()  # of the towers of all cross-encoders: CLIP's
 
 
 def read_pairs(path: Path, config: CrossEncoderConfig) -> Pairs:
@@ -38,11 +41,15 @@ def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where:
         what = f"texts have {length} tokens, but the model was trained with {config.text_length}"
         raise UserError(what, where=f"{where}: text_ids", fix="truncate them, as training did")
     ids = integers(arrays, "text_ids", where, (texts, length), 0, config.text.vocab_size - 1)
-    masks = integers(arrays, "text_masks", where, (texts, length), 0, 1, default=(ids != PADDING).astype(np.int64))
+    masks = read_mask(arrays, "text_masks", where, (texts, length), default=ids != PADDING)
     if not masks.any(1).all():
         empty = int(np.flatnonzero(~masks.any(1))[0])
         raise UserError(f"text {empty} has no tokens", where=f"{where}: text_masks", fix="give each text at least one")
-    images = [read_pixels(arrays, name, config.image.image_size, where) for name in pixels]
+    if not masks[:, 0].all():  # the model reads a text's first token as all of it
+        what = f"text {masks[:, 0].argmin()} begins with padding"
+        raise UserError(what, where=f"{where}: text_masks", fix="pad texts on the right")
+    size, mean, std = config.image.image_size, IMAGES.image_mean, IMAGES.image_std
+    images = [read_pixels(arrays, name, size, mean, std, where) for name in pixels]
     counts = {name: len(image) for name, image in zip(pixels, images)}
     pairs = max(texts, *counts.values())
     one_for_all = (1, pairs) if config.task == "retrieval" else (pairs,)

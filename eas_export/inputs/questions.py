@@ -64,7 +64,7 @@ def make_prompt(question: Question, config: ModelConfig, family: Family, tokeniz
     except UserError as error:
         raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
     ids = encode_question(question, config, family, tokenizer)
-    arrays = {"input_ids": np.array([ids])}
+    arrays = {"input_ids": np.array([ids]), "prompt_lengths": np.array([len(ids)])}
     if images:
         rows = np.zeros(len(images), np.int64)
         arrays |= {"pixel_values": np.stack([image.numpy() for image in images]), "image_row": rows}

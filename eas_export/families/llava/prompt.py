@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
-from ..contract import PromptFormat
+from ..contract import LLAMA_PADDING, PromptFormat
 from ..processing.image_processor import to_pixels
 from ..processing.question import Question
 from ..processing.tokenizer import Tokenizer
@@ -74,5 +74,10 @@ def pixels(config: ModelConfig, image: "Image") -> Tensor:
 
 
 PROMPTS = PromptFormat(
-    place_images=place_images, format=format_question, encode=encode, pixels=pixels, placeholder=IMAGE
+    place_images=place_images,
+    format=format_question,
+    encode=encode,
+    pixels=pixels,
+    placeholder=IMAGE,
+    padding=LLAMA_PADDING,
 )
