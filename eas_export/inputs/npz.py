@@ -205,7 +205,7 @@ def read_pixels(
     arrays: Mapping, name: str, size: int, mean: Sequence[float], std: Sequence[float], where: str
 ) -> Tensor:
     """Images [N, 3, size, size] float32. Raises UserError for other shapes and dtypes, for NaN or infinity, and for values that are
-    far from those of images, (value - mean) / std with values from 0 to 1: by twice what these span, where no noise for a test is."""
+    far from those of images, (value - mean) / std with values from 0 to 1: by more than these span, where no noise for a test is."""
     pixels = arrays[name]
     if pixels.dtype.kind != "f" or pixels.shape[1:] != (3, size, size):
         what = f"{name} is {pixels.dtype} {list(pixels.shape)}, expected floats [N, 3, {size}, {size}]"
@@ -214,7 +214,8 @@ def read_pixels(
         raise UserError(f"{name} contains NaN or infinity", where=where, fix="correct the values")
     low, high = min(-m / s for m, s in zip(mean, std)), max((1 - m) / s for m, s in zip(mean, std))
     least, most = (pixels.min(), pixels.max()) if pixels.size else (low, high)
-    if least < low - 2 * (high - low) or most > high + 2 * (high - low):
+    span = high - low
+    if least < low - span or most > high + span:
         what = f"{name} has values from {least:.4g} to {most:.4g}, but those of images lie from {low:.2f} to {high:.2f}"
         fix = f"normalise the images: (value / 255 - mean) / std with mean {[*mean]} and std {[*std]}"
         raise UserError(what, where=where, fix=fix)

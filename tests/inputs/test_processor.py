@@ -143,6 +143,11 @@ def test_pixels_as_transformers_makes_them_are_taken_and_others_refused():
     said = r"pixel_values has values from 0 to 255, but those of images lie from -1\.79 to 2\.15 .*normalise.*/ 255.*0\.48145466.*0\.26862954"
     refused(said, LLAVA, arrays | {"pixel_values": raw})
     refused("pixel_values has values from", LLAVA, arrays | {"pixel_values": made(do_rescale=False)})
+    config = LLAVA.checkpoint.config.vision.image
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (config.mean, config.std))
+    ends = ((np.array([0.0, 1.0], np.float32)[:, None, None, None] - mean) / std).repeat(14, -1).repeat(14, -2)
+    twice = (ends[:1] - mean) / std  # black, normalised twice
+    refused("pixel_values has values from -8", LLAVA, arrays | {"pixel_values": twice})
     refused("pixel_values has values from -255 to", LLAVA, arrays | {"pixel_values": -raw})
     refused(
         r"to 255, but those of images lie from -2\.12 to 2\.64", LAVIN, LAVIN.arrays("img1") | {"pixel_values": raw}
