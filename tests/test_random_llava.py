@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import FP32, RUN_HERE, max_error
 from engine_stand_in import open_stand_in
-from reference.llava import IMAGE, LlavaReference, read_folder
+from reference.files import read_folder
+from reference.llava import IMAGE, LlavaReference
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends.opening import open_runtime

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import FP32, RUN_HERE, golden_case, max_error
+from reference.files import read_folder
 from reference.lavin import LavinReference
-from reference.llava import IMAGE, LlavaReference, read_folder
+from reference.llava import IMAGE, LlavaReference
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends.opening import open_runtime

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import GOLDEN, TINY
 from PIL import Image
-from reference.llava import read_folder
+from reference.files import read_folder
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.core.configs.vit import ImageConfig

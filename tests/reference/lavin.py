@@ -9,9 +9,7 @@ Letters: S prompt tokens, T positions (S + 1 at the prefill: position 0 is the m
 N image tokens, s adapter scale, t router temperature, n the normalised layer input.
 """
 
-import argparse
 import ast
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHARD_DIM = {"tok_embeddings": 1, "wo": 1, "w2": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0}
+from .files import read_lavin
 
 
 def rotate(x: Tensor, positions: Sequence[int]) -> Tensor:
@@ -52,19 +50,7 @@ class LavinReference:
         scale: float | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        (params_file,) = Path(folder).glob("weights/*/params.json")
-        (clip_file,) = Path(folder).glob("clip/*.pth")
-        (adapter_file,) = Path(folder).glob("checkpoint-*.pth")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            files = [*sorted(params_file.parent.glob("consolidated.*.pth")), clip_file, adapter_file]
-            *shards, clip, adapters = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
-        args, params = adapters["args"], json.loads(params_file.read_text())
-        weights: dict[str, Tensor] = {}
-        for name in shards[0]:  # the parts of model-parallel shards; norms are whole in each and come from shard 0
-            dim = SHARD_DIM.get(name.split(".")[-2])
-            weights[name] = shards[0][name] if dim is None else torch.cat([shard[name] for shard in shards], dim)
-        weights |= {name: value for name, value in clip.items() if name.startswith("visual.")}
-        weights |= {name.removeprefix("module.").removeprefix("backbone."): v for name, v in adapters["model"].items()}
+        weights, args, params = read_lavin(Path(folder))
         self.weights = {name: value.to(dtype) for name, value in weights.items()}
         self.dtype, self.layers, self.heads, self.eps = dtype, params["n_layers"], params["n_heads"], params["norm_eps"]
         self.clip_blocks = sum(name.startswith("visual.") and name.endswith(".ln_1.weight") for name in weights)

@@ -8,27 +8,17 @@ There is no KV cache: a decode call runs the whole sequence again under the froz
 Letters: T positions, h adapter width, N image tokens, s adapter scale, t router temperature, n the normalised layer input.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
+from .files import read_llava
+
 IMAGE = -200  # the token id that an image's features take the place of
-
-
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a Hugging Face folder, by its name there."""
-    weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.bin")):
-        weights |= torch.load(file, map_location="cpu", weights_only=True)
-    for file in sorted(folder.glob("*.safetensors")):
-        weights |= load_file(file)
-    return weights
 
 
 def rotate(x: Tensor, theta: float) -> Tensor:
@@ -61,13 +51,7 @@ class LlavaReference:
         dtype: torch.dtype = torch.float32,
         tower: Path | None = None,
     ) -> None:
-        folder = Path(folder)
-        tower = folder / json.loads((folder / "config.json").read_text())["mm_vision_tower"] if tower is None else tower
-        self.config = json.loads((folder / "config.json").read_text())
-        self.clip = json.loads((tower / "config.json").read_text())
-        weights = read_folder(folder)
-        weights |= read_folder(tower)  # vision_model.*
-        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+        weights, self.config, self.clip = read_llava(Path(folder), tower)
         self.weights = {name: value.to(dtype) for name, value in weights.items()}
         self.dtype, self.temperature, self.scale = dtype, temperature, scale
         self.layers, self.theta = self.config["num_hidden_layers"], self.config.get("rope_theta", 10000.0)

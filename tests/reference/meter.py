@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .files import read_meter
+
 
 class MeterReference:
     """A checkpoint and a list of skip indices, run as published.
@@ -22,9 +24,8 @@ class MeterReference:
     """
 
     def __init__(self, file: Path, skip: list[int], text_heads: int, reading: str = "published"):
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        self.weights: dict[str, Tensor] = {name: value.float() for name, value in saved["state_dict"].items()}
-        settings = saved["hyper_parameters"]["config"]
+        weights, settings = read_meter(file)
+        self.weights: dict[str, Tensor] = {name: value.float() for name, value in weights.items()}
         self.heads, self.text_heads = settings["num_heads"], text_heads
         self.layers = settings["num_top_layer"]
         names = {0: ("text", "attention"), 1: ("text", "crossattention"), 2: ("image", "attention")}

@@ -1,0 +1,174 @@
+"""What the product must load from the published files, by a second, naive loader that shares no code with it: the tensors under the
+product's names in float32, and the numbers of its config. Keys that it does not know keep their names."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from .files import Weights, read_lavin, read_llava, read_meter
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+# What is done to a published name, in order; and the names that no network needs
+OPENAI = {"^(vit_model.)?visual": "vision", "transformer.resblocks": "blocks", "attn.in_proj_": "qkv."}
+OPENAI |= {"attn.out_proj": "out", "ln_([12])": r"norm\1", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2", "conv1": "patch"}
+OPENAI |= {"positional_embedding": "position_embedding", "ln_pre": "norm", "ln_post": "last_norm"}
+LAVIN = OPENAI | {"^tok_embeddings": "embed", "^output": "head", "attention.w": "attention.", "attention_norm": "norm"}
+LAVIN |= {"feed_forward.w1": "ffn.gate", "feed_forward.w2": "ffn.down", "feed_forward.w3": "ffn.up"}
+LAVIN |= {"^(layers.*)adapter_attn": r"\1kept_adapter", "^(vision.*)adapter_attn": r"\1adapter"}
+LAVIN |= {"replaced_adapter": "skipped_adapter", "adapter_modality_embedding": "modality"}
+LAVIN |= {"adapter_proj.conv_A": "vision.project1", "adapter_proj.conv_B": "vision.project2"}
+LLAVA = {"^lm_head": "head", "^model.": "", "^vision_model.": "vision.", "embed_tokens": "embed"}
+LLAVA |= {r"self_attn.(\w)_proj": r"attention.\1", r"mlp.(\w+)_proj": r"ffn.\1", "input_layernorm": "norm"}
+LLAVA |= {"post_attention_layernorm": "ffn_norm", "adapter_attn": "kept_adapter", "replaced_adapter": "skipped_adapter"}
+LLAVA |= {"mm_projector.0": "vision.project1", "mm_projector.2": "vision.project2", "embeddings.": ""}
+LLAVA |= {"position_embedding.weight": "position_embedding", "patch_embedding": "patch", "pre_layrnorm": "norm"}
+LLAVA |= {"encoder.layers": "blocks", r"(vision.*)attention\.(\w)": r"\1\2", "self_attn.out_proj": "out"}
+LLAVA |= {"layer_norm": "norm", "mlp.fc": "fc"}
+METER = OPENAI | {"^text_transformer.": "text.", "embeddings.word_embeddings": "words", "encoder.layer": "layers"}
+METER |= {
+    "embeddings.position_embeddings": "positions",
+    "^text.embeddings.token_type_embeddings.weight": "text.first_type",
+}
+METER |= {
+    "embeddings.LayerNorm": "norm",
+    "^token4classifier": "classifier_token",
+    "^token_type_embeddings.weight": "types",
+}
+METER |= {"cross_modal_(text|image)": r"\1", "pooler.dense": "pooler", "crossattention": "cross_attention"}
+METER |= {
+    "attention.self.query": "attention.q",
+    "attention.self.key": "attention.k",
+    "attention.self.value": "attention.v",
+}
+METER |= {"attention.output.dense": "attention.o", "attention.output.LayerNorm": "attention_norm"}
+METER |= {
+    "attention.adapter": "attention_adapter",
+    "intermediate.adapter": "ffn_adapter",
+    "intermediate.dense": "ffn.fc1",
+}
+METER |= {"output.dense": "ffn.fc2", "output.LayerNorm": "ffn_norm", r"adapter_(\w+)_attn": r"skipped_\1_adapter"}
+METER |= {"skipped_self": "skipped_attention", "skipped_cross": "skipped_cross_attention", "rank_output": "head"}
+METER |= {r"\w+_classifier.0": "head.fc1", r"\w+_classifier.1": "head.norm", r"\w+_classifier.3": "head.fc2"}
+UNUSED = r"(.*\.)?rope\.freqs|visual\.(proj|ln_post.*)|.*adapter_mlp.*|.*rotary_emb.*|.*position_ids"
+UNUSED += r"|vision_model\.(post_layernorm|text_|visual_projection|logit_scale).*|model\.vision_tower.*"
+UNUSED += r"|vit_model\.(?!visual\.).*|text_transformer\.pooler.*|(itm|mlm)_score.*|nas_gate|skip_num"
+
+
+def rename(weights: Weights, steps: dict[str, str]) -> Weights:
+    """By the product's names, float32; adapters' matrices as the paper's letters, B and D as two blocks [dim, h]."""
+    renamed: Weights = {}
+    for name, value in weights.items():
+        if re.fullmatch(UNUSED, name):
+            continue
+        for step, by in steps.items():
+            name = re.sub(step, by, name)
+        if match := re.fullmatch(r"(.*adapter)\.(?:conv_(\w)|expert_weights)\.(weight|bias)", name):
+            letter = match[2] or "E"
+            name = f"{match[1]}.{letter if match[3] == 'weight' else letter.lower()}"
+            value = value[:, :, 0] if value.ndim == 3 else value
+            if name[-1] in "BD":
+                (rows, columns), (first, second) = value.shape, value.chunk(2)
+                value = torch.zeros(rows, 2 * columns, dtype=value.dtype)
+                value[: rows // 2, :columns], value[rows // 2 :, columns:] = first, second
+        renamed[name] = value.float()
+    return renamed
+
+
+def openai(tensors: Weights) -> dict:
+    """OpenAI's ViT, whose heads are 64 wide."""
+    (width, _, patch, _), positions = tensors["vision.patch.weight"].shape, len(tensors["vision.position_embedding"])
+    blocks = len([name for name in tensors if re.fullmatch(r"vision\.blocks\.\d+\.norm1\.weight", name)])
+    sizes = {"image_size": round((positions - 1) ** 0.5) * patch, "patch_size": patch, "width": width, "blocks": blocks}
+    sizes |= {"heads": width // 64, "ffn_dim": len(tensors["vision.blocks.0.fc1.weight"])}
+    return sizes | {"activation": "quick_gelu", "norm_eps": 1e-5}
+
+
+def decoder(tensors: Weights) -> dict:
+    rows, dim = tensors["embed.weight"].shape
+    ffn = len(tensors["layers.0.ffn.gate.weight"])
+    return {"kind": "decoder", "vocab_size": rows, "dim": dim, "ffn_dim": ffn}
+
+
+def adapter(tensors: Weights, name: str, scale: float, temperature: float) -> dict | None:
+    """An adapter's config, its rank from the first that there is."""
+    ranks = [len(value) for key, value in tensors.items() if re.search(rf"{name}\.A$", key)]
+    return {"rank": ranks[0], "scale": scale, "temperature": temperature} if ranks else None
+
+
+def lavin(folder: Path) -> tuple[Weights, dict]:
+    weights, args, params = read_lavin(folder)
+    tensors, heads = rename(weights, LAVIN), params["n_heads"]
+    kept, skipped, visual = (
+        adapter(tensors, name, args.adapter_scale, args.temperature)
+        for name in ("kept_adapter", "skipped_adapter", r"\d\.adapter")
+    )
+    tower = openai(tensors) | {"features": "class", "feature_every": 4, "image": {"square": "squash"} | IMAGENET}
+    tower |= {
+        "projector_width": len(tensors["vision.project1.weight"]),
+        "projector_activation": "silu",
+        "adapter": visual,
+    }
+    config = {"family": "lavin", "layers": params["n_layers"], "heads": heads, "kv_heads": heads, "vision": tower}
+    config |= {"norm_eps": params.get("norm_eps", 1e-5), "rope_theta": 1e4, "rope_interleaved": True}
+    config |= {"modality_token": True, "kept_adapter": kept, "skipped_adapter": skipped}
+    return tensors, decoder(tensors) | config
+
+
+def llava(folder: Path) -> tuple[Weights, dict]:
+    weights, said, clip = read_llava(folder)
+    tensors = rename(weights, LLAVA)
+    tensors |= {name[:-1] + "e": torch.zeros(2) for name in tensors if name.endswith("kept_adapter.E")}  # has no bias
+    tower, last = openai(tensors), said["mm_vision_select_layer"]
+    blocks = last if last >= 0 else clip.get("num_hidden_layers", tower["blocks"]) + 1 + last
+    for i in range(tower["blocks"]):
+        for part in ("weight", "bias"):
+            qkv = [tensors.pop(f"vision.blocks.{i}.{letter}.{part}") for letter in "qkv"]
+            tensors[f"vision.blocks.{i}.qkv.{part}"] = torch.cat(qkv)
+    beyond = tuple(f"vision.blocks.{i}." for i in range(blocks, tower["blocks"]))
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(beyond)}
+    names = {"hidden_act": "activation", "layer_norm_eps": "norm_eps", "num_attention_heads": "heads"}
+    tower |= {ours: clip[name] for name, ours in names.items() if name in clip} | {"blocks": blocks}
+    seen = {"square": "pad" if said.get("image_aspect_ratio") == "pad" else "crop"} | CLIP
+    for name in ("preprocessor_config.json", "processor_config.json"):  # the second wins, where it has the settings
+        for file in folder.glob(f"{said['mm_vision_tower']}/{name}"):
+            held = json.loads(file.read_text())
+            held = held.get("image_processor", {}) if name.startswith("processor") else held
+            seen |= {kind: tuple(held[f"image_{kind}"]) for kind in ("mean", "std") if f"image_{kind}" in held}
+    tower |= {"features": "patches", "feature_every": blocks, "projector_width": said["hidden_size"]}
+    tower |= {"projector_activation": "gelu", "image": seen, "adapter": None}
+    kept, skipped = (adapter(tensors, f"{kind}_adapter", 1.0, 10.0) for kind in ("kept", "skipped"))
+    heads, rope = said["num_attention_heads"], said.get("rope_scaling") or said.get("rope_parameters") or {}
+    config = {"family": "llava", "layers": said["num_hidden_layers"], "heads": heads, "vision": tower}
+    config |= {"kv_heads": said.get("num_key_value_heads") or heads, "norm_eps": said.get("rms_norm_eps", 1e-6)}
+    config |= {"rope_theta": rope.get("rope_theta", said.get("rope_theta", 1e4)), "rope_interleaved": False}
+    config |= {"modality_token": False, "kept_adapter": kept or skipped, "skipped_adapter": skipped or kept}
+    return tensors, decoder(tensors) | config
+
+
+def meter(file: Path, text_heads: int) -> tuple[Weights, dict]:
+    weights, said = read_meter(file)
+    unused = ("conv_D", "expert_weights")  # of adapters: trained, and never called
+    tensors = rename({name: value for name, value in weights.items() if not any(map(name.count, unused))}, METER)
+    types = len(tensors["text.first_type"])
+    tensors |= {"classifier_token": tensors["classifier_token"][0, 0], "text.first_type": tensors["text.first_type"][0]}
+    vocab, width = tensors["text.words.weight"].shape
+    text = {
+        "vocab_size": vocab,
+        "positions": len(tensors["text.positions.weight"]),
+        "token_types": types,
+        "width": width,
+    }
+    text |= {"ffn_dim": len(tensors["text.layers.0.ffn.fc1.weight"]), "heads": text_heads, "norm_eps": 1e-5}
+    text |= {"layers": len([name for name in tensors if re.fullmatch(r"text\.layers\.\d+\.ffn\.fc1\.bias", name)])}
+    heads = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
+    ((answers, task),) = [(len(weights[key]), task) for key, task in heads.items() if key in weights]
+    config = {"kind": "cross-encoder", "family": "meter", "task": task, "text": text, "image": openai(tensors)}
+    config |= {"dim": tensors["types"].shape[1], "heads": said["num_heads"], "layers": said["num_top_layer"]}
+    config |= {"ffn_dim": len(tensors["text_layers.0.ffn.fc1.weight"]), "norm_eps": 1e-12, "head_norm_eps": 1e-5}
+    config |= {"adapter_rank": len(tensors["text_layers.0.ffn_adapter.C"]), "text_length": said["max_text_len"]}
+    config |= {"skipped_rank": len(tensors["text_layers.0.skipped_attention_adapter.C"]), "answers": answers}
+    return tensors, config | {"image_cross_reading": "published"}
