@@ -107,14 +107,17 @@ class Preprocessing(HfRecord):
     rescale_factor: float = Field(default=1 / 255, ge=1 / 255.1, le=1 / 254.9)
     size: Any = None
     crop_size: Any = None
+    pad_size: None = None
+    use_square_size: Literal[False] = False
+    default_to_square: Literal[False] = False
 
     def require_size(self, pixels: int, square: bool, where: Path) -> None:
         """Raise UserError unless images are resized and cropped to the tower's size.
 
         square  whether images are made square before that; otherwise their shortest edge is resized
         """
-        if not square and isinstance(self.size, dict) and "shortest_edge" not in self.size:
-            what = f"size is {reprlib.repr(self.size)}, which would squash images: expected shortest_edge"
+        if not square and isinstance(self.size, dict) and set(self.size) != {"shortest_edge"}:
+            what = f"size is {reprlib.repr(self.size)}, which would squash images: expected shortest_edge alone"
             raise UserError(what, where=where, fix=f'write "size": {{"shortest_edge": {pixels}}}, as CLIP was trained')
         for name, size in (("size", self.size), ("crop_size", self.crop_size)):
             sides = list(size.values()) if isinstance(size, dict) else [size]

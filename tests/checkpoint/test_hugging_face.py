@@ -3,17 +3,22 @@
 import json
 import shutil
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
+from PIL import Image
 from safetensors.torch import save_file
 
-from eas_export.checkpoint.hf_clip import read_preprocessing, read_tower
+from eas_export.checkpoint.hf_clip import Preprocessing, read_preprocessing, read_tower
 from eas_export.checkpoint.hugging_face import read_folder
 from eas_export.checkpoint.safetensors_file import read_safetensors
+from eas_export.core.configs.vit import ImageConfig
 from eas_export.core.errors import UserError
+from eas_export.families.processing.image_processor import to_pixels
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "c": torch.empty(0)}
 
@@ -204,6 +209,43 @@ def test_preprocessing_is_transformers(tmp_path, own, whole):
     for name in ("image_mean", "image_std", "resample", "do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         assert getattr(ours, name) == getattr(published, name), name
     ours.require_size(224, False, file)
+
+
+SIDE = {"height": 14, "width": 14}
+
+
+@pytest.mark.parametrize(
+    "changes, taken",
+    [
+        ({}, True),
+        ({"size": 14, "crop_size": 14}, True),
+        ({"do_pad": True, "do_convert_rgb": False}, True),
+        ({"pad_size": {"height": 20, "width": 20}, "do_pad": True}, False),
+        ({"size": 14, "default_to_square": True}, False),
+        ({"use_square_size": True}, False),
+        ({"size": SIDE}, False),
+        ({"size": {"shortest_edge": 14, "longest_edge": 14}}, False),
+        ({"size": [14, 14]}, False),
+        ({"do_resize": False}, False),
+        ({"resample": 2}, False),
+        ({"do_normalize": False}, False),
+        ({"do_rescale": False}, False),
+        ({"do_center_crop": False}, False),
+    ],
+)
+def test_other_pixels_than_transformers_are_refused(tmp_path, changes, taken):
+    """What is taken gives its pixels, what is refused has others."""
+    from transformers import CLIPImageProcessorPil
+
+    folder = tower(tmp_path, "preprocessor_config.json", **changes)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    published = CLIPImageProcessorPil.from_pretrained(folder)(image, return_tensors="np")["pixel_values"][0]
+    with nullcontext() if taken else pytest.raises(UserError):
+        ours, file = read_preprocessing(folder)
+        ours.require_size(14, False, file)
+    config = ImageConfig(square="crop", mean=Preprocessing().image_mean, std=Preprocessing().image_std)
+    got = to_pixels(image, 14, config).numpy()
+    assert taken == (got.shape == published.shape and np.abs(got - published).max() < 1e-5)
 
 
 def test_a_whole_clips_config_holds_the_towers(tmp_path):
