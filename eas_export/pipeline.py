@@ -24,9 +24,8 @@ from .core.plan import EXPLICIT, SkipPlan, choose_plan, disagreement
 from .core.precision import PRECISIONS
 from .core.progress import Progress
 from .core.registry import find
-from .families import get_family, load_checkpoint
+from .families import get_family, load_checkpoint, make_tokenizer
 from .families.contract import Sources
-from .families.processing.tokenizer import Tokenizer
 from .networks.drop import drop_adapters
 from .networks.graphs import fold_modes
 from .networks.memory import DeviceMemory
@@ -95,9 +94,7 @@ def build(
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
     request = replace(request, options=opts)
     if checkpoint.tokenizer:
-        Tokenizer(
-            checkpoint.tokenizer, checkpoint.config.vocab_size
-        )  # raises where the file is not one; it is copied as it is
+        make_tokenizer(checkpoint.tokenizer, checkpoint.config)  # raises for damaged files; they are copied as they are
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)

@@ -43,6 +43,7 @@ from eas_export.build.accounting import account
 from eas_export.build.recipe import resolve
 from eas_export.bundle.bundle import Bundle, looks_like_bundle, open_bundle, with_digest
 from eas_export.bundle.store import Store
+from eas_export.checkpoint.hf_files import TOKENIZER_FILES
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
 from eas_export.cli.report import print_report
@@ -50,10 +51,11 @@ from eas_export.core.errors import UserError
 from eas_export.core.plan import SkipEvidence, choose_plan, make_plan
 from eas_export.core.precision import PRECISIONS
 from eas_export.demo import RECIPE
-from eas_export.families import detect, get_family, load_checkpoint
+from eas_export.families import detect, get_family, load_checkpoint, make_tokenizer
 from eas_export.families.contract import Sources
+from eas_export.families.processing.hf_tokenizer import HuggingFaceTokenizer
 from eas_export.families.processing.image_processor import read_image
-from eas_export.families.processing.tokenizer import Tokenizer
+from eas_export.families.processing.tokenizer import Tokenizer, find_tokenizer
 from eas_export.inputs.npz import read_inputs
 from eas_export.inputs.questions import encode_question, read_questions
 from eas_export.networks.memory import request_memory
@@ -82,6 +84,22 @@ class Target:
     write: Callable[[Random, Path], Path]
     read: Callable[[Path], object]
     share: int
+
+
+_IM = {"content": "<im>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True, "special": False}
+BESIDE_TOKENIZER = {
+    "tokenizer_config.json": {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": False,
+        "eos_token": {"__type": "AddedToken", "content": "</s>", "normalized": False},
+        "extra_special_tokens": ["<s>", "</s>"],
+        "added_tokens_decoder": {"2": {"content": "</s>", "special": True}, "128": _IM},
+    },
+    "special_tokens_map.json": {"eos_token": {"content": "</s>"}, "pad_token": "<im>"},
+    "added_tokens.json": {"<im>": 128, "<pad>": 129},
+    "generation_config.json": {"eos_token_id": [2, 7]},
+    "config.json": {"model_type": "llava_llama", "eos_token_id": 2},
+}
 
 
 @dataclass
@@ -279,7 +297,7 @@ class Fuzzer:
         """As `build` does before it writes."""
         checkpoint = detect(path).load(Sources(path))
         if checkpoint.tokenizer:
-            Tokenizer(checkpoint.tokenizer, checkpoint.config.vocab_size)
+            make_tokenizer(checkpoint.tokenizer, checkpoint.config)
         plan = choose_plan(checkpoint.config.layers, checkpoint.evidence)
         account(checkpoint, plan, "float16")
         parameters = network_parameters(
@@ -451,19 +469,28 @@ class Fuzzer:
         self.family.prompts.pixels(self.config, read_image(path))
 
     def _write_tokenizer(self, rng: Random, folder: Path) -> Path:
-        """Bytes changed in place mostly: protobuf's own structure seldom lives through more."""
+        """A Hugging Face folder with a damaged JSON file, or tokenizer.model with bytes changed in place mostly: protobuf's own structure
+        seldom lives through more."""
         data = self.checkpoint.tokenizer[0].read_bytes()
-        if rng.random() < 0.3:
-            return _written(folder / "tokenizer.model", damaged_bytes(rng, data, data))
+        if rng.random() < 0.6:
+            _written(folder / "tokenizer.model", data)
+            names = rng.sample(sorted(BESIDE_TOKENIZER), rng.randrange(1, len(BESIDE_TOKENIZER) + 1))
+            for name in names:
+                text = json.dumps(BESIDE_TOKENIZER[name])
+                _written(folder / name, damaged_json(rng, text) if name == names[0] else text.encode())
+            return folder
         changed = bytearray(data)
         for _ in range(rng.choice((1, 1, 2))):
             changed[rng.randrange(len(data))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
-        return _written(folder / "tokenizer.model", bytes(changed))
+        whole = rng.random() < 0.3
+        _written(folder / "tokenizer.model", damaged_bytes(rng, data, data) if whole else bytes(changed))
+        return folder
 
     def _read_tokenizer(self, path: Path) -> None:
-        tokenizer = Tokenizer((path,), self.config.vocab_size)
-        tokenizer.decode(tokenizer.encode("Which is larger, the sun? \u20ac \U0001f600"))
-        tokenizer.decode(list(range(self.config.vocab_size)))
+        for kind in (Tokenizer, HuggingFaceTokenizer):
+            tokenizer = kind(find_tokenizer(path, TOKENIZER_FILES), self.config.vocab_size + 4)
+            tokenizer.decode(tokenizer.encode("Which is <im> larger,</s> the sun? \u20ac \U0001f600"))
+            tokenizer.decode([*range(self.config.vocab_size + 4), *tokenizer.ends])
 
 
 def _peak_bytes() -> int:

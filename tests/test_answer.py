@@ -37,7 +37,7 @@ def greedy(runtime, row: list[int], count: int) -> list[int]:
 def test_rows_end_at_different_steps(runtime):
     plain = [greedy(runtime, row, 6) for row in ROWS]
     eos = plain[1][2]  # row 1 says it at its third token at the latest
-    got = answer(Conversation(runtime, text_prompts(*ROWS)), 6, eos)
+    got = answer(Conversation(runtime, text_prompts(*ROWS)), 6, {eos})
     for tokens, said in zip(plain, got):
         end = tokens.index(eos) + 1 if eos in tokens else 6
         assert said == Answer(tuple(tokens[:end]), Finish.EOS if eos in tokens else Finish.LENGTH)
@@ -48,7 +48,7 @@ def test_an_end_token_counts_also_where_it_is_the_last_one_asked_for(runtime):
     tokens = greedy(runtime, ROWS[0], 3)
     eos = tokens[-1]
     count = tokens.index(eos) + 1
-    assert answer(Conversation(runtime, text_prompts(ROWS[0])), count, eos)[0].finish == "eos"
+    assert answer(Conversation(runtime, text_prompts(ROWS[0])), count, {eos})[0].finish == "eos"
 
 
 def test_a_later_step_that_is_not_finite_is_an_error(runtime):
@@ -119,11 +119,11 @@ def test_a_row_that_came_to_its_end_waits_for_a_turn(runtime):
     plain = [greedy(runtime, row, 4) for row in ROWS]
     eos = plain[0][1]
     conversation = Conversation(runtime, text_prompts(*ROWS))
-    first = answer(conversation, 4, eos)
+    first = answer(conversation, 4, {eos})
     assert first[0].finish == "eos" and first[1].finish == "length"
     before = conversation.logits[0].clone()
     conversation.extend([[], [3], []])
-    second = answer(conversation, 3, eos)
+    second = answer(conversation, 3, {eos})
     assert second[0] == Answer((), Finish.EOS) and conversation.logits[0].equal(before)
     assert len(second[1].tokens) > 0 and len(second[2].tokens) > 0
     conversation.extend([[9], [], []])  # now it hears its own end token and the turn

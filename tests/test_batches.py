@@ -70,6 +70,6 @@ def test_a_row_alone_equals_the_row_in_any_batch(runtime, rows, padding, seed):
 def test_answers_do_not_depend_on_batch_mates(runtime, rows, eos, temperature, seed):
     """Also when rows end at different steps, and when tokens are drawn."""
     sampling = Sampling(temperature=temperature, top_p=0.9, seed=seed)
-    together = answer(Conversation(runtime, join_prompts(rows)), 6, eos, sampling)
+    together = answer(Conversation(runtime, join_prompts(rows)), 6, {eos}, sampling)
     for i, row in enumerate(rows):
-        assert together[i] == answer(Conversation(runtime, row), 6, eos, sampling, rows=[i])[0]
+        assert together[i] == answer(Conversation(runtime, row), 6, {eos}, sampling, rows=[i])[0]

@@ -11,6 +11,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import WEIGHTS, SourceRecord, Target
 from ..bundle.store import Store
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.hf_files import CONFIG_FILE
 from ..core.configs import AnyConfig
 from ..core.graph_spec import GraphSpec
 from ..core.options import BuildOptions, options_of
@@ -54,7 +55,8 @@ def identify(
     toolchain = {"eas-export": __version__} | {tool: importlib.metadata.version(tool) for tool in TOOLS}
     resolved = options.model_copy(update={"skip": ",".join(map(str, plan.skipped)) or "none"})
     shared = _shared_store(base) if base else None
-    tensors = [s.sha256 for s, path in zip(sources, checkpoint.files) if path not in checkpoint.tokenizer]
+    beside = {path for path in checkpoint.tokenizer if path.name != CONFIG_FILE}  # files that decide no tensor
+    tensors = [source.sha256 for source, path in zip(sources, checkpoint.files) if path not in beside]
     numbers = weight_numbers(checkpoint.config, plan, options)
     engines = [target.model_dump(mode="json") for target in targets]
     others = _beside_weights(options, {"limits": options.limits.model_dump(), "targets": engines})

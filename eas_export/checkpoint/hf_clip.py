@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from ..core.errors import UserError
 from ..core.record import validated
-from .hugging_face import CONFIG_FILE, HfRecord, find_weights, read_folder
+from .hf_files import CONFIG_FILE
+from .hugging_face import HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
 from .lazy_tensor import LazyTensor, combine, differ

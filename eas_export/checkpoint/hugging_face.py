@@ -18,7 +18,6 @@ from .quantised import require_floats
 from .safetensors_file import read_safetensors
 from .torch_zip import read_torch_zip, state_dict_of
 
-CONFIG_FILE = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
 NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
 

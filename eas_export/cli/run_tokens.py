@@ -33,7 +33,7 @@ def run_tokens(
     max_new_tokens = max_new_tokens or DEFAULT_NEW_TOKENS
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
-    eos = open_tokenizer(bundle).eos if has_tokenizer(bundle) else None
+    ends = open_tokenizer(bundle).ends if has_tokenizer(bundle) else ()
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
     with progress.stage("running"):
@@ -51,7 +51,7 @@ def run_tokens(
                 if outputs:
                     steps.append(conversation.logits.cpu().clone())
 
-            answers = answer(conversation, max_new_tokens, eos, sampling, on_step=keep)
+            answers = answer(conversation, max_new_tokens, ends, sampling, on_step=keep)
             logits, finish = torch.stack(steps) if steps else None, [reply.finish for reply in answers]
             tokens = pad_sequence([torch.tensor(reply.tokens) for reply in answers], padding_value=-1)  # [steps, B]
     if outputs:

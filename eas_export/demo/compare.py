@@ -18,8 +18,7 @@ from ..core.precision import PRECISIONS
 from ..core.progress import Progress
 from ..core.record import Record
 from ..evaluate.reference_answers import Ends, Tokens, continued
-from ..families import get_family
-from ..families.processing.tokenizer import Tokenizer
+from ..families import get_family, make_tokenizer
 from ..inputs.questions import make_prompt, read_questions
 from ..networks.graphs import fold_modes
 from ..networks.parameters import network_parameters
@@ -86,11 +85,11 @@ def models_of(base: Checkpoint, eas: Checkpoint, bundles: Sequence[Bundle]) -> l
 def answer(models: Sequence[DemoModel], questions: Path, checkpoint: Checkpoint, progress: Progress) -> list[Answered]:
     """Every model's greedy answers to all questions. checkpoint: of their family, with the tokenizer that they share"""
     config, asked, replies = checkpoint.config, read_questions(questions), {}
-    family, tokenizer = get_family(config.family), Tokenizer(checkpoint.tokenizer, config.vocab_size)
+    family, tokenizer = get_family(config.family), make_tokenizer(checkpoint.tokenizer, config)
     prompts = [make_prompt(each, config, family, tokenizer, f"question {n}") for n, each in enumerate(asked, 1)]
     with progress.stage("answering", len(models) * len(prompts), "questions") as done:
         for model in models:
-            ends, begin = Ends(tokenizer.eos, REPLY, model.runtime.limits.max_tokens), time.monotonic()
+            ends, begin = Ends(tokenizer.ends, REPLY, model.runtime.limits.max_tokens), time.monotonic()
             tokens = continued(model.runtime, ends, prompts, [()] * len(prompts), done)
             replies[model.name] = tokens, time.monotonic() - begin
     of_eas = replies[EAS][0]

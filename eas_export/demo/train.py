@@ -16,19 +16,19 @@ from sentencepiece import SentencePieceTrainer
 from torch import Tensor
 from torch.func import functional_call
 
-from ..bundle.manifest import SENTENCEPIECE
 from ..bundle.store import Parameter, write_store
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_clip import clip_keys
+from ..checkpoint.hf_files import SENTENCEPIECE
 from ..checkpoint.keys import expected_shapes
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
+from ..families import make_tokenizer
 from ..families.contract import Sources
 from ..families.llava import LLAVA
 from ..families.llava.files import LAYER_KEYS, OWN_TOWER, UNTIED_HEAD
 from ..families.llava.load import assemble, read_config
-from ..families.processing.tokenizer import Tokenizer
 from ..networks.skeleton import skeleton
 from ..networks.vision import TOWERS
 from ..search import search
@@ -115,7 +115,7 @@ def train_base(folder: Path, data: Path, seed: int, progress: Progress, steps: i
         for key, t in weights.items()
     }
     checkpoint = assemble(Sources(folder), read_config(folder), live, ())
-    examples = Examples(data, checkpoint.config, LLAVA, Tokenizer((folder / SENTENCEPIECE,), VOCABULARY))
+    examples = Examples(data, checkpoint.config, LLAVA, make_tokenizer(checkpoint.tokenizer, checkpoint.config))
     train_tower(checkpoint, weights, seed, progress)
     supernet = Supernet(checkpoint, PRECISIONS["fp32"], examples.limits, torch.device("cpu"))
     trainer = Trainer(weights, RATE, steps)

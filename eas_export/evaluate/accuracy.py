@@ -51,7 +51,7 @@ def measure_accuracy(
     if not labelled or not runtimes:
         return None
     first = next(iter(runtimes))
-    ends = Ends(tokenizer.eos, max_new_tokens, runtimes[first].limits.max_tokens)
+    ends = Ends(tokenizer.ends, max_new_tokens, runtimes[first].limits.max_tokens)
     answers: dict[str, list[Tokens]] = {name: [] for name in runtimes}
     wanted: list[Tokens] = []
     total = len(labelled) * (len(runtimes) + 1)

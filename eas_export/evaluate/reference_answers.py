@@ -5,7 +5,7 @@ position. The draft is right up to the first position where it has another token
 goes on from there, and the rest is read again. The result does not depend on the drafting model, only the number of passes does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +24,9 @@ GoOn = Callable[[Sequence[Prompts], Sequence[Tokens]], list[Tokens]]
 
 @dataclass(frozen=True)
 class Ends:
-    """Where an answer ends: with the end token, after `max_new_tokens`, or where prompt and answer fill `max_tokens`."""
+    """Where an answer ends: with one of these tokens, after `max_new_tokens`, or where prompt and answer fill `max_tokens`."""
 
-    eos: int
+    tokens: Collection[int]
     max_new_tokens: int
     max_tokens: int
 
@@ -35,7 +35,7 @@ class Ends:
         return min(self.max_new_tokens, self.max_tokens - int(prompt.prompt_lengths) + 1)
 
     def reached(self, prompt: Prompts, tokens: Tokens) -> bool:
-        return tokens[-1:] == (self.eos,) or len(tokens) >= self.most(prompt)
+        return (bool(tokens) and tokens[-1] in self.tokens) or len(tokens) >= self.most(prompt)
 
 
 def reference_answers(
@@ -90,5 +90,5 @@ def _continue_batch(runtime: Runtime, ends: Ends, prompts: Sequence[Prompts], be
     conversation = Conversation(runtime, join_prompts(list(prompts)), ends.max_new_tokens)
     conversation.extend([list(tokens) for tokens in begun])
     missing = [ends.most(prompt) - len(tokens) for prompt, tokens in zip(prompts, begun)]
-    replies = answer(conversation, max(missing), ends.eos)
+    replies = answer(conversation, max(missing), ends.tokens)
     return [(*tokens, *more.tokens[:count]) for tokens, more, count in zip(begun, replies, missing)]

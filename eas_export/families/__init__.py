@@ -1,12 +1,15 @@
 """WHO: the model families. To add one, write its file with a Family in it and add its row here."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.registry import lookup
 from .contract import Family, Sources
+from .processing.tokenizer import Tokenizer
 
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",
@@ -17,6 +20,12 @@ FAMILIES = {
 
 def get_family(name: str) -> Family:
     return lookup(FAMILIES, name, "model family", "manifest")
+
+
+def make_tokenizer(files: Sequence[Path], config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a model that generates text, from its files (Checkpoint.tokenizer). Raises UserError where they are another
+    model's or damaged."""
+    return get_family(config.family).prompts.tokenizer(files, config.vocab_size)
 
 
 def detect(path: Path) -> Family:

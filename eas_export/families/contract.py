@@ -1,7 +1,7 @@
 """The contract of a model family, and Sources: the user's files and the options that override what a checkpoint records. A family is
 one file under families/ and one row in its table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class PromptFormat:
     pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
     padding       the ids that rows of token ids are padded with: no prompt begins or ends with one
+    tokenizer     (its files, the model's vocabulary) -> the tokenizer that the family was trained with; raises UserError
     """
 
     place_images: Callable[[ModelConfig, list[int], int], tuple[list[int], list[int]]]
@@ -81,6 +82,7 @@ class PromptFormat:
     pixels: Callable[[ModelConfig, "Image"], Tensor]
     placeholder: int | None = None
     padding: tuple[int, ...] = ()
+    tokenizer: Callable[[Sequence[Path], int], Tokenizer] = Tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Generate answers token by token until every row has ended."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +31,14 @@ class Answer:
 def stream(
     conversation: Conversation,
     max_new_tokens: int,
-    eos: int | None = None,
+    ends: Collection[int] = (),
     sampling: Sampling = GREEDY,
     rows: Sequence[int] | None = None,
 ) -> Iterator[list[Token]]:
     """Yield the new tokens of each step, for the rows that have not ended.
 
     max_new_tokens  at least 1
-    eos             the end token, None if the model has none
+    ends            the tokens that end an answer
     rows            the rows' numbers for sampling (see generation/sampling.py), default 0, 1, ...
 
     A row's last token stays pending: `conversation.extend` feeds it before the next turn. An answer that ended by length, or whose stream
@@ -60,7 +60,7 @@ def stream(
         tokens = []
         for row in active.nonzero().flatten().tolist():
             token, full = int(chosen[row]), int(conversation.room[row]) < 1
-            ended = Finish.EOS if token == eos else Finish.LENGTH if step == max_new_tokens else None
+            ended = Finish.EOS if token in ends else Finish.LENGTH if step == max_new_tokens else None
             tokens.append(Token(row, token, ended or (Finish.LIMIT if full else None)))
             conversation.finish[row] = tokens[-1].finish
             conversation.answers[row].append(token)
@@ -71,14 +71,14 @@ def stream(
 def answer(
     conversation: Conversation,
     max_new_tokens: int,
-    eos: int | None = None,
+    ends: Collection[int] = (),
     sampling: Sampling = GREEDY,
     rows: Sequence[int] | None = None,
     on_step: Callable[[list[Token]], None] = lambda tokens: None,
 ) -> list[Answer]:
     """Every row's whole answer; arguments as for `stream`. `on_step` is called with each step's tokens."""
     answers: list[list[int]] = [[] for _ in conversation.lengths]
-    for tokens in stream(conversation, max_new_tokens, eos, sampling, rows):
+    for tokens in stream(conversation, max_new_tokens, ends, sampling, rows):
         on_step(tokens)
         for token in tokens:
             answers[token.row].append(token.id)

@@ -12,11 +12,11 @@ from pathlib import Path
 from ..backends.opening import open_runtime
 from ..backends.runtime import Runtime
 from ..bundle.bundle import Bundle, open_bundle
-from ..bundle.manifest import SENTENCEPIECE, TOKENIZER_FILES
+from ..checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_FILES
 from ..core.errors import UserError
-from ..families import get_family
+from ..families import get_family, make_tokenizer
 from ..families.processing.question import Question
-from ..families.processing.tokenizer import TextStream, Tokenizer, find_tokenizer
+from ..families.processing.tokenizer import TextStream, Tokenizer
 from ..inputs.questions import make_prompt, require_short
 from ..networks.decoder.prompts import join_prompts
 from .conversation import Conversation, Finish
@@ -68,7 +68,7 @@ class TextModel:
         """Yield each step's new tokens with the text that each completes. An incomplete character at the end of an answer that ended by
         length is held back, since the answer may continue."""
         texts = [TextStream(self.tokenizer, before) for before in conversation.answers]
-        for tokens in stream(conversation, max_new_tokens, self.tokenizer.eos, sampling):
+        for tokens in stream(conversation, max_new_tokens, self.tokenizer.ends, sampling):
             ends = (token.finish in (Finish.EOS, Finish.LIMIT) for token in tokens)
             yield [(token, texts[token.row].push(token.id, last)) for token, last in zip(tokens, ends)]
 
@@ -88,7 +88,7 @@ class TextModel:
         """A batch's replies. Its caches and folded weights are freed before the next batch."""
         conversation = self.start(batch, max_new_tokens, first=begin + 1)
         rows = range(begin, begin + len(batch))
-        answers = answer(conversation, max_new_tokens, self.tokenizer.eos, sampling, rows)
+        answers = answer(conversation, max_new_tokens, self.tokenizer.ends, sampling, rows)
         return [Reply(self.tokenizer.decode(each.tokens), each.tokens, each.finish) for each in answers]
 
     def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
@@ -120,7 +120,7 @@ def run(
 
 
 def has_tokenizer(bundle: Bundle) -> bool:
-    return not bundle.manifest.files.keys().isdisjoint(TOKENIZER_FILES)
+    return SENTENCEPIECE in bundle.manifest.files
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
@@ -129,4 +129,5 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer:
         what = f"the bundle has no {SENTENCEPIECE}: the checkpoint came without one"
         fix = f"put {SENTENCEPIECE} into the checkpoint (see the README) and build again, or give token ids: --inputs X.npz"
         raise UserError(what, where=bundle.path, fix=fix)
-    return Tokenizer(find_tokenizer(bundle.path), bundle.manifest.config.vocab_size)
+    files = [bundle.path / name for name in TOKENIZER_FILES if name in bundle.manifest.files]
+    return make_tokenizer(files, bundle.manifest.config)

@@ -13,14 +13,13 @@ import torch
 from .. import __version__
 from ..backends.runtime import device_named
 from ..build.keys import hash_sources
-from ..bundle.manifest import SENTENCEPIECE
+from ..checkpoint.hf_files import SENTENCEPIECE
 from ..core.errors import UserError
 from ..core.plan import EXPLICIT, make_plan, parse_skip
 from ..core.progress import Progress
 from ..core.record import validated
-from ..families import detect, load_checkpoint
+from ..families import detect, load_checkpoint, make_tokenizer
 from ..families.contract import Ranks, Sources, Trainable
-from ..families.processing.tokenizer import Tokenizer
 from ..system.hashing import sha256_of
 from ..system.memory import enough_memory
 from .bandit import Bandit, get_policy
@@ -74,7 +73,7 @@ def search(
     elif opts.count > sites:
         what = f"{opts.count} attentions cannot be skipped: the model has {sites}"
         raise UserError(what, where="--count", fix=f"give a number up to {sites}")
-    tokenizer = Tokenizer(checkpoint.tokenizer, config.vocab_size)
+    tokenizer = make_tokenizer(checkpoint.tokenizer, config)
     examples = Examples(data, config, detect(ckpt), tokenizer)
     split(len(examples), opts)
     images = examples.read_images(progress)

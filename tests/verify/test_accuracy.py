@@ -55,7 +55,7 @@ def reference() -> Reference:
 @cache
 def naive(eos: int, max_tokens: int = LIMITS.max_tokens) -> list[tuple[int, ...]]:
     runtime = network("weights", max_tokens)
-    return [answer(Conversation(runtime, prompt), NEW, eos)[0].tokens for prompt in PROMPTS]
+    return [answer(Conversation(runtime, prompt), NEW, {eos})[0].tokens for prompt in PROMPTS]
 
 
 def wrong(runtime: Runtime, change) -> Runtime:
@@ -114,7 +114,7 @@ def test_the_references_answers_are_its_greedy_ones(fold, change, most, end):
     want = naive(eos, max_tokens)
     assert (len({len(tokens) for tokens in want}) > 1) == (end != "none")
     runtime = wrong(network(fold, max_tokens), change)
-    ends = Ends(eos, NEW, max_tokens)
+    ends = Ends({eos}, NEW, max_tokens)
     go_on, read = partial(continued, runtime, ends), Counted()
     drafts = go_on(PROMPTS, [()] * len(PROMPTS))
     assert (drafts == want) == (change is as_it_is)
@@ -123,7 +123,7 @@ def test_the_references_answers_are_its_greedy_ones(fold, change, most, end):
 
 
 def test_answers_go_on_from_where_they_began():
-    ends, done = Ends(-1, NEW, LIMITS.max_tokens), []
+    ends, done = Ends((), NEW, LIMITS.max_tokens), []
     runtime = network("lowrank")
     whole = naive(-1)
     begun = [tokens[:count] for tokens, count in zip(whole, (0, 5, 1, NEW - 1, 3))]

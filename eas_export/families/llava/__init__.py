@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ...checkpoint.hugging_face import CONFIG_FILE
+from ...checkpoint.hf_files import CONFIG_FILE
 from ...core.registry import deferred
 from ..contract import Family
 from .files import MODEL_TYPES

@@ -18,8 +18,9 @@ from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import (
     rename_tower,
 )
+from ...checkpoint.hf_files import CONFIG_FILE, TOKENIZER_FILES
 from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LlamaConfig, attention_keys
-from ...checkpoint.hugging_face import CONFIG_FILE, read_folder
+from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor, differ
@@ -98,12 +99,12 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     if sources.base_weights:
         extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
-    tokenizer = find_tokenizer(folder)
+    tokenizer = find_tokenizer(folder, TOKENIZER_FILES)
     return Checkpoint(
         config=_config(config, sizes, tower, tied, sources),
         tensors=tensors,
         evidence=layers.evidence(folder),
-        files=(folder / CONFIG_FILE, *files, *tower.files, *tokenizer),
+        files=tuple(dict.fromkeys((folder / CONFIG_FILE, *files, *tower.files, *tokenizer))),
         notes=notes,
         tokenizer=tokenizer,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ..contract import LLAMA_PADDING, PromptFormat
+from ..processing.hf_tokenizer import HuggingFaceTokenizer
 from ..processing.image_processor import to_pixels
 from ..processing.question import Question
 from ..processing.tokenizer import Tokenizer
@@ -80,4 +81,5 @@ PROMPTS = PromptFormat(
     pixels=pixels,
     placeholder=IMAGE,
     padding=LLAMA_PADDING,
+    tokenizer=HuggingFaceTokenizer,
 )

@@ -18,7 +18,8 @@ from ...checkpoint.hf_clip import (
     read_tower,
     towers_differ,
 )
-from ...checkpoint.hugging_face import CONFIG_FILE, stays_inside
+from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hugging_face import stays_inside
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
 from ..contract import Sources

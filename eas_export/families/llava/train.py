@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ...bundle.store import Parameter, write_store
 from ...checkpoint.eas_adapter import fresh_adapter
-from ...checkpoint.hugging_face import CONFIG_FILE, read_folder
+from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
 from ...core.precision import DTYPES

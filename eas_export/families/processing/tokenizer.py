@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...bundle.manifest import TOKENIZER_FILES
+from ...checkpoint.hf_files import SENTENCEPIECE
 from ...core.errors import UserError
 from ...system.files import require_file
 from ...system.packages import install_command
@@ -12,18 +12,24 @@ from ...system.packages import install_command
 HALF = "\ufffd"  # what an incomplete character is decoded to
 
 
-def find_tokenizer(folder: Path) -> tuple[Path, ...]:
-    """The tokenizer's files in a folder, empty if there are none."""
-    return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+def find_tokenizer(folder: Path, names: Sequence[str] = (SENTENCEPIECE,)) -> tuple[Path, ...]:
+    """Those of a tokenizer's files that are in a folder, empty unless the first is."""
+    found = tuple(folder / name for name in names if (folder / name).is_file())
+    return found if found and found[0].name == names[0] else ()
 
 
 class Tokenizer:
-    """Text to token ids and back. `bos` and `eos` are the ids of the start and the end token."""
+    """Text to token ids and back with sentencepiece alone, as Meta's code does it: the "</s>" of a text is encoded as letters.
+
+    bos, eos  the ids of the start and the end token
+    ends      the ids that end an answer, `eos` first
+    size      of the sentencepiece model
+    """
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
-        """files: as in Checkpoint.tokenizer. Raises UserError unless the file is a sentencepiece model with a start and an end token
+        """files: as in Checkpoint.tokenizer. Raises UserError unless the first is a sentencepiece model with a start and an end token
         and at most `vocabulary` tokens."""
-        (path,) = files
+        path = files[0]
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError:
@@ -33,13 +39,10 @@ class Tokenizer:
             self._model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
             self._model.id_to_piece(list(range(self._model.vocab_size())))  # every token is text
         except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(
-                f"the tokenizer is not a sentencepiece model ({' '.join(str(error).split())[:100]})",
-                where=path,
-                fix="copy the checkpoint's tokenizer.model again",
-            ) from None
+            raise damaged(path, error) from None
         self.size = self._model.vocab_size()
         self.bos, self.eos = self._model.bos_id(), self._model.eos_id()
+        self.ends = (self.eos,)
         if min(self.bos, self.eos) < 0 or self.size > vocabulary:
             too_large = f"the tokenizer has {self.size} tokens, but the model {vocabulary}"
             what = too_large if self.size > vocabulary else "the tokenizer has no start or no end token"
@@ -48,14 +51,26 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids without a start or an end token. Raises UserError for invalid Unicode."""
         try:
-            return self._model.encode(text)
-        except RuntimeError:  # half of a surrogate pair
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # half of a surrogate pair
             what = f"{reprlib.repr(text)} is not valid Unicode text"
             raise UserError(what, where="text", fix="decode it with its own encoding first") from None
+        return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; start and end tokens, and ids that only pad the model's vocabulary, decode to nothing."""
+        """The text; control tokens, and ids that only pad the model's vocabulary, decode to nothing."""
         return self._model.decode([token for token in ids if token < self.size])
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the tokenizer is not a sentencepiece model ({' '.join(str(error).split())[:100]})",
+        where=path,
+        fix="copy the checkpoint's tokenizer.model again",
+    )
 
 
 class TextStream:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ...checkpoint.hugging_face import CONFIG_FILE, stays_inside
+from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hugging_face import stays_inside
 from ...core.errors import UserError
 from ..contract import Sources
 from . import import_transformers, translated
