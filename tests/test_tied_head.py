@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FP32, RUN_HERE, max_error, text_prompts
 from engine_stand_in import open_stand_in
-from reference.llava import read_folder
+from reference.files import read_folder
 from safetensors.torch import load_file, save_file
 from synthetic_llava import LlavaShape, write_llava
 

@@ -1,7 +1,7 @@
 """LLaMA in Hugging Face's form (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
 
 import reprlib
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
@@ -51,6 +51,7 @@ class LlamaConfig(HfConfig):
     attention_bias: StrictBool = False
     mlp_bias: StrictBool = False
     tie_word_embeddings: StrictBool = False
+    is_causal: Literal[True] = True
 
     @property
     def kv_heads(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ..core.errors import UserError
+from .hf_files import CONFIG_FILE
 from .json_file import read_json
 from .lazy_tensor import LazyTensor
 from .quantised import require_floats

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig as PublishedTower
 from transformers import LlamaConfig as PublishedConfig
+from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from eas_export.checkpoint.hf_clip import ClipVisionConfig
@@ -74,5 +75,38 @@ def test_what_a_config_leaves_out_is_transformers(ours, published, given):
     of_none = {"head_dim": 16, "num_key_value_heads": 4}
     for key in set(ours.model_fields) - {"rope_theta"}:
         value = getattr(config, key)
-        assert (of_none[key] if value is None else value) == getattr(theirs, key), key
+        assert (of_none[key] if value is None else value) == getattr(theirs, key, True), key
     assert {key for key, field in ours.model_fields.items() if field.is_required()} == set(given)
+
+
+@pytest.mark.parametrize(
+    "key, value, matters",
+    [
+        ("rms_norm_eps", 0.1, True),
+        ("hidden_act", "gelu", True),
+        ("attention_bias", True, True),
+        ("mlp_bias", True, True),
+        ("head_dim", 32, True),
+        ("is_causal", False, True),
+        ("max_position_embeddings", 4, False),
+        ("pretraining_tp", 2, False),
+        ("sliding_window", 2, False),
+        ("attention_dropout", 0.5, False),
+        ("logit_scale", 0.5, False),
+        ("final_logit_softcapping", 1.0, False),
+    ],
+)
+def test_keys_that_matter_to_transformers_are_read_or_refused(key, value, matters):
+    """By its logits; all others are ignored, as there."""
+    logits = []
+    for written in ({}, {key: value}):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(PublishedConfig(**SIZES, **written)).eval()
+        logits.append(model(torch.arange(1, 9)[None]).logits)
+    assert matters == (not torch.allclose(*logits, atol=1e-6))
+    try:
+        config = validated(LlamaConfig, "config.json", "fix it", **SIZES, **{key: value})
+    except UserError as error:
+        assert matters and key in error.what
+    else:
+        assert matters == (config != LlamaConfig(**SIZES))

@@ -286,7 +286,7 @@ PROMPT = "USER: A? ASSISTANT: b</s>USER: C? ASSISTANT:"
 
 def test_a_control_token_in_a_prompt_is_what_transformers_makes_of_it(bundle, tmp_path, command):
     def of(ids: list[int]) -> list[int]:
-        np.savez(tmp_path / "x.npz", input_ids=np.array([[1, *ids]]))
+        np.savez(tmp_path / "x.npz", input_ids=np.array([[1, *ids]]), prompt_lengths=[1 + len(ids)])
         return answered(command, bundle, "--inputs", tmp_path / "x.npz")["tokens"][0]
 
     theirs, letters = AutoTokenizer.from_pretrained(bundle), Tokenizer([bundle / "tokenizer.model"], 128)

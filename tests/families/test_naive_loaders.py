@@ -110,6 +110,17 @@ def inside(folder: Path) -> None:
     shutil.copy(place / "config.json", folder / "vision_tower")
 
 
+def trained(said: bool) -> Change:
+    """The tower's tensors, changed, beside the model's."""
+
+    def write(folder: Path) -> None:
+        own = {f"{files.OWN_TOWER}{key}": 1.5 * t for key, t in files.read_folder(folder / "vision_tower").items()}
+        torch.save(files.read_folder(folder) | own, folder / "pytorch_model.bin")
+        config(unfreeze_mm_vision_tower=said)(folder)
+
+    return write
+
+
 def beside(name: str, **content: object) -> Change:
     """A file in the tower's folder."""
 
@@ -130,6 +141,9 @@ LLAVA_FORMS: dict[str, tuple[dict, tuple[Change, ...]]] = {
     "bf16, safetensors": (dict(dtype=torch.bfloat16, form="safetensors"), ()),
     "tied, without a head": (dict(tied=True), ()),
     "tied, with the same head": (dict(), (tied,)),
+    "tied, with a head of its own": (dict(), (config(tie_word_embeddings=True),)),
+    "a tower that was trained": (dict(), (trained(True),)),
+    "a tower that was changed, unsaid": (dict(), (trained(False),)),
     "RoPE in rope_parameters": (dict(), (config(rope_theta="absent", rope_parameters=ROPE),)),
     "RoPE in rope_scaling": (dict(theta=3e4), (config(rope_scaling=ROPE),)),
     "RoPE in neither": (dict(theta=3e4), ()),

@@ -41,7 +41,7 @@ def read_lavin(folder: Path) -> tuple[Weights, argparse.Namespace, dict]:
 
 
 def read_llava(folder: Path, tower: Path | None = None) -> tuple[Weights, dict, dict]:
-    """Model and tower in one, its keys as "vision_model."; the model's config.json; the tower's, empty without one.
+    """Model and tower in one, its keys as "vision_model."; the model's config.json; the tower's, empty without one. A tied head is left out.
 
     The tower is the checkpoint's own where training unfroze it, or where the folder, by default mm_vision_tower's, has no weights.
     """
@@ -50,7 +50,9 @@ def read_llava(folder: Path, tower: Path | None = None) -> tuple[Weights, dict, 
     own = {name.removeprefix(OWN_TOWER): value for name, value in weights.items() if name.startswith(OWN_TOWER)}
     of_folder = {} if own and config.get("unfreeze_mm_vision_tower") else read_folder(place)
     prefixed = {f"vision_model.{name.removeprefix('vision_model.')}": t for name, t in (of_folder or own).items()}
-    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])  # tied: only where there is no head
+    head, words = (weights.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if config.get("tie_word_embeddings") and head is not None and (words is None or torch.equal(head, words)):
+        weights["model.embed_tokens.weight"] = weights.pop("lm_head.weight")  # tied: there is no other head
     settings = place / "config.json"
     clip = json.loads(settings.read_text()) if settings.is_file() else {}
     return weights | prefixed, config, clip.get("vision_config", clip)

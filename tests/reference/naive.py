@@ -90,7 +90,13 @@ def openai(tensors: Weights) -> dict:
 def decoder(tensors: Weights) -> dict:
     rows, dim = tensors["embed.weight"].shape
     ffn = len(tensors["layers.0.ffn.gate.weight"])
-    return {"kind": "decoder", "vocab_size": rows, "dim": dim, "ffn_dim": ffn}
+    return {
+        "kind": "decoder",
+        "vocab_size": rows,
+        "dim": dim,
+        "ffn_dim": ffn,
+        "tied_head": "head.weight" not in tensors,
+    }
 
 
 def adapter(tensors: Weights, name: str, scale: float, temperature: float) -> dict | None:

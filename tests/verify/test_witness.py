@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import LAVIN_CASES, LLAVA_CASES, golden_case, llava_golden_case
 from meter_cases import METER_CASES, MeterCase
-from reference.llava import read_folder
+from reference.files import read_folder
 from safetensors.torch import save_file
 from synthetic_llava import LlavaShape, write_llava
 
