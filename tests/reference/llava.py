@@ -53,6 +53,7 @@ class LlavaReference:
     ) -> None:
         weights, self.config, self.clip = read_llava(Path(folder), tower)
         self.weights = {name: value.to(dtype) for name, value in weights.items()}
+        self.weights.setdefault("lm_head.weight", self.weights["model.embed_tokens.weight"])  # a tied head
         self.dtype, self.temperature, self.scale = dtype, temperature, scale
         self.layers, self.theta = self.config["num_hidden_layers"], self.config.get("rope_theta", 10000.0)
         own = {int(name.split(".")[2]) for name in weights if ".replaced_adapter." in name}
