@@ -1,4 +1,4 @@
-"""Describe a checkpoint or a bundle without reading its tensors."""
+"""Describe a checkpoint or a bundle from its headers."""
 
 from pathlib import Path
 from typing import Any

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check the options, the checkpoint, free disk and free memory without reading tensors; write nothing.",
+    help="Check the options, the checkpoint, free disk and free memory; write nothing.",
 )
 @json_option
 def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, **options: Any) -> int:
