@@ -117,6 +117,8 @@ FORMS: dict[str, Callable[[Path], None]] = {
     "own tower, trained": together(lambda f: own_tower(f, 0.1), config(unfreeze_mm_vision_tower=True)),
     "own tower, changed but not said": lambda f: own_tower(f, 0.1),
     "own tower alone": tower_without_weights,
+    "quantised, says config.json alone": config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    "attention from the hub": config(_attn_implementation="kernels-community/flash-attn", auto_map={"AutoConfig": "x.Y"}),
 }  # fmt: skip
 
 
@@ -130,6 +132,13 @@ def test_every_form_of_llava_is_the_same_to_transformers(form, tmp_path):
     assert [line.stage for line in step.cases["image"]] == ["vision", "logits"]
     blocks = [block for block in report.blocks if block.step == WITNESS]
     assert [block.layer for block in blocks] == [0, 1, 2] and all(block.ok for block in blocks)
+
+
+def test_two_images_in_a_prompt(tmp_path):
+    folder = write_llava(tmp_path / "ckpt", SHAPE)
+    report, step = witnessed(folder, tmp_path / "a.bundle", max_images=2)
+    assert report.verdict == "same as the checkpoint", report.first_divergence
+    assert "two images" in step.cases
 
 
 @pytest.mark.parametrize("folder_named", ["by config.json", "by --vision"])

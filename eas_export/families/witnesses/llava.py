@@ -32,9 +32,11 @@ def open_witness(sources: Sources) -> LlamaWitness:
     transformers, folder = import_transformers(), sources.ckpt
     settings = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
     tower = _tower_folder(sources, settings)
-    exact: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    # eager: a file may name an implementation that would be downloaded
+    exact: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "attn_implementation": "eager"}
     with translated(folder):
         text = transformers.LlamaConfig.from_pretrained(folder)
+        vars(text).pop("quantization_config", None)  # left over: `load` refuses weights that are quantised
         vision = transformers.CLIPVisionConfig.from_pretrained(tower) if tower else None  # None: ViT-L/14 of 336 pixels
         config = transformers.LlavaConfig(
             text_config=text, vision_config=vision, vision_feature_layer=settings.get("mm_vision_select_layer", -2)
