@@ -16,6 +16,7 @@ from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 from test_llava import config, own_tower, tensors
 
+from eas_export import demo
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 
@@ -44,9 +45,12 @@ def test_lavin(folder):
     check(folder, naive.lavin(folder))
 
 
-@pytest.mark.parametrize("name", LLAVA_CASES)
-def test_llava(name):
-    check(GOLDEN / "llava" / name, naive.llava(GOLDEN / "llava" / name))
+@pytest.mark.parametrize(
+    "folder", [*(GOLDEN / "llava" / name for name in LLAVA_CASES), demo.BASE, demo.CHECKPOINT], ids=lambda f: f.name
+)
+def test_llava(folder):
+    """The published code's, and the demo's, of which one has no adapters."""
+    check(folder, naive.llava(folder))
 
 
 @pytest.mark.parametrize("name", METER_CASES)
