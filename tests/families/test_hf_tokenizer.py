@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import TINY
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import AutoTokenizer
 from transformers.generation.stopping_criteria import EosTokenCriteria
 
@@ -28,7 +29,10 @@ ROOT = Path(__file__).parents[2]
 MODELS = {
     "demo": ROOT / "eas_export" / "demo" / "checkpoint" / "tokenizer.model",
     "tiny": TINY.folder / "weights" / "tokenizer.model",
-    "bytes": None,  # with a byte for every unknown character, as LLaMA's
+    "bytes": {"model_type": "bpe"},  # with a byte for every unknown character, as LLaMA's
+    "symbols": {"model_type": "bpe", "control_symbols": ["<ctl>"], "user_defined_symbols": ["the"]},
+    "extended": {"model_type": "bpe"},  # by a piece with the best score
+    "unigram": {"model_type": "unigram", "hard_vocab_limit": False},
 }
 TEXTS = (
     "USER: A? ASSISTANT: b</s>USER: C? ASSISTANT:",
@@ -49,6 +53,8 @@ TEXTS = (
     "the<im_end>the <im_end> _<im_end>, <im_end>\u00e9",
     "<pad> <im",
     "<image>\nWhat?<image>",
+    "a<ctl>b the",
+    "<im>>a<im>|<x>><x><q>",
 )
 
 
@@ -62,7 +68,7 @@ def stored(content: str, **flags: bool) -> dict:
 
 def decoder(size: int) -> dict:
     """Of every kind."""
-    own = {0: token("<unk>", special=True), 1: token("<s>", special=True), 2: token("</s>", special=True)}
+    own = {0: token("<unk>", special=True), 1: token("<s>", special=True), 2: token("</s>", special=True, rstrip=True)}
     added = (
         token("<im>", special=True, lstrip=True),
         token("<im_start>", rstrip=True),
@@ -108,6 +114,21 @@ BESIDE: dict[str, Callable[[int], dict]] = {
         "special_tokens_map": {"bos_token": token("<s>"), "eos_token": token("</s>", normalized=True)}
         | {"pad_token": "<pad>", "unk_token": {"content": "<unk>"}, "additional_special_tokens": ["<im>"]},
     },
+    "nested": lambda size: {
+        "added_tokens": {
+            "<im>": size,
+            "<im>>": size + 1,
+            "<x>>": size + 2,
+            "<im": size + 3,
+            "<q": size + 4,
+            "<q>": size + 5,
+        },
+        "special_tokens_map": {"pad_token": {"content": "<im>"}, "cls_token": {"content": "<x>"}, "sep_token": "<q"},
+    },
+    "extra of both": lambda size: {
+        "tokenizer_config": {"additional_special_tokens": ["<im>"]},
+        "special_tokens_map": {"extra_special_tokens": ["<im_end>"]},
+    },
     "other end": lambda size: {
         "added_tokens": {"<im_end>": size},
         "special_tokens_map": {"eos_token": "<im_end>", "pad_token": "<unk>", "extra_special_tokens": ["</s>"]},
@@ -119,6 +140,7 @@ BESIDE: dict[str, Callable[[int], dict]] = {
         "tokenizer_config": {"additional_special_tokens": ["<im>", stored("<im_start>", lstrip=True)]}
     },
     "no extra": lambda size: {"tokenizer_config": {"additional_special_tokens": []}},
+    "extra of nothing": lambda size: {"tokenizer_config": {"additional_special_tokens": None}},
     "extra by name": lambda size: {"tokenizer_config": {"extra_special_tokens": {"image_token": "<im>"}}},
 }
 
@@ -126,22 +148,27 @@ BESIDE: dict[str, Callable[[int], dict]] = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, tuple[Path, int]]:
     """Name -> tokenizer.model, and its number of pieces."""
-    path = tmp_path_factory.mktemp("bytes") / "tokenizer.model"
+    folder, made = tmp_path_factory.mktemp("models"), {}
     lines = [line for line in (ROOT / "docs" / "run.md").read_text("utf-8").splitlines() if line]
-    with open(path, "wb") as file:
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=file,
-            model_type="bpe",
-            byte_fallback=True,
-            vocab_size=600,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            character_coverage=0.99,
-            minloglevel=2,
-        )
-    paths = {name: given or path for name, given in MODELS.items()}
-    return {name: (path, Tokenizer((path,), 1 << 20).size) for name, path in paths.items()}
+    for name, given in MODELS.items():
+        made[name] = given if isinstance(given, Path) else folder / name
+        if not isinstance(given, Path):
+            with open(made[name], "wb") as file:
+                SentencePieceTrainer.train(
+                    sentence_iterator=iter(lines),
+                    model_writer=file,
+                    byte_fallback=True,
+                    vocab_size=600,
+                    normalization_rule_name="identity",
+                    remove_extra_whitespaces=False,
+                    character_coverage=0.99,
+                    minloglevel=2,
+                    **given,
+                )
+    proto = ModelProto.FromString(made["extended"].read_bytes())
+    proto.pieces.add(piece="e\u2581", score=0.0)
+    made["extended"].write_bytes(proto.SerializeToString())
+    return {name: (path, Tokenizer((path,), 1 << 20).size) for name, path in made.items()}
 
 
 def write(folder: Path, model: Path, own: dict | None = None, model_type: str = "llava_llama", **files: object) -> Path:
@@ -159,12 +186,15 @@ def read(folder: Path, vocabulary: int = 1 << 20) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(find_tokenizer(folder, TOKENIZER_FILES), vocabulary)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("model", MODELS)
+# Where special tokens are text, transformers' Unigram takes them for pieces all the same
+CASES = [(m, c) for m in MODELS for c in CONFIGS if (m, c) != ("unigram", "special is text")]
+
+
+@pytest.mark.parametrize("model, config", CASES)
 def test_ids_and_texts_are_those_of_transformers(models, tmp_path, model, config):
     path, size = models[model]
     for beside, files in BESIDE.items():
-        for model_type in ("llava_llama", "llava"):
+        for model_type in ("llava_llama", "llava")[: 2 if beside in ("nothing", "decoder", "added") else 1]:
             folder = write(tmp_path / f"{beside}-{model_type}", path, CONFIGS[config], model_type, **files(size))
             ours, theirs = read(folder), AutoTokenizer.from_pretrained(folder)
             assert (ours.bos, ours.eos) == (theirs.bos_token_id, theirs.eos_token_id), beside
