@@ -247,15 +247,20 @@ REFUSED = {
     "id far away": ({"added_tokens": {"<im>": 10**40}}, "expected 128"),
     "id of a fraction": ({"added_tokens": {"<im>": 128.0}}, "not a map of added tokens"),
     "id of a truth": ({"added_tokens": {"<s>": True}}, "not a map of added tokens"),
-    "too many": (
-        {"added_tokens": {f"<{i}>": 128 + i for i in range(5000)}},
-        "has id 130, but the model has 130 tokens",
-    ),
     "no end": ({"tokenizer_config": {"eos_token": None}}, "the tokenizer has no eos_token"),
     "end of text": ({"generation_config": {"eos_token_id": "2"}}, "not the config of generation"),
     "end outside": ({"generation_config": {"eos_token_id": [2, 130]}}, "eos_token_id is 130, but the model has 130"),
     "negative end": ({"config": {"eos_token_id": -1}}, "eos_token_id is -1"),
 }
+
+
+def test_a_token_outside_the_models_vocabulary_is_no_fault_until_a_text_has_it(models, tmp_path):
+    """A pad token that training added and the model has no row for."""
+    folder = write(tmp_path / "ckpt", models["tiny"][0], added_tokens={f"<{i}>": 128 + i for i in range(5000)})
+    theirs, ours = AutoTokenizer.from_pretrained(folder), read(folder, 128)
+    for text in ("a <7> b", "a b"):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
+    assert max(ours.encode("a <7> b")) == 135
 
 
 @pytest.mark.parametrize("name", REFUSED)

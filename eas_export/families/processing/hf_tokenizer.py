@@ -30,7 +30,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
         """files: as in Checkpoint.tokenizer. Raises UserError as Tokenizer does, for files that are damaged or contradict each other, and
-        for a token outside the vocabulary."""
+        for an end outside the vocabulary."""
         super().__init__(files, vocabulary)
         from google.protobuf.message import DecodeError
         from sentencepiece import SentencePieceProcessor
@@ -52,7 +52,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise damaged(files[0], error) from None
         self._legacy = settings.legacy
         self._known = frozenset(pieces) if settings.llama and not proto.trainer_spec.byte_fallback else None
-        numbered = _number(tokens, pieces, vocabulary, folder)
+        numbered = _number(tokens, pieces, folder)
         special = {token.content for token, _ in tokens if token.special}
         self._texts = unread | {number: "" if text in special else text for text, (number, _) in numbered.items()}
         kept = special if settings.keep_special else ()
@@ -151,20 +151,17 @@ def _tokens(
     return [(t.model_copy(update={"special": t.special or t.content in names}), number) for t, number in tokens]
 
 
-def _number(
-    tokens: Sequence[tuple[AddedToken, int | None]], pieces: Mapping[str, int], vocabulary: int, folder: Path
-) -> Numbered:
+def _number(tokens: Sequence[tuple[AddedToken, int | None]], pieces: Mapping[str, int], folder: Path) -> Numbered:
     """Content -> id and token. A token that is no piece gets the next id after the pieces. Raises UserError where a file declares another
-    id, and for an id outside the vocabulary."""
+    id. An id may lie outside the model's vocabulary, as a pad token's often does: a prompt with it is refused."""
     numbered: Numbered = {}
     following = len(pieces)
     for token, declared in tokens:
         number = numbered[token.content][0] if token.content in numbered else pieces.get(token.content, following)
         following += number == following
         declared = number if declared is None else declared
-        if declared != number or number >= vocabulary:
-            what = f"token {reprlib.repr(token.content)} has id {reprlib.repr(declared)}, "
-            what += f"expected {number}" if declared != number else f"but the model has {vocabulary} tokens"
+        if declared != number:
+            what = f"token {reprlib.repr(token.content)} has id {reprlib.repr(declared)}, expected {number}"
             raise UserError(what, where=folder, fix=COPY)
         numbered[token.content] = number, token
     return numbered
