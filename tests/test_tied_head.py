@@ -111,12 +111,12 @@ def test_a_head_is_tied_where_transformers_ties_it(tmp_path, title, form):
         assert {*tables} <= {weight.name for weight in model.initializer if weight.external_data}
 
 
-def test_a_rounded_copy_of_the_embedding_is_tied(tmp_path):
-    """As in transformers, where it is loaded in the coarser dtype."""
+def test_a_rounded_copy_of_the_embedding_is_a_head_of_its_own(tmp_path):
+    """As in transformers, where it is loaded without another rounding."""
     folder = write(tmp_path / "ckpt", True, "rounded", "safetensors")
-    _, is_one = of_transformers(folder, torch.float16)
+    _, is_one = of_transformers(folder, torch.float32)
     checkpoint = load_checkpoint(Sources(folder))
-    assert checkpoint.config.tied_head == is_one and is_one and not checkpoint.notes
+    assert checkpoint.config.tied_head == is_one and not is_one and checkpoint.notes == NOTE
     assert checkpoint.tensors["embed.weight"].dtype == torch.float32
 
 

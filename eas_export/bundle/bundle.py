@@ -100,11 +100,9 @@ class Bundle:
 
 
 def open_bundle(path: Bundle | Path | str, check: bool = False) -> Bundle:
-    """The bundle at `path`; an open bundle is returned as it is. Raises UserError where there is no bundle, the manifest was changed, or files
+    """The bundle at `path`, or an open one. Raises UserError where there is no bundle, the manifest was changed, or files
     are missing or damaged: their sizes are always checked, every byte with `check`."""
-    if isinstance(path, Bundle):
-        return path
-    bundle = read_bundle(path)
+    bundle = path if isinstance(path, Bundle) else read_bundle(path)
     if not bundle.is_unchanged:
         what = f"{MANIFEST} was changed after the bundle was built: its digest does not match"
         raise UserError(what, where=bundle.path, fix=BUILD_OR_COPY)

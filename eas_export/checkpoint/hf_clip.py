@@ -109,8 +109,8 @@ class Preprocessing(HfRecord):
     size: Any = None
     crop_size: Any = None
     pad_size: None = None
-    use_square_size: Literal[False] = False
-    default_to_square: Literal[False] = False
+    use_square_size: Literal[False, None] = False
+    default_to_square: Literal[False, None] = False
 
     def require_size(self, pixels: int, square: bool, where: Path) -> None:
         """Raise UserError unless images are resized and cropped to the tower's size.
@@ -177,7 +177,7 @@ def rename_tower(tensors: Tensors, config: ClipVisionConfig, blocks: int, file: 
 
 
 def towers_differ(first: Tensors, second: Tensors, blocks: int) -> bool:
-    """Whether two CLIPVisionModels differ by more than rounding in what the first `blocks` blocks compute; small tensors are read first."""
+    """Whether two CLIPVisionModels differ by more than rounding, once or twice, in what the first `blocks` blocks compute; small tensors are read first."""
 
     def used(tensors: Tensors) -> Tensors:
         plain = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
@@ -187,7 +187,7 @@ def towers_differ(first: Tensors, second: Tensors, blocks: int) -> bool:
 
     one, other = used(first), used(second)
     shared = sorted(one.keys() & other.keys(), key=lambda key: one[key].numel)
-    return any(differ(one[key], other[key]) for key in shared)
+    return any(differ(one[key], other[key], torch.finfo(torch.bfloat16).eps) for key in shared)
 
 
 def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionConfig:
@@ -200,7 +200,7 @@ def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionCon
     side = round((positions - 1) ** 0.5)
     others = (name or "").startswith("laion") or width > WIDEST
     if others or width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        what = f"the tower has no config.json, and {reprlib.repr(name)} of width {width} with {positions} positions is not OpenAI's CLIP"
+        what = f"the tower has no config.json, and {reprlib.repr(name) if name else 'a tower'} of width {width} with {positions} positions is not OpenAI's CLIP"
         raise UserError(what, where=file, fix="pass --vision DIR, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,

@@ -85,7 +85,10 @@ def recorded_method(recorded: Any) -> str | None:
     """The name of the method in a quantization_config; None where that is not one."""
     if not isinstance(recorded, dict) or not recorded:
         return None
-    name = recorded.get("quant_method") or "bitsandbytes"  # in its older files
+    old = recorded.get("load_in_8bit") is True or recorded.get("load_in_4bit") is True  # bitsandbytes' older files
+    name = recorded.get("quant_method") or ("bitsandbytes" if old else None)
+    if name is None:
+        return None
     return next((m.name.split(",")[0] for m in METHODS if m.recorded == name), None) or reprlib.repr(name)
 
 

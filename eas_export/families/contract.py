@@ -19,6 +19,8 @@ from .processing.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .witnesses import DecoderWitness, EncodersWitness
+
 
 LLAMA_PADDING = (0, 2)  # what LLaMA's tokenizer, which has no token for it, is told to pad with: <unk> or </s>
 
@@ -130,5 +132,5 @@ class Family:
     takes: tuple[str, ...]
     prompts: PromptFormat | None = None
     published_deviations: tuple[str, ...] = ()
-    witness: Callable[[Sources], Any] | None = None
+    witness: Callable[[Sources], "DecoderWitness | EncodersWitness"] | None = None
     train: Callable[[Sources, Ranks, int, torch.device], Trainable] | None = None

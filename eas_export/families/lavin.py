@@ -68,7 +68,7 @@ VISION_ADAPTER_KEYS: KeyTable = {
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     adapters: Path
     weights: Path  # the folder that holds params.json
     shards: list[Path]
@@ -84,11 +84,8 @@ def detect(path: Path) -> bool:
 
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the three parts. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
-    adapters_file = (
-        only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if sources.ckpt.is_dir() else sources.ckpt
-    )
-    trained, args = _read_trained(adapters_file)
-    files = _find_files(sources, adapters_file, args)
+    files, trained, args = open_files(sources)
+    adapters_file = files.adapters
     params = meta_llama.read_params(files.weights / "params.json")
     llama = meta_llama.read_shards(files.shards)
     clip = state_dict_of(read_torch_zip(files.vision), files.vision)
@@ -113,6 +110,14 @@ def load(sources: Sources) -> Checkpoint:
         notes=_notes(args),
         tokenizer=files.tokenizer,
     )
+
+
+def open_files(sources: Sources) -> tuple[Files, Tensors, dict[str, Any]]:
+    """The files, the adapters' tensors and the training arguments, which choose among several LLaMAs."""
+    folder = sources.ckpt.is_dir()
+    adapters = only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if folder else sources.ckpt
+    trained, args = _read_trained(adapters)
+    return _find_files(sources, adapters, args), trained, args
 
 
 def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
@@ -187,7 +192,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sizes(
-    params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: _Files
+    params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: Files
 ) -> tuple[dict[str, int], ClipSizes]:
     """The sizes that the key tables name, and the tower's. Raises UserError where no LaVIN model has them."""
     where, tower = str(files.adapters), str(files.vision)
@@ -251,7 +256,7 @@ def _config(
     )
 
 
-def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _Files:
+def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> Files:
     base = sources.ckpt if sources.ckpt.is_dir() else None
     if base is None and (sources.weights is None or sources.vision is None):
         what = "the adapter checkpoint contains neither LLaMA nor CLIP"
@@ -260,7 +265,7 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> _File
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
     vision = sources.vision or only_file(base / "clip", ("*.pth", "*.pt"), LAYOUT, NAMED)
-    return _Files(adapters, weights, shards, vision, find_tokenizer(weights.parent))
+    return Files(adapters, weights, shards, vision, find_tokenizer(weights.parent))
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:

@@ -291,8 +291,9 @@ def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], fi
         named = reprlib.repr(tokenizer) if isinstance(tokenizer, str) else f"of type {type(tokenizer).__name__}"
         what = f"tokenizer is {named}: only RoBERTa is supported as the text encoder"
         raise UserError(what, where=where, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
-    for name, size in (("num_top_layer", config.layers), ("image_size", config.image.image_size)):
-        if name in settings and _setting(settings, name, file) != size:
+    patch = config.image.patch_size  # an image's rest beside its patches is not read
+    for name, size, unit in (("num_top_layer", config.layers, 1), ("image_size", config.image.image_size, patch)):
+        if name in settings and _setting(settings, name, file) // unit != size // unit:
             what = f"{name} is {settings[name]}, but the tensors are those of {size}"
             raise UserError(what, where=where, fix="give the checkpoint as fine-tuning wrote it")
 

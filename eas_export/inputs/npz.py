@@ -191,6 +191,9 @@ def _images(
     image = config.vision.image
     pixels = read_pixels(arrays, "pixel_values", config.vision.image_size, image.mean, image.std, where)
     default = in_order if len(in_order) == len(pixels) else None
+    if "image_row" not in arrays and default is None and len(in_order):
+        what = f"the prompts have {len(in_order)} image placeholders, but pixel_values {len(pixels)} images"
+        raise UserError(what, where=where, fix="give as many, or image_row [N], the row of each image")
     image_rows = integers(arrays, "image_row", where, (len(pixels),), 0, rows - 1, default)
     return (pixels if len(pixels) else None), image_rows
 

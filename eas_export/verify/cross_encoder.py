@@ -19,8 +19,7 @@ from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
-from ..families.witnesses import Witnessed, outputs_of
-from ..families.witnesses.meter import MeterWitness
+from ..families.witnesses import EncodersWitness, Witnessed, outputs_of
 from ..generation.encode import encode, graph_inputs
 from ..inputs.pairs import read_pairs
 from ..networks.adapter import Pool
@@ -136,7 +135,7 @@ class CrossEncoderLedger(Ledger):
         one = Encode(self._reference, make_blocks(self.bundle.manifest), pairs, graph_inputs(search.runtime, pairs))
         yield from search.walk(one)
 
-    def base_path(self, witness: MeterWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
+    def base_path(self, witness: EncodersWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
         """The encoders of text and images, up to the streams."""
         network, cases = self._reference, self.cases[: len(self._samples)]
         rows = {"text encoder": network.text.layers, "image encoder": network.vision.blocks}

@@ -16,8 +16,7 @@ from ..core.precision import PRECISIONS
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy, measure_accuracy
 from ..families import get_family
-from ..families.witnesses import Witnessed
-from ..families.witnesses.llama import LlamaWitness
+from ..families.witnesses import DecoderWitness, Witnessed
 from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs
 from ..generation.generate import Generation, generate, join_generations
 from ..generation.text_model import open_tokenizer
@@ -136,7 +135,7 @@ class DecoderLedger(Ledger):
             )
             yield from search.walk(Decode(reference, inputs, unfolded_inputs))
 
-    def base_path(self, witness: LlamaWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
+    def base_path(self, witness: DecoderWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
         """Without adapters, and without the attentions that the witness does not find in the files."""
         m, whole = self.bundle.manifest, drop_adapters(self.whole) if self.whole.config.has_adapters else self.whole
         plan = SkipPlan(sites=m.plan.sites, skipped=witness.without_attention, origin="the checkpoint's files")

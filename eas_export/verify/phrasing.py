@@ -95,7 +95,7 @@ def own_error(divergence: Divergence) -> str:
         return ""
     off = f"off by {number(divergence.error)} of the reference's standard deviation"
     if not divergence.step:
-        return f"this stored tensor is {off}, too little to show on these prompts"
+        return f"this stored tensor is {off}"
     if divergence.graph is None:
         return f"{off}; no block alone is: errors have added up, or {divergence.step} does not show its blocks"
     return f"given the same inputs, this stage by itself is {off}"

@@ -34,30 +34,32 @@ def test_one_that_gives_something_else_is_our_mistake(convert, shape, dtype):
 
 
 WIDE = torch.linspace(-3, 3, 3000).unflatten(0, (3, 1000))
-ONE_OFF = WIDE.clone().index_put_((torch.tensor(2), torch.tensor(999)), torch.tensor(3.01))  # the last number
+ONE_OFF = WIDE.clone().index_put_((torch.tensor(2), torch.tensor(999)), torch.tensor(3.1))  # the last number
 
 
 @pytest.mark.parametrize(
-    "a, b, want",
+    "a, b, at_all, by_more_than_rounding",
     [
-        (WIDE, WIDE.clone(), False),
-        (WIDE, ONE_OFF, True),
-        (WIDE, WIDE.half(), False),
-        (WIDE.bfloat16(), WIDE, False),
-        (ONE_OFF.half(), WIDE, True),
-        (WIDE.half(), WIDE.half().bfloat16(), False),
-        (WIDE.half(), WIDE.half().float(), False),
-        (WIDE, WIDE.half().float(), True),  # one dtype: nothing is rounded
-        (WIDE, WIDE.flatten(), True),
-        (torch.tensor(2.0), torch.tensor(3.0), True),
-        (torch.zeros(0, 2), torch.zeros(0, 2), False),
-        (torch.arange(5), torch.arange(5).float(), False),
-        (torch.zeros(3), torch.tensor([0.0, torch.nan, 0.0]), True),
+        (WIDE, WIDE.clone(), False, False),
+        (WIDE, ONE_OFF, True, True),
+        (WIDE, WIDE.half(), True, False),
+        (WIDE.bfloat16(), WIDE, True, False),
+        (WIDE.bfloat16().half(), WIDE, True, False),  # rounded twice
+        (WIDE.bfloat16(), WIDE.half(), True, False),
+        (ONE_OFF.half(), WIDE, True, True),
+        (WIDE.half(), WIDE.half().float(), False, False),
+        (WIDE, WIDE.flatten(), True, True),
+        (torch.tensor(2.0), torch.tensor(3.0), True, True),
+        (torch.zeros(0, 2), torch.zeros(0, 2), False, False),
+        (torch.arange(5), torch.arange(5).float(), False, False),
+        (torch.zeros(3), torch.tensor([0.0, torch.nan, 0.0]), True, True),
     ],
 )
-def test_tensors_differ_by_more_than_their_rounding(a, b, want, monkeypatch):
+def test_tensors_differ_at_all_or_by_more_than_rounding(a, b, at_all, by_more_than_rounding, monkeypatch):
     """Also where they are compared in several pieces."""
     one, other = (LazyTensor(tuple(t.shape), t.dtype, "x.bin: w", lambda t=t: t) for t in (a, b))
-    assert differ(one, other) == differ(other, one) == want
-    monkeypatch.setattr(lazy_tensor, "PIECE", 7)
-    assert differ(one, other) == differ(other, one) == want
+    rounding = torch.finfo(torch.bfloat16).eps
+    for piece in (lazy_tensor.PIECE, 7):
+        monkeypatch.setattr(lazy_tensor, "PIECE", piece)
+        assert differ(one, other) == differ(other, one) == at_all
+        assert differ(one, other, rounding) == differ(other, one, rounding) == by_more_than_rounding

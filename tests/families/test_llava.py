@@ -97,7 +97,7 @@ REFUSED = {
         "image_aspect_ratio is 'anyres': only pad or square or none",
     ),
     "a resampler without tensors": (config(mm_resampler_type="spatial_pool"), "mm_resampler_type is 'spatial_pool'"),
-    "several sizes of an image": (config(s2=True, s2_scales="336,672"), "s2 is True: only False is supported"),
+    "several sizes of an image": (config(s2=True, s2_scales="336,672"), "s2 is True: only False or none is supported"),
     "no word of the layer": (config(mm_vision_select_layer="absent"), "mm_vision_select_layer: Field required"),
     "layer that the tower has not": (
         config(mm_vision_select_layer=-5),

@@ -112,7 +112,9 @@ def test_two_images_at_the_end_are_no_padding():
     got = read(LLAVA, arrays)
     assert got.prompt_lengths.tolist() == [3, 9, 6]
     assert same(got, read(LLAVA, arrays | {"image_row": np.array([1, 1, 2])}))
-    refused("image_row is missing", LLAVA, arrays | {"pixel_values": pixels[:2]})
+    refused(
+        "the prompts have 3 image placeholders, but pixel_values 2 images", LLAVA, arrays | {"pixel_values": pixels[:2]}
+    )
 
 
 def test_a_question_may_end_in_a_character_that_the_tokenizer_does_not_know():

@@ -1,6 +1,7 @@
 """verify --against transformers: every form of file is the same to transformers and to us, and what a loader misreads is found."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,9 @@ def test_a_tower_that_was_only_rounded_is_no_other_tower(dtype, tmp_path):
     held = {k: t.to(dtype) if "vision_tower" in k else t for k, t in read_folder(folder).items()}
     torch.save(held, folder / "pytorch_model.bin")
     assert not inspect(folder)["notes"]
+    held = {k: t.to(torch.bfloat16).to(torch.float16) if "vision_tower" in k else t for k, t in held.items()}
+    torch.save(held, folder / "pytorch_model.bin")  # trained in bf16, published as fp16
+    assert not inspect(folder)["notes"]
     own_tower(folder, 0.1)
     assert "which differs" in inspect(folder)["notes"][0]
 
@@ -270,6 +274,47 @@ def test_what_a_loader_misreads_is_found_by_the_witness_alone(fault, monkeypatch
     found = report.first_divergence
     assert (found.step, found.layer, found.stage) == (WITNESS, layer, stage)
     assert verify(tmp_path / "a.bundle", folder, steps=2).verdict == "same as the checkpoint"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"initializer_range": "0.02"}, {"eos_token_id": "2"}, {"pad_token_id": 10**9}],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_what_transformers_refuses_is_no_fault_of_ours(odd, tmp_path, refused):
+    folder = write_llava(tmp_path / "ckpt", SHAPE)
+    config(**odd)(folder)
+    build(folder, tmp_path / "a.bundle", verify=False, **SMALL)
+    said = refused("verify", tmp_path / "a.bundle", "--ckpt", folder, "--against", WITNESS)
+    assert "transformers cannot load these files" in said
+
+
+def test_a_tower_without_its_config_that_transformers_does_not_know(tmp_path, refused):
+    folder = write_llava(tmp_path / "ckpt", SHAPE)
+    own_tower(folder)
+    (folder / "vision_tower").rename(tmp_path / "clip")
+    config(mm_vision_tower="openai/clip-vit-large-patch14")(folder)
+    build(folder, tmp_path / "a.bundle", verify=False, **SMALL)
+    assert "pass --vision DIR" in refused("verify", tmp_path / "a.bundle", "--ckpt", folder, "--against", WITNESS)
+
+
+def test_an_older_transformers_is_told(bundle_of, refused, monkeypatch):
+    case = llava_golden_case("a")
+    monkeypatch.setattr("transformers.__version__", "4.37.2")
+    said = refused("verify", bundle_of(case).path, "--ckpt", case.folder, "--against", WITNESS)
+    assert "transformers 4.37.2 is installed: the comparison needs 5 or later" in said and "-U" in said
+
+
+def test_lavin_with_two_llamas(bundle_of, tmp_path):
+    """The training arguments choose."""
+    case = golden_case("half_13B")
+    folder = shutil.copytree(case.folder, tmp_path / "data")
+    (named,) = (path.parent for path in folder.glob("weights/*/params.json"))
+    other = shutil.copytree(golden_case("all").folder / "weights", tmp_path / "other")
+    (theirs,) = (path.parent for path in other.glob("*/params.json"))
+    shutil.copytree(theirs, folder / "weights" / "another")
+    report = verify(bundle_of(case), folder, steps=2, against=WITNESS)
+    assert report.verdict == "same as the checkpoint", (named, report.first_divergence)
 
 
 def test_it_needs_the_checkpoint_and_says_what_to_install(bundle_of, command, refused, monkeypatch):

@@ -40,10 +40,10 @@ class LlavaConfig(LlamaConfig):
     mm_vision_select_layer: int
     mm_vision_select_feature: str = "patch"
     mm_use_im_start_end: bool = False
-    unfreeze_mm_vision_tower: bool = False
+    unfreeze_mm_vision_tower: bool | None = False
     image_aspect_ratio: str | None = None
     mm_resampler_type: str | None = None
-    s2: bool = False
+    s2: bool | None = False
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class LlavaConfig(LlamaConfig):
             "mm_resampler_type": (
                 None,
             ),  # between tower and projector, in later versions of LLaVA; some have no tensors
-            "s2": (False,),  # the tower on several sizes of an image
+            "s2": (False, None),  # the tower on several sizes of an image
         }
         for key, values in supported.items():
             if getattr(self, key) not in values:

@@ -111,7 +111,7 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
 
 
 def _tie(published: Tensors, config: LlavaConfig) -> tuple[Tensors, bool, tuple[str, ...]]:
-    """The tensors with an embedding, whether the head is tied to it, and a note: as transformers ties. Of a tied pair, files may hold both
+    """The tensors with an embedding, whether the head is tied to it, and a note: as transformers 5 ties. Of a tied pair, files may hold both
     or either; two that differ are not tied. Both are read where the files hold both."""
     embed, head = published.get(EMBED_KEY), published.get(HEAD_KEY)
     if not config.tie_word_embeddings or head is None:

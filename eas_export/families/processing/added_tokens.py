@@ -93,7 +93,10 @@ class _SpecialTokensMap(_Tokens):
     def _are_special(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {key: {**value, "special": True} if isinstance(value, dict) else value for key, value in values.items()}
+        return {
+            key: {**value, "special": True} if isinstance(value, dict) and key != "extra_special_tokens" else value
+            for key, value in values.items()
+        }
 
 
 class _AddedTokens(RootModel[dict[Content, int]]):

@@ -2,6 +2,7 @@
 
 A text is split at control pieces and added tokens, and sentencepiece reads what lies between them. Where tokenizer_config.json names
 LlamaTokenizer, transformers takes nothing but the pieces: merges rank by id, texts are not normalized, unknown characters vanish.
+One thing is as in the transformers that LLaVA was trained with: there a text that begins with a space gets its prefix before that space.
 """
 
 import reprlib
@@ -29,8 +30,7 @@ class HuggingFaceTokenizer(Tokenizer):
     """The ids of `bos_token` and `eos_token`; `ends` also has the eos_token_id of generation_config.json or config.json."""
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
-        """files: as in Checkpoint.tokenizer. Raises UserError as Tokenizer does, for files that are damaged or contradict each other, and
-        for an end outside the vocabulary."""
+        """files: as in Checkpoint.tokenizer. Raises UserError as Tokenizer does, for files that are damaged or contradict each other."""
         super().__init__(files, vocabulary)
         from google.protobuf.message import DecodeError
         from sentencepiece import SentencePieceProcessor
@@ -50,7 +50,7 @@ class HuggingFaceTokenizer(Tokenizer):
             self._model = SentencePieceProcessor(model_proto=proto.SerializeToString())
         except (RuntimeError, ValueError, DecodeError) as error:
             raise damaged(files[0], error) from None
-        self._legacy = settings.legacy
+        self._legacy, self._doubles = settings.legacy, settings.llama
         self._known = frozenset(pieces) if settings.llama and not proto.trainer_spec.byte_fallback else None
         numbered = _number(tokens, pieces, folder)
         special = {token.content for token, _ in tokens if token.special}
@@ -61,9 +61,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self._normalized = Splitter({text: found for text, found in rest.items() if text}, kept)
         self.bos, self.eos = (_id(named, name, numbered, folder) for name in ("bos_token", "eos_token"))
         self.ends = tuple(dict.fromkeys((self.eos, *settings.ends)))
-        if outside := [number for number in self.ends if not 0 <= number < vocabulary]:
-            what = f"eos_token_id is {reprlib.repr(outside[0])}, but the model has {vocabulary} tokens"
-            raise UserError(what, where=folder, fix="give an id of the model's vocabulary")
 
     def _encode(self, text: str) -> list[int]:
         return [number for part in self._raw.split(text) for number in self._encode_part(*part)]
@@ -77,7 +74,12 @@ class HuggingFaceTokenizer(Tokenizer):
                 yield number
                 continue
             between = between.replace(" ", SPACE)
-            if self._prefix and not between.startswith(SPACE) and (self._legacy or begin == place == 0):
+            first = begin == place == 0
+            if (
+                self._prefix
+                and (first or self._legacy)
+                and ((self._doubles and first) or not between.startswith(SPACE))
+            ):
                 between = SPACE + between
             if self._known is not None:
                 between = "".join(character for character in between if character in self._known)

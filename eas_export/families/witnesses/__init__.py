@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, Protocol
 
+import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from ...core.errors import UserError
@@ -26,6 +29,30 @@ class Witnessed:
     outputs: Mapping[str, Tensor]
 
 
+class DecoderWitness(Protocol):
+    """without_attention: layers whose attention the files lack; encode_images: [N, 3, H, W] -> [N * tokens, dim], None where prompts with
+    images are not read"""
+
+    without_attention: tuple[int, ...]
+    encode_images: Callable[[Tensor], Tensor] | None
+
+    def read(self, ids: Tensor, positions: Tensor, index: Tensor, pixels: Tensor | None) -> Witnessed:
+        """One prompt with the tokens fed after it, in one pass: blocks [S, dim] and outputs vision [M, dim] (with images) and logits [S, vocab].
+
+        ids, positions  [1, S] int64
+        index           [1, S] int64: -1 for text, else the image feature in a token's place
+        pixels          [N, 3, H, W] float32
+        """
+
+
+class EncodersWitness(Protocol):
+    def read(self, text_ids: Tensor, text_masks: Tensor, images: Tensor) -> Witnessed:
+        """A pair's encoders: blocks [L, width] and [P, width], and image [P, width], normalised once more.
+
+        text_ids, text_masks  [1, L] int64; images: [1, 3, H, W] float32
+        """
+
+
 def import_transformers() -> ModuleType:
     """transformers without its messages. Raises UserError where it is not installed."""
     try:
@@ -33,19 +60,34 @@ def import_transformers() -> ModuleType:
     except ImportError:
         fix = install_command("hf")
         raise UserError("transformers is not installed", where="--against transformers", fix=fix) from None
+    if Version(transformers.__version__) < Version("5"):
+        what = f"transformers {transformers.__version__} is installed: the comparison needs 5 or later"
+        raise UserError(what, where="--against transformers", fix=install_command("hf", option="-U"))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
 
 
 @contextmanager
-def translated(where: object) -> Iterator[None]:
-    """Turn what transformers raises about a file into a UserError."""
+def translated(
+    where: object, fix: str = "verify without --against, or correct the file that is named"
+) -> Iterator[None]:
+    """Turn whatever transformers raises about a file into a UserError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # it and the hub's library raise a dozen kinds
         what = f"transformers cannot load these files ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-        raise UserError(what, where=where, fix="verify without --against, or correct the file that is named") from error
+        raise UserError(what, where=where, fix=fix) from error
+
+
+def from_tensors(kind: Any, config: Any, tensors: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """A model of transformers' class `kind` with these tensors, not copied. Raises ValueError where one is missing."""
+    model, report = kind.from_pretrained(
+        None, config=config, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True, **options
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"no tensor for {min(report['missing_keys'])}")
+    return model
 
 
 @contextmanager

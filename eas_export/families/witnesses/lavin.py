@@ -8,9 +8,9 @@ import json
 import torch
 from torch import Tensor
 
-from ...checkpoint.meta_llama import find_folder, find_shards
 from ..contract import Sources
-from . import import_transformers, translated
+from ..lavin import open_files
+from . import from_tensors, import_transformers, translated
 from .llama import LlamaWitness
 
 LAYER_NAMES = {  # Meta's -> transformers', and the dimension along which shards are joined
@@ -34,9 +34,10 @@ NAMES = {
 def open_witness(sources: Sources) -> LlamaWitness:
     """Raises UserError where transformers is not installed or cannot use the files."""
     transformers = import_transformers()
-    folder = find_folder(sources.weights or sources.ckpt / "weights", None)
+    files, _, _ = open_files(sources)
+    folder = files.weights
     params = json.loads((folder / "params.json").read_text("utf-8"))
-    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in find_shards(folder)]
+    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in files.shards]
     layers, heads, names = params["n_layers"], params["n_heads"], dict(NAMES)
     for i in range(layers):
         names |= {f"layers.{i}.{meta}": (f"model.layers.{i}.{ours}", dim) for meta, (ours, dim) in LAYER_NAMES.items()}
@@ -55,8 +56,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
             rms_norm_eps=params["norm_eps"],
             rope_theta=params.get("rope_theta", 10000.0),
         )
-        model = transformers.LlamaForCausalLM(config)
-        model.load_state_dict(state, assign=True)
+        model = from_tensors(transformers.LlamaForCausalLM, config, state)
     return LlamaWitness(model.model, model.lm_head)
 
 

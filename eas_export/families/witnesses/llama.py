@@ -32,12 +32,7 @@ class LlamaWitness:
 
     @torch.no_grad()
     def read(self, ids: Tensor, positions: Tensor, index: Tensor, pixels: Tensor | None) -> Witnessed:
-        """One prompt with the tokens fed after it, in one pass: blocks [S, dim] and outputs vision [M, dim] (with images) and logits [S, vocab].
-
-        ids, positions  [1, S] int64
-        index           [1, S] int64: -1 for text, else the image feature in a token's place
-        pixels          [N, 3, H, W] float32
-        """
+        """See DecoderWitness."""
         x, outputs = self._llama.embed_tokens(ids).clone(), {}
         if pixels is not None:
             outputs["vision"] = self.encode_images(pixels)

@@ -34,7 +34,10 @@ def open_witness(sources: Sources) -> LlamaWitness:
     tower = _tower_folder(sources, settings)
     # eager: a file may name an implementation that would be downloaded
     exact: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "attn_implementation": "eager"}
-    with translated(folder):
+    fix = "verify without --against" + (
+        "" if tower else ", or pass --vision DIR, the tower's folder with its config.json"
+    )
+    with translated(folder, fix):
         text = transformers.LlamaConfig.from_pretrained(folder)
         vars(text).pop("quantization_config", None)  # left over: `load` refuses weights that are quantised
         vision = transformers.CLIPVisionConfig.from_pretrained(tower) if tower else None  # None: ViT-L/14 of 336 pixels

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...checkpoint.lightning import read_lightning
 from ...system.files import only_file
 from ..contract import Sources
-from . import Witnessed, import_transformers, outputs_of, translated
+from . import Witnessed, from_tensors, import_transformers, outputs_of, translated
 
 TEXT, IMAGE = "text_transformer.", "vit_model.visual."
 ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
@@ -27,10 +27,7 @@ class MeterWitness:
 
     @torch.no_grad()
     def read(self, text_ids: Tensor, text_masks: Tensor, images: Tensor) -> Witnessed:
-        """A pair's encoders: blocks [L, width] and [P, width], and image [P, width], normalised once more.
-
-        text_ids, text_masks  [1, L] int64; images: [1, 3, H, W] float32
-        """
+        """See EncodersWitness."""
         text = {("text encoder", i): layer for i, layer in enumerate(self._roberta.encoder.layer)}
         vision = {("image encoder", i): layer for i, layer in enumerate(self._clip.encoder.layers)}
         with outputs_of(text | vision) as blocks:
@@ -71,18 +68,9 @@ def open_witness(sources: Sources) -> MeterWitness:
             patch_size=patch,
         )
         return MeterWitness(
-            _loaded(
-                transformers.RobertaModel(roberta, add_pooling_layer=False),
-                text,
-                ("pooler.", "embeddings.position_ids"),
-            ),
-            _loaded(transformers.CLIPVisionModel(clip), image, ()),
+            from_tensors(transformers.RobertaModel, roberta, text, add_pooling_layer=False),
+            from_tensors(transformers.CLIPVisionModel, clip, image),
         )
-
-
-def _loaded(model: torch.nn.Module, tensors: Mapping[str, Tensor], dropped: tuple[str, ...]) -> torch.nn.Module:
-    model.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(dropped)}, assign=True)
-    return model
 
 
 def _clip(openai: Mapping[str, Tensor]) -> dict[str, Tensor]:

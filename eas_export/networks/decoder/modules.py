@@ -224,7 +224,7 @@ class Decoder(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """x [B, dim] -> [B, vocab] float32"""
         n = self.norm(x)
-        if self.head:
+        if self.head is not None:
             return self.head(n).float()
         with within("head"):
             product = F.linear(n, self.embed.weight)
