@@ -57,9 +57,9 @@ def _steps(report: ParityReport) -> Section:
     heading = f"{report.precision}, fold {report.fold}, against {report.reference}"
     # those that were required are named beside the verdict
     not_run = [step for step in report.steps if not step.ran and step.name not in report.missing]
-    return Section(
-        heading, "", report.steps, (), columns, [f"{step.name} was not run: {step.why_not}" for step in not_run]
-    )
+    remarks = [f"{step.name} was not run: {step.why_not}" for step in not_run]
+    remarks += [f"{step.name}: {step.what}" for step in report.steps if not step.before]  # beside no other step
+    return Section(heading, "", report.steps, (), columns, remarks)
 
 
 def _step(step: StepReport) -> Section:

@@ -4,7 +4,7 @@ Every other step has the checkpoint read by this package's loaders on both sides
 what it knows, the base path, in float32: every block's output, image features and logits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from ..build.estimate import PROCESS, Estimate, check_resources
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TOLERANCE = PRECISIONS["fp32"].tolerance
 WHAT = (
     "the model without its adapters in transformers' own classes, which load the same files by themselves, beside the same model in "
-    "PyTorch: shows what a loader misread"
+    "PyTorch{}: shows what a loader misread"
 )
 REASON = "both compute the same in float32, in another order"
 
@@ -35,13 +35,20 @@ def witness_step(
     check_resources([memory], ledger.bundle.path, "")
     cases, blocks = {}, {}
     with ledger.progress.stage(f"running {name}"):
-        for case, ours, theirs in ledger.base_path(open_witness()):
+        witness = open_witness()
+        lacking = witness.without_attention
+        for case, ours, theirs in ledger.base_path(witness):
             cases[case] = tuple(
                 compare(stage, ours.outputs[stage], want, TOLERANCE * spread(want), logits=stage == "logits")
                 for stage, want in theirs.outputs.items()
             )
-            blocks[case] = tuple(_block_line(name, case, place, ours, theirs) for place in theirs.blocks)
-    step = StepReport(name=name, what=WHAT, before="", tolerance=TOLERANCE, reason=REASON, cases=cases)
+            blocks[case] = tuple(_block_line(name, case, place, ours, theirs, lacking) for place in theirs.blocks)
+    left = (
+        f" (both without the attentions of layers {', '.join(map(str, lacking))}, which the files lack)"
+        if lacking
+        else ""
+    )
+    step = StepReport(name=name, what=WHAT.format(left), before="", tolerance=TOLERANCE, reason=REASON, cases=cases)
     shown = next(
         (case for case in cases if not all(each.ok for each in (*cases[case], *blocks[case]))), next(iter(cases))
     )
@@ -61,9 +68,19 @@ def first_divergence(step: StepReport, blocks: tuple[BlockLine, ...]) -> Diverge
     return None
 
 
-def _block_line(name: str, case: str, place: tuple[str, int], ours: Witnessed, theirs: Witnessed) -> BlockLine:
+def _block_line(
+    name: str, case: str, place: tuple[str, int], ours: Witnessed, theirs: Witnessed, lacking: Collection[int]
+) -> BlockLine:
     want = theirs.blocks[place]
     line = compare("", ours.blocks[place], want, TOLERANCE * spread(want))
     judged = {field: getattr(line, field) for field in ("error", "relative", "cosine", "ok")}
     part, layer = place
-    return BlockLine(step=name, case=case, part=part, layer=layer, kind="kept", tolerance=TOLERANCE, **judged)
+    return BlockLine(
+        step=name,
+        case=case,
+        part=part,
+        layer=layer,
+        kind="skipped" if place[1] in lacking else "kept",
+        tolerance=TOLERANCE,
+        **judged,
+    )

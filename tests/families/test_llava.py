@@ -97,6 +97,14 @@ REFUSED = {
         "image_aspect_ratio is 'anyres': only pad or square or none",
     ),
     "a resampler without tensors": (config(mm_resampler_type="spatial_pool"), "mm_resampler_type is 'spatial_pool'"),
+    "a tower by other names": (
+        tensors(model__vision_tower__vision_model__embeddings__class_embedding=torch.zeros(64)),
+        "unknown key model.vision_tower.vision_model.embeddings.class_embedding",
+    ),
+    "a flag in quotes": (
+        config(unfreeze_mm_vision_tower="false"),
+        "unfreeze_mm_vision_tower: Input should be a valid bool",
+    ),
     "several sizes of an image": (config(s2=True, s2_scales="336,672"), "s2 is True: only False or none is supported"),
     "no word of the layer": (config(mm_vision_select_layer="absent"), "mm_vision_select_layer: Field required"),
     "layer that the tower has not": (

@@ -132,7 +132,8 @@ def test_every_form_of_llava_is_the_same_to_transformers(form, tmp_path):
     assert step.name == WITNESS and set(step.cases) == {"text", "image", "shortest", "longest"}
     assert [line.stage for line in step.cases["image"]] == ["vision", "logits"]
     blocks = [block for block in report.blocks if block.step == WITNESS]
-    assert [block.layer for block in blocks] == [0, 1, 2] and all(block.ok for block in blocks)
+    assert [(block.layer, block.kind) for block in blocks] == [(0, "kept"), (1, "skipped"), (2, "kept")]
+    assert all(block.ok for block in blocks) and "without the attentions of layers 1, which the files lack" in step.what
 
 
 def test_two_images_in_a_prompt(tmp_path):
@@ -338,6 +339,7 @@ def test_a_report_shows_the_witness(bundle_of, command, tmp_path):
     case, page = llava_golden_case("a"), tmp_path / "report.html"
     code, text, _ = command("verify", bundle_of(case).path, "--ckpt", case.folder, "--against", WITNESS, "--html", page)
     assert code == 0 and "transformers: each prompt's largest error" in text
+    assert "the model without its adapters" in text and "without the attentions of layers 3, 5" in text
     assert "transformers" in page.read_text() and "by themselves" in page.read_text()
 
 

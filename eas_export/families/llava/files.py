@@ -3,7 +3,7 @@
 import reprlib
 from typing import Any, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import StrictBool, model_validator
 
 from ...checkpoint.eas_adapter import adapter_keys
 from ...checkpoint.hf_llama import HEAD_KEY, LLAMA_KEYS, LlamaConfig, attention_keys
@@ -25,7 +25,7 @@ LAYER_KEYS: KeyTable = {
     "model.mm_projector.0.bias": Key("vision.project1.bias", ("dim",)),
     "model.mm_projector.2.weight": Key("vision.project2.weight", ("dim", "dim")),
     "model.mm_projector.2.bias": Key("vision.project2.bias", ("dim",)),
-    "model.vision_tower.*": None,  # read with another table, or from the tower's folder
+    f"{OWN_TOWER}*": None,  # read with another table, or from the tower's folder
 }
 UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
 TIED_HEAD: KeyTable = {HEAD_KEY: None}
@@ -39,11 +39,11 @@ class LlavaConfig(LlamaConfig):
     mm_projector_type: str = "linear"
     mm_vision_select_layer: int
     mm_vision_select_feature: str = "patch"
-    mm_use_im_start_end: bool = False
-    unfreeze_mm_vision_tower: bool | None = False
+    mm_use_im_start_end: StrictBool = False
+    unfreeze_mm_vision_tower: StrictBool | None = False
     image_aspect_ratio: str | None = None
     mm_resampler_type: str | None = None
-    s2: bool | None = False
+    s2: StrictBool | None = False
 
     @model_validator(mode="before")
     @classmethod

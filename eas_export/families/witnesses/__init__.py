@@ -46,6 +46,10 @@ class DecoderWitness(Protocol):
 
 
 class EncodersWitness(Protocol):
+    """without_attention: empty"""
+
+    without_attention: tuple[int, ...]
+
     def read(self, text_ids: Tensor, text_masks: Tensor, images: Tensor) -> Witnessed:
         """A pair's encoders: blocks [L, width] and [P, width], and image [P, width], normalised once more.
 

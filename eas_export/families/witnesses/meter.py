@@ -22,6 +22,8 @@ BLOCK_NAMES = {  # OpenAI's CLIP -> transformers'
 
 
 class MeterWitness:
+    without_attention: tuple[int, ...] = ()
+
     def __init__(self, roberta: torch.nn.Module, clip: torch.nn.Module):
         self._roberta, self._clip = roberta.eval(), clip.eval()
 
