@@ -166,7 +166,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version not in READABLE_VERSIONS:
-            what = f"the manifest's schema version is {version!r}, but this eas-export reads {SCHEMA_VERSION}"
+            what = f"the manifest's schema version is {version!r}, but this eas-export reads {' and '.join(map(str, READABLE_VERSIONS))}"
             raise UserError(what, where=path, fix=build_again(path.parent))
         is_unchanged = data == with_digest(data) or (version != SCHEMA_VERSION and "digest" not in data)
         return Manifest.model_validate({k: v for k, v in data.items() if k != "digest"}), is_unchanged

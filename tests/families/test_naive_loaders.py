@@ -146,7 +146,10 @@ LLAVA_FORMS: dict[str, tuple[dict, tuple[Change, ...]]] = {
     "tied, without a head": (dict(tied=True), ()),
     "tied, with the same head": (dict(), (tied,)),
     "tied, with a head of its own": (dict(), (config(tie_word_embeddings=True),)),
-    "a tower that was trained": (dict(), (trained(True),)),
+    "a tower that was trained, the folder's preprocessing": (
+        dict(clip_heads=2),
+        (trained(True), beside("preprocessor_config.json", **NORM)),
+    ),
     "a tower that was changed, unsaid": (dict(), (trained(False),)),
     "RoPE in rope_parameters": (dict(), (config(rope_theta="absent", rope_parameters=ROPE),)),
     "RoPE in rope_scaling": (dict(theta=3e4), (config(rope_scaling=ROPE),)),

@@ -310,12 +310,19 @@ def test_lavin_with_two_llamas(bundle_of, tmp_path):
     """The training arguments choose."""
     case = golden_case("half_13B")
     folder = shutil.copytree(case.folder, tmp_path / "data")
-    (named,) = (path.parent for path in folder.glob("weights/*/params.json"))
     other = shutil.copytree(golden_case("all").folder / "weights", tmp_path / "other")
     (theirs,) = (path.parent for path in other.glob("*/params.json"))
     shutil.copytree(theirs, folder / "weights" / "another")
     report = verify(bundle_of(case), folder, steps=2, against=WITNESS)
-    assert report.verdict == "same as the checkpoint", (named, report.first_divergence)
+    assert report.verdict == "same as the checkpoint", report.first_divergence
+
+
+def test_lavin_without_an_epsilon_has_metas(tmp_path):
+    folder = shutil.copytree(golden_case("all").folder, tmp_path / "data")
+    (params,) = folder.glob("weights/*/params.json")
+    params.write_text(json.dumps({k: v for k, v in json.loads(params.read_text()).items() if k != "norm_eps"}))
+    report, _ = witnessed(folder, tmp_path / "a.bundle")
+    assert report.verdict == "same as the checkpoint", report.first_divergence
 
 
 def test_it_needs_the_checkpoint_and_says_what_to_install(bundle_of, command, refused, monkeypatch):

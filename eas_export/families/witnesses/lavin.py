@@ -37,11 +37,11 @@ def open_witness(sources: Sources) -> LlamaWitness:
     files, _, _ = open_files(sources)
     folder = files.weights
     params = json.loads((folder / "params.json").read_text("utf-8"))
-    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in files.shards]
     layers, heads, names = params["n_layers"], params["n_heads"], dict(NAMES)
     for i in range(layers):
         names |= {f"layers.{i}.{meta}": (f"model.layers.{i}.{ours}", dim) for meta, (ours, dim) in LAYER_NAMES.items()}
     with translated(folder):
+        shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in files.shards]
         state = {ours: _joined([shard[meta] for shard in shards], dim) for meta, (ours, dim) in names.items()}
         for i in range(layers):
             for part in ("q_proj", "k_proj"):
@@ -53,7 +53,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
             num_hidden_layers=layers,
             num_attention_heads=heads,
             vocab_size=len(state["lm_head.weight"]),
-            rms_norm_eps=params["norm_eps"],
+            rms_norm_eps=params.get("norm_eps", 1e-5),
             rope_theta=params.get("rope_theta", 10000.0),
         )
         model = from_tensors(transformers.LlamaForCausalLM, config, state)

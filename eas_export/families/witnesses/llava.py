@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...checkpoint.hf_files import CONFIG_FILE
-from ...checkpoint.hugging_face import stays_inside
+from ...checkpoint.hugging_face import find_weights, stays_inside
 from ...core.errors import UserError
 from ..contract import Sources
 from . import import_transformers, translated
@@ -24,7 +24,7 @@ NAMES = {  # LLaVA's names as patterns -> transformers'
     r"^model\.(layers|norm|embed_tokens)": r"model.language_model.\1",
 }
 ATTENTION = re.compile(r"model\.language_model\.layers\.(\d+)\.self_attn\.")
-TOWER, HEAD = "model.vision_tower.", "lm_head."
+TOWER = "model.vision_tower."
 
 
 def open_witness(sources: Sources) -> LlamaWitness:
@@ -42,14 +42,14 @@ def open_witness(sources: Sources) -> LlamaWitness:
         vars(text).pop("quantization_config", None)  # left over: `load` refuses weights that are quantised
         vision = transformers.CLIPVisionConfig.from_pretrained(tower) if tower else None  # None: ViT-L/14 of 336 pixels
         config = transformers.LlavaConfig(
-            text_config=text, vision_config=vision, vision_feature_layer=settings.get("mm_vision_select_layer", -2)
+            text_config=text, vision_config=vision, vision_feature_layer=settings["mm_vision_select_layer"]
         )
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
             folder, config=config, key_mapping=NAMES, output_loading_info=True, **exact
         )
         missing = set(report["missing_keys"])
         has_own = not any(key.startswith(TOWER) and "post_layernorm" not in key for key in missing)
-        if tower and not (has_own and settings.get("unfreeze_mm_vision_tower")) and _has_weights(tower):
+        if tower and not (has_own and settings.get("unfreeze_mm_vision_tower")) and find_weights(tower):
             model.model.vision_tower = transformers.CLIPVisionModel.from_pretrained(tower, **exact)
             missing = {key for key in missing if not key.startswith(TOWER)}
     unexpected = [key for key in missing if not ATTENTION.match(key) and "post_layernorm" not in key]
@@ -69,7 +69,3 @@ def _tower_folder(sources: Sources, settings: dict[str, Any]) -> Path | None:
     named = settings.get("mm_vision_tower")
     inside = sources.ckpt / named if isinstance(named, str) and stays_inside(named) else None
     return sources.vision or (inside if inside and inside.is_dir() else None)
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors*")) or any(folder.glob("pytorch_model*.bin*"))

@@ -8,10 +8,10 @@ from torch import Tensor
 from ...checkpoint.lightning import read_lightning
 from ...system.files import only_file
 from ..contract import Sources
+from ..meter import ROBERTA_HEADS
 from . import Witnessed, from_tensors, import_transformers, outputs_of, translated
 
 TEXT, IMAGE = "text_transformer.", "vit_model.visual."
-ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
 BLOCK_NAMES = {  # OpenAI's CLIP -> transformers'
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
