@@ -1,5 +1,6 @@
 """verify --against transformers: every form of file is the same to transformers and to us, and what a loader misreads is found."""
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -323,6 +324,16 @@ def test_lavin_without_an_epsilon_has_metas(tmp_path):
     params.write_text(json.dumps({k: v for k, v in json.loads(params.read_text()).items() if k != "norm_eps"}))
     report, _ = witnessed(folder, tmp_path / "a.bundle")
     assert report.verdict == "same as the checkpoint", report.first_divergence
+
+
+def test_a_pickle_with_more_than_tensors_is_not_run(bundle_of, tmp_path, refused):
+    """torch's own message advises to run it."""
+    case = golden_case("all")
+    folder = shutil.copytree(case.folder, tmp_path / "data")
+    file = min(folder.glob("weights/*/consolidated.*.pth"))
+    torch.save(torch.load(file, weights_only=True) | {"extra": argparse.Namespace(a=1)}, file)
+    said = refused("verify", bundle_of(case).path, "--ckpt", folder, "--against", WITNESS)
+    assert "torch.load refuses a file here" in said and "weights_only" not in said
 
 
 def test_it_needs_the_checkpoint_and_says_what_to_install(bundle_of, command, refused, monkeypatch):

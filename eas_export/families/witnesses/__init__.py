@@ -3,6 +3,7 @@
 A fault that a loader and the reference share would show in no other comparison: both read the checkpoint with the same code.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ def translated(
     """Turn whatever transformers raises about a file into a UserError."""
     try:
         yield
+    except pickle.UnpicklingError as error:  # whose text advises to run the pickle's code
+        what = "torch.load refuses a file here: its pickle asks for more than tensors and plain data"
+        raise UserError(what, where=where, fix=fix) from error
     except Exception as error:  # it and the hub's library raise a dozen kinds
         what = f"transformers cannot load these files ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         raise UserError(what, where=where, fix=fix) from error
