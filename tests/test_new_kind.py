@@ -62,6 +62,7 @@ import numpy as np
 import eas_export
 from eas_export import families, pipeline
 from eas_export.bench import run as bench_run
+from eas_export.cli.run_options import RunOptions
 from eas_export.cli.run_tokens import run_tokens
 from eas_export.core.configs.second import SecondConfig
 from eas_export.core.progress import Progress
@@ -78,7 +79,8 @@ ckpt, out = sys.argv[1], Path(sys.argv[2])
 limits = {"max_prompt": 64, "max_tokens": 96, "max_batch": 2}
 built = eas_export.build(ckpt, out, **limits)
 np.savez(out.with_suffix(".npz"), input_ids=[[1, 5, 9]])
-answers, _ = run_tokens(built.bundle, out.with_suffix(".npz"), None, 3, GREEDY, "onnxruntime", Progress())
+options = RunOptions(None, 3, GREEDY, "onnxruntime", True, Progress())
+answers, _ = run_tokens(built.bundle, out.with_suffix(".npz"), options)
 found = eas_export.verify(out, ckpt, negative_controls=True)
 timed = eas_export.bench(out, prompt_tokens=6, new_tokens=2, batches=(1,), rounds=2)
 print(json.dumps({

@@ -1,7 +1,5 @@
 """eas-export run"""
 
-import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +8,10 @@ import click
 from ..core.errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
+from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 if TYPE_CHECKING:
-    from ..bundle.bundle import Bundle
     from ..generation.sampling import Sampling
-    from ..generation.text_model import Reply, TextModel
-
-DEFAULT_NEW_TOKENS = 32
 
 
 @click.command()
@@ -94,17 +89,13 @@ def run(
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
-    if questions is None:
-        run_arrays = network_part(opened.manifest.config, "run_arrays")
-        progress = make_progress(as_json)
-        record, shown = run_arrays(opened, inputs, outputs, max_new_tokens, sampling, backend, progress)
-        if not as_json:
-            stdout_console().print(shown)
-    else:
-        most = max_new_tokens or DEFAULT_NEW_TOKENS
-        record = _run_questions(opened, questions, outputs, most, sampling, backend, as_json)
+    name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
+    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, make_progress(as_json))
+    record, shown = network_part(opened.manifest.config, name)(opened, given, options)
     if as_json:
         print_json(record)
+    elif shown:
+        stdout_console().print(shown)
 
 
 def _sampling(**given: float | int | None) -> "Sampling":
@@ -152,57 +143,3 @@ def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
         raise UserError(f"these inputs give a {suffix} file", where=outputs, fix=f"give a name that ends in {suffix}")
     if inputs is not None and inputs.resolve() in (target, outputs.resolve()):
         raise UserError("the outputs would replace the inputs", where=outputs, fix="choose another --outputs")
-
-
-def _run_questions(
-    bundle: "Bundle",
-    questions: list,
-    outputs: Path | None,
-    max_new_tokens: int,
-    sampling: "Sampling",
-    backend: str,
-    as_json: bool,
-) -> dict:
-    from ..generation.text_model import open_model
-    from ..system.files import written_by_line
-
-    progress = make_progress(as_json)
-    with progress.stage("loading"):
-        model = open_model(bundle, backend)
-    answers = []
-
-    def keep(reply: "Reply") -> None:
-        record = {"question": len(answers) + 1, "text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
-        write(json.dumps(record, ensure_ascii=False))
-        answers.append(record)
-        if not counted:
-            click.echo(f"[{len(answers)}] {reply.text}")
-
-    counted = as_json or outputs
-    with written_by_line(outputs) if outputs else nullcontext(lambda line: None) as write:
-        try:
-            if len(questions) == 1 and not counted:
-                _stream_one(model, questions, max_new_tokens, sampling)
-            else:
-                stage = progress.stage("answering", len(questions), "questions")
-                with stage if counted else nullcontext(lambda count: None) as done:
-                    for reply in model.replies(questions, max_new_tokens, sampling):
-                        keep(reply)
-                        done(1)
-        except BaseException:
-            if answers and outputs:
-                click.echo(f"the first {len(answers)} answers are in {outputs.resolve()}.partial", err=True)
-            raise
-    return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": backend}
-
-
-def _stream_one(model: "TextModel", questions: list, max_new_tokens: int, sampling: "Sampling") -> None:
-    conversation = model.start(questions, room=max_new_tokens)
-    empty = True
-    for step in model.stream(conversation, max_new_tokens, sampling):
-        text = "".join(text for _, text in step)
-        empty = empty and not text.strip()
-        click.echo(text, nl=False)
-    click.echo()
-    if empty:
-        click.echo("note: the answer is empty; a prompt that is not in the model's own format can do that", err=True)

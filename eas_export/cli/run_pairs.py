@@ -5,24 +5,16 @@ from pathlib import Path
 from ..backends.opening import open_runtime
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
-from ..core.progress import Progress
 from ..generation.encode import encode
-from ..generation.sampling import Sampling
 from ..inputs.pairs import read_pairs, write_answers
 from .output import Table
+from .run_options import RunOptions
 
 
-def run_pairs(
-    bundle: Bundle,
-    inputs: Path,
-    outputs: Path | None,
-    max_new_tokens: int | None,
-    sampling: Sampling,
-    backend: str,
-    progress: Progress,
-) -> tuple[dict, Table]:
+def run_pairs(bundle: Bundle, inputs: Path, options: RunOptions) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of generation."""
-    given = {"--max-new-tokens": max_new_tokens is not None, "--temperature": sampling.temperature > 0}
+    outputs, backend, progress = options.outputs, options.backend, options.progress
+    given = {"--max-new-tokens": options.max_new_tokens is not None, "--temperature": options.sampling.temperature > 0}
     for option in (name for name, is_given in given.items() if is_given):
         raise UserError("a cross-encoder generates no tokens", where=option, fix=f"leave {option} out")
     pairs = read_pairs(inputs, bundle.manifest.config)

@@ -8,29 +8,20 @@ from torch.nn.utils.rnn import pad_sequence
 from ..backends.opening import open_runtime
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
-from ..core.progress import Progress
 from ..families import get_family
 from ..generation.conversation import Conversation
 from ..generation.generate import generate
-from ..generation.sampling import Sampling
 from ..generation.stream import Token, answer
 from ..generation.text_model import has_tokenizer, open_tokenizer
 from ..inputs.npz import read_inputs, write_outputs
 from .output import Table
-from .run import DEFAULT_NEW_TOKENS
+from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 
-def run_tokens(
-    bundle: Bundle,
-    inputs: Path,
-    outputs: Path | None,
-    max_new_tokens: int | None,
-    sampling: Sampling,
-    backend: str,
-    progress: Progress,
-) -> tuple[dict, Table]:
+def run_tokens(bundle: Bundle, inputs: Path, options: RunOptions) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
-    max_new_tokens = max_new_tokens or DEFAULT_NEW_TOKENS
+    outputs, sampling, backend, progress = options.outputs, options.sampling, options.backend, options.progress
+    max_new_tokens = options.max_new_tokens or DEFAULT_NEW_TOKENS
     config = bundle.manifest.config
     read = read_inputs(inputs, config, get_family(config.family))
     ends = open_tokenizer(bundle).ends if has_tokenizer(bundle) else ()

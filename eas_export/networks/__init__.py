@@ -30,7 +30,8 @@ class Network:
     describe          config -> rows of `inspect`'s table
     ledger, faults    what `verify` compares, and the faults that it plants
     bench             what `bench` times, and its baselines: bench/baselines.Kind
-    run_arrays        what `run` does with an npz file
+    run_arrays        what `run` does with an npz file: (bundle, path, cli/run_options.RunOptions) -> what --json shows, and a table of it
+    run_questions     what `run` does with Questions in place of the path; the table is None where the answers have been printed
     """
 
     modules: str
@@ -47,6 +48,7 @@ class Network:
     faults: str
     bench: str
     run_arrays: str
+    run_questions: str
 
 
 NETWORKS = {
@@ -65,6 +67,7 @@ NETWORKS = {
         faults=".verify.decoder_faults:CONTROLS",
         bench=".bench.decoder:DECODER",
         run_arrays=".cli.run_tokens:run_tokens",
+        run_questions=".cli.run_questions:run_questions",
     ),
     "cross-encoder": Network(
         modules=".networks.cross_encoder.modules:folded_cross_encoder",
@@ -81,6 +84,7 @@ NETWORKS = {
         faults=".verify.cross_encoder_faults:CONTROLS",
         bench=".bench.cross_encoder:CROSS_ENCODER",
         run_arrays=".cli.run_pairs:run_pairs",
+        run_questions=".cli.run_questions:run_questions",
     ),
 }
 
