@@ -11,6 +11,7 @@ from .progress import make_progress
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 if TYPE_CHECKING:
+    from ..families.processing.question import Question
     from ..generation.sampling import Sampling
 
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
+@click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
 @click.option(
     "--max-new-tokens",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 def run(
     bundle: Path,
     inputs: Path | None,
+    image_root: Path | None,
     outputs: Path | None,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -85,7 +88,7 @@ def run(
     from ..networks import network_part
 
     sampling = _sampling(temperature=temperature, top_p=top_p, seed=seed)
-    questions = _questions(inputs, asked)
+    questions = _questions(inputs, image_root, asked)
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
@@ -114,7 +117,7 @@ def _sampling(**given: float | int | None) -> "Sampling":
         raise refusal(error, Sampling, "option", "--temperature, --top-p, --seed") from None
 
 
-def _questions(inputs: Path | None, asked: dict) -> list | None:
+def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "list[Question] | None":
     """The questions to ask; None for the token ids of an npz file. Raises UserError unless exactly one kind of input is given."""
     from pydantic import ValidationError
 
@@ -126,13 +129,17 @@ def _questions(inputs: Path | None, asked: dict) -> list | None:
     if bool(given) == bool(inputs):
         what = "both --inputs and a question are given" if given else "there is no question, prompt or --inputs file"
         raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
+    of_questions = inputs is not None and holds_questions(inputs)
+    if image_root and not of_questions:
+        fix = "leave --image-root out"
+        raise UserError("only the images of a jsonl file are looked for in a folder", where="--image-root", fix=fix)
     if inputs is None:
         try:
             return [Question(**given)]
         except ValidationError as error:
             where = "--prompt, --question, --context, --option, --image"
             raise refusal(error, Question, "option", where) from None
-    return read_questions(inputs) if holds_questions(inputs) else None
+    return read_questions(inputs, image_root) if of_questions else None
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:

@@ -22,7 +22,14 @@ def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOpt
     answers = []
 
     def keep(reply: Reply) -> None:
-        record = {"question": len(answers) + 1, "text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+        asked = questions[len(answers)]
+        ids = (
+            {}
+            if asked.question_id is None
+            else {"question_id": asked.question_id, "prompt": asked.prompt or asked.question}
+        )
+        record = {"question": len(answers) + 1, **ids, "text": reply.text}
+        record |= {"finish": reply.finish, "tokens": reply.tokens}
         write(json.dumps(record, ensure_ascii=False))
         answers.append(record)
         if not counted:

@@ -86,7 +86,7 @@ def answer(models: Sequence[DemoModel], questions: Path, checkpoint: Checkpoint,
     """Every model's greedy answers to all questions. checkpoint: of their family, with the tokenizer that they share"""
     config, asked, replies = checkpoint.config, read_questions(questions), {}
     family, tokenizer = get_family(config.family), make_tokenizer(checkpoint.tokenizer, config)
-    prompts = [make_prompt(each, config, family, tokenizer, f"question {n}") for n, each in enumerate(asked, 1)]
+    prompts = [make_prompt(each, config, family, tokenizer, each.where(n)) for n, each in enumerate(asked, 1)]
     with progress.stage("answering", len(models) * len(prompts), "questions") as done:
         for model in models:
             ends, begin = Ends(tokenizer.ends, REPLY, model.runtime.limits.max_tokens), time.monotonic()

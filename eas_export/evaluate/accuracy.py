@@ -46,7 +46,7 @@ def measure_accuracy(
     has a label, or there is no runtime. Raises UserError for questions that do not fit the bundle.
     """
     labelled = [
-        (f"question {n}", question) for n, question in enumerate(questions, start=1) if question.answer is not None
+        (question.where(n), question) for n, question in enumerate(questions, start=1) if question.answer is not None
     ]
     if not labelled or not runtimes:
         return None
@@ -58,7 +58,7 @@ def measure_accuracy(
     with (progress or Progress()).stage("answering", total, "answers") as done:
         for begin in range(0, len(labelled), TOGETHER):
             part = labelled[begin : begin + TOGETHER]
-            prompts = [make_prompt(question, config, family, tokenizer, name) for name, question in part]
+            prompts = [make_prompt(question, config, family, tokenizer, where) for where, question in part]
             for name, runtime in runtimes.items():
                 answers[name] += continued(runtime, ends, prompts, [()] * len(prompts), done)
             go_on = partial(continued, runtimes[first], ends)

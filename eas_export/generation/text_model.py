@@ -1,7 +1,7 @@
 """Text in, text out: a bundle with its tokenizer and the family's prompt format.
 
 model = open_model("lavin-7b.bundle")
-for reply in model.replies([Question(question="What is it?", options=("a cat", "a dog"), image="cat.png")]):
+for reply in model.replies(["Why is the sky blue?", Question(question="What is it?", image="cat.png")]):
     print(reply.text)
 """
 
@@ -15,7 +15,7 @@ from ..bundle.bundle import Bundle, open_bundle
 from ..checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_FILES
 from ..core.errors import UserError
 from ..families import get_family, make_tokenizer
-from ..families.processing.question import Question
+from ..families.processing.question import Question, as_questions
 from ..families.processing.tokenizer import TextStream, Tokenizer
 from ..inputs.questions import make_prompt, require_short
 from ..networks.decoder.prompts import join_prompts
@@ -34,13 +34,15 @@ class Reply:
 
 
 class TextModel:
-    """A runtime with a tokenizer: questions in, text out."""
+    """A runtime with a tokenizer: questions in, text out. A question may be a text: Question(question=text)."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
         self.runtime, self.tokenizer = runtime, tokenizer
         self.family = get_family(runtime.config.family)
 
-    def start(self, questions: Sequence[Question], room: int = 0, first: int = 1) -> Conversation:
+    def start(
+        self, questions: str | Question | Sequence[str | Question], room: int = 0, first: int = 1
+    ) -> Conversation:
         """Prefill the questions' prompts, in one batch.
 
         room   cache slots to reserve for more tokens (see Conversation)
@@ -48,12 +50,13 @@ class TextModel:
 
         Raises UserError where a prompt is too long or an image cannot be read, and as Conversation does.
         """
+        questions = as_questions(questions)
         if not questions:
             raise UserError("there is no question", where="questions", fix="ask at least one")
         self._require_short(questions, first)
         config = self.runtime.config
         prompts = [
-            make_prompt(question, config, self.family, self.tokenizer, f"question {number}")
+            make_prompt(question, config, self.family, self.tokenizer, question.where(number))
             for number, question in enumerate(questions, start=first)
         ]
         return Conversation(self.runtime, join_prompts(prompts), room)
@@ -73,12 +76,16 @@ class TextModel:
             yield [(token, texts[token.row].push(token.id, last)) for token, last in zip(tokens, ends)]
 
     def replies(
-        self, questions: Sequence[Question], max_new_tokens: int = 32, sampling: Sampling = GREEDY
+        self,
+        questions: str | Question | Sequence[str | Question],
+        max_new_tokens: int = 32,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[Reply]:
-        """Answer questions in order, in batches of the bundle's limit, each question on its own.
+        """Answer one question, or several in order, in batches of the bundle's limit, each question on its own.
 
         Raises UserError before generating anything if a prompt is too long; otherwise as `start` does for the current batch.
         """
+        questions = as_questions(questions)
         self._require_short(questions)
         size = self.runtime.limits.max_batch
         for begin in range(0, len(questions), size):
@@ -94,7 +101,7 @@ class TextModel:
     def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
         config, limits = self.runtime.config, self.runtime.limits
         for number, question in enumerate(questions, start=first):
-            require_short(question, config, self.family, self.tokenizer, limits, f"question {number}")
+            require_short(question, config, self.family, self.tokenizer, limits, question.where(number))
 
 
 def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
@@ -109,13 +116,12 @@ def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> Tex
 
 def run(
     bundle: Bundle | Path | str,
-    questions: Question | Sequence[Question],
+    questions: str | Question | Sequence[str | Question],
     max_new_tokens: int = 32,
     sampling: Sampling = GREEDY,
     backend: str = "onnxruntime",
 ) -> list[Reply]:
     """The bundle's reply to each question. Raises UserError as `open_model` and `TextModel.replies` do."""
-    questions = [questions] if isinstance(questions, Question) else questions
     return list(open_model(bundle, backend).replies(questions, max_new_tokens, sampling))
 
 

@@ -3,11 +3,17 @@
 One line, one JSON object with the keys of question.Question:
     {"prompt": "...", "image": "cat.png"}, {"prompt": "...", "image": ["cat.png", "dog.png"]}
     {"question": "Which is larger?", "context": "...", "options": ["the sun", "the moon"], "answer": "A"}
+or of LLaVA's question files (question.jsonl, read by its llava/eval/model_vqa*):
+    {"question_id": 7, "image": "cat.png", "text": "What is shown?", "category": "default"}
 """
 
 import codecs
 import json
+import os
 import reprlib
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +42,12 @@ def holds_questions(path: Path) -> bool:
     return path.suffix.lower() == ".jsonl"
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The questions on the file's lines, their image paths resolved; blank lines are skipped. Raises UserError that names the line."""
-    questions, number = [], 0
+def read_questions(path: Path, image_root: Path | None = None) -> list[Question]:
+    """The questions on the file's lines, their image paths resolved; blank lines are skipped. Raises UserError that names the line.
+
+    image_root  the folder that has the images, default the file's; no path in the file leaves it
+    """
+    lines, number = [], 0
     try:
         file = open(require_file(path), "rb")
     except OSError as error:
@@ -49,21 +58,21 @@ def read_questions(path: Path) -> list[Question]:
             number += 1
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
-                questions.append(_parse(line, path, f"{path}, line {number}"))
-    if not questions:
+                where = f"{path}, line {number}"
+                lines.append((_parse(line, where), where))
+    if not lines:
         raise UserError("the file has no questions", where=path, fix="write one JSON object per line")
-    return questions
+    root = _Root(image_root or path.parent, [name for question, _ in lines for name in question.image])
+    return [question.plain(root.find(question.image, where)).at(where) for question, where in lines]
 
 
 def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
     """Turn a question into a batch of one row. Raises UserError for an image that cannot be read or does not fit the model."""
     if question.image:
         require_tower(config, where)
-    try:
+    with located(where):
         images = [family.prompts.pixels(config, read_image(Path(name))) for name in question.image]
-    except UserError as error:
-        raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
-    ids = encode_question(question, config, family, tokenizer)
+        ids = encode_question(question, config, family, tokenizer)
     arrays = {"input_ids": np.array([ids]), "prompt_lengths": np.array([len(ids)])}
     if images:
         rows = np.zeros(len(images), np.int64)
@@ -86,15 +95,64 @@ def prompt_length(question: Question, config: ModelConfig, family: Family, token
 def require_short(
     question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, limits: Limits, where: str
 ) -> None:
-    """Raise UserError if the question's prompt is longer than the limits allow."""
-    length = prompt_length(question, config, family, tokenizer)
+    """Raise UserError if the question's prompt is longer, or has more images, than the limits allow."""
+    with located(where):
+        length, images = prompt_length(question, config, family, tokenizer), len(question.image)
+    if images > limits.max_images:
+        what, fix = (
+            f"{images} images in a prompt, the bundle takes {limits.max_images}",
+            f"build with --max-images {images}",
+        )
+        raise UserError(what, where=where, fix=f"{fix}, or give fewer")
     if length > limits.max_prompt:
         tokens = length + limits.max_tokens - limits.max_prompt  # as much room for an answer
         fix = f"shorten the prompt, or build with --max-prompt {length} --max-tokens {tokens}"
         raise UserError(f"{length} prompt tokens, the bundle takes {limits.max_prompt}", where=where, fix=fix)
 
 
-def _parse(line: bytes, path: Path, where: str) -> Question:
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the question's place before that of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what, where=f"{where}: {error.where}", fix=error.fix) from None
+
+
+class _Root:
+    """The folder that has the images of a file of questions; names are all of the file's."""
+
+    def __init__(self, folder: Path, names: Sequence[str]):
+        self.folder, self.names = folder, names
+
+    def find(self, names: Sequence[str], where: str) -> list[str]:
+        """The paths of images. Raises UserError for one that is outside the folder, or no file."""
+        return [self._find(name, where) for name in names]
+
+    def _find(self, name: str, where: str) -> str:
+        path, shown = self.folder / name, reprlib.repr(name)
+        if not Path(name).parts or "\0" in name:
+            raise UserError(f"image {shown} is not the name of a file", where=where, fix="name the image's file")
+        root = Path(os.path.abspath(self.folder))
+        if ".." in Path(name).parts or not Path(os.path.abspath(path)).is_relative_to(root):
+            what = f"image {shown} is outside {self.folder}, where the images are looked for"
+            raise UserError(what, where=where, fix=self._remedy(name))
+        try:
+            require_file(path)
+        except UserError as error:
+            there, fix = os.path.exists(path), f"{error.fix}, or name the images' folder: --image-root DIR"
+            what = f"image {shown}: {error.what}{'' if there else f' in {self.folder}'}"
+            raise UserError(what, where=where, fix=error.fix if there else fix) from None
+        return str(path)
+
+    def _remedy(self, name: str) -> str:
+        if ".." in Path(name).parts:
+            return "name the folder of all images, --image-root DIR, and write paths from there, without .."
+        absolute = [os.path.dirname(os.path.normpath(each)) for each in self.names if Path(each).is_absolute()]
+        return f"pass --image-root {shlex.quote(os.path.commonpath(absolute))}"
+
+
+def _parse(line: bytes, where: str) -> FileQuestion:
     if len(line) > LONGEST_LINE:
         raise UserError(f"the line is longer than {LONGEST_LINE} bytes", where=where, fix="give one question per line")
     example = 'write lines like {"prompt": "...", "image": "cat.png"}'
@@ -107,14 +165,6 @@ def _parse(line: bytes, path: Path, where: str) -> Question:
     if not isinstance(value, dict):
         raise UserError(f"the line is a JSON {type(value).__name__}, not an object", where=where, fix=example)
     try:
-        question = FileQuestion.model_validate(value)
+        return FileQuestion.model_validate(value)
     except ValidationError as error:
-        raise refusal(error, Question, "key", where) from None
-    images = []
-    for name in question.image:
-        images.append(path.parent / name)
-        try:
-            require_file(images[-1])
-        except UserError as error:
-            raise UserError(f"image {reprlib.repr(name)}: {error.what}", where=where, fix=error.fix) from None
-    return Question(**question.model_dump() | {"image": tuple(map(str, images))})
+        raise refusal(error, FileQuestion, "key", where) from None

@@ -18,7 +18,7 @@ from ..families.contract import Family
 from ..families.processing.image_processor import read_image
 from ..families.processing.question import Question
 from ..families.processing.tokenizer import Tokenizer
-from ..inputs.questions import make_prompt, prompt_length, read_questions
+from ..inputs.questions import located, make_prompt, prompt_length, read_questions
 from ..networks.decoder.prompts import Prompts
 from ..system.hashing import sha256_of
 
@@ -43,12 +43,12 @@ class Examples(Sequence[Example]):
     """
 
     def __init__(self, path: Path, config: ModelConfig, family: Family, tokenizer: Tokenizer):
-        self.path, self.config, self.family, self.tokenizer = path, config, family, tokenizer
+        self.config, self.family, self.tokenizer = config, family, tokenizer
         self.questions, self._kept, self._room = read_questions(path), {}, MOST_KEPT
         for number, question in enumerate(self.questions, start=1):
             if question.answer is None:
                 fix = 'give every question an "answer" to train on'
-                raise UserError("the question has no answer", where=f"{path}, question {number}", fix=fix)
+                raise UserError("the question has no answer", where=question.where(number), fix=fix)
         self.limits = self._measure()
 
     def __len__(self) -> int:
@@ -56,8 +56,8 @@ class Examples(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:
         if index not in self._kept:
-            question, where = self.questions[index], f"{self.path}, question {index + 1}"
-            prompt = make_prompt(question, self.config, self.family, self.tokenizer, where)
+            question = self.questions[index]
+            prompt = make_prompt(question, self.config, self.family, self.tokenizer, question.where(index + 1))
             made = Example(prompt, self._answer(question))
             if self._room < 0:
                 return made
@@ -78,11 +78,8 @@ class Examples(Sequence[Example]):
     def _measure(self) -> Limits:
         prompt, total = 1, 2
         for number, question in enumerate(self.questions, start=1):
-            try:
+            with located(question.where(number)):
                 length = prompt_length(question, self.config, self.family, self.tokenizer)
-            except UserError as error:
-                where = f"{self.path}, question {number}: {error.where}"
-                raise UserError(error.what, where=where, fix=error.fix) from None
             prompt, total = max(prompt, length), max(total, length + len(self._answer(question)))
         return Limits(max_prompt=prompt, max_tokens=total)
 

@@ -61,10 +61,12 @@ def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool)
     if holds_questions(inputs):
         tokenizer = open_tokenizer(bundle)
         questions = read_questions(inputs)
-        names = {f"question {number}": question for number, question in enumerate(questions, start=1)}
-        for name, question in names.items():
-            require_short(question, m.config, family, tokenizer, m.limits, name)
-        prompts = {name: make_prompt(q, m.config, family, tokenizer, name) for name, q in names.items()}
+        for number, question in enumerate(questions, start=1):
+            require_short(question, m.config, family, tokenizer, m.limits, question.where(number))
+        prompts = {
+            f"question {number}": make_prompt(question, m.config, family, tokenizer, question.where(number))
+            for number, question in enumerate(questions, start=1)
+        }
         return Samples(_drawn(m.config, prompts, _steps_that_fit(prompts, steps, m.limits)), questions=tuple(questions))
     read = read_inputs(inputs, m.config, family)
     rows = {f"row {i}": row for i, row in enumerate(single_rows(read.prompts, m.config.image_tokens))}

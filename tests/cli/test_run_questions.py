@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, golden_case
 from PIL import Image
 
-from eas_export import Question, Sampling, UserError, open_model
+from eas_export import Question, Sampling, UserError, open_model, run
 from eas_export.bundle.bundle import open_bundle
 from eas_export.core.limits import Limits
 from eas_export.generation import text_model as text
@@ -62,6 +62,50 @@ def test_a_file_answers_as_its_questions_do_one_by_one(bundle_of, tmp_path, comm
     assert not list(tmp_path.glob("*.partial"))
     code, text, err = command("run", path, "--inputs", SET, "--max-new-tokens", 6, *options)
     assert text.splitlines()[0].startswith("[1] ") and "[5] " in text
+
+
+def test_ids_come_back_with_the_answers(bundle_of, tmp_path, command, refused):
+    """The lines of LLaVA's question files, with images in a folder of their own, as its evaluations read the answers."""
+    asked = [
+        {"question_id": "a/1", "text": "What is it?", "image": "circle.png", "category": "conv"},
+        {"question_id": 2, "text": "Why?"},
+        {"question": "Why?"},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    path, out = bundle_of(TINY, fold="lowrank").path, tmp_path / "y.jsonl"
+    given = ("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
+    code, _, err = command(*given, "--image-root", PICTURE.parent)
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert code == 0 and [line.get("question_id") for line in said] == ["a/1", 2, None], err
+    assert [line.get("prompt") for line in said] == ["What is it?", "Why?", None] and said[1]["text"] == said[2]["text"]
+    assert "there is no such file in" in refused(*given) and "line 1)" in refused(*given)
+    assert "leave --image-root out" in refused("run", path, "--prompt", "x", "--image-root", tmp_path)
+
+
+def test_a_text_is_a_question(bundle_of):
+    path = bundle_of(TINY, fold="lowrank").path
+    model, question = open_model(path), Question(question="Why?")
+    (want,) = model.replies([question], 4)
+    assert [*model.replies("Why?", 4)] == [*model.replies(question, 4)] == [want]
+    assert [*model.replies(["Why?", question], 4)] == [want, want]
+    assert run(path, "Why?", 4) == run(path, [question], 4) == [want]
+    assert model.start("Why?").lengths.tolist() == model.start(question).lengths.tolist()
+    assert (
+        Question(question="x", image=PICTURE).image == Question(question="x", image=[PICTURE]).image == (str(PICTURE),)
+    )
+
+
+def test_what_does_not_fit_is_named_by_its_line(bundle_of, tmp_path, refused):
+    path, file = bundle_of(TINY, fold="lowrank").path, tmp_path / "x.jsonl"
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for line, said in (
+        ({"prompt": "word " * 1000}, "the bundle takes 1024"),
+        ({"prompt": "x", "image": ["a.png", "a.png"]}, "give at most one image per prompt: LaVIN takes no more"),
+    ):
+        file.write_text('{"prompt": "x"}\n\n' + json.dumps(line) + "\n")
+        for verb in ("run", "verify"):
+            message = refused(verb, path, "--inputs", file)
+            assert said in message and f"({file}, line 3" in message
 
 
 def test_outputs_follow_a_link(bundle_of, tmp_path, command):
@@ -227,7 +271,7 @@ def test_verify_takes_questions_near_the_limit(bundle_of, tmp_path, command):
     assert 826 < longest <= 1024 and {len(fed) for fed in samples.forced.values()} == {1026 - longest}
     (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "b " * 1500}) + "\n")
     code, _, err = command("verify", path, "--inputs", tmp_path / "x.jsonl")
-    assert code == 2 and "--max-prompt" in err and "question 1" in err
+    assert code == 2 and "--max-prompt" in err and "x.jsonl, line 1)" in err
 
 
 def test_the_bundles_tokenizer_is_the_checkpoints(bundle):

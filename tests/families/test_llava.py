@@ -317,6 +317,11 @@ def test_a_prompts_length_counts_the_images_features(tmp_path):
     require_short(question, wide, family, TOKENIZER, Limits(max_prompt=length), "here")
     with pytest.raises(UserError, match=f"{length} prompt tokens, the bundle takes {length - 1}"):
         require_short(question, wide, family, TOKENIZER, Limits(max_prompt=length - 1), "here")
+    two = Question(prompt="Hi", image=[tmp_path / "a.png"] * 2)
+    with pytest.raises(
+        UserError, match=r"2 images in a prompt, the bundle takes 1 \(here\): build with --max-images 2"
+    ):
+        require_short(two, wide, family, TOKENIZER, Limits(), "here")
 
 
 @pytest.mark.parametrize("square", ["pad", "crop"])

@@ -122,7 +122,28 @@ def test_a_file_of_questions(tmp_path, picture):
         b"\xef\xbb\xbf\r\n" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n  \n"
     )  # as Windows writes it
     first, second = read_questions(path)
-    assert first == Question(prompt="Größe?") and second.options == ("a", "b") and second.image == (str(picture),)
+    assert first.prompt == "Größe?" and second.options == ("a", "b") and second.image == (str(picture),)
+
+
+def test_a_question_file_of_llava(tmp_path, picture):
+    """As its evaluations have them: `text` is the question, which has an id of either kind; images lie in a folder of their own."""
+    (tmp_path / "eval").mkdir()
+    path = tmp_path / "eval" / "x.jsonl"
+    published = {"question_id": 7, "image": "cat.png", "text": "What is shown?", "category": "default"}
+    write(path, published, {"question_id": "7", "image": str(picture), "text": "Why?"})
+    read = read_questions(path, picture.parent)
+    assert [(each.question, each.question_id, each.image) for each in read] == [
+        ("What is shown?", 7, (str(picture),)),
+        ("Why?", "7", (str(picture),)),
+    ]
+    said = get_family("llava").prompts.format(read[0])
+    assert said.endswith(" USER: <image>\nWhat is shown? ASSISTANT:")  # llava_v1's, as model_vqa.py makes it
+    write(path, {"text": "Why?", "image": str(picture)})
+    with pytest.raises(UserError, match=f"pass --image-root {picture.parent}$"):
+        read_questions(path)
+    write(path, {"text": "Why?", "image": "../cat.png"})
+    with pytest.raises(UserError, match="without \\.\\."):
+        read_questions(path, picture.parent)
 
 
 def test_labels(tmp_path, picture):
@@ -153,8 +174,13 @@ def test_a_file_without_questions(tmp_path):
         ("[1]\n", "a JSON list, not an object"),
         ("[" * 100_000 + "\n", "the line is not JSON"),
         ({"promt": "x"}, "unknown key 'promt'.*did you mean prompt"),
-        ({}, "needs either 'prompt' or 'question'"),
-        ({"prompt": "x", "question": "y"}, "needs either 'prompt' or 'question'"),
+        ({}, "needs either 'prompt', 'question' or 'text'"),
+        ({"prompt": "x", "question": "y"}, "needs either 'prompt', 'question' or 'text'"),
+        ({"text": "x", "question": "y"}, "needs either 'prompt', 'question' or 'text'"),
+        ({"text": 5}, "text is 5: "),
+        ({"text": "x", "questionid": 1}, "unknown key 'questionid'.*did you mean question_id"),
+        ({"text": "x", "question_id": 1.5}, "question_id is 1.5: an id is a text or a whole number"),
+        ('{"text": "x", "question_id": "\\ud800"}\n', "question_id is .*: not valid Unicode"),
         ({"prompt": "x", "options": ["y"]}, "context and options go with question"),
         ({"prompt": 5}, "prompt is 5: "),
         ({"question": "x", "options": ["y"] * 27}, "options is .*26"),
@@ -176,11 +202,12 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x", "answer": ["two", " "]}, "answer is .*: an answer must not be empty"),
         ({"prompt": "x", "answer": ["two"] * 11}, "answer is .*: 11 answers, at most 10 are allowed"),
         ('{"prompt": "x", "answer": "\\ud800"}\n', "answer is .*: not valid Unicode"),
-        ({"prompt": "x", "image": "absent.png"}, "image 'absent.png': there is no such file"),
-        ({"prompt": "x", "image": "/etc/hostname"}, "inside the file's folder"),
-        ({"prompt": "x", "image": "a/../../b.png"}, "inside the file's folder"),
-        ({"prompt": "x", "image": ""}, "inside the file's folder"),
-        ({"prompt": "x", "image": "a\0b"}, "inside the file's folder"),
+        ({"prompt": "x", "image": "absent.png"}, "image 'absent.png': there is no such file in .*--image-root DIR"),
+        ({"prompt": "x", "image": "/etc/hostname"}, "'/etc/hostname' is outside .*: pass --image-root /etc$"),
+        ({"prompt": "x", "image": ["/a/b c/d/e.png", "/a/b c/x/y.png"]}, "outside .*: pass --image-root '/a/b c'$"),
+        ({"prompt": "x", "image": "a/../../b.png"}, "outside .*--image-root DIR, and write paths from there"),
+        ({"prompt": "x", "image": ""}, "image '' is not the name of a file"),
+        ({"prompt": "x", "image": "a\0b"}, "is not the name of a file"),
         ({"prompt": "x" * (1 << 20)}, "longer than"),
         ('{"prompt": "\udcff"}\n', "the line is not UTF-8"),
         ('{"prompt": "\\ud800"}\n', "prompt is .*: not valid Unicode"),

@@ -1,7 +1,9 @@
 """A user's question: text and images, from the options of `run` or from one line of a JSON-lines file."""
 
-from pathlib import PurePosixPath
+import os
+from collections.abc import Sequence
 from string import ascii_uppercase
+from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -15,10 +17,13 @@ class Question(Record):
     """Either `prompt`, which the model reads verbatim, or `question`, which is put into the family's prompt format.
 
     context, options  go with `question`: background, and the answers to choose from
-    image             one file or several, in the order of the text; in a JSON-lines file, paths inside that file's folder
+    image             one file or several, in the order of the text
     answer            the label, for verification and training. With options the right one: its letter, text or index, stored as the
                       index from 0. Without options the human answers: one text or up to ten
+    question_id       comes back with the answer
     """
+
+    FORMS: ClassVar[tuple[str, ...]] = ("prompt", "question")  # exactly one of them is given
 
     prompt: str | None = None
     question: str | None = None
@@ -26,6 +31,17 @@ class Question(Record):
     options: tuple[str, ...] = Field(default=(), max_length=26)  # (A) to (Z)
     image: tuple[str, ...] = Field(default=(), max_length=MOST_IMAGES)
     answer: int | tuple[str, ...] | None = None
+    question_id: int | str | None = None
+    _where: str | None = None
+
+    def at(self, where: str) -> Self:
+        """The question, whose place in a file messages name."""
+        self._where = where
+        return self
+
+    def where(self, number: int) -> str:
+        """What messages call it: its place in a file, or its number."""
+        return self._where or f"question {number}"
 
     @field_validator("options", mode="before")
     @classmethod
@@ -35,7 +51,11 @@ class Question(Record):
     @field_validator("image", mode="before")
     @classmethod
     def _one_is_a_list(cls, image: object) -> object:
-        return () if image is None else (image,) if isinstance(image, str) else image
+        images = () if image is None else (image,) if isinstance(image, str | os.PathLike) else image
+        is_list = isinstance(images, list | tuple)
+        return (
+            tuple(os.fspath(each) if isinstance(each, os.PathLike) else each for each in images) if is_list else image
+        )
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -45,7 +65,14 @@ class Question(Record):
         options = info.data.get("options")
         return _find_option(answer, options) if options else _read_answers(answer)
 
-    @field_validator("prompt", "question", "context", "options", "image", "answer")
+    @field_validator("question_id", mode="before")
+    @classmethod
+    def _is_an_id(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, int | str | None):
+            raise ValueError("an id is a text or a whole number")
+        return value
+
+    @field_validator("prompt", "question", "context", "options", "image", "answer", "question_id")
     @classmethod
     def _is_unicode(cls, value: str | tuple[str, ...] | int | None) -> str | tuple[str, ...] | int | None:
         try:
@@ -55,25 +82,35 @@ class Question(Record):
         return value
 
     @model_validator(mode="after")
-    def _one_form(self) -> "Question":
-        if (self.prompt is None) == (self.question is None):
-            raise ValueError("a question needs either 'prompt' or 'question'")
+    def _one_form(self) -> Self:
+        if sum(getattr(self, form) is not None for form in self.FORMS) != 1:
+            *others, last = map(repr, self.FORMS)
+            raise ValueError(f"a question needs either {', '.join(others)} or {last}")
         if self.prompt is not None and (self.context is not None or self.options):
             raise ValueError("context and options go with question, not with prompt")
         return self
 
 
 class FileQuestion(Question):
-    """A question from a file, whose image paths must stay in the file's folder."""
+    """A line of a questions file, which may have the keys of LLaVA's question files: `text` is `question`, and nothing reads
+    `category`."""
 
-    @field_validator("image")
-    @classmethod
-    def _stays_in_the_folder(cls, image: tuple[str, ...]) -> tuple[str, ...]:
-        for name in image:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
-                raise ValueError("an image must be a path inside the file's folder")
-        return image
+    FORMS: ClassVar[tuple[str, ...]] = (*Question.FORMS, "text")
+
+    text: str | None = None
+    category: str | None = None
+
+    def plain(self, image: Sequence[str]) -> Question:
+        """The question, with the paths of its images."""
+        known = {name: getattr(self, name) for name in Question.model_fields}
+        question = self.question if self.text is None else self.text
+        return Question(**known | {"question": question, "image": tuple(image)})
+
+
+def as_questions(given: str | Question | Sequence[str | Question]) -> list[Question]:
+    """One question or several as a list; a text is a Question(question=text)."""
+    several = [given] if isinstance(given, str | Question) else given
+    return [Question(question=each) if isinstance(each, str) else each for each in several]
 
 
 def _find_option(answer: object, options: tuple[str, ...]) -> int:
