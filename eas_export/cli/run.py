@@ -11,6 +11,7 @@ from .progress import make_progress
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 if TYPE_CHECKING:
+    from ..core.progress import Progress
     from ..families.processing.question import Question
     from ..generation.sampling import Sampling
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
 @click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
+@click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
 @click.option(
     "--max-new-tokens",
@@ -41,6 +43,7 @@ def run(
     bundle: Path,
     inputs: Path | None,
     image_root: Path | None,
+    exif_rotate: bool,
     outputs: Path | None,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -93,7 +96,9 @@ def run(
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     opened = open_bundle(bundle)
     name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
-    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, make_progress(as_json))
+    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, make_progress(as_json), exif_rotate)
+    if questions and not exif_rotate:
+        _note_rotations(questions, options.progress)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
     if as_json:
         print_json(record)
@@ -140,6 +145,16 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
             where = "--prompt, --question, --context, --option, --image"
             raise refusal(error, Question, "option", where) from None
     return read_questions(inputs, image_root) if of_questions else None
+
+
+def _note_rotations(questions: "list[Question]", progress: "Progress") -> None:
+    from ..families.processing.image_processor import is_rotated
+
+    names = dict.fromkeys(name for question in questions for name in question.image)
+    if rotated := [name for name in names if is_rotated(Path(name))]:
+        others = f" and {len(rotated) - 1} more" if rotated[1:] else ""
+        said = f"{'are' if others else 'is'} read as stored, without the rotation in the EXIF data: --exif-rotate applies it"
+        progress.note("images", {f"{rotated[0]}{others}": said})
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:

@@ -14,7 +14,8 @@ DEFAULT_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class RunOptions:
-    """outputs, max_new_tokens: None where not given; as_json: whether standard output gets one JSON object and nothing else"""
+    """outputs, max_new_tokens: None where not given; as_json: whether standard output gets one JSON object and nothing else; exif_rotate: see
+    families/processing/image_processor.read_image"""
 
     outputs: Path | None
     max_new_tokens: int | None
@@ -22,3 +23,4 @@ class RunOptions:
     backend: str
     as_json: bool
     progress: Progress
+    exif_rotate: bool = False

@@ -18,7 +18,7 @@ def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOpt
     """What `--json` shows; the answers are printed here. Raises UserError for questions that do not fit the bundle."""
     max_new_tokens, outputs = options.max_new_tokens or DEFAULT_NEW_TOKENS, options.outputs
     with options.progress.stage("loading"):
-        model = open_model(bundle, options.backend)
+        model = open_model(bundle, options.backend, options.exif_rotate)
     answers = []
 
     def keep(reply: Reply) -> None:

@@ -34,10 +34,13 @@ class Reply:
 
 
 class TextModel:
-    """A runtime with a tokenizer: questions in, text out. A question may be a text: Question(question=text)."""
+    """A runtime with a tokenizer: questions in, text out. A question may be a text: Question(question=text).
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer):
-        self.runtime, self.tokenizer = runtime, tokenizer
+    exif_rotate  see families/processing/image_processor.read_image
+    """
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, exif_rotate: bool = False):
+        self.runtime, self.tokenizer, self.exif_rotate = runtime, tokenizer, exif_rotate
         self.family = get_family(runtime.config.family)
 
     def start(
@@ -56,7 +59,7 @@ class TextModel:
         self._require_short(questions, first)
         config = self.runtime.config
         prompts = [
-            make_prompt(question, config, self.family, self.tokenizer, question.where(number))
+            make_prompt(question, config, self.family, self.tokenizer, question.where(number), self.exif_rotate)
             for number, question in enumerate(questions, start=first)
         ]
         return Conversation(self.runtime, join_prompts(prompts), room)
@@ -104,14 +107,14 @@ class TextModel:
             require_short(question, config, self.family, self.tokenizer, limits, question.where(number))
 
 
-def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime") -> TextModel:
+def open_model(bundle: Bundle | Path | str, backend: str = "onnxruntime", exif_rotate: bool = False) -> TextModel:
     """Open a bundle as a TextModel. Raises UserError if the model does not generate text, or the tokenizer is missing or another model's."""
     opened = open_bundle(bundle)
     if get_family(opened.manifest.config.family).prompts is None:
         fix = "give arrays: eas-export run BUNDLE --inputs X.npz, or call generation/encode.encode"
         raise UserError("the bundle's model takes arrays and does not generate text", where=opened.path, fix=fix)
     tokenizer = open_tokenizer(opened)
-    return TextModel(open_runtime(opened, backend), tokenizer)
+    return TextModel(open_runtime(opened, backend), tokenizer, exif_rotate)
 
 
 def run(

@@ -66,12 +66,21 @@ def read_questions(path: Path, image_root: Path | None = None) -> list[Question]
     return [question.plain(root.find(question.image, where)).at(where) for question, where in lines]
 
 
-def make_prompt(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer, where: str) -> Prompts:
+def make_prompt(
+    question: Question,
+    config: ModelConfig,
+    family: Family,
+    tokenizer: Tokenizer,
+    where: str,
+    exif_rotate: bool = False,
+) -> Prompts:
     """Turn a question into a batch of one row. Raises UserError for an image that cannot be read or does not fit the model."""
     if question.image:
         require_tower(config, where)
     with located(where):
-        images = [family.prompts.pixels(config, read_image(Path(name))) for name in question.image]
+        images = [
+            family.prompts.pixels(config, read_image(Path(name), exif_rotate=exif_rotate)) for name in question.image
+        ]
         ids = encode_question(question, config, family, tokenizer)
     arrays = {"input_ids": np.array([ids]), "prompt_lengths": np.array([len(ids)])}
     if images:

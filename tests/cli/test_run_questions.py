@@ -82,6 +82,28 @@ def test_ids_come_back_with_the_answers(bundle_of, tmp_path, command, refused):
     assert "leave --image-root out" in refused("run", path, "--prompt", "x", "--image-root", tmp_path)
 
 
+def test_a_rotation_is_noted_and_applied_where_asked_for(bundle_of, tmp_path, command):
+    path, exif = bundle_of(TINY, fold="lowrank").path, Image.Exif()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "stored.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1).copy()).save(tmp_path / "upright.png")
+
+    def ask(name: str, *options: str) -> tuple[str, str]:
+        asked = ("run", path, "--prompt", "What?", "--image", tmp_path / name, *options)
+        code, _, err = command(*asked, "--max-new-tokens", 8, "--outputs", tmp_path / "y.jsonl")
+        assert code == 0, err
+        return (tmp_path / "y.jsonl").read_text(), err
+
+    (as_stored, noted), (turned, err), (upright, _) = (
+        ask("stored.png"),
+        ask("stored.png", "--exif-rotate"),
+        ask("upright.png"),
+    )
+    assert as_stored != turned == upright
+    assert "stored.png is read as stored, without the rotation" in noted and "stored.png" not in err
+
+
 def test_a_text_is_a_question(bundle_of):
     path = bundle_of(TINY, fold="lowrank").path
     model, question = open_model(path), Question(question="Why?")
@@ -189,7 +211,7 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     assert "both --inputs and a question" in refused("run", path, "--inputs", SET, "--prompt", "x")
     assert "go with question" in refused("run", path, "--prompt", "x", "--option", "y")
     assert "needs either 'prompt' or 'question'" in refused("run", path, "--image", PICTURE)
-    assert "cannot be read as an image" in refused("run", path, "--prompt", "x", "--image", SET)
+    assert "not an image of a known format" in refused("run", path, "--prompt", "x", "--image", SET)
     assert "no such file" in refused("run", path, "--prompt", "x", "--image", tmp_path / "absent.png")
     assert "without a temperature" in refused("run", path, "--prompt", "x", "--top-p", "0.5")
     assert "temperature is -1.0" in refused("run", path, "--prompt", "x", "--temperature", "-1")

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 from conftest import TINY
-from PIL import Image
+from PIL import Image, ImageOps
 from sentencepiece import SentencePieceTrainer
 
 from eas_export.core.configs.vit import ImageConfig
 from eas_export.core.errors import UserError
 from eas_export.families import get_family
-from eas_export.families.processing.image_processor import read_image, to_pixels
+from eas_export.families.processing.image_processor import is_rotated, read_image, to_pixels
 from eas_export.families.processing.question import Question
 from eas_export.families.processing.tokenizer import TextStream, Tokenizer
 from eas_export.inputs.questions import encode_question, make_prompt, read_questions
@@ -95,7 +95,7 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch):
     (tools / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
     (tmp_path / "cat.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    with pytest.raises(UserError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match="not an image of a known format"):
         read_image(tmp_path / "cat.png")
     assert not (tmp_path / "ran").exists()
 
@@ -103,12 +103,29 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch):
 def test_images_that_cannot_be_read(tmp_path, picture, monkeypatch):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "half.png").write_bytes(picture.read_bytes()[:900])
-    for name in ("text.png", "half.png"):
-        with pytest.raises(UserError, match="cannot be read as an image"):
+    for name, said in (
+        ("text.png", "not an image of a known format .*: convert it to one of PNG, JPEG"),
+        ("half.png", r"it is damaged \(.*[Tt]runcated.*\) .*: copy the file again"),
+    ):
+        with pytest.raises(UserError, match=said):
             read_image(tmp_path / name)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # between this and twice this Pillow only warns
-    with pytest.raises(UserError, match="DecompressionBomb"):
-        read_image(picture)
+    for limit in (1000, 2000):  # between this and twice this Pillow only warns
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UserError, match=f"too large: more than {limit:,} pixels .*: scale it down, to 2000 pixels"):
+            read_image(picture)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotation_beside_the_pixels_is_applied_where_asked_for(tmp_path, picture, orientation):
+    """As Pillow applies it; LLaVA, LaVIN and transformers do not."""
+    exif, path, stored = Image.Exif(), tmp_path / "x.png", Image.open(picture)
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif)
+    assert is_rotated(path) == (orientation > 1) and not is_rotated(picture)
+    assert read_image(path).tobytes() == stored.convert("RGB").tobytes()
+    turned = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    assert read_image(path, exif_rotate=True).tobytes() == turned.tobytes()
+    assert (turned.tobytes() != stored.convert("RGB").tobytes()) == (orientation > 1)
 
 
 def write(path, *lines) -> None:

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read_image(path: Path) -> "Image":
-    """The image in RGB, of an animation the first frame. Raises UserError for files that are not images, or too large."""
+def read_image(path: Path, exif_rotate: bool = False) -> "Image":
+    """The image in RGB, of an animation the first frame. Raises UserError for files that are not images, are damaged, or too large.
+
+    exif_rotate  apply the rotation that a camera stored beside the pixels, which the published code does not
+    """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise UserError("Pillow is not installed", where=path, fix=install_command("", "pillow")) from None
     require_file(path)
@@ -35,18 +38,33 @@ def read_image(path: Path) -> "Image":
             with Image.open(path, formats=FORMATS) as image:
                 sides, deep = image.size, image.mode in DEEP_MODES
                 if not deep and max(sides) <= LONGEST_SIDE * min(sides):
-                    return image.convert("RGB")
+                    return (ImageOps.exif_transpose(image) if exif_rotate else image).convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        what = f"the image is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+        fix = "scale it down, to 2000 pixels a side or fewer: the model sees a few hundred"
+        raise UserError(what, where=path, fix=fix) from None
+    except UnidentifiedImageError:
+        what, fix = "the file is not an image of a known format", f"convert it to one of {', '.join(FORMATS)}"
+        raise UserError(what, where=path, fix=fix) from None
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
-        raise UserError(
-            f"the file cannot be read as an image ({type(error).__name__})",
-            where=path,
-            fix=f"give a file of a usual size in one of {', '.join(FORMATS)}",
-        ) from None
+        what = f"the image cannot be read: it is damaged ({' '.join(str(error).split())[:100] or type(error).__name__})"
+        raise UserError(what, where=path, fix="copy the file again, or save the image anew as PNG") from None
     if deep:
         what = "the image has more than 8 bits per channel"
         raise UserError(what, where=path, fix="convert it to 8 bits per channel")
     what = f"the image has {sides[0]} x {sides[1]} pixels: one side is more than {LONGEST_SIDE} times the other"
     raise UserError(what, where=path, fix="crop it: as a square it would be nearly empty")
+
+
+def is_rotated(path: Path) -> bool:
+    """Whether a rotation or a reflection is stored beside the image's pixels; False for what `read_image` refuses."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except Exception:  # as above
+        return False
 
 
 def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
