@@ -37,6 +37,7 @@ setup(
         "rich>=13",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
+        "tokenizers>=0.22",
         "torch>=2.11",
     ],
     # onnxruntime and onnxruntime-gpu overwrite each other's files: take one of cpu and gpu; bench brings onnxruntime, as cpu does

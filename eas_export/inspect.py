@@ -24,7 +24,7 @@ def inspect(
 
     skip     a checkpoint's attentions to skip
     check    read every byte of a bundle and compare its sha256 with the manifest's
-    sources  of a checkpoint: weights, vision, base_weights and settings that its files may lack (see families/contract.Sources)
+    sources  of a checkpoint: weights, vision, base_weights, tokenizer and settings that its files may lack (see families/contract.Sources)
 
     Bytes of a checkpoint are counted in fp16, of a bundle in its own precision. Raises UserError where the path is neither, or damaged.
     """
@@ -78,7 +78,9 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
-    paths = {name: Path(sources.pop(name)) for name in ("weights", "vision", "base_weights") if name in sources}
+    paths = {
+        name: Path(sources.pop(name)) for name in ("weights", "vision", "base_weights", "tokenizer") if name in sources
+    }
     checkpoint = load_checkpoint(Sources(path, **paths, **resolve(None, sources).options.settings))
     notes = list(checkpoint.notes)
     try:

@@ -64,6 +64,7 @@ def build(
     weights: Path | str | None = None,
     vision: Path | str | None = None,
     base_weights: Path | str | None = None,
+    tokenizer: Path | str | None = None,
     base: Path | str | None = None,
     force: bool = False,
     verify: bool = True,
@@ -73,7 +74,7 @@ def build(
 ) -> BuildResult:
     """Build a bundle at `out` from an EAS checkpoint.
 
-    ckpt, weights, vision, base_weights  see families/contract.Sources
+    ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources
     recipe                 a YAML file; `options` are core/options.BuildOptions' keys and win over it
     base                   a bundle over the same base model: equal weights become links to its file
     force                  replace what is at `out`
@@ -88,7 +89,7 @@ def build(
     out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts = request.options
-    sources = Sources.given("build", ckpt, weights, vision, base_weights, **opts.settings)
+    sources = Sources.given("build", ckpt, weights, vision, base_weights, tokenizer, **opts.settings)
 
     checkpoint = _load(sources, opts)
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
@@ -135,6 +136,7 @@ def verify(
     weights: Path | str | None = None,
     vision: Path | str | None = None,
     base_weights: Path | str | None = None,
+    tokenizer: Path | str | None = None,
     backend: Sequence[str] | str | None = None,
     require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
@@ -146,7 +148,7 @@ def verify(
 ) -> ParityReport:
     """Compare a bundle with a checkpoint, or with its own weights in PyTorch where no checkpoint is given.
 
-    ckpt, weights, vision, base_weights  see families/contract.Sources; scale and temperature are those that the build was given
+    ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources; scale and temperature are those that the build was given
     backend                one or several that must run the bundle; None: ONNX Runtime and every backend that it has engines for
     require, inputs, steps  see verify/compare.Request
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
@@ -160,7 +162,7 @@ def verify(
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
     checkpoint, reference = None, "the bundle's own weights"
-    sources = Sources.given("verify", ckpt, weights, vision, base_weights, **m.options.settings)
+    sources = Sources.given("verify", ckpt, weights, vision, base_weights, tokenizer, **m.options.settings)
     if sources and opened.is_unchanged:
         checkpoint = _load(sources, m.options, m.config.family)
         _require_same_model(m, checkpoint)

@@ -175,7 +175,7 @@ def _build(bundles: BaselineBundles, folder: Path, base: Path | None, **asked: A
     options = (
         {n: getattr(m.options, n) for n in ("precision", "adapters", "opset")} | m.options.settings | limits | asked
     )
-    paths = {name: getattr(sources, name) for name in ("weights", "vision", "base_weights")}
+    paths = {name: getattr(sources, name) for name in ("weights", "vision", "base_weights", "tokenizer")}
     build(sources.ckpt, folder, base=base, verify=False, progress=bundles.progress, **paths, **options)
 
 

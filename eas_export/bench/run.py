@@ -45,6 +45,7 @@ def bench(
     weights: Path | str | None = None,
     vision: Path | str | None = None,
     base_weights: Path | str | None = None,
+    tokenizer: Path | str | None = None,
     against: Sequence[str] | None = None,
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
@@ -56,7 +57,7 @@ def bench(
 ) -> BenchReport:
     """Time a bundle and its baselines in the same rounds, so that whatever slows the machine down slows all of them.
 
-    ckpt, weights, vision, base_weights  see families/contract.Sources; without a checkpoint no baseline with every attention can be run
+    ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources; without a checkpoint no baseline with every attention can be run
     against        names of baselines (decoder.py, cross_encoder.py); None: all
     prompt_tokens, new_tokens, batches, rounds, device  see settings.Workload; device None: cuda where PyTorch sees a GPU
     scratch        a folder for the baselines' bundles, which are removed in the end; None: beside the bundle
@@ -71,7 +72,7 @@ def bench(
     kind = kind_of(m.config)
     names = subjects(m, workload.device)
     chosen = choose(kind.baselines, names, against)
-    sources = Sources.given("bench", ckpt, weights, vision, base_weights, **m.options.settings)
+    sources = Sources.given("bench", ckpt, weights, vision, base_weights, tokenizer, **m.options.settings)
     if sources:
         _require_origin(sources, m, progress)
     with folder_for_bundles(opened, scratch) as folder, ExitStack() as processes:

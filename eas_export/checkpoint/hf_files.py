@@ -1,7 +1,11 @@
 """The names of the files in a Hugging Face folder that are read, beside those of its weights."""
 
 CONFIG_FILE, GENERATION_CONFIG = "config.json", "generation_config.json"
-SENTENCEPIECE, TOKENIZER_CONFIG = "tokenizer.model", "tokenizer_config.json"
+SENTENCEPIECE, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
-# Possible files of a tokenizer, in a checkpoint and in a bundle; without the first there is none
-TOKENIZER_FILES = (SENTENCEPIECE, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG, CONFIG_FILE)
+TOKENIZERS = (SENTENCEPIECE, TOKENIZER_JSON)  # one of them is the tokenizer
+BESIDE_TOKENIZER = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+OF_THE_MODEL = (GENERATION_CONFIG, CONFIG_FILE)
+# Possible files of a tokenizer in a bundle
+TOKENIZER_FILES = (*TOKENIZERS, *BESIDE_TOKENIZER, *OF_THE_MODEL)

@@ -7,6 +7,7 @@ import click
 
 from .output import PATH, Table, json_option, print_json, stdout_console
 from .progress import make_progress
+from .sources import TOKENIZER
 
 if TYPE_CHECKING:
     from ..search.report import SearchReport
@@ -21,6 +22,7 @@ PLOT = "search.svg"
 @click.option("--count", type=int, help="How many attentions to skip; the bandit finds out which.")
 @click.option("--skip", metavar="LIST", help="Skip these instead, like 20-31: no search, only the adapters' training.")
 @click.option("--vision", type=PATH, help="The CLIP folder, if it is not inside --ckpt.")
+@TOKENIZER
 @click.option("--policy", help="The bandit's update rule: lavin-code, meter-code or paper.  [default: lavin-code]")
 @click.option("--steps", type=int, help="Training steps of the search, with random skips.  [default: 2000]")
 @click.option("--warm-up", type=int, help="Steps of the search before the bandit's first comparison.  [default: 500]")

@@ -6,9 +6,15 @@ import click
 
 from .output import PATH
 
+TOKENIZER = click.option(
+    "--tokenizer",
+    type=PATH,
+    help="The tokenizer's file or folder, if it is not inside the checkpoint; it wins over the checkpoint's.",
+)
+
 
 def path_options(command: Callable) -> Callable:
-    """--weights, --vision and --base-weights (see families/contract.Sources)."""
+    """--weights, --vision, --base-weights and --tokenizer (see families/contract.Sources)."""
     options = (
         click.option("--weights", type=PATH, help="LaVIN: the LLaMA folder, if --ckpt is the adapter file."),
         click.option(
@@ -20,6 +26,7 @@ def path_options(command: Callable) -> Callable:
             metavar="DIR",
             help="LLaVA: the original model, for attentions that the fine-tuned checkpoint lacks.",
         ),
+        TOKENIZER,
     )
     for option in reversed(options):
         command = option(command)

@@ -32,6 +32,7 @@ class Sources:
     ckpt               a folder in the family's published layout, or its main file
     weights, vision    the other files, where `ckpt` does not contain them
     base_weights       the original model, for attentions that fine-tuning removed
+    tokenizer          a tokenizer's file or folder, in place of the checkpoint's
     router_temperature, adapter_scale, text_heads, image_cross_reading  see core/options.BuildOptions
     """
 
@@ -39,6 +40,7 @@ class Sources:
     weights: Path | None = None
     vision: Path | None = None
     base_weights: Path | None = None
+    tokenizer: Path | None = None
     router_temperature: float | None = None
     adapter_scale: float | None = None
     text_heads: int | None = None
@@ -52,14 +54,15 @@ class Sources:
         weights: Path | str | None = None,
         vision: Path | str | None = None,
         base_weights: Path | str | None = None,
+        tokenizer: Path | str | None = None,
         **settings: Any,
     ) -> "Sources | None":
         """The sources of the command `where`; None if no path was given. Raises UserError for other paths without a checkpoint."""
-        others = [None if path is None else Path(path) for path in (weights, vision, base_weights)]
+        others = [None if path is None else Path(path) for path in (weights, vision, base_weights, tokenizer)]
         if ckpt is not None:
             return cls(Path(ckpt), *others, **settings)
         if any(others):
-            what = "--weights, --vision and --base-weights need --ckpt"
+            what = "--weights, --vision, --base-weights and --tokenizer need --ckpt"
             raise UserError(what, where=where, fix="pass --ckpt too")
         return None
 

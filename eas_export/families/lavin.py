@@ -159,7 +159,7 @@ LAVIN = Family(
     layout="a folder with weights/, clip/ and checkpoint-*.pth, or the checkpoint-*.pth with --weights and --vision",
     detect=detect,
     load=load,
-    takes=("weights", "vision", "router_temperature", "adapter_scale"),
+    takes=("weights", "vision", "tokenizer", "router_temperature", "adapter_scale"),
     prompts=PromptFormat(place_images, format_question, encode, pixels, padding=LLAMA_PADDING),
     published_deviations=("published fold", "published dynamic decode"),
     witness=deferred(".families.witnesses.lavin:open_witness"),
@@ -265,7 +265,7 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> Files
     weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
     shards = meta_llama.find_shards(weights)
     vision = sources.vision or only_file(base / "clip", ("*.pth", "*.pt"), LAYOUT, NAMED)
-    return Files(adapters, weights, shards, vision, find_tokenizer(weights.parent))
+    return Files(adapters, weights, shards, vision, find_tokenizer([weights, weights.parent], sources.tokenizer))
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:

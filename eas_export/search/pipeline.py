@@ -39,13 +39,14 @@ def search(
     count: int | None = None,
     skip: str | None = None,
     vision: Path | str | None = None,
+    tokenizer: Path | str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> SearchReport:
     """Find the attentions that a model can do without, and train the adapters that replace them.
 
-    ckpt, vision  see families/contract.Sources: a model with all its attentions, with or without adapters
+    ckpt, vision, tokenizer  see families/contract.Sources: a model with all its attentions, with or without adapters
     data          a JSON-lines file of questions with answers (see calibration/README.md)
     out           a folder for the checkpoint and search.json; an interrupted search in it is resumed
     count         number of attentions to skip, chosen by the bandit
@@ -65,7 +66,7 @@ def search(
     get_policy(opts.policy)
     where = device_named(device)
     with enough_memory(where, LESS):
-        trainable = _load(Sources.given("search", ckpt, vision=vision), opts, where)
+        trainable = _load(Sources.given("search", ckpt, vision=vision, tokenizer=tokenizer), opts, where)
     checkpoint = trainable.checkpoint
     config, sites = checkpoint.config, checkpoint.config.sites
     if skip is not None:

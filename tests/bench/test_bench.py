@@ -150,7 +150,7 @@ def test_baselines_name_known_bundles_and_runners():
         (("--plot", "no/such/plot.png"), "is not a writable folder"),
         (
             ("--vision", "clip.pt"),
-            "--weights, --vision and --base-weights need --ckpt (bench): pass --ckpt too",
+            "--weights, --vision, --base-weights and --tokenizer need --ckpt (bench): pass --ckpt too",
         ),
         (("--scratch", "no/such"), "the scratch folder is not there, or cannot be written to (--scratch no/such)"),
         (("--device", "cuda"), "PyTorch sees no GPU here (--device cuda)"),

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from transformers.generation.stopping_criteria import EosTokenCriteria
 
 from eas_export import Question
-from eas_export.checkpoint.hf_files import TOKENIZER_FILES
+from eas_export.checkpoint.hf_files import BESIDE_TOKENIZER, OF_THE_MODEL
 from eas_export.core.errors import UserError
 from eas_export.families import make_tokenizer
 from eas_export.families.processing.hf_tokenizer import HuggingFaceTokenizer
@@ -183,11 +183,10 @@ def write(folder: Path, model: Path, own: dict | None = None, model_type: str = 
 
 
 def read(folder: Path, vocabulary: int = 1 << 20) -> HuggingFaceTokenizer:
-    return HuggingFaceTokenizer(find_tokenizer(folder, TOKENIZER_FILES), vocabulary)
+    return HuggingFaceTokenizer(find_tokenizer([folder], None, beside=(*BESIDE_TOKENIZER, *OF_THE_MODEL)), vocabulary)
 
 
-# Where special tokens are text, transformers' Unigram takes them for pieces all the same
-CASES = [(m, c) for m in MODELS for c in CONFIGS if (m, c) != ("unigram", "special is text")]
+CASES = [(m, c) for m in MODELS for c in CONFIGS]
 
 
 @pytest.mark.parametrize("model, config", CASES)
@@ -229,14 +228,14 @@ def test_the_text_of_a_growing_answer_is_the_whole_text(models, tmp_path):
 
 def test_a_folder_without_a_sentencepiece_model_has_no_tokenizer(models, tmp_path):
     folder = write(tmp_path / "ckpt", models["tiny"][0], LLAMA, added_tokens={})
-    assert {path.name for path in find_tokenizer(folder, TOKENIZER_FILES)} == {
+    assert {path.name for path in find_tokenizer([folder], None, beside=(*BESIDE_TOKENIZER, *OF_THE_MODEL))} == {
         "tokenizer.model",
         "tokenizer_config.json",
         "added_tokens.json",
         "config.json",
     }
     (folder / "tokenizer.model").unlink()
-    assert find_tokenizer(folder, TOKENIZER_FILES) == ()
+    assert find_tokenizer([folder], None, beside=(*BESIDE_TOKENIZER, *OF_THE_MODEL)) == ()
 
 
 LONG = "x" * 300

@@ -18,7 +18,7 @@ from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import (
     rename_tower,
 )
-from ...checkpoint.hf_files import CONFIG_FILE, TOKENIZER_FILES
+from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LlamaConfig, attention_keys
 from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.json_file import read_json
@@ -99,7 +99,9 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     if sources.base_weights:
         extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
-    tokenizer = find_tokenizer(folder, TOKENIZER_FILES)
+    tokenizer = find_tokenizer([folder], sources.tokenizer, beside=BESIDE_TOKENIZER)
+    if tokenizer:
+        tokenizer = (*tokenizer, *(folder / name for name in OF_THE_MODEL if (folder / name).is_file()))
     return Checkpoint(
         config=_config(config, sizes, tower, tied, sources),
         tensors=tensors,

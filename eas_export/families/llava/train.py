@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...bundle.store import Parameter, write_store
 from ...checkpoint.eas_adapter import fresh_adapter
-from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hf_files import CONFIG_FILE, TOKENIZER_CONFIG
 from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
@@ -24,12 +24,7 @@ from ..contract import Ranks, Sources, Trainable
 from .load import assemble, read_config
 
 WEIGHTS, TOWER = "model.safetensors", "vision_tower"
-ALONG = (
-    "*_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)  # copied along with the weights
+ALONG = "*_config.json"  # copied along with the weights, beside the tokenizer
 LAYER = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn|adapter_attn|replaced_adapter)\.")
 COMPUTED = ".rotary_emb.inv_freq"  # a key of older transformers, computed from the config
 
@@ -75,7 +70,8 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
     live = {key: _live(key, tensor) for key, tensor in adapters.items()}
     checkpoint = assemble(sources, config, published | live, files)
     own_files = {sources.ckpt / CONFIG_FILE, *files, *checkpoint.tokenizer}
-    beside = [path for path in sources.ckpt.iterdir() if path.is_file() and any(map(path.match, ALONG))]
+    beside = [path for path in sources.ckpt.glob(ALONG) if path.is_file() and path.name != TOKENIZER_CONFIG]
+    beside += [path for path in checkpoint.tokenizer if path.name != CONFIG_FILE]
     tower = [path for path in checkpoint.files if path not in own_files]
     along = {path.name: path for path in beside} | {f"{TOWER}/{path.name}": path for path in tower}
     settings = json.loads((sources.ckpt / CONFIG_FILE).read_text("utf-8")) | (

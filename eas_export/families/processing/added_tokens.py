@@ -1,4 +1,4 @@
-"""The tokens that a text is split at before sentencepiece reads it, and the files of a Hugging Face folder that name them.
+"""The tokens that a text is split at, and the files of a Hugging Face folder that name them.
 
 Formats, as transformers 5 reads them:
 - tokenizer_config.json: tokenizer_class, legacy, add_prefix_space, split_special_tokens, tokens by name (eos_token), more of them in
@@ -8,8 +8,7 @@ Formats, as transformers 5 reads them:
 """
 
 import reprlib
-import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -78,6 +77,8 @@ class _TokenizerConfig(_Tokens):
     legacy: bool | None = None
     add_prefix_space: bool | None = None
     split_special_tokens: bool = False
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
     additional_special_tokens: list[Named] | dict[str, Named] | None = None
     added_tokens_decoder: dict[Annotated[int, Field(strict=False)], AddedToken] = Field(default={})
 
@@ -120,8 +121,10 @@ class Settings:
     add_prefix_space  a text begins with a space (LlamaTokenizer)
     keep_special      special tokens in a text are text (split_special_tokens)
     declared          tokens with their ids, ascending
-    named, extra      special tokens, by name and without one; extra None: tokenizer.model's control pieces
+    named, extra      special tokens, by name and without one; extra None: the tokenizer's own
     ends              eos_token_id
+    adds_bos, adds_eos  begin prompts with a start token, end texts with an end token; True and False in the transformers that LLaVA was
+                      trained with, where no file says it
     """
 
     llama: bool
@@ -132,10 +135,12 @@ class Settings:
     named: dict[str, Named | None]
     extra: list[Named] | None
     ends: list[int]
+    adds_bos: bool
+    adds_eos: bool
 
 
-def read_settings(files: Mapping[str, Path]) -> Settings:
-    """files: by their names. Raises UserError for a file that is not what its name says, and for an unsupported tokenizer_class."""
+def read_settings(files: Mapping[str, Path], own: Sequence[tuple[int, AddedToken]] = ()) -> Settings:
+    """files: by their names; own: the added tokens of a tokenizer.json. Raises UserError for a file that is not what its name says, and for an unsupported tokenizer_class."""
 
     def read(name: str, record: type[R], kind: str) -> R:
         return read_json(files[name], record, kind, COPY) if name in files else record.model_validate({})
@@ -160,6 +165,7 @@ def read_settings(files: Mapping[str, Path]) -> Settings:
         texts |= {token.content for token in special.named.values() if isinstance(token, AddedToken)}
         added = read(ADDED_TOKENS, _AddedTokens, "a map of added tokens").root
         declared = [(number, AddedToken(content=text, special=text in texts)) for text, number in added.items()]
+        declared = [*((number, token) for number, token in declared if number not in dict(own)), *own]
     if isinstance(extra, dict):
         named, extra = named | extra, None
     generation = read(GENERATION_CONFIG, _ModelConfig, "the config of generation")
@@ -173,56 +179,6 @@ def read_settings(files: Mapping[str, Path]) -> Settings:
         named=named,
         extra=extra,
         ends=ends if isinstance(ends, list) else [] if ends is None else [ends],
+        adds_bos=config.add_bos_token is not False,
+        adds_eos=config.add_eos_token is True,
     )
-
-
-class Splitter:
-    """Finds tokens in a text: of those that begin first, the longest."""
-
-    def __init__(self, tokens: Mapping[str, tuple[int, AddedToken]], ignored: Collection[str] = ()):
-        """tokens: what is looked for -> id and token; ignored: what is found and stays text"""
-        self._tokens, self._ignored = tokens, ignored
-        self._lengths: dict[str, list[int]] = {}  # of the tokens with this first character, descending
-        for text in sorted(tokens, key=len, reverse=True):
-            lengths = self._lengths.setdefault(text[0], [])
-            if len(text) not in lengths[-1:]:
-                lengths.append(len(text))
-
-    def split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
-        """Where each part begins, the part, and its id; None for the text between tokens, which is not empty."""
-        begin = 0
-        for start, stop in self._find(text):
-            number, token = self._tokens[text[start:stop]]
-            touched = (start > 0 and _in_word(text[start - 1])) or (stop < len(text) and _in_word(text[stop]))
-            if token.content in self._ignored or (token.single_word and touched):
-                continue
-            while token.lstrip and start > begin and _is_space(text[start - 1]):
-                start -= 1
-            while token.rstrip and stop < len(text) and _is_space(text[stop]):
-                stop += 1
-            if begin < start:
-                yield begin, text[begin:start], None
-            yield start, text[start:stop], number
-            begin = stop
-        if begin < len(text):
-            yield begin, text[begin:], None
-
-    def _find(self, text: str) -> Iterator[tuple[int, int]]:
-        start = 0
-        while start < len(text):
-            lengths = self._lengths.get(text[start], ())
-            length = next((n for n in lengths if text[start : start + n] in self._tokens), 0)
-            if length:
-                yield start, start + length
-            start += length or 1
-
-
-def _in_word(character: str) -> bool:
-    """As in the regular expressions of the tokenizers library: \\w"""
-    category = unicodedata.category(character)
-    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in "\u200c\u200d"
-
-
-def _is_space(character: str) -> bool:
-    """\\s there"""
-    return character.isspace() and not "\x1c" <= character <= "\x1f"

@@ -1,169 +1,214 @@
-"""The tokenizer of a Hugging Face folder with a tokenizer.model: the ids of AutoTokenizer of transformers 5, without its code.
+"""The tokenizer of a Hugging Face folder: the ids of AutoTokenizer of transformers 5, without its code; the tokenizers library does the work.
 
-A text is split at control pieces and added tokens, and sentencepiece reads what lies between them. Where tokenizer_config.json names
-LlamaTokenizer, transformers takes nothing but the pieces: merges rank by id, texts are not normalized, unknown characters vanish.
+Where tokenizer_config.json names LlamaTokenizer, transformers takes nothing but pieces and merges from tokenizer.model or tokenizer.json:
+merges rank by id, texts are not normalized, unknown characters vanish. Otherwise the file decides. Of both files tokenizer.model is read,
+as by the slow tokenizer that LLaVA was trained with; transformers 5 would read tokenizer.json.
 One thing is as in the transformers that LLaVA was trained with: there a text that begins with a space gets its prefix before that space.
 """
 
+import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_CONFIG
 from ...core.errors import UserError
-from .added_tokens import COPY, NAMES, AddedToken, Named, Settings, Splitter, read_settings
-from .tokenizer import Tokenizer, damaged
+from .added_tokens import COPY, NAMES, AddedToken, Named, Settings, read_settings
+from .tokenizer import Tokenizer, open_sentencepiece
+from .tokenizer_json import SPACE, LibraryModel, llama_tokenizer, merges_of, read_tokenizer_json, reading
 
 if TYPE_CHECKING:
+    import tokenizers
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-SPACE = "\u2581"  # a space in pieces
-BPE = 2  # a type of models
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of pieces
+UNIGRAM = 1  # a type of models
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of pieces
 LLAMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
-Numbered = dict[str, tuple[int, AddedToken]]
+
+@dataclass(frozen=True)
+class _Base:
+    """A tokenizer before the folder's other files add tokens to it.
+
+    names  its special tokens by name, unless a file names others
+    extra  its tokens without a name, unless a file lists others
+    raw    added tokens are found before any text is normalized
+    """
+
+    tokenizer: "tokenizers.Tokenizer"
+    names: dict[str, str]
+    extra: Sequence[AddedToken] = ()
+    raw: bool = False
 
 
 class HuggingFaceTokenizer(Tokenizer):
     """The ids of `bos_token` and `eos_token`; `ends` also has the eos_token_id of generation_config.json or config.json."""
 
-    def __init__(self, files: Sequence[Path], vocabulary: int):
-        """files: as in Checkpoint.tokenizer. Raises UserError as Tokenizer does, for files that are damaged or contradict each other."""
-        super().__init__(files, vocabulary)
-        from google.protobuf.message import DecodeError
-        from sentencepiece import SentencePieceProcessor
-        from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-        settings, folder = read_settings({path.name: path for path in files}), files[0].parent
-        try:
-            proto = ModelProto.FromString(files[0].read_bytes())
-            named = _named(proto, settings)
-            tokens = _tokens(proto, settings, named)
-            pieces = {piece.piece: number for number, piece in enumerate(proto.pieces)}
-            unread = {number: p.piece for number, p in enumerate(proto.pieces) if p.type in (UNKNOWN, CONTROL)}
-            self._prefix = settings.add_prefix_space if settings.llama else proto.normalizer_spec.add_dummy_prefix
-            proto.normalizer_spec.add_dummy_prefix = False
-            self._normalizer = None if settings.llama else SentencePieceProcessor(model_proto=proto.SerializeToString())
-            _take_literally(proto, settings.llama)
-            self._model = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        except (RuntimeError, ValueError, DecodeError) as error:
-            raise damaged(files[0], error) from None
-        self._legacy, self._doubles = settings.legacy, settings.llama
-        self._known = frozenset(pieces) if settings.llama and not proto.trainer_spec.byte_fallback else None
-        numbered = _number(tokens, pieces, folder)
-        special = {token.content for token, _ in tokens if token.special}
-        self._texts = unread | {number: "" if text in special else text for text, (number, _) in numbered.items()}
-        kept = special if settings.keep_special else ()
-        self._raw = Splitter({text: found for text, found in numbered.items() if not found[1].normalized}, kept)
-        rest = {self._normalize(text): found for text, found in numbered.items() if found[1].normalized}
-        self._normalized = Splitter({text: found for text, found in rest.items() if text}, kept)
-        self.bos, self.eos = (_id(named, name, numbered, folder) for name in ("bos_token", "eos_token"))
+    def _open(self, files: Mapping[str, Path], path: Path) -> None:
+        """Raises UserError for files that are damaged or contradict each other."""
+        if path.name == SENTENCEPIECE:
+            parts, whole, settings = None, None, read_settings(files)
+        else:
+            parts, whole = read_tokenizer_json(path)
+            settings = read_settings(files, [(token.id, token) for token in parts.added_tokens])
+        llama = settings.llama and not (parts and parts.is_byte_level)
+        if parts is None:
+            base = _of_sentencepiece(path, settings)
+        elif llama:
+            base = _Base(_llama(path, *parts.llama(path), settings), LLAMA_NAMES)
+        else:
+            base = _Base(whole, {})
+        named = base.names | settings.named
+        named = {name: named[name] for name in dict.fromkeys((*NAMES, *named)) if named.get(name)}
+        tokenizer = base.tokenizer
+        with reading(path):
+            _add_tokens(tokenizer, base, settings, named, path.parent)
+            tokenizer.encode_special_tokens = settings.keep_special
+        self._model = LibraryModel(path, tokenizer, doubles=llama and settings.add_prefix_space)
+        self.bos, self.eos = (_id(tokenizer, named, name, files, path) for name in ("bos_token", "eos_token"))
         self.ends = tuple(dict.fromkeys((self.eos, *settings.ends)))
-
-    def _encode(self, text: str) -> list[int]:
-        return [number for part in self._raw.split(text) for number in self._encode_part(*part)]
-
-    def _encode_part(self, begin: int, text: str, number: int | None) -> Iterator[int]:
-        if number is not None:
-            yield number
-            return
-        for place, between, number in self._normalized.split(self._normalize(text)):
-            if number is not None:
-                yield number
-                continue
-            between = between.replace(" ", SPACE)
-            first = begin == place == 0
-            if (
-                self._prefix
-                and (first or self._legacy)
-                and ((self._doubles and first) or not between.startswith(SPACE))
-            ):
-                between = SPACE + between
-            if self._known is not None:
-                between = "".join(character for character in between if character in self._known)
-            yield from self._model.encode(between)
-
-    def _normalize(self, text: str) -> str:
-        """As tokenizer.model says. A text that begins with a space keeps it beside the prefix if every text between tokens has one."""
-        if self._normalizer is None:
-            return text
-        text = self._normalizer.normalize(text)
-        return SPACE + text if self._prefix and self._legacy and text.startswith(SPACE) else text
+        adds_bos, adds_eos = settings.adds_bos, settings.adds_eos
+        if whole is not None:
+            adds_bos, adds_eos = _adds(path, whole, self.bos, self.eos)
+        self.before, self.after = (self.bos,) * adds_bos, (self.eos,) * adds_eos
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; special tokens, and ids that only pad the model's vocabulary, decode to nothing, other added tokens to their text."""
-        shown = [number for number in ids if self._texts.get(number, number < self.size)]
-        text = ""
-        for own, group in groupby(shown, self._texts.get):
-            numbers = list(group)
-            text += self._model.decode(numbers) if own is None else own.replace(SPACE, " ") * len(numbers)
-        return text.removeprefix(" ") if self._prefix else text
+        return self._model.decode(ids)
 
 
-def _take_literally(proto: "ModelProto", llama: bool) -> None:
-    """Change the model to read normalized text that has its prefix; for LlamaTokenizer, with merges in the order of the ids."""
-    spec = type(proto.normalizer_spec)
-    proto.normalizer_spec.CopyFrom(spec(add_dummy_prefix=False, remove_extra_whitespaces=False))
-    if llama:
-        proto.trainer_spec.model_type = BPE
-        for number, piece in enumerate(proto.pieces):
-            piece.score = -number
-            piece.type = NORMAL if piece.type == USER_DEFINED else piece.type
+def _of_sentencepiece(path: Path, settings: Settings) -> _Base:
+    """tokenizer.model, as LlamaTokenizer reads it or as its own settings say. Raises UserError for a damaged file."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    open_sentencepiece(path)
+    proto = ModelProto.FromString(path.read_bytes())
+    vocab = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    if settings.llama:
+        own = _pieces(proto, CONTROL, USER_DEFINED)
+        return _Base(_llama(path, vocab, merges_of(vocab, vocab), settings), LLAMA_NAMES, own)
+    with reading(path) as library:
+        tokenizer = library.Tokenizer(_model(proto, vocab))
+        _follow(tokenizer, proto, settings.legacy)
+    spec = proto.trainer_spec
+    own = ((spec.bos_id, spec.bos_piece), (spec.eos_id, spec.eos_piece), (spec.unk_id, spec.unk_piece))
+    names = {name: piece or LLAMA_NAMES[name] for name, (number, piece) in zip(LLAMA_NAMES, own) if number >= 0}
+    return _Base(tokenizer, names, _pieces(proto, CONTROL), raw=proto.normalizer_spec.add_dummy_prefix)
+
+
+def _pieces(proto: "ModelProto", *types: int) -> list[AddedToken]:
+    own = [piece for piece in proto.pieces if piece.type in types]
+    return [AddedToken(content=piece.piece, normalized=False, special=piece.type == CONTROL) for piece in own]
+
+
+def _llama(
+    path: Path, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], settings: Settings
+) -> "tokenizers.Tokenizer":
+    prefix = "never" if not settings.add_prefix_space else "always" if settings.legacy else "first"
+    with reading(path):
+        return llama_tokenizer(vocab, merges, prefix)
+
+
+def _model(proto: "ModelProto", vocab: Mapping[str, int]) -> "tokenizers.models.Model":
+    """Pieces that score higher merge first; user-defined ones are whole from the start (see _follow)."""
+    from tokenizers import models
+
+    spec = proto.trainer_spec
+    if spec.model_type == UNIGRAM:
+        pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+        return models.Unigram(pieces, unk_id=spec.unk_id, byte_fallback=spec.byte_fallback)
+    normal = [piece for piece in proto.pieces if piece.type == NORMAL]
+    ranked = [piece.piece for piece in sorted(normal, key=lambda piece: -piece.score)]
+    whole = any(piece.type == USER_DEFINED for piece in proto.pieces)
+    return models.BPE(
+        vocab,
+        merges_of(ranked, set(ranked)),
+        unk_token=spec.unk_piece,
+        fuse_unk=True,
+        byte_fallback=spec.byte_fallback,
+        ignore_merges=whole,
+    )
+
+
+def _follow(tokenizer: "tokenizers.Tokenizer", proto: "ModelProto", legacy: bool) -> None:
+    """Let the tokenizer treat texts as tokenizer.model says: its characters, spaces, prefix and user-defined pieces."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    spec, prefix = proto.normalizer_spec, proto.normalizer_spec.add_dummy_prefix
+    steps = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex("  +"), " ")]
+    if spec.escape_whitespaces:
+        steps.append(normalizers.Replace(" ", SPACE))
+    if prefix and legacy:  # the prefix below is only for texts without a space
+        steps.append(normalizers.Replace(Regex(rf"\A{SPACE}"), SPACE * 2))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    parts, shown = [], [decoders.Replace(SPACE, " ")]
+    if prefix:
+        parts.append(pre_tokenizers.Metaspace(SPACE, prepend_scheme="always" if legacy else "first", split=False))
+    if whole := sorted((p.piece for p in proto.pieces if p.type == USER_DEFINED), key=len, reverse=True):
+        parts.append(pre_tokenizers.Split(Regex("|".join(map(re.escape, whole))), "isolated"))
+    if parts:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    shown += [decoders.ByteFallback()] if proto.trainer_spec.byte_fallback else []
+    shown += [decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*shown, decoders.Strip(" ", left=1)] if prefix else shown)
+
+
+def _add_tokens(
+    tokenizer: "tokenizers.Tokenizer", base: _Base, settings: Settings, named: Mapping[str, Named], folder: Path
+) -> None:
+    """Add the tokens that the files declare, name and list, in this order. A token that is no piece gets the next id. Raises UserError
+    where a file declares another id. An id may lie outside the model's vocabulary, as a pad token's often does: a prompt with it is refused."""
+    from tokenizers import AddedToken as Added
+
+    own = {repr(token): token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    raw = {"normalized": False} if base.raw else {}
+    declared = [(number, token.model_copy(update=raw)) for number, token in settings.declared]
+    extra = base.extra if settings.extra is None else settings.extra
+    known = {*own.values(), *(token.content for _, token in declared)}
+    others = [token for token in map(_token, (*named.values(), *extra)) if token.content not in known]
+    names = {_token(value).content for value in named.values()}
+    added = [
+        Added(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=token.normalized,
+            special=token.special,
+        )
+        for token in (*(token for _, token in declared), *others)
+    ]
+    added = [token for token in added if repr(token) not in own]
+    for token in added:
+        token.special = token.special or token.content in names
+    tokenizer.add_tokens(added)
+    for declared_id, token in declared:
+        number = tokenizer.token_to_id(token.content)
+        if number != declared_id:
+            what = f"token {reprlib.repr(token.content)} has id {reprlib.repr(declared_id)}, expected {number}"
+            raise UserError(what, where=folder, fix=COPY)
 
 
 def _token(value: Named) -> AddedToken:
     return AddedToken(content=value, special=True) if isinstance(value, str) else value
 
 
-def _named(proto: "ModelProto", settings: Settings) -> dict[str, Named | None]:
-    """Name -> token, in the order of NAMES."""
-    spec, names = proto.trainer_spec, LLAMA_NAMES
-    if not settings.llama:
-        own = ((spec.bos_id, spec.bos_piece), (spec.eos_id, spec.eos_piece), (spec.unk_id, spec.unk_piece))
-        names = {name: piece or LLAMA_NAMES[name] for name, (number, piece) in zip(LLAMA_NAMES, own) if number >= 0}
-    named = names | settings.named
-    return {name: named[name] for name in dict.fromkeys((*NAMES, *named)) if name in named}
+def _id(
+    tokenizer: "tokenizers.Tokenizer", named: Mapping[str, Named], name: str, files: Mapping[str, Path], path: Path
+) -> int:
+    if name not in named:
+        why = "" if TOKENIZER_CONFIG in files else f": no {TOKENIZER_CONFIG} names it"
+        raise UserError(f"the tokenizer has no {name}{why}", where=path.parent, fix=COPY)
+    return tokenizer.token_to_id(_token(named[name]).content)
 
 
-def _id(named: Mapping[str, Named | None], name: str, numbered: Numbered, folder: Path) -> int:
-    if not (token := named.get(name)):
-        raise UserError(f"the tokenizer has no {name}", where=folder, fix=COPY)
-    return numbered[_token(token).content][0]
-
-
-def _tokens(
-    proto: "ModelProto", settings: Settings, named: Mapping[str, Named | None]
-) -> list[tuple[AddedToken, int | None]]:
-    """The tokens that texts are split at, each with the id that a file declares for it, in the order in which they get their ids. Of two
-    with the same content, the last one counts."""
-    # Without LlamaTokenizer they are found before any text is given its prefix
-    raw = {} if settings.llama or not proto.normalizer_spec.add_dummy_prefix else {"normalized": False}
-    declared = [(token.model_copy(update=raw), number) for number, token in settings.declared]
-    extra = settings.extra
-    if extra is None:
-        split = (CONTROL, USER_DEFINED) if settings.llama else (CONTROL,)
-        own = [piece for piece in proto.pieces if piece.type in split]
-        extra = [AddedToken(content=p.piece, normalized=False, special=p.type == CONTROL) for p in own]
-    undeclared = [_token(value) for value in (*named.values(), *extra) if value]
-    known = {token.content for token, _ in declared}
-    names = {_token(value).content for value in named.values() if value}
-    tokens = [*declared, *((token, None) for token in undeclared if token.content not in known)]
-    return [(t.model_copy(update={"special": t.special or t.content in names}), number) for t, number in tokens]
-
-
-def _number(tokens: Sequence[tuple[AddedToken, int | None]], pieces: Mapping[str, int], folder: Path) -> Numbered:
-    """Content -> id and token. A token that is no piece gets the next id after the pieces. Raises UserError where a file declares another
-    id. An id may lie outside the model's vocabulary, as a pad token's often does: a prompt with it is refused."""
-    numbered: Numbered = {}
-    following = len(pieces)
-    for token, declared in tokens:
-        number = numbered[token.content][0] if token.content in numbered else pieces.get(token.content, following)
-        following += number == following
-        declared = number if declared is None else declared
-        if declared != number:
-            what = f"token {reprlib.repr(token.content)} has id {reprlib.repr(declared)}, expected {number}"
-            raise UserError(what, where=folder, fix=COPY)
-        numbered[token.content] = number, token
-    return numbered
+def _adds(path: Path, tokenizer: "tokenizers.Tokenizer", bos: int, eos: int) -> tuple[bool, bool]:
+    """Whether a tokenizer.json puts a start token before a text, and an end token behind it."""
+    with reading(path):
+        encoded = tokenizer.encode("a")
+    ids = [number for number, special in zip(encoded.ids, encoded.special_tokens_mask) if special]
+    return ids[:1] == [bos], ids[-1:] == [eos]

@@ -1,52 +1,81 @@
-"""The checkpoint's own tokenizer: a sentencepiece model such as Meta LLaMA's `tokenizer.model`."""
+"""The checkpoint's own tokenizer: Meta LLaMA's `tokenizer.model`, a sentencepiece model, or a `tokenizer.json` made of it."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...checkpoint.hf_files import SENTENCEPIECE
+from ...checkpoint.hf_files import TOKENIZER_JSON, TOKENIZERS
 from ...core.errors import UserError
 from ...system.files import require_file
 from ...system.packages import install_command
+from .tokenizer_json import LibraryModel, llama_tokenizer, read_tokenizer_json, reading
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 HALF = "\ufffd"  # what an incomplete character is decoded to
 
 
-def find_tokenizer(folder: Path, names: Sequence[str] = (SENTENCEPIECE,)) -> tuple[Path, ...]:
-    """Those of a tokenizer's files that are in a folder, empty unless the first is."""
-    found = tuple(folder / name for name in names if (folder / name).is_file())
-    return found if found and found[0].name == names[0] else ()
+def find_tokenizer(
+    folders: Sequence[Path], given: Path | None, names: Sequence[str] = TOKENIZERS, beside: Sequence[str] = ()
+) -> tuple[Path, ...]:
+    """A tokenizer's files: those at `given`, or else in the first of the folders that has one; empty without one.
+
+    given   --tokenizer: one of the files, or their folder
+    names   of the files that are a tokenizer; of several, the first one is read
+    beside  names of files that belong to it
+
+    Raises UserError where `given` is or has none.
+    """
+    chosen = names
+    if given is not None and given.is_file():
+        folders, chosen = [given.parent], [name for name in names if name == given.name]
+    elif given is not None:
+        folders = [given]
+    for folder in folders:
+        if found := [folder / name for name in chosen if (folder / name).is_file()]:
+            return (*found, *(folder / name for name in beside if (folder / name).is_file()))
+    if given is None:
+        return ()
+    what = "no tokenizer is there" if given.exists() else "there is no such file or folder"
+    raise UserError(what, where=f"--tokenizer {given}", fix=f"give a {' or a '.join(names)}, or its folder")
 
 
 class Tokenizer:
-    """Text to token ids and back with sentencepiece alone, as Meta's code does it: the "</s>" of a text is encoded as letters.
+    """Text to token ids and back as Meta's code does it: the "</s>" of a text is encoded as letters.
 
-    bos, eos  the ids of the start and the end token
-    ends      the ids that end an answer, `eos` first
-    size      of the sentencepiece model
+    bos, eos       the ids of the start and the end token
+    ends           the ids that end an answer, `eos` first
+    before, after  the ids that the tokenizer puts before the first text of a prompt, and behind each (LLaVA)
+    size           without added tokens
     """
 
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
     def __init__(self, files: Sequence[Path], vocabulary: int):
-        """files: as in Checkpoint.tokenizer. Raises UserError unless the first is a sentencepiece model with a start and an end token
-        and at most `vocabulary` tokens."""
+        """files: as in Checkpoint.tokenizer; of two tokenizers, the first is read. Raises UserError unless it is a tokenizer with a start
+        and an end token and at most `vocabulary` tokens."""
+        self._files, self._vocabulary = tuple(files), vocabulary
         path = files[0]
-        try:
-            from sentencepiece import SentencePieceProcessor
-        except ImportError:
-            fix = f"give token ids as npz, or {install_command('', 'sentencepiece')}"
-            raise UserError("sentencepiece is not installed", where=path, fix=fix) from None
-        try:
-            self._model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
-            self._model.id_to_piece(list(range(self._model.vocab_size())))  # every token is text
-        except (RuntimeError, ValueError, OSError) as error:
-            raise damaged(path, error) from None
+        self._open({file.name: file for file in files}, path)
         self.size = self._model.vocab_size()
-        self.bos, self.eos = self._model.bos_id(), self._model.eos_id()
+        if self.size > vocabulary:
+            what = f"the tokenizer has {self.size} tokens, but the model {vocabulary}"
+            raise UserError(what, where=path, fix=f"put the model's own {path.name} there")
+
+    def _open(self, files: Mapping[str, Path], path: Path) -> None:
+        """Set the model and the tokens; path: the tokenizer among its files, by name"""
+        if path.name == TOKENIZER_JSON:
+            self._model, self.bos, self.eos = _open_json(path)
+        else:
+            self._model = open_sentencepiece(path)
+            self.bos, self.eos = self._model.bos_id(), self._model.eos_id()
+        if min(self.bos, self.eos) < 0:
+            what = "the tokenizer has no start or no end token"
+            raise UserError(what, where=path, fix=f"put the model's own {path.name} there")
         self.ends = (self.eos,)
-        if min(self.bos, self.eos) < 0 or self.size > vocabulary:
-            too_large = f"the tokenizer has {self.size} tokens, but the model {vocabulary}"
-            what = too_large if self.size > vocabulary else "the tokenizer has no start or no end token"
-            raise UserError(what, where=path, fix="put the model's own tokenizer.model there")
 
     def encode(self, text: str) -> list[int]:
         """Ids without a start or an end token. Raises UserError for invalid Unicode."""
@@ -55,9 +84,6 @@ class Tokenizer:
         except UnicodeEncodeError:  # half of a surrogate pair
             what = f"{reprlib.repr(text)} is not valid Unicode text"
             raise UserError(what, where="text", fix="decode it with its own encoding first") from None
-        return self._encode(text)
-
-    def _encode(self, text: str) -> list[int]:
         return self._model.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,12 +91,32 @@ class Tokenizer:
         return self._model.decode([token for token in ids if token < self.size])
 
 
-def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"the tokenizer is not a sentencepiece model ({' '.join(str(error).split())[:100]})",
-        where=path,
-        fix="copy the checkpoint's tokenizer.model again",
-    )
+def open_sentencepiece(path: Path) -> "SentencePieceProcessor":
+    """Raises UserError for a damaged file."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        fix = f"give token ids as npz, or {install_command('', 'sentencepiece')}"
+        raise UserError("sentencepiece is not installed", where=path, fix=fix) from None
+    try:
+        model = SentencePieceProcessor(model_proto=require_file(path).read_bytes())
+        model.id_to_piece(list(range(model.vocab_size())))  # every token is text
+    except (RuntimeError, ValueError, OSError) as error:
+        what = f"the tokenizer is not a sentencepiece model ({' '.join(str(error).split())[:100]})"
+        raise UserError(what, where=path, fix="copy the checkpoint's tokenizer.model again") from None
+    return model
+
+
+def _open_json(path: Path) -> tuple[LibraryModel, int, int]:
+    """LLaMA's tokenizer.json read as sentencepiece reads tokenizer.model; the start and the end token, -1 without one."""
+    parts, _ = read_tokenizer_json(path)
+    vocab, merges = parts.llama(path)
+    control = ("<s>", "</s>")
+    with reading(path):
+        tokenizer = llama_tokenizer(vocab, [m for m in merges if "".join(m) not in control], "first", unk_token="<unk>")
+        tokenizer.add_special_tokens([token for token in control if token in vocab])
+        tokenizer.encode_special_tokens = True  # as letters
+    return LibraryModel(path, tokenizer, doubles=True), *(vocab.get(token, -1) for token in control)
 
 
 class TextStream:
