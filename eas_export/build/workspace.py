@@ -111,6 +111,12 @@ def lock(out: Path) -> Iterator[Path]:
             try:
                 _put_back(home / OLD, out)
                 yield home
+            except (KeyboardInterrupt, SystemExit) as error:
+                if kept := _finished(home):
+                    error.add_note(
+                        f"run the same command again: it reuses what is finished in {home} ({', '.join(kept)})"
+                    )
+                raise
             finally:
                 if not _finished(home):
                     _remove(home)

@@ -111,8 +111,12 @@ def _train(folder: Path, seed: int, as_json: bool) -> int:
     with translated(folder):
         if folder.exists():
             raise UserError("the folder exists", where=f"--train {folder}", fix="name a new folder")
-        train.make_base(folder, seed, progress)
-        report = train.make_eas(folder, seed, progress)
+        try:
+            train.make_base(folder, seed, progress)
+            report = train.make_eas(folder, seed, progress)
+        except (KeyboardInterrupt, SystemExit) as error:
+            error.add_note(f"delete {folder} and run the same command again: training starts anew")
+            raise
     show(report, folder / "checkpoint", as_json)
     return 0
 

@@ -35,8 +35,6 @@ COMMANDS = {
 }
 PLACES = {name: f".cli.{name}:{name}" for name in COMMANDS}
 
-AGAIN = "run the same command again: a build reuses its finished files, a search resumes from its last steps"
-
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
@@ -67,8 +65,8 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-class Terminated(BaseException):
-    """Raised on SIGTERM, so that temporary folders are removed on the way out."""
+class Terminated(SystemExit):
+    """Raised on SIGTERM, so that what is trained is saved and temporary folders are removed on the way out."""
 
 
 def _terminate(*_: object) -> None:
@@ -85,15 +83,14 @@ def main() -> None:
     except UserError as error:
         code = _refuse(error)
     except click.ClickException as error:
-        name = next((word for word in sys.argv[1:2] if word in COMMANDS), "")
-        command = getattr(getattr(error, "ctx", None), "command_path", f"eas-export {name}".rstrip())
+        command = getattr(getattr(error, "ctx", None), "command_path", _command())
         code = _refuse(
             UserError(error.format_message().removesuffix("."), where="command line", fix=f"see {command} --help")
         )
-    except (click.Abort, KeyboardInterrupt):
-        code = _refuse(UserError("interrupted", where="keyboard", fix=AGAIN), 130)
-    except Terminated:
-        code = _refuse(UserError("terminated", where="signal", fix=AGAIN), 143)
+    except (click.Abort, KeyboardInterrupt) as error:
+        code = _refuse(_stopped("interrupted", "keyboard", error), 130)
+    except Terminated as error:
+        code = _refuse(_stopped("terminated", "signal", error), 143)
     except SystemExit:  # click's, where the reader of standard output is gone, like head
         code = 141
     except Exception as error:
@@ -110,6 +107,18 @@ def main() -> None:
             what, fix = f"{type(error).__name__}: {error}", "this is a bug of eas-export; please report its traceback"
             code = _refuse(UserError(what, where="eas-export", fix=fix), 70)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _command() -> str:
+    """The command that runs: eas-export build"""
+    return " ".join(["eas-export", *(word for word in sys.argv[1:2] if word in COMMANDS)])
+
+
+def _stopped(what: str, where: str, error: BaseException) -> UserError:
+    """The message of an interruption: what the interrupted work noted on it about what is kept; the outermost work knows best."""
+    notes = getattr(error.__cause__ or error, "__notes__", [])  # click raises its Abort from the KeyboardInterrupt
+    fix = notes[-1] if notes else f"run the same command again: {_command()} kept nothing to resume from"
+    return UserError(what, where=where, fix=fix)
 
 
 def _refuse(error: UserError, code: int = 2) -> int:

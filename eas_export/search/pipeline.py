@@ -2,7 +2,7 @@
 skips, and write a checkpoint that `build` reads.
 
 While it runs, `out` has search.json, the report so far, and state.safetensors, the trained tensors. An interrupted search continues from
-them, with the same outcome as one that was not interrupted.
+them, with the same outcome as one that was not interrupted. It is saved every few minutes, and when Ctrl-C or SIGTERM ends it.
 """
 
 from pathlib import Path
@@ -107,10 +107,11 @@ def search(
             return earlier
         with enough_memory(where, LESS):
             run = Run(earlier or begin, trainable, examples, where, out, progress)
-            run.explore()
-            run.tune()
-        trainable.write(run.report.skipped, out, progress)
-        return run.end()
+            with run.saved_when_interrupted():
+                run.explore()
+                run.tune()
+                trainable.write(run.report.skipped, out, progress)
+                return run.end()
 
 
 def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Trainable:

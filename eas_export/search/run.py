@@ -1,6 +1,8 @@
 """Run a search: training, events of the bandit, and their report."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from ..core.errors import UserError
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
 from ..families.contract import Trainable
+from ..system.signals import signals_wait
 from .examples import Examples, batch_at
 from .folder import save_report
 from .report import Loss, SearchOptions, SearchReport
@@ -16,7 +19,7 @@ from .subnetwork import Batch, Supernet, make_batch
 from .tune import Trainer, finite
 
 STATE = "state.safetensors"
-SAVED_EVERY = 200  # steps
+SAVED_EVERY = 180  # seconds
 NOTED_EVERY = 50
 MOST_MEASURED = 256  # held-out questions whose losses are reported
 
@@ -52,8 +55,23 @@ class Run:
         if (out / STATE).exists():
             self.trainer.load(out / STATE)
         self.report = report.until(self.trainer.done)
+        self.whole = self.saved = self.trainer.done  # steps in both the tensors and the report, and on disk
         self.before, self.clock = report.seconds, time.monotonic()
+        self.saved_at = self.clock
         self.held_out, self.train = split(len(examples), opts)
+
+    @contextmanager
+    def saved_when_interrupted(self) -> Iterator[None]:
+        """Where the block is interrupted, save what is trained, and note for the user what is in which file."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if self.whole == self.trainer.done:
+                self._save()
+            done, steps = self.saved, self.options.all_steps
+            state = f"{done} of {steps} steps are saved in {self.out / STATE}" if done else "no step was finished"
+            error.add_note(f"run the same command again: {state}")
+            raise
 
     def explore(self) -> None:
         """Train with random skips and let the bandit evaluate; then choose the skips."""
@@ -65,10 +83,8 @@ class Run:
         left = max(0, opts.search_steps - self.trainer.done)  # earlier steps would distort the estimated time
         with self.progress.stage("searching", left, "steps") as done:
             for step in range(self.trainer.done, opts.search_steps):
-                self._train(self.report.bandit.draw(step, 1)[0])
-                if step >= opts.warm_up and (step - opts.warm_up) % opts.every == 0:
-                    self._event(step)
-                self._keep(step, "searching")
+                is_event = step >= opts.warm_up and (step - opts.warm_up) % opts.every == 0
+                self._step(step, self.report.bandit.draw(step, 1)[0], "searching", is_event)
                 done(1)
         if self.report.skipped is None:
             self._know(skipped=self.report.bandit.chosen)
@@ -80,8 +96,7 @@ class Run:
             self._measure("chosen", skipped)
         with self.progress.stage("tuning", opts.all_steps - self.trainer.done, "steps") as done:
             for step in range(self.trainer.done, opts.all_steps):
-                self._train(skipped)
-                self._keep(step, "tuning")
+                self._step(step, skipped, "tuning")
                 done(1)
         self._measure("tuned", skipped)
 
@@ -92,9 +107,14 @@ class Run:
         (self.out / STATE).unlink(missing_ok=True)
         return self.report
 
-    def _train(self, skipped: tuple[int, ...]) -> None:
-        batch = self._batch(self.train, self.trainer.done)
-        self.loss = self.trainer.step(self.supernet.loss(skipped, batch))
+    def _step(self, step: int, skipped: tuple[int, ...], title: str, is_event: bool = False) -> None:
+        """A training step. From its first changed parameter on, an interruption waits: what is saved is a whole step with its event."""
+        loss = self.trainer.backward(self.supernet.loss(skipped, self._batch(self.train, step)))
+        with signals_wait():
+            self.trainer.update()
+            if is_event:
+                self._event(step)
+            self._keep(step, loss, title)
 
     def _event(self, step: int) -> None:
         opts, bandit = self.options, self.report.bandit
@@ -103,16 +123,23 @@ class Run:
         losses = [self._loss(skipped, batch) for skipped in candidates]
         self._know(bandit=bandit.learn(step, candidates, losses))
 
-    def _keep(self, step: int, title: str) -> None:
-        """Report the loss every NOTED_EVERY steps, and save report and state every SAVED_EVERY steps."""
+    def _keep(self, step: int, loss: float, title: str) -> None:
+        """Report the loss every NOTED_EVERY steps, and save report and state every SAVED_EVERY seconds."""
         if (step + 1) % NOTED_EVERY == 0:
-            self._know(losses=(*self.report.losses, Loss(step=step, loss=self.loss)))
+            self._know(losses=(*self.report.losses, Loss(step=step, loss=loss)))
             bandit = self.report.bandit
             known = {"entropy": bandit.entropy, "most redundant": list(bandit.ranking[: bandit.count])}
-            self.progress.note(title, {"step": step + 1, "loss": self.loss} | (known if bandit.events else {}))
-        if (step + 1) % SAVED_EVERY == 0 or step + 1 in (self.options.search_steps, self.options.all_steps):
-            save_report(self.out, self.report)
-            self.trainer.save(self.out / STATE)
+            self.progress.note(title, {"step": step + 1, "loss": loss} | (known if bandit.events else {}))
+        self.whole = step + 1
+        is_last = self.whole in (self.options.search_steps, self.options.all_steps)
+        if is_last or time.monotonic() - self.saved_at >= SAVED_EVERY:
+            self._save()
+
+    def _save(self) -> None:
+        self._know()
+        save_report(self.out, self.report)
+        self.trainer.save(self.out / STATE)
+        self.saved, self.saved_at = self.trainer.done, time.monotonic()
 
     def _measure(self, name: str, skipped: tuple[int, ...]) -> None:
         """Report the loss over held-out questions."""

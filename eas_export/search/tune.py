@@ -25,15 +25,24 @@ class Trainer:
 
     def step(self, loss: Tensor) -> float:
         """Take one optimizer step. Returns the loss. Raises UserError if it is not finite."""
+        value = self.backward(loss)
+        self.update()
+        return value
+
+    def backward(self, loss: Tensor) -> float:
+        """The first half of a step: gradients, while parameters stay as they are. Returns the loss. Raises UserError if it is not finite."""
         value = finite(loss, self.done)
+        loss.backward()
+        return value
+
+    def update(self) -> None:
+        """The second half: change the parameters by their gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * _share(self.done / self.steps)
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), LARGEST_GRADIENT)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.done += 1
-        return value
 
     def save(self, path: Path) -> None:
         """Write the parameters and AdamW's state. Raises UserError if the file cannot be written."""

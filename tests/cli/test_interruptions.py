@@ -10,12 +10,14 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from signal import raise_signal
 
 import pytest
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.build.workspace import lock, workspace
 from eas_export.bundle.bundle import open_bundle
+from eas_export.cli.main import LazyGroup
 from eas_export.core.errors import UserError
 from eas_export.core.progress import Progress
 from eas_export.pipeline import build, verify
@@ -70,7 +72,10 @@ def test_a_killed_build_does_not_open_and_the_next_one_goes_on(
     process.send_signal(signal_)
     said = process.communicate()[1]
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[signal_]
-    assert signal_ == signal.SIGKILL or "a build reuses its finished files" in said
+    kept = (
+        f"run the same command again: it reuses what is finished in {tmp_path / '.o.partial'} ({', '.join(finished)})"
+    )
+    assert signal_ == signal.SIGKILL or said.rstrip().endswith(kept)
     for path in (out, *tmp_path.iterdir(), *tmp_path.glob(".o.partial/*")):
         with pytest.raises(UserError):
             open_bundle(path)
@@ -82,6 +87,17 @@ def test_a_killed_build_does_not_open_and_the_next_one_goes_on(
     assert ("writing weights" in err) == ("weights.safetensors" not in finished)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
     assert verify(out, checkpoint, steps=1).ok and not open_bundle(out).damaged_files()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["verify", "inspect", "check", "bench", "run", "build", "doctor"])
+def test_a_command_with_nothing_to_resume_says_so(name, number, code, monkeypatch, command):
+    """Also a build that is stopped before it finished a file."""
+    monkeypatch.setattr(LazyGroup, "invoke", lambda *_: raise_signal(number))
+    found, _, err = command(name)
+    assert found == code and err.rstrip().endswith(
+        f"run the same command again: eas-export {name} kept nothing to resume from"
+    )
 
 
 def test_files_may_run_out_of_room_at_any_of_them(checkpoint, tmp_path, command):

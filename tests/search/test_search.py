@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from search_cases import OPTIONS
 
+from eas_export.cli.progress import LineProgress
 from eas_export.core.errors import UserError
 from eas_export.core.plan import make_plan
 from eas_export.core.precision import PRECISIONS
@@ -77,46 +80,115 @@ def test_what_was_written_is_what_was_trained(searched, questions):
     assert [event.step for event in report.bandit.events] == [4, 6, 8, 10]
 
 
-def test_it_goes_on_where_it_was_interrupted(searched, plain, questions, tmp_path, monkeypatch):
-    """To the same end: the very weights, and the same events."""
-    monkeypatch.setattr(run, "SAVED_EVERY", 5)
-    for stop in (8, 14):
-
-        class Stops(Progress):
-            def note(self, title, values, stop=stop):
-                if values["step"] == stop:
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(run, "NOTED_EVERY", 1)
-        with pytest.raises(KeyboardInterrupt):
-            search(plain, questions, tmp_path / "eas", count=2, progress=Stops(), **OPTIONS)
-        assert not (tmp_path / "eas" / "config.json").exists()
-    report = search(plain, questions, tmp_path / "eas", count=2, **OPTIONS)
+def require_same_search(report: SearchReport, out: Path, searched: tuple[Path, SearchReport]) -> None:
+    """The very weights, and the same events and losses."""
     same = ("bandit", "skipped", "held_out", "losses")
     assert {name: getattr(report, name) for name in same} == {name: getattr(searched[1], name) for name in same}
-    mine, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "eas", searched[0]))
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (out, searched[0]))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
-    assert not (tmp_path / "eas" / run.STATE).exists()
+    assert not (out / run.STATE).exists()
+
+
+def saved_steps(out: Path) -> int:
+    return int(load_file(out / run.STATE)["done"])
+
+
+def at_step(number: int, act) -> type[Progress]:
+    """A progress that acts when this step's loss is noted: parameters have changed, and nothing of it is saved."""
+
+    class Acts(Progress):
+        def note(self, title, values):
+            if values["step"] == number:
+                act()
+
+    return Acts
+
+
+def test_it_goes_on_from_the_step_of_the_interruption(searched, plain, questions, tmp_path, monkeypatch):
+    """To the same end: after a signal during a step with an event, during a gradient, a loss that is measured, and the writing."""
+    monkeypatch.setattr(run, "NOTED_EVERY", 1)
+    out = tmp_path / "eas"
+    begin = lambda progress=None: search(plain, questions, out, count=2, progress=progress, **OPTIONS)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        begin(at_step(9, lambda: signal.raise_signal(signal.SIGINT))())
+    assert stopped.value.__notes__ == [f"run the same command again: 9 of 18 steps are saved in {out / run.STATE}"]
+    assert saved_steps(out) == 9 and [event.step for event in load_report(out).bandit.events] == [4, 6, 8]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for place, name, steps in (
+        (run.Trainer, "backward", 9),
+        (run.Run, "_measure", 12),
+        (sys.modules["eas_export.families.llava.train"], "_write", 18),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, interrupted)
+            begin()
+        assert saved_steps(out) == steps and not (out / "config.json").exists()
+    require_same_search(begin(), out, searched)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_second_signal_does_not_wait(plain, questions, tmp_path, monkeypatch):
+    """A step that it leaves half done is not saved."""
+    monkeypatch.setattr(run, "NOTED_EVERY", 1)
+    monkeypatch.setattr(run, "SAVED_EVERY", 0)
+
+    def act():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        search(plain, questions, tmp_path / "eas", count=2, progress=at_step(3, act)(), **OPTIONS)
+    assert "2 of 18 steps are saved" in stopped.value.__notes__[0] and saved_steps(tmp_path / "eas") == 2
+
+
+@pytest.mark.parametrize(
+    "number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_a_kill_name_the_file_and_the_steps(
+    plain, questions, tmp_path, monkeypatch, command, number, code, word
+):
+    monkeypatch.setattr(run, "NOTED_EVERY", 1)
+    monkeypatch.setattr(LineProgress, "note", at_step(2, lambda: signal.raise_signal(number)).note)
+    begin = ("search", "--ckpt", plain, "--data", questions, "--out", tmp_path / "eas", "--count", 2, *WORDS)
+    found, _, err = command(*begin)
+    state = tmp_path / "eas" / run.STATE
+    assert (
+        found == code
+        and f"error: {word}" in err
+        and f"run the same command again: 2 of 18 steps are saved in {state}" in err
+    )
 
 
 def test_it_goes_on_where_the_state_was_not_written(searched, plain, questions, tmp_path, monkeypatch):
     """The report is ahead of it then: what it says of later steps is seen once more."""
-    saved, save, out = [], run.Trainer.save, tmp_path / "eas"
+    save, out = run.Trainer.save, tmp_path / "eas"
 
-    def fail(trainer, path):
-        saved.append(trainer.done)
-        if len(saved) == 2:
+    def killed(trainer, path):
+        if trainer.done == 9:
             raise KeyboardInterrupt
         save(trainer, path)
 
-    monkeypatch.setattr(run, "SAVED_EVERY", 5)
-    monkeypatch.setattr(run.Trainer, "save", fail)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(run, "SAVED_EVERY", 0)
+    monkeypatch.setattr(run, "NOTED_EVERY", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run.Trainer, "save", killed)
         search(plain, questions, out, count=2, **OPTIONS)
-    events = load_report(out).bandit.events
-    assert saved == [5, 10] and [event.step for event in events] == [4, 6, 8]
-    report = search(plain, questions, out, count=2, **OPTIONS)
-    assert report.bandit == searched[1].bandit and report.held_out == searched[1].held_out
+    assert saved_steps(out) == 8 and [event.step for event in load_report(out).bandit.events] == [4, 6, 8]
+    require_same_search(search(plain, questions, out, count=2, **OPTIONS), out, searched)
+
+
+def test_it_is_saved_by_the_clock(plain, questions, tmp_path, monkeypatch):
+    """A killed search has lost minutes, not hundreds of slow steps."""
+    saved, save = [], run.Trainer.save
+    monkeypatch.setattr(run.Trainer, "save", lambda trainer, path: saved.append(trainer.done) or save(trainer, path))
+    for every, steps in ((180, [3]), (0, [1, 2, 3])):
+        monkeypatch.setattr(run, "SAVED_EVERY", every)
+        search(plain, questions, tmp_path / str(every), skip="1", **OPTIONS | {"tune_steps": 3})
+        assert saved == steps
+        saved.clear()
 
 
 def test_the_same_again_does_nothing_and_another_is_refused(searched, plain, questions):
@@ -172,7 +244,7 @@ def test_too_little_memory_is_said_with_what_takes_less(plain, questions, tmp_pa
     def full(*_):
         raise error
 
-    monkeypatch.setattr(run.Trainer, "step", full)
+    monkeypatch.setattr(run.Trainer, "backward", full)
     said = refused("search", "--ckpt", plain, "--data", questions, "--out", tmp_path / "o", "--count", 2, *WORDS)
     assert "out of memory" in said and "a smaller --batch" in said
     wide = ("--count", 2, "--kept-rank", 10**12)
