@@ -31,7 +31,7 @@ from .networks.graphs import fold_modes
 from .networks.memory import DeviceMemory
 from .networks.prune import prune
 from .system.hashing import remembered_sha256
-from .verify.compare import DEFAULT_BACKEND, compare_bundle
+from .verify.compare import DEFAULT_BACKEND, DEFAULT_STEPS, compare_bundle
 from .verify.compare import Request as ParityRequest
 from .verify.controls import not_planted, run_controls
 from .verify.report import ParityReport, Verdict
@@ -104,9 +104,9 @@ def build(
     check_destination(out)
     shared = _open_base(Path(base), out, opts) if base else None
     estimates = estimate_build(blueprint, out, shared, verify)
-    result = BuildResult(
-        request, plan, accounts, estimates, notes, blueprint.device_memory if blueprint.targets else None
-    )
+    said = (*request.notes, *notes)
+    device = blueprint.device_memory if blueprint.targets else None
+    result = BuildResult(request, plan, accounts, estimates, said, device)
     if force or not (out / MANIFEST).exists():
         check_resources(
             estimates, out.parent, "choose another disk for --out, or build with --precision fp16 or --no-verify"
@@ -140,7 +140,7 @@ def verify(
     backend: Sequence[str] | str | None = None,
     require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
-    steps: int = 8,
+    steps: int | None = None,
     device: str = "cpu",
     against: str | None = None,
     negative_controls: bool = False,
@@ -150,17 +150,21 @@ def verify(
 
     ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources; scale and temperature are those that the build was given
     backend                one or several that must run the bundle; None: ONNX Runtime and every backend that it has engines for
-    require, inputs, steps  see verify/compare.Request
+    require, inputs        see verify/compare.Request
+    steps                  decode steps, unless the inputs force tokens; None: 8, or as many as the bundle's limits allow
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
     against                "transformers": also compare the checkpoint's base path with transformers' own classes (families/witnesses)
     negative_controls      also plant known faults in copies and check that each is found, on the CPU (verify/controls.py)
 
-    Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, and
-    for cuda where PyTorch sees no GPU.
+    Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, for more
+    steps than the bundle's limits allow, and for cuda where PyTorch sees no GPU.
     """
     place = device_named(device)
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
+    if steps is not None and not 0 <= steps < m.limits.max_tokens:
+        fix = f"give 0 to {m.limits.max_tokens - 1}, or build with another --max-tokens"
+        raise UserError(f"--steps is {steps}, out of range 0 to {m.limits.max_tokens - 1}", where="--steps", fix=fix)
     checkpoint, reference = None, "the bundle's own weights"
     sources = Sources.given("verify", ckpt, weights, vision, base_weights, tokenizer, **m.options.settings)
     if sources and opened.is_unchanged:
@@ -176,8 +180,9 @@ def verify(
         _require_witness(against, sources, m.config.family)
         witness = (against, partial(get_family(m.config.family).witness, sources))
     chosen = None if backend is None else _names(backend)
+    count = DEFAULT_STEPS if steps is None else steps
     file = None if inputs is None else Path(inputs)
-    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, steps, witness=witness, device=place)
+    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, count, witness=witness, device=place)
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report

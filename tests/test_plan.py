@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eas_export.core.errors import UserError
-from eas_export.core.plan import SkipEvidence, choose_plan, make_plan, parse_skip
+from eas_export.core.plan import SkipEvidence, choose_plan, disagreement, make_plan, parse_skip
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,20 @@ def test_a_recipe_fills_in_where_the_checkpoint_is_silent(silent):
 def test_a_recipe_never_overrides_a_record():
     with pytest.raises(UserError, match=r"recipe skips 4, but the checkpoint was trained with \[5, 6\].*--skip 5,6"):
         plan("[5, 6]", recipe="4")
+
+
+@pytest.mark.parametrize("text", ["[40]", "all"])
+def test_a_record_that_is_no_list_of_this_model_can_be_overridden(text):
+    """Only by --skip, which the message names: nobody edits a checkpoint, and a recipe does not override a record."""
+    for recipe in (None, "4"):
+        with pytest.raises(
+            UserError, match=r"skip (index|list).*\(args.skip_list.*\): pass --skip with the attentions"
+        ):
+            plan(text, recipe=recipe)
+    mine = plan(text, explicit="2")
+    evidence = SkipEvidence(text=text, origin=FILE)
+    (note,) = disagreement(mine, evidence, frozenset)
+    assert mine.skipped == (2,) and note.startswith(f"{FILE} is not used: skip ")
 
 
 def test_kept_and_skipped_make_the_whole():

@@ -41,6 +41,50 @@ def test_the_command_line_wins(tmp_path):
     assert (request.given_skip, request.recipe_skip) == ("3", None)
 
 
+def test_keys_are_written_as_the_fields_or_as_the_options(tmp_path):
+    assert resolve(write(tmp_path, "max-tokens: 96\nmax_prompt: 64"), {}).options.max_tokens == 96
+    for text, lines in (("max_tokens: 96\nfold: weights\nmax-tokens: 96", "1 and 3"), ("skip: 1\nskip: 2", "1 and 2")):
+        with pytest.raises(UserError, match=f"is there twice, in lines {lines} .*r.yaml.: keep one"):
+            resolve(write(tmp_path, text), {})
+
+
+DEFAULT_LOWERED = "the default of 1024 leaves no room for an answer in 128 tokens; --max-prompt sets another"
+RECIPES_LOWERED = "r.yaml's 512 leaves no room for an answer in 128 tokens; --max-prompt sets another"
+
+
+@pytest.mark.parametrize(
+    "recipe, given, max_prompt, note",
+    [
+        ("", {}, 1024, None),
+        ("", {"max_tokens": 1025}, 1024, None),
+        ("", {"max_tokens": 128}, 64, DEFAULT_LOWERED),
+        ("", {"max_tokens": 2}, 1, "in 2 tokens; --max-prompt sets another"),
+        ("max_tokens: 128", {}, 64, DEFAULT_LOWERED),
+        ("max_prompt: 512", {"max_tokens": 128}, 64, RECIPES_LOWERED),
+        ("max_prompt: 512\nmax_tokens: 768", {"max_tokens": 128}, 64, RECIPES_LOWERED),
+        ("max_prompt: 512\nmax_tokens: 768", {"max_tokens": 600}, 512, None),
+        ("max_tokens: 128", {"max_prompt": 100}, 100, None),
+    ],
+)
+def test_fewer_tokens_lower_the_longest_prompt_that_was_not_typed(tmp_path, recipe, given, max_prompt, note):
+    request = resolve(write(tmp_path, recipe or "# nothing"), given)
+    assert request.options.limits.max_prompt == max_prompt == request.options.settled(("offline",)).max_prompt
+    assert len(request.notes) == bool(note) and (note is None or request.notes[0].endswith(note))
+
+
+@pytest.mark.parametrize(
+    "recipe, given",
+    [
+        ("# nothing", {"max_tokens": 128, "max_prompt": 128}),
+        ("max_prompt: 512\nmax_tokens: 512", {}),
+        ("max_tokens: 128", {"max_prompt": 128}),
+    ],
+)
+def test_two_limits_that_were_given_together_are_not_changed(tmp_path, recipe, given):
+    with pytest.raises(UserError, match="leaves no room for an answer in max_tokens"):
+        resolve(write(tmp_path, recipe), given)
+
+
 def test_the_command_line_has_the_recipes_keys():
     from eas_export.cli.build import build
 
@@ -62,6 +106,7 @@ def test_the_command_line_has_the_recipes_keys():
         ("#" * 70_000, "longer than 65536 bytes"),
         ("router_temperature: .nan", "router_temperature"),
         ("adapter_scale: .inf", "adapter_scale"),
+        ("skip: []\n? [x, y]\n: 1", "not a YAML file"),
         ("- a\n- b", "key: value"),
         ("a: [", "not a YAML file"),
         ("!!python/object/apply:os.system ['touch x']", "not a YAML file"),

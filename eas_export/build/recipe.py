@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core.errors import UserError
-from ..core.options import BuildOptions
+from ..core.options import DEFAULT_MAX_PROMPT, BuildOptions
 from ..core.record import refusal
 from ..system.files import require_file
 
@@ -16,40 +16,63 @@ LONGEST_RECIPE = 1 << 16  # bytes; a recipe is a few lines
 
 @dataclass(frozen=True)
 class Request:
-    """Resolved options, and where the skip list comes from (see plan.choose_plan)."""
+    """Resolved options, where the skip list comes from (see plan.choose_plan), and notes for the user."""
 
     options: BuildOptions
     given_skip: str | None
     recipe_skip: tuple[str, str] | None
+    notes: tuple[str, ...] = ()
 
 
 def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
-    """Merge a recipe with the options of the command line; None means "not given". Raises UserError for unknown keys and bad values."""
+    """Merge a recipe with the options of the command line; None means "not given". A max_prompt that is not on the command line is lowered
+    where max_tokens is, with a note. Raises UserError for unknown keys and bad values."""
     written = _read(recipe) if recipe else {}
     chosen = {key: value for key, value in given.items() if value is not None}
-    options = _validate({**written, **chosen}, f"{recipe}" if recipe else "options")
+    too_long = "max_prompt" not in chosen and _leaves_no_room(written.get("max_prompt"), chosen.get("max_tokens"))
+    kept = {key: value for key, value in written.items() if not (too_long and key == "max_prompt")}
+    options = _validate({**kept, **chosen}, f"{recipe}" if recipe else "options")
     from_recipe = recipe is not None and "skip" not in chosen and options.skip is not None
     recipe_skip = (recipe.name, options.skip) if from_recipe else None
-    return Request(options, options.skip if "skip" in chosen else None, recipe_skip)
+    notes = ()
+    if options.max_prompt is None and (too_long or _leaves_no_room(DEFAULT_MAX_PROMPT, options.max_tokens)):
+        before = f"{recipe.name}'s {written['max_prompt']}" if too_long else f"the default of {DEFAULT_MAX_PROMPT}"
+        lowered = f"max_prompt is {options.limits.max_prompt}, as {before} leaves no room for an answer"
+        notes = (f"{lowered} in {options.max_tokens} tokens; --max-prompt sets another",)
+    return Request(options, options.skip if "skip" in chosen else None, recipe_skip, notes)
+
+
+def _leaves_no_room(max_prompt: Any, max_tokens: Any) -> bool:
+    return type(max_prompt) is type(max_tokens) is int and max_prompt >= max_tokens
 
 
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    class WithoutAliases(yaml.SafeLoader):
-        """Refuses aliases: a few lines of them can expand to more than the memory holds."""
+    class Strict(yaml.SafeLoader):
+        """Refuses aliases, a few lines of which can expand to more than the memory holds, and keys that are there twice."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("aliases are not allowed")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            lines: dict[str, int] = {}
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                name, line = _as_option(key.value), key.start_mark.line + 1
+                if name in lines:
+                    what = f"{name} is there twice, in lines {lines[name]} and {line}"
+                    raise UserError(what, where=path, fix="keep one of the two lines")
+                lines[name] = line
+            return {_as_option(key): value for key, value in super().construct_mapping(node, deep).items()}
+
     try:
         with open(require_file(path), "rb") as file:
             text = file.read(LONGEST_RECIPE + 1)
         if len(text) > LONGEST_RECIPE:
             raise ValueError(f"longer than {LONGEST_RECIPE} bytes")
-        content = yaml.load(text.decode("utf-8"), WithoutAliases)
+        content = yaml.load(text.decode("utf-8"), Strict)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())[:200]
         what = f"the recipe is not a YAML file ({first})"
@@ -60,6 +83,11 @@ def _read(path: Path) -> dict[str, Any]:
         what = "the recipe is not a table of key: value lines"
         raise UserError(what, where=path, fix="write key: value lines, like the shipped recipes")
     return content
+
+
+def _as_option(key: Any) -> Any:
+    """A key as the field's name: max-tokens, as on the command line, is max_tokens."""
+    return key.replace("-", "_") if isinstance(key, str) else key
 
 
 def _validate(values: dict[str, Any], where: str) -> BuildOptions:

@@ -30,10 +30,8 @@ from .sources import path_options
 )
 @click.option(
     "--steps",
-    type=click.IntRange(0),
-    default=8,
-    show_default=True,
-    help="Decode steps, unless the inputs force tokens.",
+    type=int,
+    help="Decode steps, unless the inputs force tokens.  [default: 8, or as many as the bundle takes]",
 )
 @click.option(
     "--device",

@@ -25,6 +25,7 @@ Opset = Literal[24, 21]
 
 DEFAULT_OPSET = 24  # of recorded graphs, before any lowering
 DEFAULT_MAX_BATCH = 8  # in fold modes that batch prompts
+DEFAULT_MAX_PROMPT = 1024  # where max_tokens leaves room for an answer to it
 
 WEIGHTS, GRAPHS, ENGINES = ("weights",), ("graphs",), ("engines",)  # the files that an option may decide
 BOTH = WEIGHTS + GRAPHS
@@ -99,7 +100,13 @@ class BuildOptions(Record):
         None, "Maximum rows per batch.", GRAPHS, "limits", by_default=f"1 with --fold weights, else {DEFAULT_MAX_BATCH}"
     )
     max_images: Annotated[PositiveInt, Field(le=1 << 10)] = option(1, "Maximum images per prompt.", GRAPHS, "limits")
-    max_prompt: PositiveInt = option(1024, "Maximum tokens per prompt.", GRAPHS, "limits")
+    max_prompt: PositiveInt | None = option(
+        None,
+        "Maximum tokens per prompt.",
+        GRAPHS,
+        "limits",
+        by_default=f"{DEFAULT_MAX_PROMPT}, or half of --max-tokens where that is too many",
+    )
     max_tokens: Annotated[int, Field(gt=1, le=1 << 17)] = option(2048, "Maximum tokens of prompt and answer.", BOTH, "")
     backend: tuple[BackendName, ...] = option(("onnxruntime",), BACKENDS, ENGINES, "targets")
     compute_capability: str | None = option(None, GPUS, ENGINES, "targets", metavar="LIST", by_default="80,86,89,120")
@@ -111,7 +118,7 @@ class BuildOptions(Record):
     def _as_text(cls, skip: Any) -> Any:
         """YAML reads `skip: 5` as a number and `skip: [5, 6]` as a list."""
         layers = skip if isinstance(skip, list) else [skip]
-        plain = layers and all(type(layer) is int for layer in layers)
+        plain = all(type(layer) is int for layer in layers)
         return ",".join(map(str, layers)) if plain else skip
 
     @field_validator("backend", mode="before")
@@ -136,7 +143,7 @@ class BuildOptions(Record):
         return {name: getattr(self, name) for name, option in options_of(type(self)).items() if option.of_checkpoint}
 
     def settled(self, fold_modes: Sequence[str], unused: Sequence[str] = ()) -> "BuildOptions":
-        """The options with a fold mode. Raises UserError for one that the network does not have, for batches that it cannot take, and for
+        """The options with a fold mode and a max_prompt. Raises UserError for one that the network does not have, for batches that it cannot take, and for
         limits that were set but do not apply."""
         for name in unused:
             if name in self.model_fields_set:
@@ -148,7 +155,7 @@ class BuildOptions(Record):
             kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
             what = f"{kind} has no fold mode {self.fold}"
             raise UserError(what, where="--fold", fix=f"leave --fold out, or choose {' or '.join(fold_modes)}")
-        options = self.model_copy(update={"fold": self.fold or fold_modes[0]})
+        options = self.model_copy(update={"fold": self.fold or fold_modes[0], "max_prompt": self.limits.max_prompt})
         if options._one_prompt and options.limits.max_batch > 1:
             raise UserError(
                 f"fold mode {options.fold} takes one prompt at a time, but max_batch is {options.max_batch}",
@@ -162,7 +169,8 @@ class BuildOptions(Record):
         return Limits(
             max_batch=self.max_batch or (1 if self._one_prompt else DEFAULT_MAX_BATCH),
             max_images=self.max_images,
-            max_prompt=self.max_prompt,
+            max_prompt=self.max_prompt
+            or (DEFAULT_MAX_PROMPT if DEFAULT_MAX_PROMPT < self.max_tokens else self.max_tokens // 2),
             max_tokens=self.max_tokens,
         )
 

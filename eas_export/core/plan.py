@@ -77,20 +77,23 @@ def choose_plan(
     """
     if explicit is not None:
         return make_plan(sites, explicit, EXPLICIT)
-    recorded = _recorded(evidence)
+    name = f"pass --skip with the attentions that training skipped (of 0-{sites - 1}, such as 3-5,1), or --skip none"
+    try:
+        recorded = _recorded(sites, evidence)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, fix=name) from None
     if recipe is not None:
         plan = make_plan(sites, recipe[1], f"recipe {recipe[0]}")
-        if recorded is not None and make_plan(sites, recorded, evidence.origin).skipped != plan.skipped:
-            what = f"the recipe skips {recipe[1]}, but the checkpoint was trained with {recorded} skipped"
-            fix = f"pass --skip {recorded.strip('[]').replace(' ', '')} to follow the checkpoint"
+        if recorded is not None and recorded.skipped != plan.skipped:
+            what = f"the recipe skips {recipe[1]}, but the checkpoint was trained with {evidence.text} skipped"
+            fix = f"pass --skip {evidence.text.strip('[]').replace(' ', '')} to follow the checkpoint"
             raise UserError(what, where=evidence.origin, fix=fix)
-        return plan if recorded is None else make_plan(sites, recorded, evidence.origin)
+        return recorded or plan
     if recorded is not None:
-        return make_plan(sites, recorded, evidence.origin)
+        return recorded
     record = "" if evidence.text is None else f" (its list is {evidence.text!r})"
     what = f"the checkpoint does not say which attentions are skipped{record}"
-    fix = f"pass --skip with the attentions that training skipped (of 0-{sites - 1}, such as 3-5,1), or --skip none"
-    raise UserError(what, where=evidence.origin, fix=fix)
+    raise UserError(what, where=evidence.origin, fix=name)
 
 
 def disagreement(
@@ -101,13 +104,16 @@ def disagreement(
     attentions  sites -> the attentions that they stand for (the config's method): two sites may stand for one
     adapters    whether any adapters are used
     """
-    recorded = _recorded(evidence)
-    trained = plan.skipped if recorded is None else make_plan(plan.sites, recorded, evidence.origin).skipped
+    try:
+        recorded = _recorded(plan.sites, evidence)
+    except UserError as error:
+        return (f"{evidence.origin} is not used: {error.what}",)
+    trained = plan.skipped if recorded is None else recorded.skipped
     kept = [site for site in trained if attentions([site]).isdisjoint(attentions(plan.skipped))]
     skipped = [site for site in plan.skipped if attentions([site]).isdisjoint(attentions(trained))]
     notes = []
     if kept or skipped:
-        notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {recorded}")
+        notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {evidence.text}")
     if kept and adapters:
         notes.append(f"adapters before attentions that training skipped are untrained: {_listed(kept)}")
     if skipped and adapters:
@@ -119,5 +125,7 @@ def _listed(sites: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(sites)))
 
 
-def _recorded(evidence: SkipEvidence) -> str | None:
-    return evidence.text if (evidence.text or "").strip() not in ("", "[]") else None
+def _recorded(sites: int, evidence: SkipEvidence) -> SkipPlan | None:
+    """The plan that the checkpoint records. Raises UserError for a list that cannot be one of this model."""
+    has_list = (evidence.text or "").strip() not in ("", "[]")
+    return make_plan(sites, evidence.text, evidence.origin) if has_list else None

@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,10 +31,24 @@ def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: o
         fix = f"did you mean {close[0]}?" if close else f"the {kind}s are: {', '.join(record.model_fields)}"
         return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
     reason = first["msg"].removeprefix("Value error, ")
-    what = f"{key} is {_shown(first['input'])}: {reason}" if key else reason
-    return UserError(
-        what, where=where, fix=f"correct the {kind}" if key else f"the {kind}s are: {', '.join(record.model_fields)}"
-    )
+    if key:
+        return UserError(f"{key} is {_shown(first['input'])}: {reason}", where=where, fix=f"correct the {kind}")
+    what, _, fix = reason.partition(": ")  # of values that do not go together, a record may say what to do
+    return UserError(what, where=where, fix=fix or f"the {kind}s are: {', '.join(record.model_fields)}")
+
+
+class KeyTwice(Exception):
+    """A JSON object has a key twice."""
+
+
+def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without duplicate keys: json.loads's object_pairs_hook for what users write. Raises KeyTwice."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise KeyTwice(key)
+        result[key] = value
+    return result
 
 
 def validated(record: type[R], where: object, fix: str, **values: Any) -> R:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.limits import Limits
-from ..core.record import refusal
+from ..core.record import KeyTwice, refusal, unique
 from ..families.contract import Family
 from ..families.processing.image_processor import read_image
 from ..families.processing.question import FileQuestion, Question
@@ -166,9 +166,12 @@ def _parse(line: bytes, where: str) -> FileQuestion:
         raise UserError(f"the line is longer than {LONGEST_LINE} bytes", where=where, fix="give one question per line")
     example = 'write lines like {"prompt": "...", "image": "cat.png"}'
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError:
         raise UserError("the line is not UTF-8 text", where=where, fix="save the file as UTF-8") from None
+    except KeyTwice as error:
+        what = f"the key {reprlib.repr(str(error))} is there twice"
+        raise UserError(what, where=where, fix="keep one of the two") from None
     except (ValueError, RecursionError):
         raise UserError("the line is not JSON", where=where, fix=example) from None
     if not isinstance(value, dict):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from .. import __version__
 from ..backends.runtime import device_named
@@ -17,7 +18,7 @@ from ..checkpoint.hf_files import SENTENCEPIECE
 from ..core.errors import UserError
 from ..core.plan import EXPLICIT, make_plan, parse_skip
 from ..core.progress import Progress
-from ..core.record import validated
+from ..core.record import refusal
 from ..families import detect, load_checkpoint, make_tokenizer
 from ..families.contract import Ranks, Sources, Trainable
 from ..system.hashing import sha256_of
@@ -62,7 +63,10 @@ def search(
         raise UserError(what, where="search", fix="pass one of --count and --skip")
     skipped = None if skip is None else parse_skip(skip, EXPLICIT)
     counted = {"count": count if skipped is None else len(skipped), "skip": skipped}
-    opts = validated(SearchOptions, "search", "see eas-export search --help", **counted, **options)
+    try:
+        opts = SearchOptions(**counted, **options)
+    except ValidationError as error:
+        raise refusal(error, SearchOptions, "option", "search") from None
     get_policy(opts.policy)
     where = device_named(device)
     with enough_memory(where, LESS):
@@ -71,9 +75,9 @@ def search(
     config, sites = checkpoint.config, checkpoint.config.sites
     if skip is not None:
         make_plan(sites, skip, EXPLICIT)
-    elif opts.count > sites:
-        what = f"{opts.count} attentions cannot be skipped: the model has {sites}"
-        raise UserError(what, where="--count", fix=f"give a number up to {sites}")
+    elif not 1 <= count <= sites:
+        what = f"--count is {count}, out of range 1 to {sites}: the model has {sites} attentions"
+        raise UserError(what, where="--count", fix=f"give 1 to {sites}")
     tokenizer = make_tokenizer(checkpoint.tokenizer, config)
     examples = Examples(data, config, detect(ckpt), tokenizer)
     split(len(examples), opts)

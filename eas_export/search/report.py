@@ -29,7 +29,7 @@ class SearchOptions(Record):
     precision      of weights and activations; adapters are trained in fp32
     """
 
-    count: int = Field(ge=0)
+    count: int
     skip: tuple[int, ...] | None = None
     policy: str = "lavin-code"
     steps: int = Field(default=2000, ge=0)
@@ -49,8 +49,10 @@ class SearchOptions(Record):
     def _leaves_events(self) -> "SearchOptions":
         if self.skip is None and self.warm_up >= self.steps:
             raise ValueError(
-                f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps: --warm-up must be below --steps"
+                f"a warm-up of {self.warm_up} leaves no event in {self.steps} steps: pass a --warm-up below --steps"
             )
+        if self.all_steps < 1:
+            raise ValueError("with a list of skips and 0 tune_steps nothing is trained: pass --tune-steps 1 or more")
         return self
 
     @property

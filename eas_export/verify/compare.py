@@ -25,6 +25,7 @@ from .weights import compare_weights
 from .witness import first_divergence, witness_step
 
 DEFAULT_BACKEND = "onnxruntime"
+DEFAULT_STEPS = 8
 FIRST_WITH_NAMES = Version("0.7.0")
 
 
@@ -48,7 +49,7 @@ class Request:
     backends: tuple[str, ...] | None = None
     require: tuple[str, ...] = ()
     inputs: Path | None = None
-    steps: int = 8
+    steps: int = DEFAULT_STEPS
     thorough: bool = True
     witness: tuple[str, Callable[[], Any]] | None = None
     device: torch.device = CPU

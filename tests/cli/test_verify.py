@@ -60,6 +60,13 @@ def test_a_bundle_without_the_engines_that_are_asked_for(bundle_of, command):
         assert said["verdict"] == ("not run" if option == "--backend" else "self-consistent")
 
 
+def test_more_steps_than_the_bundle_takes_are_refused(bundle_of, refused):
+    """Of a prompt of one token, limits leave this many; by itself verify takes as many of its 8 as fit."""
+    for steps in (-1, 256, 1_000_000_000):
+        said = refused("verify", bundle_of(CASE).path, "--steps", steps)
+        assert f"--steps is {steps}, out of range 0 to 255" in said and "give 0 to 255, or build with another" in said
+
+
 def test_without_onnxruntime_nothing_passes_in_silence(bundle_of, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, _ = command("verify", bundle_of(CASE).path, "--ckpt", CASE.folder, "--json")

@@ -297,3 +297,11 @@ def test_an_image_that_is_a_line_is_refused(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "line.png")
     with pytest.raises(UserError, match="one side is more than 100 times the other"):
         read_image(tmp_path / "line.png")
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path):
+    """JSON's readers take the last one, silently."""
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"prompt": "b", "image": [], "prompt": "c"}\n')
+    with pytest.raises(UserError, match=r"the key 'prompt' is there twice .*q.jsonl, line 3.: keep one"):
+        read_questions(path)

@@ -347,10 +347,15 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
 
     assert "one of --count and --skip" in said()
     assert "one of --count and --skip" in said("--count", 1, "--skip", 2)
-    assert "5 attentions cannot be skipped: the model has 4" in said("--count", 5)
+    for count in (-1, 0, 5):
+        assert f"--count is {count}, out of range 1 to 4" in said("--count", count)
+    assert "nothing is trained (search): pass --tune-steps 1" in said("--skip", 1, "--tune-steps", 0)
+    assert "candidates is 1" in said("--count", 1, "--candidates", 1) and "batch is 0" in said(
+        "--count", 1, "--batch", 0
+    )
     assert "skip index 4 is out of range" in said("--skip", 4)
     assert "did you mean paper" in said("--count", 1, "--policy", "papre")
-    assert "leaves no event in 10 steps: --warm-up must be below --steps" in said(
+    assert "leaves no event in 10 steps (search): pass a --warm-up below --steps" in said(
         "--count", 1, "--steps", 10, "--warm-up", 10
     )
     assert "search does not support lavin models" in said("--count", 1, ckpt=TINY.folder)
