@@ -1,23 +1,43 @@
 """LLaMA in Hugging Face's form (LlamaForCausalLM): the keys of its config.json and the names of its tensors."""
 
 import reprlib
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
+from torch import Tensor
 
-from .hugging_face import HfConfig
-from .keys import Key, KeyTable
+from ..core.errors import UserError
+from .hf_files import CONFIG_FILE
+from .hugging_face import HfConfig, Tensors
+from .keys import Key, KeyTable, require
+from .lazy_tensor import differ
 
 
-def attention_keys(group: str) -> KeyTable:
-    """The key table's rows for the attentions of a group of blocks (see keys.rename)."""
+def attention_keys(group: str, pairs_of: int | None = None) -> KeyTable:
+    """The key table's rows for the attentions of a group of blocks (see keys.rename).
+
+    pairs_of  None: rows of q and k as in the files, where RoPE turns the halves of a head; a number of heads: reordered for RoPE that
+              turns neighbouring pairs, as in Meta's files
+    """
     block = f"model.layers.{{{group}}}.self_attn"
+
+    def turned(name: str, rows: str) -> Key:
+        convert = None if pairs_of is None else lambda weight: in_pairs(weight, pairs_of)
+        return Key(f"layers.{{i}}.attention.{name}.weight", (rows, "dim"), convert=convert, becomes=(rows, "dim"))
+
     return {
-        f"{block}.q_proj.weight": Key("layers.{i}.attention.q.weight", ("dim", "dim")),
-        f"{block}.k_proj.weight": Key("layers.{i}.attention.k.weight", ("kv", "dim")),
+        f"{block}.q_proj.weight": turned("q", "dim"),
+        f"{block}.k_proj.weight": turned("k", "kv"),
         f"{block}.v_proj.weight": Key("layers.{i}.attention.v.weight", ("kv", "dim")),
         f"{block}.o_proj.weight": Key("layers.{i}.attention.o.weight", ("dim", "dim")),
     }
+
+
+def in_pairs(weight: Tensor, heads: int) -> Tensor:
+    """Rows of each head from its first half and its second to (0, h/2), (1, h/2 + 1), ...: [heads * h, dim], as Meta's files have them.
+    transformers' conversion of those files does the opposite."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 HEAD_KEY = "lm_head.weight"
@@ -33,6 +53,8 @@ LLAMA_KEYS: KeyTable = {  # without the attentions and the head, which may be ti
     "model.layers.{i}.post_attention_layernorm.weight": Key("layers.{i}.ffn_norm.weight", ("dim",)),
     "model.layers.*.self_attn.rotary_emb.inv_freq": None,  # rounded; computed from theta instead
 }
+UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
+TIED_HEAD: KeyTable = {HEAD_KEY: None}
 
 
 class LlamaConfig(HfConfig):
@@ -91,3 +113,31 @@ class LlamaConfig(HfConfig):
         if self.attention_bias or self.mlp_bias:
             raise ValueError("attention_bias or mlp_bias is true: projections have biases, which are not supported")
         return self
+
+
+def tie(published: Tensors, config: LlamaConfig) -> tuple[Tensors, bool, tuple[str, ...]]:
+    """The tensors with an embedding, whether the head is tied to it, and a note: as transformers 5 ties. Of a tied pair, files may hold both
+    or either; two that differ are not tied. Both are read where the files hold both."""
+    embed, head = published.get(EMBED_KEY), published.get(HEAD_KEY)
+    if not config.tie_word_embeddings or head is None:
+        return published, config.tie_word_embeddings, ()
+    if embed is None:
+        return {**published, EMBED_KEY: head}, True, ()
+    if not differ(embed, head):
+        return published, True, ()
+    note = f"{HEAD_KEY} is used as it is: it differs from {EMBED_KEY}, though tie_word_embeddings is true"
+    return published, False, (note,)
+
+
+def llama_sizes(config: LlamaConfig, published: Tensors, folder: Path) -> dict[str, int]:
+    """The sizes that the key tables name. Raises UserError where the embedding does not match the config."""
+    rows = require(published, EMBED_KEY, 2, str(folder))[0]
+    if rows != config.vocab_size:
+        what = f"vocab_size is {config.vocab_size}, but {EMBED_KEY} has {rows} rows"
+        raise UserError(what, where=folder / CONFIG_FILE, fix="give the config.json that belongs to these weights")
+    return {
+        "dim": config.hidden_size,
+        "kv": config.kv_heads * (config.hidden_size // config.num_attention_heads),
+        "ffn": config.intermediate_size,
+        "vocab": config.vocab_size,
+    }

@@ -11,6 +11,8 @@ from .keys import Key, KeyTable, merge_shards
 from .lazy_tensor import LazyTensor
 from .torch_zip import read_torch_zip, state_dict_of
 
+PARAMS_FILE = "params.json"
+
 LLAMA_KEYS: KeyTable = {
     "tok_embeddings.weight": Key("embed.weight", ("vocab", "dim"), shard=1),
     "norm.weight": Key("norm.weight", ("dim",)),
@@ -47,19 +49,6 @@ class LlamaParams(Record):
     def ffn_dim(self) -> int:
         """2/3 of 4 dim, rounded up to a multiple of `multiple_of` (Meta's LLaMA)."""
         return -(-int(2 * 4 * self.dim / 3) // self.multiple_of) * self.multiple_of
-
-
-def find_folder(folder: Path, name: str | None) -> Path:
-    """`folder` itself if it has params.json, else its only subfolder that does, or the one of these that is called `name`."""
-    if (folder / "params.json").is_file():
-        return folder
-    folders = sorted(path.parent for path in folder.glob("*/params.json"))
-    named = [path for path in folders if path.name == name]
-    if len(folders) != 1 and len(named) != 1:
-        names = f" ({', '.join(path.name for path in folders)})" if folders else ""
-        what = f"found {len(folders) or 'no'} folders with params.json{names}"
-        raise UserError(what, where=folder, fix="pass --weights DIR, the folder with params.json")
-    return (named or folders)[0]
 
 
 def find_shards(folder: Path) -> list[Path]:

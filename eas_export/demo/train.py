@@ -20,6 +20,7 @@ from ..bundle.store import Parameter, write_store
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_clip import clip_keys
 from ..checkpoint.hf_files import SENTENCEPIECE
+from ..checkpoint.hf_llama import UNTIED_HEAD
 from ..checkpoint.keys import expected_shapes
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..core.precision import PRECISIONS
@@ -27,7 +28,7 @@ from ..core.progress import Progress
 from ..families import make_tokenizer
 from ..families.contract import Sources
 from ..families.llava import LLAVA
-from ..families.llava.files import LAYER_KEYS, OWN_TOWER, UNTIED_HEAD
+from ..families.llava.files import LAYER_KEYS, OWN_TOWER
 from ..families.llava.load import assemble, read_config
 from ..networks.skeleton import skeleton
 from ..networks.vision import TOWERS

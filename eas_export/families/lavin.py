@@ -1,7 +1,7 @@
-"""LaVIN-EAS: a Meta-LLaMA checkpoint, an adapter checkpoint (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
+"""LaVIN-EAS: a LLaMA, an adapter checkpoint (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
 
 Formats, from the published training code:
-- weights/<name>/params.json and consolidated.NN.pth (one file, or model-parallel shards)
+- weights/<name>/params.json and consolidated.NN.pth (one file, or model-parallel shards); also the same model in Hugging Face's layout
 - checkpoint-<epoch>.pth = {model, optimizer, epoch, scaler, args}: the adapters' tensors; only `args` records the skip list,
   scale, temperature and n_prompt
 - clip/*.pth or *.pt: a state dict, or the TorchScript archive that OpenAI publishes
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checkpoint import meta_llama
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.eas_adapter import adapter_keys, rank_sizes
 from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy_tensor import LazyTensor
+from ..checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
 from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
 from ..core.configs.decoder import ModelConfig
@@ -70,8 +70,7 @@ VISION_ADAPTER_KEYS: KeyTable = {
 @dataclass(frozen=True)
 class Files:
     adapters: Path
-    weights: Path  # the folder that holds params.json
-    shards: list[Path]
+    weights: Path  # LLaMA's folder
     vision: Path
     tokenizer: tuple[Path, ...]
 
@@ -86,13 +85,11 @@ def load(sources: Sources) -> Checkpoint:
     """Read the headers of the three parts. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
     files, trained, args = open_files(sources)
     adapters_file = files.adapters
-    params = meta_llama.read_params(files.weights / "params.json")
-    llama = meta_llama.read_shards(files.shards)
+    llama = read_llama(files.weights)
     clip = state_dict_of(read_torch_zip(files.vision), files.vision)
 
-    sizes, vit = _sizes(params, llama, trained, clip, files)
-    tensors = rename(llama, meta_llama.LLAMA_KEYS, sizes, params.n_layers, str(files.weights))
-    tensors |= rename(trained, LAYER_ADAPTER_KEYS, sizes, params.n_layers, str(adapters_file))
+    sizes, vit = _sizes(llama, trained, clip, files)
+    tensors = llama.tensors | rename(trained, LAYER_ADAPTER_KEYS, sizes, llama.config["layers"], str(adapters_file))
     tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, vit.blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, vit.blocks, str(files.vision))
 
@@ -101,13 +98,13 @@ def load(sources: Sources) -> Checkpoint:
     temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
     skip_list = args.get("skip_list")
     return Checkpoint(
-        config=_config(params, sizes, vit, scale, temperature, files.vision),
+        config=_config(llama, sizes, vit, scale, temperature, files.vision),
         tensors=tensors,
         evidence=SkipEvidence(
             text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
         ),
-        files=(adapters_file, files.weights / "params.json", *files.shards, files.vision, *files.tokenizer),
-        notes=_notes(args),
+        files=(adapters_file, *llama.files, files.vision, *files.tokenizer),
+        notes=(*_notes(args), *llama.notes),
         tokenizer=files.tokenizer,
     )
 
@@ -191,9 +188,7 @@ def _plain(value: Any) -> Any:
     return value if shown else type(value).__name__
 
 
-def _sizes(
-    params: meta_llama.LlamaParams, llama: Tensors, trained: Tensors, clip: Tensors, files: Files
-) -> tuple[dict[str, int], ClipSizes]:
+def _sizes(llama: Llama, trained: Tensors, clip: Tensors, files: Files) -> tuple[dict[str, int], ClipSizes]:
     """The sizes that the key tables name, and the tower's. Raises UserError where no LaVIN model has them."""
     where, tower = str(files.adapters), str(files.vision)
     ranks = {
@@ -210,9 +205,7 @@ def _sizes(
             fix="give CLIP's ViT-L/14 of 224 pixels: blocks divisible by 4, width by 64, a square of patches and one class token",
         )
     sizes = {
-        "dim": params.dim,
-        "ffn": params.ffn_dim,
-        "vocab": require(llama, "tok_embeddings.weight", 2, str(files.weights))[0],
+        "dim": llama.config["dim"],
         "projector": require(trained, "adapter_proj.conv_A.weight", 2, where)[0],
         "width": vit.width,
         "patch": vit.patch,
@@ -222,7 +215,7 @@ def _sizes(
 
 
 def _config(
-    params: meta_llama.LlamaParams, sizes: dict[str, int], vit: ClipSizes, scale: float, temperature: float, where: Path
+    llama: Llama, sizes: dict[str, int], vit: ClipSizes, scale: float, temperature: float, where: Path
 ) -> ModelConfig:
     def adapter(name: str) -> dict[str, float]:
         return {"rank": sizes[name], "scale": scale, "temperature": temperature}
@@ -232,15 +225,7 @@ def _config(
         where,
         "check that the files are complete and belong together",
         family="lavin",
-        vocab_size=sizes["vocab"],
-        dim=params.dim,
-        layers=params.n_layers,
-        heads=params.n_heads,
-        kv_heads=params.n_heads,
-        ffn_dim=params.ffn_dim,
-        norm_eps=params.norm_eps,
-        rope_theta=params.rope_theta,
-        rope_interleaved=True,
+        **llama.config,
         modality_token=True,
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),
@@ -260,12 +245,11 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> Files
     base = sources.ckpt if sources.ckpt.is_dir() else None
     if base is None and (sources.weights is None or sources.vision is None):
         what = "the adapter checkpoint contains neither LLaMA nor CLIP"
-        fix = "also pass --weights DIR (with params.json and consolidated.*.pth) and --vision FILE (CLIP ViT)"
+        fix = f"also pass --weights DIR (with {EXPECTED}) and --vision FILE (CLIP ViT)"
         raise UserError(what, where=adapters, fix=fix)
-    weights = meta_llama.find_folder(sources.weights or base / "weights", args.get("llm_model"))
-    shards = meta_llama.find_shards(weights)
+    weights = find_llama(sources.weights or base / "weights", args.get("llm_model"))
     vision = sources.vision or only_file(base / "clip", ("*.pth", "*.pt"), LAYOUT, NAMED)
-    return Files(adapters, weights, shards, vision, find_tokenizer([weights, weights.parent], sources.tokenizer))
+    return Files(adapters, weights, vision, find_tokenizer([weights, weights.parent], sources.tokenizer))
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:

@@ -226,7 +226,7 @@ SPOILED = {
     "no adapter file": (lambda d: adapters(d).unlink(), r"the folder has no checkpoint-\*\.pth"),
     "no tower": (lambda d: clip(d).unlink(), "clip.*weights/<name>/"),
     "no weights": (lambda d: llama(d).unlink(), r"consolidated\.00\.pth is missing"),
-    "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folders with params.json"),
+    "no params": (lambda d: (llama(d).parent / "params.json").unlink(), "no folders of a LLaMA"),
     "params of another kind": (
         lambda d: (llama(d).parent / "params.json").write_text('{"dim": "x"}'),
         "params.json.*dim",

@@ -251,7 +251,7 @@ def other_tower(monkeypatch) -> None:
 
 def other_head(monkeypatch) -> None:
     """As if the head were the embedding."""
-    monkeypatch.setattr(load, "_tie", lambda published, config: (published, True, ()))
+    monkeypatch.setattr(load, "tie", lambda published, config: (published, True, ()))
 
 
 MISREAD = {  # fault of a loader -> the layer and the stage at which the witness finds it

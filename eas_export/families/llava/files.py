@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import StrictBool, model_validator
 
 from ...checkpoint.eas_adapter import adapter_keys
-from ...checkpoint.hf_llama import HEAD_KEY, LLAMA_KEYS, LlamaConfig, attention_keys
+from ...checkpoint.hf_llama import LLAMA_KEYS, LlamaConfig, attention_keys
 from ...checkpoint.keys import Key, KeyTable
 
 ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
@@ -27,8 +27,6 @@ LAYER_KEYS: KeyTable = {
     "model.mm_projector.2.bias": Key("vision.project2.bias", ("dim",)),
     f"{OWN_TOWER}*": None,  # read with another table, or from the tower's folder
 }
-UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
-TIED_HEAD: KeyTable = {HEAD_KEY: None}
 
 
 class LlavaConfig(LlamaConfig):

@@ -19,11 +19,11 @@ from ...checkpoint.hf_clip import (
     rename_tower,
 )
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
-from ...checkpoint.hf_llama import EMBED_KEY, HEAD_KEY, LlamaConfig, attention_keys
+from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
 from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
-from ...checkpoint.lazy_tensor import LazyTensor, differ
+from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.quantised import recorded_method
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
@@ -31,7 +31,7 @@ from ...core.plan import SkipEvidence
 from ...core.record import validated
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
-from .files import LAYER_KEYS, TIED_HEAD, UNTIED_HEAD, LlavaConfig
+from .files import LAYER_KEYS, LlavaConfig
 from .tower import Tower, find_tower
 
 SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
@@ -81,7 +81,7 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     are not there to scale anything, so the numbers in the file are the model's. transformers would quantise them again; a note says so.
     """
     folder = sources.ckpt
-    published, tied, notes = _tie(published, config)
+    published, tied, notes = tie(published, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
     tower = find_tower(config, sources, published)
     notes = (*notes, *tower.notes)
@@ -112,20 +112,6 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     )
 
 
-def _tie(published: Tensors, config: LlavaConfig) -> tuple[Tensors, bool, tuple[str, ...]]:
-    """The tensors with an embedding, whether the head is tied to it, and a note: as transformers 5 ties. Of a tied pair, files may hold both
-    or either; two that differ are not tied. Both are read where the files hold both."""
-    embed, head = published.get(EMBED_KEY), published.get(HEAD_KEY)
-    if not config.tie_word_embeddings or head is None:
-        return published, config.tie_word_embeddings, ()
-    if embed is None:
-        return {**published, EMBED_KEY: head}, True, ()
-    if not differ(embed, head):
-        return published, True, ()
-    note = f"{HEAD_KEY} is used as it is: it differs from {EMBED_KEY}, though tie_word_embeddings is true"
-    return published, False, (note,)
-
-
 def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
     members: dict[str, set[int]] = {"self_attn": set(), "adapter_attn": set(), "replaced_adapter": set()}
     for key in published:
@@ -147,10 +133,7 @@ def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
 
 def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: Tower, folder: Path) -> dict[str, int]:
     """The sizes that the key table names. Raises UserError where the embedding does not match the config, and for invalid ranks."""
-    rows = require(published, EMBED_KEY, 2, str(folder))[0]
-    if rows != config.vocab_size:
-        what = f"vocab_size is {config.vocab_size}, but {EMBED_KEY} has {rows} rows"
-        raise UserError(what, where=folder / CONFIG_FILE, fix="give the config.json that belongs to these weights")
+    sizes = llama_sizes(config, published, folder)
     ranks = {}
     for name, part, members in (("kept", "adapter_attn", layers.kept), ("skipped", "replaced_adapter", layers.skipped)):
         if members:
@@ -158,14 +141,7 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: Towe
             ranks[name] = require(published, key, 3, str(folder))[0]
     if ranks:
         ranks = dict.fromkeys(("kept", "skipped"), max(ranks.values())) | ranks  # a kind that no layer has
-    return {
-        "dim": config.hidden_size,
-        "kv": config.kv_heads * (config.hidden_size // config.num_attention_heads),
-        "ffn": config.intermediate_size,
-        "vocab": config.vocab_size,
-        "width": tower.config.hidden_size,
-        **rank_sizes(ranks, folder),
-    }
+    return {**sizes, "width": tower.config.hidden_size, **rank_sizes(ranks, folder)}
 
 
 def _from_base(

@@ -4,7 +4,7 @@ A fault that a loader and the reference share would show in no other comparison:
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +16,12 @@ from torch import Tensor, nn
 
 from ...core.errors import UserError
 from ...system.packages import install_command
+
+EXACT: dict[str, Any] = {  # for from_pretrained; eager: a file may name an implementation that would be downloaded
+    "dtype": torch.float32,
+    "local_files_only": True,
+    "attn_implementation": "eager",
+}
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,28 @@ def translated(
     """Turn whatever transformers raises about a file into a UserError."""
     try:
         yield
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:  # whose text advises to run the pickle's code
         what = "torch.load refuses a file here: its pickle asks for more than tensors and plain data"
         raise UserError(what, where=where, fix=fix) from error
     except Exception as error:  # it and the hub's library raise a dozen kinds
         what = f"transformers cannot load these files ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         raise UserError(what, where=where, fix=fix) from error
+
+
+def require_all(missing: Iterable[str], folder: object) -> None:
+    """Raise UserError that names the first tensor, if transformers misses any in a folder's files."""
+    if first := min(missing, default=None):
+        what = f"transformers finds no tensor for {first}"
+        raise UserError(what, where=folder, fix="check that the files are whole; verify without --against")
+
+
+def llama_config(transformers: ModuleType, folder: object) -> Any:
+    """The LlamaConfig of a folder, without a quantisation that is left over: `load` refuses weights that are quantised."""
+    config = transformers.LlamaConfig.from_pretrained(folder)
+    vars(config).pop("quantization_config", None)
+    return config
 
 
 def from_tensors(kind: Any, config: Any, tensors: Mapping[str, Tensor], **options: Any) -> nn.Module:

@@ -1,16 +1,20 @@
-"""LaVIN's base path in transformers: Meta's files, converted in memory to transformers' names. Prompts with text only.
+"""LaVIN's base path in transformers: a Hugging Face folder as it is, Meta's files converted in memory. Prompts with text only.
 
 Meta rotates neighbouring pairs of a head's features, transformers its halves: rows of q and k are reordered accordingly.
 """
 
 import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
 from ..contract import Sources
 from ..lavin import open_files
-from . import from_tensors, import_transformers, translated
+from . import EXACT, from_tensors, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
 LAYER_NAMES = {  # Meta's -> transformers', and the dimension along which shards are joined
@@ -34,30 +38,43 @@ NAMES = {
 def open_witness(sources: Sources) -> LlamaWitness:
     """Raises UserError where transformers is not installed or cannot use the files."""
     transformers = import_transformers()
-    files, _, _ = open_files(sources)
-    folder = files.weights
-    params = json.loads((folder / "params.json").read_text("utf-8"))
+    folder = open_files(sources)[0].weights
+    with translated(folder):
+        read = _from_meta if (folder / PARAMS_FILE).is_file() else _from_hugging_face
+        model = read(transformers, folder)
+    return LlamaWitness(model.model, model.lm_head)
+
+
+def _from_hugging_face(transformers: ModuleType, folder: Path) -> Any:
+    config = llama_config(transformers, folder)
+    model, report = transformers.LlamaForCausalLM.from_pretrained(
+        folder, config=config, output_loading_info=True, **EXACT
+    )
+    require_all(report["missing_keys"], folder)
+    return model
+
+
+def _from_meta(transformers: ModuleType, folder: Path) -> Any:
+    params = json.loads((folder / PARAMS_FILE).read_text("utf-8"))
     layers, heads, names = params["n_layers"], params["n_heads"], dict(NAMES)
     for i in range(layers):
         names |= {f"layers.{i}.{meta}": (f"model.layers.{i}.{ours}", dim) for meta, (ours, dim) in LAYER_NAMES.items()}
-    with translated(folder):
-        shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in files.shards]
-        state = {ours: _joined([shard[meta] for shard in shards], dim) for meta, (ours, dim) in names.items()}
-        for i in range(layers):
-            for part in ("q_proj", "k_proj"):
-                key = f"model.layers.{i}.self_attn.{part}.weight"
-                state[key] = _halves(state[key], heads)
-        config = transformers.LlamaConfig(
-            hidden_size=params["dim"],
-            intermediate_size=len(state["model.layers.0.mlp.gate_proj.weight"]),
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            vocab_size=len(state["lm_head.weight"]),
-            rms_norm_eps=params.get("norm_eps", 1e-5),
-            rope_theta=params.get("rope_theta", 10000.0),
-        )
-        model = from_tensors(transformers.LlamaForCausalLM, config, state)
-    return LlamaWitness(model.model, model.lm_head)
+    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in find_shards(folder)]
+    state = {ours: _joined([shard[meta] for shard in shards], dim) for meta, (ours, dim) in names.items()}
+    for i in range(layers):
+        for part in ("q_proj", "k_proj"):
+            key = f"model.layers.{i}.self_attn.{part}.weight"
+            state[key] = _halves(state[key], heads)
+    config = transformers.LlamaConfig(
+        hidden_size=params["dim"],
+        intermediate_size=len(state["model.layers.0.mlp.gate_proj.weight"]),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        vocab_size=len(state["lm_head.weight"]),
+        rms_norm_eps=params.get("norm_eps", 1e-5),
+        rope_theta=params.get("rope_theta", 10000.0),
+    )
+    return from_tensors(transformers.LlamaForCausalLM, config, state)
 
 
 def _joined(parts: list[Tensor], dim: int | None) -> Tensor:

@@ -5,16 +5,17 @@ Which tower is built follows LLaVA's code: the checkpoint's own where it was unf
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from ...checkpoint.hf_files import CONFIG_FILE
 from ...checkpoint.hugging_face import find_weights, stays_inside
-from ...core.errors import UserError
 from ..contract import Sources
-from . import import_transformers, translated
+from . import EXACT, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
 NAMES = {  # LLaVA's names as patterns -> transformers'
@@ -32,37 +33,45 @@ def open_witness(sources: Sources) -> LlamaWitness:
     transformers, folder = import_transformers(), sources.ckpt
     settings = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
     tower = _tower_folder(sources, settings)
-    # eager: a file may name an implementation that would be downloaded
-    exact: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "attn_implementation": "eager"}
     fix = "verify without --against" + (
         "" if tower else ", or pass --vision DIR, the tower's folder with its config.json"
     )
     with translated(folder, fix):
-        text = transformers.LlamaConfig.from_pretrained(folder)
-        vars(text).pop("quantization_config", None)  # left over: `load` refuses weights that are quantised
+        text = llama_config(transformers, folder)
         vision = transformers.CLIPVisionConfig.from_pretrained(tower) if tower else None  # None: ViT-L/14 of 336 pixels
         config = transformers.LlavaConfig(
             text_config=text, vision_config=vision, vision_feature_layer=settings["mm_vision_select_layer"]
         )
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            folder, config=config, key_mapping=NAMES, output_loading_info=True, **exact
+            folder, config=config, key_mapping=NAMES, output_loading_info=True, **EXACT
         )
         missing = set(report["missing_keys"])
         has_own = not any(key.startswith(TOWER) and "post_layernorm" not in key for key in missing)
         if tower and not (has_own and settings.get("unfreeze_mm_vision_tower")) and find_weights(tower):
-            model.model.vision_tower = transformers.CLIPVisionModel.from_pretrained(tower, **exact)
+            model.model.vision_tower = transformers.CLIPVisionModel.from_pretrained(tower, **EXACT)
             missing = {key for key in missing if not key.startswith(TOWER)}
-    unexpected = [key for key in missing if not ATTENTION.match(key) and "post_layernorm" not in key]
-    if unexpected:
-        what = f"transformers finds no tensor for {min(unexpected)}"
-        raise UserError(what, where=folder, fix="check that the files are whole; verify without --against")
+    require_all({key for key in missing if not ATTENTION.match(key) and "post_layernorm" not in key}, folder)
     without_attention = {int(match[1]) for key in missing if (match := ATTENTION.match(key))}
+    if sources.base_weights:
+        _fill(transformers, model.model.language_model, without_attention, sources.base_weights)
+        without_attention = set()
     model.eval()
 
     def encode_images(pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([*model.model.get_image_features(pixels).pooler_output])
 
     return LlamaWitness(model.model.language_model, model.lm_head, without_attention, encode_images)
+
+
+def _fill(transformers: ModuleType, llama: torch.nn.Module, layers: Iterable[int], base: Path) -> None:
+    """Copy the attentions of these layers from the original model, whose numbers are not widened all at once."""
+    with translated(base):
+        original, report = transformers.LlamaForCausalLM.from_pretrained(
+            base, config=llama_config(transformers, base), output_loading_info=True, **EXACT | {"dtype": "auto"}
+        )
+        for i in layers:
+            require_all((key for key in report["missing_keys"] if f".layers.{i}.self_attn." in key), base)
+            llama.layers[i].self_attn.load_state_dict(original.model.layers[i].self_attn.state_dict())
 
 
 def _tower_folder(sources: Sources, settings: dict[str, Any]) -> Path | None:
