@@ -12,7 +12,7 @@ from .core.errors import UserError
 from .core.plan import choose_plan, disagreement, make_plan
 from .core.precision import PRECISIONS
 from .core.progress import Progress
-from .families import load_checkpoint
+from .families import load_checkpoint, tokenizer_notes
 from .families.contract import Sources
 from .networks.memory import device_memory, request_memory
 
@@ -93,6 +93,7 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     notes += (
         *checkpoint.config.notes(plan.skipped),
         *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters),
+        *tokenizer_notes(checkpoint),
     )
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)

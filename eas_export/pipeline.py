@@ -24,7 +24,7 @@ from .core.plan import EXPLICIT, SkipPlan, choose_plan, disagreement
 from .core.precision import PRECISIONS
 from .core.progress import Progress
 from .core.registry import find
-from .families import get_family, load_checkpoint, make_tokenizer
+from .families import get_family, load_checkpoint, tokenizer_notes
 from .families.contract import Sources
 from .networks.drop import drop_adapters
 from .networks.graphs import fold_modes
@@ -94,12 +94,10 @@ def build(
     checkpoint = _load(sources, opts)
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
     request = replace(request, options=opts)
-    if checkpoint.tokenizer:
-        make_tokenizer(checkpoint.tokenizer, checkpoint.config)  # raises for damaged files; they are copied as they are
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)
-    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained)
+    notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained, *tokenizer_notes(checkpoint))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
     shared = _open_base(Path(base), out, opts) if base else None

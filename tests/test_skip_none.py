@@ -15,7 +15,7 @@ from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends.opening import open_runtime
 from eas_export.bundle.bundle import open_bundle
-from eas_export.families import get_family
+from eas_export.families import NO_TOKENIZER, get_family
 from eas_export.generation.generate import generate
 from eas_export.inputs.npz import make_inputs
 from eas_export.pipeline import build
@@ -81,6 +81,7 @@ def test_lavin(tmp_path, command):
     assert notes == [
         f"--skip is not what the checkpoint was trained with: args.skip_list of checkpoint-19.pth is {LAVIN.checkpoint.evidence.text}",
         f"adapters before attentions that training skipped are untrained: {skipped}",
+        NO_TOKENIZER,
     ]
     for path, more in ((out, ()), (LAVIN.folder, ("--skip", "none"))):
         assert json.loads(command("inspect", path, *more, "--json")[1])["notes"] == notes
@@ -97,7 +98,7 @@ def test_llava_of_the_search_stage(tmp_path):
     """It says nothing of skips, so none is any less trained."""
     folder = write_llava(tmp_path / "ckpt", LlavaShape(search=True))
     result = build(folder, tmp_path / "o", skip="none", fold="lowrank", max_prompt=64)
-    assert result.report.ok and result.notes == ()
+    assert result.report.ok and result.notes == (NO_TOKENIZER,)
     ids, pixels, forced = drawn(96)
     ids[3] = IMAGE
     reference = LlavaReference(folder, skip=())
@@ -121,6 +122,7 @@ def test_fine_tuned_llava_with_the_original_models(fine_tuned, original, tmp_pat
         "layers 0, 2, where kept, have the attention of base-7b; adapters before it have no effect",
         "--skip is not what the checkpoint was trained with: the layers with replaced_adapter in ckpt is [0, 2]",
         NEVER,
+        NO_TOKENIZER,
     ]
     for path, given in ((bundle, ()), (fine_tuned, ("--skip", "none", *more))):
         assert json.loads(command("inspect", path, *given, "--json")[1])["notes"] == said["notes"]

@@ -23,7 +23,7 @@ from eas_export.bundle.bundle import Bundle
 from eas_export.checkpoint.hf_llama import EMBED_KEY, HEAD_KEY
 from eas_export.core.plan import make_plan
 from eas_export.core.progress import Progress
-from eas_export.families import get_family, load_checkpoint
+from eas_export.families import NO_TOKENIZER, get_family, load_checkpoint
 from eas_export.families.contract import Ranks, Sources
 from eas_export.generation.generate import generate
 from eas_export.inspect import inspect
@@ -98,7 +98,8 @@ def test_a_head_is_tied_where_transformers_ties_it(tmp_path, title, form):
     bundle, tables = built.bundle, ["embed.weight"] if tied else ["embed.weight", "head.weight"]
     assert built.report.verdict == "same as the checkpoint" == verify(bundle, folder).verdict
     assert bundle.manifest.config.tied_head == tied
-    assert bundle.manifest.notes == inspect(folder)["notes"] == (NOTE if title == "a head of its own" else ())
+    notes = (*(NOTE if title == "a head of its own" else ()), NO_TOKENIZER)
+    assert bundle.manifest.notes == inspect(folder)["notes"] == notes
     opened = [open_runtime(bundle, name) for name in RUN_HERE]
     for runtime in (*opened, open_stand_in(bundle).runtime, in_parts(bundle)):
         assert max_error(logits_of(runtime), want) < FP32

@@ -5,7 +5,7 @@
     task.safetensors      in a bundle that shares another's store (`--base`): the tensors in which the checkpoints differ
     <graph>.onnx          graphs without weights, which point into the store
     <graph>.<backend>.engine  engines that a backend built from a graph (`--backend`)
-    tokenizer.model       the checkpoint's, if it has one, with the other files that it consists of (checkpoint/hf_files.py)
+    tokenizer.model       or tokenizer.json: the checkpoint's, if it has one, with the other files that it consists of (checkpoint/hf_files.py)
     reports/*.json        later results such as parity and speed; not part of the bundle's identity
 
 A bundle is written elsewhere and renamed at the end (build/workspace.py): one that opens is complete. Names in the manifest are

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from ..core.errors import UserError
 from ..core.record import validated
@@ -108,9 +108,18 @@ class Preprocessing(HfRecord):
     rescale_factor: float = Field(default=1 / 255, ge=1 / 255.1, le=1 / 254.9)
     size: Any = None
     crop_size: Any = None
-    pad_size: None = None
+    do_pad: StrictBool | None = None
+    pad_size: Any = None
     use_square_size: Literal[False, None] = False
     default_to_square: Literal[False, None] = False
+
+    @model_validator(mode="after")
+    def _pads_nothing(self) -> "Preprocessing":
+        if self.do_pad and self.pad_size is not None:
+            raise ValueError(
+                f"do_pad with pad_size {reprlib.repr(self.pad_size)} is not supported: CLIP was trained without"
+            )
+        return self
 
     def require_size(self, pixels: int, square: bool, where: Path) -> None:
         """Raise UserError unless images are resized and cropped to the tower's size.

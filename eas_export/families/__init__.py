@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.hf_files import TOKENIZERS
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.registry import lookup
@@ -17,6 +18,11 @@ FAMILIES = {
     "meter": ".families.meter:METER",
 }
 
+NO_TOKENIZER = (
+    "there is no tokenizer, so that `run` takes arrays of token ids and no text: "
+    f"put {' or '.join(TOKENIZERS)} into the checkpoint, or pass --tokenizer PATH"
+)
+
 
 def get_family(name: str) -> Family:
     return lookup(FAMILIES, name, "model family", "manifest")
@@ -26,6 +32,16 @@ def make_tokenizer(files: Sequence[Path], config: ModelConfig) -> Tokenizer:
     """The tokenizer of a model that generates text, from its files (Checkpoint.tokenizer). Raises UserError where they are another
     model's or damaged."""
     return get_family(config.family).prompts.tokenizer(files, config.vocab_size)
+
+
+def tokenizer_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the user should know about the tokenizer of a model that generates text, a sentence each. Raises UserError as make_tokenizer
+    does: the files are copied as they are."""
+    if get_family(checkpoint.config.family).prompts is None:
+        return ()
+    if checkpoint.tokenizer:
+        return make_tokenizer(checkpoint.tokenizer, checkpoint.config).notes()
+    return (NO_TOKENIZER,)
 
 
 def detect(path: Path) -> Family:

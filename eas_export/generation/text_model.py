@@ -12,12 +12,12 @@ from pathlib import Path
 from ..backends.opening import open_runtime
 from ..backends.runtime import Runtime
 from ..bundle.bundle import Bundle, open_bundle
-from ..checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_FILES
+from ..checkpoint.hf_files import TOKENIZER_FILES, TOKENIZERS
 from ..core.errors import UserError
 from ..families import get_family, make_tokenizer
 from ..families.processing.question import Question, as_questions
 from ..families.processing.tokenizer import TextStream, Tokenizer
-from ..inputs.questions import make_prompt, require_short
+from ..inputs.questions import make_prompt, require_known, require_short
 from ..networks.decoder.prompts import join_prompts
 from .conversation import Conversation, Finish
 from .sampling import GREEDY, Sampling
@@ -66,7 +66,10 @@ class TextModel:
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
         """Feed the next turn's text, one per row; see Conversation.extend."""
-        conversation.extend([self.tokenizer.encode(turn) for turn in turns])
+        encoded = [self.tokenizer.encode(turn) for turn in turns]
+        for row, ids in enumerate(encoded):
+            require_known(ids, self.runtime.config, self.tokenizer, f"row {row}")
+        conversation.extend(encoded)
 
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY
@@ -129,14 +132,14 @@ def run(
 
 
 def has_tokenizer(bundle: Bundle) -> bool:
-    return SENTENCEPIECE in bundle.manifest.files
+    return any(name in bundle.manifest.files for name in TOKENIZERS)
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer. Raises UserError if it is missing or another model's."""
     if not has_tokenizer(bundle):
-        what = f"the bundle has no {SENTENCEPIECE}: the checkpoint came without one"
-        fix = f"put {SENTENCEPIECE} into the checkpoint (see the README) and build again, or give token ids: --inputs X.npz"
+        what = "the bundle has no tokenizer: the checkpoint came without one"
+        fix = "build again with --tokenizer PATH, or give token ids: --inputs X.npz"
         raise UserError(what, where=bundle.path, fix=fix)
     files = [bundle.path / name for name in TOKENIZER_FILES if name in bundle.manifest.files]
     return make_tokenizer(files, bundle.manifest.config)

@@ -82,11 +82,20 @@ def make_prompt(
             family.prompts.pixels(config, read_image(Path(name), exif_rotate=exif_rotate)) for name in question.image
         ]
         ids = encode_question(question, config, family, tokenizer)
+    require_known(ids, config, tokenizer, where)
     arrays = {"input_ids": np.array([ids]), "prompt_lengths": np.array([len(ids)])}
     if images:
         rows = np.zeros(len(images), np.int64)
         arrays |= {"pixel_values": np.stack([image.numpy() for image in images]), "image_row": rows}
     return make_inputs(arrays, config, family, where).prompts
+
+
+def require_known(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
+    """Raise UserError for a token of a text that the model has no embedding for, as the pad token that training added often is."""
+    unknown = next((token for token in ids if token >= config.vocab_size), None)
+    if unknown is not None:
+        what = f"the text has the token {tokenizer.name(unknown)!r} (id {unknown}), but the model knows {config.vocab_size} tokens"
+        raise UserError(what, where=where, fix="leave that token out of the text")
 
 
 def encode_question(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> list[int]:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from .. import __version__
 from ..backends.runtime import device_named
 from ..build.keys import hash_sources
-from ..checkpoint.hf_files import SENTENCEPIECE
 from ..core.errors import UserError
 from ..core.plan import EXPLICIT, make_plan, parse_skip
 from ..core.progress import Progress
@@ -126,6 +125,6 @@ def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Tra
     ranks = Ranks(options.kept_rank, options.skipped_rank)
     trainable = family.train(sources, ranks, options.seed, device)
     if not trainable.checkpoint.tokenizer:
-        what = f"the checkpoint has no {SENTENCEPIECE}"
-        raise UserError(what, where=sources.ckpt, fix="copy the model's own into its folder")
+        what = "the checkpoint has no tokenizer"
+        raise UserError(what, where=sources.ckpt, fix="pass the model's own: --tokenizer PATH")
     return trainable

@@ -221,6 +221,8 @@ SIDE = {"height": 14, "width": 14}
         ({"size": 14, "crop_size": 14}, True),
         ({"do_pad": True, "do_convert_rgb": False}, True),
         ({"pad_size": {"height": 20, "width": 20}, "do_pad": True}, False),
+        ({"pad_size": {"height": 20, "width": 20}, "do_pad": False}, True),
+        ({"pad_size": {"height": 20, "width": 20}}, True),
         ({"size": 14, "default_to_square": True}, False),
         ({"use_square_size": True}, False),
         ({"size": SIDE}, False),

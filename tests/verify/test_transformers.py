@@ -21,6 +21,7 @@ from eas_export import build, inspect, open_bundle, verify
 from eas_export.checkpoint import hf_llama
 from eas_export.core.errors import UserError
 from eas_export.demo import CHECKPOINT
+from eas_export.families import NO_TOKENIZER
 from eas_export.families.llava import tower
 
 load = import_module("eas_export.families.llava.load")  # the package has a function of this name
@@ -178,10 +179,10 @@ def test_a_tower_that_was_only_rounded_is_no_other_tower(dtype, tmp_path):
     own_tower(folder)
     held = {k: t.to(dtype) if "vision_tower" in k else t for k, t in read_folder(folder).items()}
     torch.save(held, folder / "pytorch_model.bin")
-    assert not inspect(folder)["notes"]
+    assert inspect(folder)["notes"] == (NO_TOKENIZER,)
     held = {k: t.to(torch.bfloat16).to(torch.float16) if "vision_tower" in k else t for k, t in held.items()}
     torch.save(held, folder / "pytorch_model.bin")  # trained in bf16, published as fp16
-    assert not inspect(folder)["notes"]
+    assert inspect(folder)["notes"] == (NO_TOKENIZER,)
     own_tower(folder, 0.1)
     assert "which differs" in inspect(folder)["notes"][0]
 
@@ -190,7 +191,7 @@ def test_tower_and_flag_without_own_tensors(tmp_path):
     folder = write_llava(tmp_path / "ckpt", SHAPE)
     config(unfreeze_mm_vision_tower=True)(folder)
     report, _ = witnessed(folder, tmp_path / "a.bundle")
-    assert report.verdict == "same as the checkpoint" and not inspect(folder)["notes"]
+    assert report.verdict == "same as the checkpoint" and inspect(folder)["notes"] == (NO_TOKENIZER,)
 
 
 @pytest.mark.parametrize("name", LLAVA_CASES)

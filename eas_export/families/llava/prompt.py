@@ -28,10 +28,17 @@ SYSTEM = (
 
 
 def format_question(question: Question) -> str:
-    """The conversation up to the answer: image, context, question and options, in the format of the published ScienceQA evaluation."""
-    lines = [PLACEHOLDER] * len(question.image)
+    """The conversation up to the answer: image, context, question and options, in the format of the published ScienceQA evaluation.
+
+    As there and in training, the place of one image in the question's text is not its place in the conversation: it comes first. Of several
+    images, which the published code does not take, those with a place in the text stay there.
+    """
+    asked, images = question.question, len(question.image)
+    if images == 1 and PLACEHOLDER in asked:
+        asked = asked.replace(PLACEHOLDER, "").strip()
+    lines = [PLACEHOLDER] * (images - asked.count(PLACEHOLDER))
     lines += [f"Context: {question.context}"] if question.context else []
-    lines.append(question.question)
+    lines.append(asked)
     lines += [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options)]
     lines += ["Answer with the option's letter from the given choices directly."] if question.options else []
     message = "\n".join(lines)
@@ -39,16 +46,16 @@ def format_question(question: Question) -> str:
 
 
 def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
-    """BOS, then the text between images, each part encoded separately, with IMAGE between the parts. Images without a placeholder come
-    first, a line each. Raises UserError where the text has more placeholders than there are images."""
+    """The text between images, each part encoded separately as the tokenizer does it by itself, with IMAGE between the parts: a start
+    token before the first. Images without a placeholder come first, a line each. Raises UserError where the text has more placeholders than there are images."""
     places = text.count(PLACEHOLDER)
     if places > images:
         what = f"image placeholders in the prompt ({PLACEHOLDER}): {places}, images given: {images}"
         raise UserError(what, where="prompt", fix=f"give {places} images, or leave {PLACEHOLDER} out")
     parts = (f"{PLACEHOLDER}\n" * (images - places) + text).split(PLACEHOLDER)
-    ids = [tokenizer.bos, *tokenizer.encode(parts[0])]
+    ids = [*tokenizer.before, *tokenizer.encode(parts[0]), *tokenizer.after]
     for part in parts[1:]:
-        ids += [IMAGE, *tokenizer.encode(part)]
+        ids += [IMAGE, *tokenizer.encode(part), *tokenizer.after]
     return ids
 
 

@@ -73,6 +73,16 @@ class HuggingFaceTokenizer(Tokenizer):
         if whole is not None:
             adds_bos, adds_eos = _adds(path, whole, self.bos, self.eos)
         self.before, self.after = (self.bos,) * adds_bos, (self.eos,) * adds_eos
+        self.added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
+
+    def notes(self) -> tuple[str, ...]:
+        around = (not self.before, "begin without a start token"), (bool(self.after), "end with an end token")
+        said = (
+            f"prompts {how}: the tokenizer's files say so (add_bos_token, add_eos_token)"
+            for true, how in around
+            if true
+        )
+        return (*super().notes(), *said)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; special tokens, and ids that only pad the model's vocabulary, decode to nothing, other added tokens to their text."""
@@ -84,12 +94,12 @@ def _of_sentencepiece(path: Path, settings: Settings) -> _Base:
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
     open_sentencepiece(path)
-    proto = ModelProto.FromString(path.read_bytes())
-    vocab = {piece.piece: number for number, piece in enumerate(proto.pieces)}
-    if settings.llama:
-        own = _pieces(proto, CONTROL, USER_DEFINED)
-        return _Base(_llama(path, vocab, merges_of(vocab, vocab), settings), LLAMA_NAMES, own)
     with reading(path) as library:
+        proto = ModelProto.FromString(path.read_bytes())
+        vocab = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+        if settings.llama:
+            own = _pieces(proto, CONTROL, USER_DEFINED)
+            return _Base(_llama(path, vocab, merges_of(vocab, vocab), settings), LLAMA_NAMES, own)
         tokenizer = library.Tokenizer(_model(proto, vocab))
         _follow(tokenizer, proto, settings.legacy)
     spec = proto.trainer_spec

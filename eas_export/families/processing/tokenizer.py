@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 HALF = "\ufffd"  # what an incomplete character is decoded to
+PROBES = ("USER: What is it? 1 + 2 = 3. ASSISTANT:", "  a \n\t b", "\u00e9 \u65e5\u672c \U0001f600", "</s><s>")
 
 
 def find_tokenizer(
@@ -47,12 +48,13 @@ class Tokenizer:
 
     bos, eos       the ids of the start and the end token
     ends           the ids that end an answer, `eos` first
-    before, after  the ids that the tokenizer puts before the first text of a prompt, and behind each (LLaVA)
+    before, after  the ids that the tokenizer itself puts before the first text of a prompt, and behind each (LLaVA)
+    added          the texts that are tokens
     size           without added tokens
     """
 
-    before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    added: tuple[str, ...] = ()
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
         """files: as in Checkpoint.tokenizer; of two tokenizers, the first is read. Raises UserError unless it is a tokenizer with a start
@@ -75,7 +77,36 @@ class Tokenizer:
         if min(self.bos, self.eos) < 0:
             what = "the tokenizer has no start or no end token"
             raise UserError(what, where=path, fix=f"put the model's own {path.name} there")
-        self.ends = (self.eos,)
+        self.ends, self.before = (self.eos,), (self.bos,)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a sentence each: another tokenizer beside this one is not read."""
+        path, *others = [path for path in self._files if path.name in TOKENIZERS]
+        if not others:
+            return ()
+        try:
+            other = type(self)([file for file in self._files if file != path], self._vocabulary)
+            how = self._differs_from(other)
+        except UserError as error:
+            how = error.what
+        said = f"{path.name} is read, not {others[0].name}, which is another tokenizer ({how}): --tokenizer {others[0]} reads that one"
+        return (said,) if how else ()
+
+    def _differs_from(self, other: "Tokenizer") -> str:
+        """The first difference in words, empty without one: sizes, tokens around prompts, and the ids of some texts."""
+        for words, ours, theirs in (
+            ("vocabularies of", self.size, other.size),
+            ("the start token is", self.bos, other.bos),
+            ("answers end with", self.ends, other.ends),
+            ("prompts begin with", self.before, other.before),
+            ("prompts end with", self.after, other.after),
+        ):
+            if ours != theirs:
+                return f"{words} {ours} and {theirs}"
+        for text in (*PROBES, *self.added, *other.added):
+            if (ids := self.encode(text)) != (theirs := other.encode(text)):
+                return f"{text!r} is {reprlib.repr(ids)} and {reprlib.repr(theirs)}"
+        return ""
 
     def encode(self, text: str) -> list[int]:
         """Ids without a start or an end token. Raises UserError for invalid Unicode."""
@@ -85,6 +116,10 @@ class Tokenizer:
             what = f"{reprlib.repr(text)} is not valid Unicode text"
             raise UserError(what, where="text", fix="decode it with its own encoding first") from None
         return self._model.encode(text)
+
+    def name(self, token: int) -> str:
+        """The text that is this token."""
+        return self._model.id_to_piece(token)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; control tokens, and ids that only pad the model's vocabulary, decode to nothing."""

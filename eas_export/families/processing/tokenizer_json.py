@@ -130,6 +130,9 @@ class LibraryModel:
         """Without added tokens."""
         return self._tokenizer.get_vocab_size(with_added_tokens=False)
 
+    def id_to_piece(self, token: int) -> str:
+        return self._tokenizer.id_to_token(token)
+
     def encode(self, text: str) -> list[int]:
         text = " " + text if self._doubles and text.startswith((" ", SPACE)) else text
         with reading(self._path):
