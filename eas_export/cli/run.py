@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
 @click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
+@click.option("--resume", is_flag=True, help="Go on with the partial --outputs of an interrupted run on questions.")
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
@@ -45,6 +46,7 @@ def run(
     image_root: Path | None,
     exif_rotate: bool,
     outputs: Path | None,
+    resume: bool,
     max_new_tokens: int | None,
     temperature: float | None,
     top_p: float | None,
@@ -94,11 +96,15 @@ def run(
     questions = _questions(inputs, image_root, asked)
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
+    if resume and (questions is None or not outputs):
+        what = "only answers to questions are resumed, from the partial file of --outputs"
+        raise UserError(what, where="--resume", fix="pass --outputs ANSWERS.jsonl, or leave --resume out")
     opened = open_bundle(bundle)
     name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
-    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, make_progress(as_json), exif_rotate)
+    progress = make_progress(as_json)
+    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume)
     if questions and not exif_rotate:
-        _note_rotations(questions, options.progress)
+        _note_rotations(questions, progress)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
     if as_json:
         print_json(record)
@@ -158,9 +164,9 @@ def _note_rotations(questions: "list[Question]", progress: "Progress") -> None:
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:
-    from ..system.files import partial_of, require_writable
+    from ..system.files import require_writable
 
-    target = partial_of(outputs) if suffix == ".jsonl" else require_writable(outputs)
+    target = require_writable(outputs)
     if outputs.suffix.lower() != suffix:
         raise UserError(f"these inputs give a {suffix} file", where=outputs, fix=f"give a name that ends in {suffix}")
     if inputs is not None and inputs.resolve() in (target, outputs.resolve()):

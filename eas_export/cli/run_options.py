@@ -14,8 +14,12 @@ DEFAULT_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class RunOptions:
-    """outputs, max_new_tokens: None where not given; as_json: whether standard output gets one JSON object and nothing else; exif_rotate: see
-    families/processing/image_processor.read_image"""
+    """
+    outputs, max_new_tokens  None where not given
+    as_json                  whether standard output gets one JSON object and nothing else
+    exif_rotate              see families/processing/image_processor.read_image
+    resume                   whether to go on with the partial outputs of an interrupted run
+    """
 
     outputs: Path | None
     max_new_tokens: int | None
@@ -24,3 +28,4 @@ class RunOptions:
     as_json: bool
     progress: Progress
     exif_rotate: bool = False
+    resume: bool = False

@@ -86,15 +86,18 @@ class TextModel:
         questions: str | Question | Sequence[str | Question],
         max_new_tokens: int = 32,
         sampling: Sampling = GREEDY,
+        answered: int = 0,
     ) -> Iterator[Reply]:
         """Answer one question, or several in order, in batches of the bundle's limit, each question on its own.
+
+        answered  how many of the first questions to leave out: whole batches, so that the others are answered as with them
 
         Raises UserError before generating anything if a prompt is too long; otherwise as `start` does for the current batch.
         """
         questions = as_questions(questions)
         self._require_short(questions)
         size = self.runtime.limits.max_batch
-        for begin in range(0, len(questions), size):
+        for begin in range(answered, len(questions), size):
             yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
 
     def _reply(self, batch: Sequence[Question], begin: int, max_new_tokens: int, sampling: Sampling) -> list[Reply]:

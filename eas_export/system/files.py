@@ -1,11 +1,13 @@
 """A user's files: checks before reading and writing, files that appear whole, and links."""
 
+import fcntl
 import os
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,29 +66,69 @@ def partials_in(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if re.fullmatch(r"\.\d+\.partial", path.name)]
 
 
-def partial_of(path: Path) -> Path:
-    """The file in which `written_by_line` collects lines. Raises UserError where an earlier run left one, whose lines would be lost."""
-    path = require_writable(path)
-    partial = path.with_name(f"{path.name}.partial")
-    if os.path.lexists(partial):
-        fix = "move or delete the file"
-        raise UserError("the partial output of an earlier run still exists", where=partial, fix=fix)
-    return partial
+@dataclass(frozen=True)
+class Lines:
+    """A file that grows line by line. partial: where it grows; kept: the lines of an interrupted run; write: appends one"""
+
+    partial: Path
+    kept: list[str]
+    write: Callable[[str], None]
 
 
 @contextmanager
-def written_by_line(path: Path) -> Iterator[Callable[[str], None]]:
-    """A function that writes a line. The file appears when the block ends without an error; otherwise the lines so far stay in
-    <name>.partial. Raises UserError where it cannot be written, and as `partial_of` does."""
-    path, partial = require_writable(path), partial_of(path)
+def written_by_line(path: Path, key: str, resume: bool = False, group: int = 1) -> Iterator[Lines]:
+    """Collect lines in <name>.<key>.partial, which becomes `path` when the block ends without an error, and else stays.
+
+    key     a hash of everything that the lines depend on, in hex
+    resume  go on after the lines of an interrupted run, if there was one; of a torn last line, or of a group that is not whole, none stays
+    group   how many lines are made together
+
+    Raises UserError where the file cannot be written, where another process writes it, and where lines of an earlier run would be lost or
+    mixed with other ones.
+    """
+    path = require_writable(path)
+    partial = path.with_name(f"{path.name}.{key[:12]}.partial")
+    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{12}}\.partial")
     with translated(path):
-        try:
-            with open(partial, "x", encoding="utf-8", buffering=1) as file:
-                yield lambda line: print(line, file=file)
-            _take_place(partial, path)
-        finally:
-            if partial.is_file() and partial.stat().st_size == 0:
-                partial.unlink()
+        earlier = [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]
+        if earlier and not (resume and partial in earlier):
+            what, fix = "the partial output of an earlier run still exists", "go on with --resume, or move or delete it"
+            if partial not in earlier:
+                what = f"{what}: of another bundle, other inputs or other options"
+                fix = "repeat that run with --resume, or move or delete the file"
+            raise UserError(what, where=earlier[0], fix=fix)
+        with open(partial, "a+b") as file:
+            _lock(file)
+            kept = _whole_lines(file, group)
+            try:
+                yield Lines(partial, kept, lambda line: _append(file, line))
+                _take_place(partial, path)
+            finally:
+                if partial.is_file() and partial.stat().st_size == 0:
+                    partial.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError("another run writes this file", where=file.name, fix="wait for its end") from None
+    except OSError:  # the file system has no locks
+        pass
+
+
+def _whole_lines(file: BinaryIO, group: int) -> list[str]:
+    """The file's lines, in whole groups; the rest is cut off."""
+    file.seek(0)
+    lines = [line for line in file if line.endswith(b"\n")]
+    lines = lines[: len(lines) // group * group]
+    file.truncate(sum(map(len, lines)))
+    return [line.decode("utf-8", "replace") for line in lines]
+
+
+def _append(file: BinaryIO, line: str) -> None:
+    file.write(f"{line}\n".encode())
+    file.flush()
 
 
 def link_or_copy(source: Path, target: Path, while_copying: AbstractContextManager | None = None) -> None:

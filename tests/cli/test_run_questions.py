@@ -1,5 +1,6 @@
 """`run` on prompts, questions and files of them."""
 
+import fcntl
 import json
 import os
 import weakref
@@ -13,6 +14,7 @@ from PIL import Image
 
 from eas_export import Question, Sampling, UserError, open_model, run
 from eas_export.bundle.bundle import open_bundle
+from eas_export.cli import run_questions
 from eas_export.core.limits import Limits
 from eas_export.generation import text_model as text
 from eas_export.generation.conversation import Conversation
@@ -249,13 +251,59 @@ def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
     out = tmp_path / "y.jsonl"
     path = bundle_of(TINY).path  # one question at a time
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out, "--max-new-tokens", 3)
-    assert code == 2 and "bad.png" in err and "the first 1 answers are in" in err and not out.exists()
-    assert json.loads((tmp_path / "y.jsonl.partial").read_text())["question"] == 1
+    assert code == 2 and "bad.png" in err and not out.exists()
+    (partial,) = tmp_path.glob("y.jsonl.*.partial")
+    assert f"the first 1 answers are in {partial}" in err and json.loads(partial.read_text())["question"] == 1
     code, _, err = command("run", path, "--inputs", tmp_path / "x.jsonl", "--outputs", out)
-    assert code == 2 and "the partial output of an earlier run" in err and (tmp_path / "y.jsonl.partial").exists()
-    (tmp_path / "y.jsonl.partial").unlink()
+    assert code == 2 and "of an earlier run still exists: of another bundle" in err and partial.exists()
+    partial.unlink()
     code, _, err = command("run", path, "--prompt", "word " * 1000, "--outputs", out)
     assert code == 2 and not list(tmp_path.glob("y*"))  # no answer, no file
+
+
+def test_an_interrupted_run_goes_on(bundle_of, tmp_path, command, refused, monkeypatch):
+    """With the same bytes as one that was not interrupted, wherever it was: a batch that is not whole is answered again."""
+    file, out, whole = tmp_path / "x.jsonl", tmp_path / "y.jsonl", tmp_path / "whole.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Number {n}?" * (1 + n % 3)}) + "\n" for n in range(11)))
+    path, batch = bundle_of(TINY, fold="lowrank").path, 8
+    asked = ("run", path, "--inputs", file, "--max-new-tokens", 4, "--temperature", 2)
+    assert command(*asked, "--outputs", whole)[0] == 0
+    lines = whole.read_bytes().splitlines(keepends=True)
+    answered, written = [], 9
+
+    def stop_at(number: int) -> None:
+        answered.append(number)
+        if len(answered) == written + 1:
+            raise KeyboardInterrupt
+
+    real = run_questions._record
+    monkeypatch.setattr(run_questions, "_record", lambda number, *rest: (stop_at(number), real(number, *rest))[1])
+    code, _, err = command(*asked, "--outputs", out)
+    (partial,) = tmp_path.glob("y.jsonl.*.partial")
+    assert (
+        code == 130 and f"the first 9 answers are in {partial}" in err and partial.read_bytes() == b"".join(lines[:9])
+    )
+    assert "go on with --resume" in refused(*asked, "--outputs", out)
+    assert "other inputs or other options" in refused(*asked, "--seed", 1, "--outputs", out, "--resume")
+    with open(partial, "ab") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert "another run writes this file" in refused(*asked, "--outputs", out, "--resume")
+    written = 99
+    for cut in (len(lines[0]) - 3, sum(map(len, lines[:9])), sum(map(len, lines[:9])) + 5):  # killed inside a line
+        partial.write_bytes(whole.read_bytes()[:cut])
+        answered.clear()
+        assert command(*asked, "--outputs", out, "--resume")[0] == 0
+        there = sum(sum(map(len, lines[: n + 1])) <= cut for n in range(len(lines)))
+        assert answered[0] == there // batch * batch + 1
+        assert out.read_bytes() == whole.read_bytes() and not partial.exists()
+        out.unlink()
+    partial.write_text('{"question": 2}\n' * 8)
+    assert "the partial output is damaged" in refused(*asked, "--outputs", out, "--resume") and partial.exists()
+    partial.unlink()
+    assert (
+        command(*asked, "--outputs", out, "--resume")[0] == 0 and out.read_bytes() == whole.read_bytes()
+    )  # nothing to resume
+    assert "leave --resume out" in refused(*asked, "--resume")
 
 
 def test_a_batch_is_gone_before_the_next_is_read(bundle_of, monkeypatch):
