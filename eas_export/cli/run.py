@@ -1,5 +1,6 @@
 """eas-export run"""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option("--prompt", metavar="TEXT", help="Text for the model, verbatim after the family's image prefix.")
-@click.option("--question", metavar="TEXT", help="A question, put into the family's own format (LaVIN: ScienceQA's).")
+@click.option(
+    "--prompt", metavar="TEXT", help="Text for the model, verbatim after the family's image prefix; -: standard input."
+)
+@click.option(
+    "--question",
+    metavar="TEXT",
+    help="A question, put into the family's own format (LaVIN: ScienceQA's); -: standard input.",
+)
 @click.option("--context", metavar="TEXT", help="Background text for --question.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
-@click.option("--inputs", type=PATH, help="An npz or a jsonl file; see above.")
+@click.option("--inputs", type=PATH, help="An npz or a jsonl file, see above; -: jsonl on standard input.")
 @click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
 @click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
@@ -136,7 +143,11 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
     from ..families.processing.question import Question
     from ..inputs.questions import holds_questions, read_questions
 
-    given = {name: value for name, value in asked.items() if value not in (None, ())}
+    given = {
+        name: _stdin() if value == "-" and name in ("prompt", "question") else value
+        for name, value in asked.items()
+        if value not in (None, ())
+    }
     if bool(given) == bool(inputs):
         what = "both --inputs and a question are given" if given else "there is no question, prompt or --inputs file"
         raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
@@ -151,6 +162,11 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
             where = "--prompt, --question, --context, --option, --image"
             raise refusal(error, Question, "option", where) from None
     return read_questions(inputs, image_root) if of_questions else None
+
+
+def _stdin() -> str:
+    """Standard input as text, without the newline at its end."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
 
 def _note_rotations(questions: "list[Question]", progress: "Progress") -> None:

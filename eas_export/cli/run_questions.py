@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,17 +13,24 @@ import click
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
 from ..families.processing.question import Question
+from ..generation.conversation import Finish
 from ..generation.sampling import Sampling
 from ..generation.text_model import Reply, TextModel, open_model
 from ..system.files import Lines, written_by_line
 from ..system.hashing import key_of
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
+WHY = {
+    Finish.EOS: "eos",
+    Finish.LENGTH: "length (--max-new-tokens)",
+    Finish.LIMIT: "limit (the build's --max-tokens)",
+}
+
 
 def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOptions) -> tuple[dict, None]:
     """What `--json` shows; the answers are printed here. Raises UserError for questions that do not fit the bundle."""
     max_new_tokens, outputs = options.max_new_tokens or DEFAULT_NEW_TOKENS, options.outputs
-    answers = []
+    answers: list[dict] = []
 
     def keep(reply: Reply) -> None:
         record = _record(len(answers) + 1, questions[len(answers)], reply)
@@ -40,14 +49,17 @@ def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOpt
         try:
             with options.progress.stage("loading"):
                 model = open_model(bundle, options.backend, options.exif_rotate)
+            earlier, begin = len(answers), time.monotonic()
             if len(questions) == 1 and not counted:
-                _stream_one(model, questions, max_new_tokens, options.sampling)
+                answers.append(_stream_one(model, questions, max_new_tokens, options.sampling))
             else:
                 stage = options.progress.stage("answering", len(questions) - len(answers), "questions")
                 with stage if counted else nullcontext(lambda count: None) as done:
                     for reply in model.replies(questions, max_new_tokens, options.sampling, len(answers)):
                         keep(reply)
                         done(1)
+            if new := answers[earlier:]:
+                options.progress.note(*_summary(new, time.monotonic() - begin))
         except BaseException as error:
             if answers and outputs:
                 click.echo(f"the first {len(answers)} answers are in {lines.partial}", err=True)
@@ -82,13 +94,23 @@ def _kept(lines: Lines) -> list[dict]:
     raise UserError("the partial output is damaged", where=lines.partial, fix="delete the file, and start again")
 
 
-def _stream_one(model: TextModel, questions: Sequence[Question], max_new_tokens: int, sampling: Sampling) -> None:
+def _stream_one(model: TextModel, questions: Sequence[Question], max_new_tokens: int, sampling: Sampling) -> dict:
     conversation = model.start(questions, room=max_new_tokens)
-    empty = True
+    text = ""
     for step in model.stream(conversation, max_new_tokens, sampling):
-        text = "".join(text for _, text in step)
-        empty = empty and not text.strip()
-        click.echo(text, nl=False)
+        for _, more in step:
+            click.echo(more, nl=False)
+            text += more
     click.echo()
-    if empty:
+    if not text.strip():
         click.echo("note: the answer is empty; a prompt that is not in the model's own format can do that", err=True)
+    return _record(1, questions[0], Reply(text, tuple(conversation.answers[0]), conversation.finish[0]))
+
+
+def _summary(answers: Sequence[dict], seconds: float) -> tuple[str, dict]:
+    """Why answers ended, how long they are, and how fast they came; the seconds are those of reading the prompts, too."""
+    ends, tokens = Counter(WHY[answer["finish"]] for answer in answers), sum(len(each["tokens"]) for each in answers)
+    rate = {"tokens": tokens, "tokens per second": tokens / max(seconds, 1e-6)}
+    if len(answers) == 1:
+        return "answer", {"ended by": WHY[answers[0]["finish"]], **rate}
+    return "answers", {f"ended by {why}": count for why, count in ends.items()} | rate

@@ -12,8 +12,9 @@ import json
 import os
 import reprlib
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,14 @@ from ..networks.decoder.prompts import Prompts
 from ..system.files import require_file
 from .npz import make_inputs, require_tower
 
+STDIN = Path("-")  # in place of a file's path
 LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
 
 
 def holds_questions(path: Path) -> bool:
-    """Whether an input file has questions (.jsonl) or arrays (.npz). Raises UserError for other names."""
+    """Whether an input file has questions (.jsonl, or standard input) or arrays (.npz). Raises UserError for other names."""
+    if path == STDIN:
+        return True
     if require_file(path).suffix.lower() not in (".jsonl", ".npz"):
         what = f"unknown file type {path.suffix!r}: expected .jsonl or .npz"
         raise UserError(what, where=path, fix="give questions as .jsonl, or token ids as .npz")
@@ -45,23 +49,24 @@ def holds_questions(path: Path) -> bool:
 def read_questions(path: Path, image_root: Path | None = None) -> list[Question]:
     """The questions on the file's lines, their image paths resolved; blank lines are skipped. Raises UserError that names the line.
 
-    image_root  the folder that has the images, default the file's; no path in the file leaves it
+    path        STDIN for standard input
+    image_root  the folder that has the images, default the file's, or that of the process; no path in the file leaves it
     """
-    lines, number = [], 0
+    lines, number, name = [], 0, "standard input" if path == STDIN else path
     try:
-        file = open(require_file(path), "rb")
+        file = nullcontext(sys.stdin.buffer) if path == STDIN else open(require_file(path), "rb")
     except OSError as error:
         what = f"the file cannot be opened ({error.strerror})"
         raise UserError(what, where=path, fix="check its permissions") from None
-    with file:
-        while line := file.readline(LONGEST_LINE + 1):
+    with file as opened:
+        while line := opened.readline(LONGEST_LINE + 1):
             number += 1
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
-                where = f"{path}, line {number}"
+                where = f"{name}, line {number}"
                 lines.append((_parse(line, where), where))
     if not lines:
-        raise UserError("the file has no questions", where=path, fix="write one JSON object per line")
+        raise UserError("there are no questions", where=name, fix="write one JSON object per line")
     root = _Root(image_root or path.parent, [name for question, _ in lines for name in question.image])
     return [question.plain(root.find(question.image, where)).at(where) for question, where in lines]
 

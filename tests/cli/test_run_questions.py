@@ -1,9 +1,13 @@
 """`run` on prompts, questions and files of them."""
 
 import fcntl
+import io
 import json
 import os
+import re
+import sys
 import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from eas_export.generation.text_model import TextModel
 from eas_export.verify.decoder_samples import read_samples
 
 SET = Path(__file__).parents[2] / "tests" / "tiny" / "prompts" / "questions.jsonl"
+WORDS = ("--max-new-tokens", 3, "--json")
 PICTURE = SET.parent / "images" / "circle.png"
 
 
@@ -104,6 +109,49 @@ def test_a_rotation_is_noted_and_applied_where_asked_for(bundle_of, tmp_path, co
     )
     assert as_stored != turned == upright
     assert "stored.png is read as stored, without the rotation" in noted and "stored.png" not in err
+
+
+def test_prompts_come_from_standard_input(bundle_of, command, refused, monkeypatch):
+    path = bundle_of(TINY, fold="lowrank").path
+
+    def send(sent: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent)))
+
+    def texts(*asked: object) -> list[str]:
+        return [each["text"] for each in json.loads(command("run", path, *asked, *WORDS)[1])["answers"]]
+
+    typed = texts("--prompt", "Why\nso?")
+    send(b"Why\nso?\r\n")
+    assert texts("--prompt", "-") == typed
+    send(b'{"prompt": "Why\\nso?"}\n' * 2)
+    assert texts("--inputs", "-") == typed * 2
+    send(b"\xff")
+    assert "not valid Unicode" in refused("run", path, "--question", "-")
+
+
+def test_it_says_why_answers_ended_and_how_fast_they_came(bundle_of, tmp_path, command):
+    """On standard error: what is piped on is the answers alone."""
+    path, file = bundle_of(TINY, fold="lowrank").path, tmp_path / "x.jsonl"
+    rate = r"tokens per second [\d.e+]+$"
+    asked = ("run", path, "--prompt", "x", "--max-new-tokens", 5)
+    _, text, err = command(*asked)
+    assert (
+        re.search(rf"^answer: ended by length \(--max-new-tokens\), tokens 5, {rate}", err, re.M)
+        and "tokens" not in text
+    )
+    _, text, err = command(*asked, "--json")
+    note = json.loads(err.splitlines()[-1])
+    assert set(json.loads(text)) == {"answers", "outputs", "backend"} and (note["stage"], note["tokens"]) == (
+        "answer",
+        5,
+    )
+    file.write_text('{"prompt": "x"}\n' * 8)
+    code, text, err = command("run", path, "--inputs", file, "--temperature", 6, "--max-new-tokens", 30, "--json")
+    answers = json.loads(text)["answers"]
+    ends = Counter(each["finish"] for each in answers)
+    note = json.loads(err.splitlines()[-1])
+    assert code == 0 and len(ends) == 2 and note["tokens"] == sum(len(each["tokens"]) for each in answers)
+    assert (note["ended by eos"], note["ended by length (--max-new-tokens)"]) == (ends["eos"], ends["length"])
 
 
 def test_a_text_is_a_question(bundle_of):

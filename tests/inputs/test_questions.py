@@ -1,6 +1,9 @@
 """Questions as token ids and pixels, and the files they come from."""
 
+import io
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from eas_export.families import get_family
 from eas_export.families.processing.image_processor import is_rotated, read_image, to_pixels
 from eas_export.families.processing.question import Question
 from eas_export.families.processing.tokenizer import TextStream, Tokenizer
-from eas_export.inputs.questions import encode_question, make_prompt, read_questions
+from eas_export.inputs.questions import STDIN, encode_question, holds_questions, make_prompt, read_questions
 
 CONFIG = TINY.checkpoint.config
 FAMILY = get_family("lavin")
@@ -161,6 +164,18 @@ def test_a_question_file_of_llava(tmp_path, picture):
     write(path, {"text": "Why?", "image": "../cat.png"})
     with pytest.raises(UserError, match="without \\.\\."):
         read_questions(path, picture.parent)
+
+
+def test_questions_come_from_standard_input(picture, monkeypatch):
+    line = b'{"prompt": "x", "image": "cat.png"}\n'
+    for root, folder in ((None, picture.parent), (picture.parent, "/")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
+        monkeypatch.chdir(folder)
+        assert holds_questions(STDIN) and Path(read_questions(STDIN, root)[0].image[0]).samefile(picture)
+    for sent, said in ((b'{"promt": 1}', r"\(standard input, line 1\)"), (b"", r"no questions \(standard input\)")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent)))
+        with pytest.raises(UserError, match=said):
+            read_questions(STDIN)
 
 
 def test_labels(tmp_path, picture):
