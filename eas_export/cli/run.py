@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--context", metavar="TEXT", help="Background text for --question.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
+@click.option("--chat", is_flag=True, help="Ask line by line in one conversation, as on a terminal; see above.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file, see above; -: jsonl on standard input.")
 @click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
 @click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @json_option
 def run(
     bundle: Path,
+    chat: bool,
     inputs: Path | None,
     image_root: Path | None,
     exif_rotate: bool,
@@ -99,7 +101,12 @@ def run(
     from ..bundle.bundle import open_bundle
     from ..networks import network_part
 
-    sampling = _sampling(temperature=temperature, top_p=top_p, seed=seed)
+    sampling, progress = _sampling(temperature=temperature, top_p=top_p, seed=seed), make_progress(as_json)
+    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume)
+    if chat:
+        beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume, "json": as_json}
+        _chat(bundle, asked | beside, options)
+        return
     questions = _questions(inputs, image_root, asked)
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
@@ -108,8 +115,6 @@ def run(
         raise UserError(what, where="--resume", fix="pass --outputs ANSWERS.jsonl, or leave --resume out")
     opened = open_bundle(bundle)
     name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
-    progress = make_progress(as_json)
-    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume)
     if questions and not exif_rotate:
         _note_rotations(questions, progress)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
@@ -117,6 +122,24 @@ def run(
         print_json(record)
     elif shown:
         stdout_console().print(shown)
+
+
+def _chat(bundle: Path, beside: dict, options: RunOptions) -> None:
+    """beside: what else the command line has, by the names of its options. Raises UserError for what does not go with a chat."""
+    from ..bundle.bundle import open_bundle
+    from ..networks import network_part
+
+    images = beside.pop("image")
+    for name in (name for name, given in beside.items() if given):
+        option = f"--{name.removesuffix('s') if name == 'options' else name}"
+        fix = f"leave out {option}, or --chat"
+        raise UserError("a chat reads its questions line by line, and prints the answers", where=option, fix=fix)
+    opened = open_bundle(bundle)
+    run_chat = network_part(opened.manifest.config, "run_chat")
+    if run_chat is None:
+        fix = "ask with --question and --image, or with --inputs"
+        raise UserError("the bundle's model takes one question at a time", where="--chat", fix=fix)
+    run_chat(opened, images, options)
 
 
 def _sampling(**given: float | int | None) -> "Sampling":

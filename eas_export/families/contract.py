@@ -78,6 +78,7 @@ class PromptFormat:
     pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
     padding       the ids that rows of token ids are padded with: no prompt begins or ends with one
+    next_turn     question -> the text of a later turn of a conversation, from the answer's end token on; None: the end token, then `format`
     tokenizer     (its files, the model's vocabulary) -> the tokenizer that the family was trained with; raises UserError
     """
 
@@ -87,7 +88,14 @@ class PromptFormat:
     pixels: Callable[[ModelConfig, "Image"], Tensor]
     placeholder: int | None = None
     padding: tuple[int, ...] = ()
+    next_turn: Callable[[Question], str] | None = None
     tokenizer: Callable[[Sequence[Path], int], Tokenizer] = Tokenizer
+
+    def turn(self, tokenizer: Tokenizer, question: Question) -> list[int]:
+        """The token ids of a later turn, the end token of the answer before it included."""
+        if self.next_turn is None:
+            return [tokenizer.eos, *tokenizer.encode(self.format(question))]
+        return tokenizer.encode(self.next_turn(question))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..backends.opening import open_runtime
 from ..backends.runtime import Runtime
 from ..bundle.bundle import Bundle, open_bundle
@@ -70,6 +72,23 @@ class TextModel:
         for row, ids in enumerate(encoded):
             require_known(ids, self.runtime.config, self.tokenizer, f"row {row}")
         conversation.extend(encoded)
+
+    def ask(self, conversation: Conversation, questions: Sequence[str | Question]) -> None:
+        """Feed each row's next question, after its answer's end, in the family's format of several turns; see Conversation.extend. Raises
+        UserError for an image, which only a first prompt has."""
+        asked = as_questions(questions)
+        if any(question.image for question in asked):
+            fix = "start another conversation with it"
+            raise UserError("an image can only be in the first prompt of a conversation", where="ask", fix=fix)
+        turns = [self.family.prompts.turn(self.tokenizer, question) for question in asked]
+        pending = conversation.pending
+        ended = torch.tensor([finish == Finish.EOS for finish in conversation.finish])
+        conversation.pending = pending.masked_fill(ended, -1)  # the turn begins with the answer's end
+        try:
+            conversation.extend(turns)
+        except UserError:
+            conversation.pending = pending
+            raise
 
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY

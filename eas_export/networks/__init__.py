@@ -32,6 +32,7 @@ class Network:
     bench             what `bench` times, and its baselines: bench/baselines.Kind
     run_arrays        what `run` does with an npz file: (bundle, path, cli/run_options.RunOptions) -> what --json shows, and a table of it
     run_questions     what `run` does with Questions in place of the path; the table is None where the answers have been printed
+    run_chat          what `run --chat` does: (bundle, paths of images, RunOptions) -> None; None: the network does not talk
     """
 
     modules: str
@@ -49,6 +50,7 @@ class Network:
     bench: str
     run_arrays: str
     run_questions: str
+    run_chat: str | None
 
 
 NETWORKS = {
@@ -68,6 +70,7 @@ NETWORKS = {
         bench=".bench.decoder:DECODER",
         run_arrays=".cli.run_tokens:run_tokens",
         run_questions=".cli.run_questions:run_questions",
+        run_chat=".cli.run_chat:run_chat",
     ),
     "cross-encoder": Network(
         modules=".networks.cross_encoder.modules:folded_cross_encoder",
@@ -85,6 +88,7 @@ NETWORKS = {
         bench=".bench.cross_encoder:CROSS_ENCODER",
         run_arrays=".cli.run_pairs:run_pairs",
         run_questions=".cli.run_questions:run_questions",
+        run_chat=None,
     ),
 }
 

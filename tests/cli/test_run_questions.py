@@ -18,10 +18,10 @@ from PIL import Image
 
 from eas_export import Question, Sampling, UserError, open_model, run
 from eas_export.bundle.bundle import open_bundle
-from eas_export.cli import run_questions
+from eas_export.cli import run_chat, run_questions
 from eas_export.core.limits import Limits
 from eas_export.generation import text_model as text
-from eas_export.generation.conversation import Conversation
+from eas_export.generation.conversation import Conversation, Finish
 from eas_export.generation.text_model import TextModel
 from eas_export.verify.decoder_samples import read_samples
 
@@ -127,6 +127,84 @@ def test_prompts_come_from_standard_input(bundle_of, command, refused, monkeypat
     assert texts("--inputs", "-") == typed * 2
     send(b"\xff")
     assert "not valid Unicode" in refused("run", path, "--question", "-")
+
+
+def test_a_chat_goes_on_and_starts_again(bundle_of, command, refused, monkeypatch):
+    """Lines that are piped in get what the same turns get from Python, and mistakes end nothing."""
+    path = bundle_of(TINY, fold="lowrank").path
+    model, most = open_model(path), 6
+
+    def said(first: Question, *turns: str) -> list[str]:
+        conversation = model.start(first)
+        texts = []
+        for turn in (None, *turns):
+            if turn:
+                model.ask(conversation, [turn])
+            steps = [*model.stream(conversation, most)]
+            texts.append("".join(text for step in steps for _, text in step) + "\n")
+        return texts
+
+    seen = Question(question="What is it?", image=PICTURE)
+    lines = [
+        "Why?",
+        "",
+        "And now?",
+        "/reset",
+        "Why?",
+        f"/image {PICTURE}",
+        "What is it?",
+        "Why?",
+        "/reset",
+        "What is it?",
+    ]
+    lines += ["/help", "/image absent.png", "Why?", "/image", "word " * 1000, "Why?"]
+    want = [*said(Question(question="Why?"), "And now?"), said(Question(question="Why?"))[0]]
+    want += [*said(seen, "Why?"), said(seen)[0], want[0]]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    code, text, err = command("run", path, "--chat", "--max-new-tokens", most)
+    assert code == 0 and text == "".join(want) and want[0] != want[3], err
+    assert "answer: ended by length (--max-new-tokens)" in err and "tokens per second" not in err
+    for told in (
+        "there is no command /help",
+        "there is no such file (question 1: absent.png)",
+        "takes 1024 (question 1)",
+    ):
+        assert told in err
+    for option in (("--inputs", SET), ("--outputs", "y.jsonl"), ("--prompt", "x"), ("--option", "x"), ("--resume",)):
+        assert f"leave out {option[0]}, or --chat" in refused("run", path, "--chat", *option)
+    assert "leave out --json, or --chat" in refused("run", path, "--chat")
+
+
+def test_a_chat_says_when_the_bundle_is_full(bundle_of, command, monkeypatch):
+    """A turn that does not fit is not fed: a shorter one is answered, until none fits."""
+    model = open_model(bundle_of(TINY, fold="lowrank"))
+    small = TextModel(replace(model.runtime, limits=Limits(max_prompt=80, max_tokens=160)), model.tokenizer)
+    monkeypatch.setattr(run_chat, "open_model", lambda *given: small)
+    lines = ["Who?", "word " * 30, *["Why?"] * 9, "/reset", "Who?"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    code, text, err = command("run", bundle_of(TINY, fold="lowrank").path, "--chat", "--max-new-tokens", 40)
+    (alone,) = small.replies("Who?", 40)
+    assert code == 0 and text.startswith(f"{alone.text}\n") and text.endswith(f"\n{alone.text}\n")
+    full = r"the conversation is full: (\d+) tokens of prompt and answer, the bundle takes 160 \(chat\): type /reset"
+    first, *others = map(int, re.findall(full, err))
+    assert first > others[0] > 160 and len(set(others)) == 1 and "ended by limit (the build's --max-tokens)" in err
+
+
+def test_a_turn_follows_the_end_of_the_answer_before(bundle_of):
+    """Whichever ended it; the last token, which was chosen and not fed, is fed before, unless it is the end."""
+    model = open_model(bundle_of(TINY, fold="lowrank"))
+    turn = [2, *model.tokenizer.encode("Question: Why?\nContext: N/A\nOptions: \nResponse:")]
+    for finish, fed in ((Finish.LENGTH, 1), (Finish.EOS, 0)):
+        conversation = model.start("Who?")
+        (step,) = model.stream(conversation, 1)
+        conversation.finish[0] = finish
+        last = [step[0][0].id][:fed]
+        before, other = conversation.lengths.clone(), model.start("Who?")
+        model.ask(conversation, ["Why?"])
+        other.extend([[*last, *turn]])
+        assert conversation.lengths.equal(before + fed + len(turn)) and conversation.logits.equal(other.logits)
+    with pytest.raises(UserError, match="only be in the first prompt"):
+        model.ask(conversation, [Question(question="x", image=PICTURE)])
 
 
 def test_it_says_why_answers_ended_and_how_fast_they_came(bundle_of, tmp_path, command):

@@ -18,7 +18,7 @@ from transformers.generation.stopping_criteria import EosTokenCriteria
 from eas_export import Question
 from eas_export.checkpoint.hf_files import BESIDE_TOKENIZER, OF_THE_MODEL
 from eas_export.core.errors import UserError
-from eas_export.families import make_tokenizer
+from eas_export.families import get_family, make_tokenizer
 from eas_export.families.processing.hf_tokenizer import HuggingFaceTokenizer
 from eas_export.families.processing.tokenizer import TextStream, Tokenizer, find_tokenizer
 from eas_export.generation.conversation import Finish
@@ -291,6 +291,21 @@ def test_forms_that_transformers_takes(models, tmp_path, files):
     folder = write(tmp_path / "ckpt", models["tiny"][0], LLAMA, **files)
     text = "a</s><image>b"
     assert read(folder).encode(text) == AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_later_turn_of_llava_is_read_as_in_the_whole_conversation(models, tmp_path, legacy):
+    """LLaVA encodes a conversation (llava_v1 of its conversation module) anew for each answer."""
+    folder, prompts = (
+        write(tmp_path / "ckpt", models["bytes"][0], LLAMA | {"legacy": legacy}),
+        get_family("llava").prompts,
+    )
+    ours, theirs = read(folder), AutoTokenizer.from_pretrained(folder)
+    first = prompts.format(Question(question="the cat?"))
+    ids = theirs.encode(f"{first} the hen</s>USER: and the cow? ASSISTANT:", add_special_tokens=False)
+    start = ids.index(2)
+    assert ours.encode(f"{first} the hen") == ids[:start]
+    assert prompts.turn(ours, Question(question="and the cow?")) == ids[start:]
 
 
 @pytest.mark.parametrize("name", REFUSED)

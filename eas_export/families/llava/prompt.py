@@ -33,6 +33,15 @@ def format_question(question: Question) -> str:
     As there and in training, the place of one image in the question's text is not its place in the conversation: it comes first. Of several
     images, which the published code does not take, those with a place in the text stay there.
     """
+    return f"{SYSTEM} {_turn(question)}"
+
+
+def format_next_turn(question: Question) -> str:
+    """From the end of the answer before it."""
+    return f"</s>{_turn(question)}"
+
+
+def _turn(question: Question) -> str:
     asked, images = question.question, len(question.image)
     if images == 1 and PLACEHOLDER in asked:
         asked = asked.replace(PLACEHOLDER, "").strip()
@@ -42,7 +51,7 @@ def format_question(question: Question) -> str:
     lines += [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options)]
     lines += ["Answer with the option's letter from the given choices directly."] if question.options else []
     message = "\n".join(lines)
-    return f"{SYSTEM} USER: {message} ASSISTANT:"
+    return f"USER: {message} ASSISTANT:"
 
 
 def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
@@ -88,5 +97,6 @@ PROMPTS = PromptFormat(
     pixels=pixels,
     placeholder=IMAGE,
     padding=LLAMA_PADDING,
+    next_turn=format_next_turn,
     tokenizer=HuggingFaceTokenizer,
 )

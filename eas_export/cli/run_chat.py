@@ -1,0 +1,89 @@
+"""eas-export run --chat: questions line by line, in one conversation."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import click
+
+from ..bundle.bundle import Bundle
+from ..core.errors import UserError
+from ..families.processing.question import Question
+from ..generation.conversation import Conversation, Finish
+from ..generation.text_model import open_model
+from .run_options import RunOptions
+from .run_questions import WHY
+from .width import fill, line_width
+
+NEW_TOKENS = 512  # of an answer, as LLaVA's own command line has it
+HELP = "/reset: forget what was said · /image FILE ..: start again with these images, or none · Ctrl-D: end"
+
+
+def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None:
+    """Answer the lines of standard input until its end. Raises UserError where the model does not generate text."""
+    with options.progress.stage("loading"):
+        model = open_model(bundle, options.backend, options.exif_rotate)
+    max_new_tokens = options.max_new_tokens or NEW_TOKENS
+    conversation: Conversation | None = None
+    for line in _lines():
+        command, *given = line.split()
+        try:
+            if command in ("/reset", "/image"):
+                conversation, images = None, images if command == "/reset" else given
+            elif command.startswith("/") and not given:
+                raise UserError(f"there is no command {command}", where="chat", fix=HELP)
+            else:
+                if conversation is None:
+                    conversation = model.start(Question(question=line, image=images), max_new_tokens)
+                else:
+                    _go_on(model.ask, conversation, line)
+                with _interrupted() as is_interrupted:
+                    for step in model.stream(conversation, max_new_tokens, options.sampling):
+                        click.echo("".join(text for _, text in step), nl=False)
+                        if is_interrupted():
+                            break
+                click.echo()
+                if (finish := conversation.finish[0]) not in (Finish.EOS, None):
+                    options.progress.note("answer", {"ended by": WHY[finish]})
+        except UserError as error:
+            text = f"error: {error}"
+            click.echo(fill(text, line_width(sys.stderr, len(text)), "  "), err=True)
+
+
+def _go_on(ask: Callable[[Conversation, Sequence[str]], None], conversation: Conversation, line: str) -> None:
+    try:
+        ask(conversation, [line])
+    except UserError as error:
+        raise UserError(
+            f"the conversation is full: {error.what}", where="chat", fix="type /reset to start again"
+        ) from None
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input that are not blank; on a terminal they are asked for, and can be edited."""
+    is_terminal = sys.stdin.isatty()
+    sys.stdin.reconfigure(errors="replace")
+    if is_terminal:
+        with suppress(ImportError):
+            import readline  # noqa: F401  gives `input` its keys
+        click.echo(HELP, err=True)
+    while True:
+        try:
+            if line := input("> " if is_terminal else "").strip():
+                yield line
+        except (EOFError, KeyboardInterrupt):
+            if is_terminal:
+                click.echo()
+            return
+
+
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed since: it ends the answer between two tokens, and not the conversation."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
