@@ -11,6 +11,7 @@ from .backends.opening import require_own_graphs_and_weights
 from .backends.runtime import device_named
 from .build.accounting import account
 from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
+from .build.difference import first_difference
 from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
 from .build.recipe import Request, resolve
@@ -115,7 +116,7 @@ def build(
     with lock(out) as home:
         identity = identify(checkpoint, plan, opts, blueprint.targets, shared, progress)
         if (out / MANIFEST).exists() and not force:
-            bundle = _same_bundle(out, identity, progress)
+            bundle = _same_bundle(out, blueprint, identity, progress)
             report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
             return replace(result, bundle=bundle, report=report, reused=True)
         reuse_sources = [bundle for bundle in (shared, find_bundle(out)) if bundle]
@@ -252,11 +253,11 @@ def _kept_report(bundle: Bundle) -> ParityReport | None:
         return None
 
 
-def _same_bundle(out: Path, identity: Identity, progress: Progress) -> Bundle:
+def _same_bundle(out: Path, blueprint: Blueprint, identity: Identity, progress: Progress) -> Bundle:
     """The bundle at `out`, if this build would make the same one. Raises UserError for any other."""
     bundle = open_bundle(out)
     if bundle.manifest.key != identity.key:
-        what = "the folder holds a bundle of another checkpoint, other options or another version"
+        what = f"the folder holds another bundle: {first_difference(blueprint, identity, bundle.manifest)}"
         raise UserError(what, where=out, fix="choose another --out, or pass --force to replace it")
     with progress.stage("checking the existing bundle", bundle.nbytes) as done:
         bundle.require_whole(done, remembered_sha256)

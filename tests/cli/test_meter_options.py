@@ -145,4 +145,6 @@ def test_a_build_ends_with_its_ledger_and_is_not_done_twice(tmp_path, command, r
     assert code == 0 and said["report"]["verdict"] == "same as the checkpoint" and not said["reused"], err
     code, out, _ = command(*build)
     assert code == 0 and json.loads(out)["reused"]
-    assert "another checkpoint, other options" in refused(*build[:-1], "--image-cross-reading", "paper")
+    assert "image_cross_reading is paper, the bundle's published" in refused(
+        *build[:-1], "--image-cross-reading", "paper"
+    )

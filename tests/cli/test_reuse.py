@@ -10,7 +10,7 @@ from conftest import by_itself, golden_case
 from test_build import adapters, change
 
 import eas_export
-from eas_export.bundle.bundle import open_bundle
+from eas_export.bundle.bundle import open_bundle, write_manifest
 from eas_export.bundle.store import Store
 
 CASE = by_itself(golden_case("first"))
@@ -57,6 +57,39 @@ def test_a_damaged_file_is_made_again_and_only_that(built, command, refused):
     assert "--check works on bundles only" in refused("inspect", CASE.folder, "--check")
 
 
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (("--max-prompt", 512), "max_prompt is 512, the bundle's 1024"),
+        (("--max-tokens", 512), "max_tokens is 512, the bundle's 2048"),
+        (("--precision", "fp16", "--fold", "lowrank"), "precision is fp16, the bundle's fp32"),
+        (("--fold", "lowrank", "--adapter-scale", "1.0"), "fold is lowrank, the bundle's weights"),
+        (("--skip", "none"), "skip is none, the bundle's 0"),
+        (("--skip", "0,2"), "skip is 0, 2, the bundle's 0"),
+        (("--router-temperature", "5"), "kept_adapter temperature is 5.0, the bundle's 1.0"),
+        (
+            ("--backend", "tensorrt-rtx", "--compute-capability", "86"),
+            "backend is tensorrt-rtx, the bundle's onnxruntime",
+        ),
+    ],
+)
+def test_another_bundle_in_the_place_is_told_by_its_first_difference(bundle_of, refused, changed, said):
+    """max_prompt follows max_tokens: the option that was typed is named."""
+    line = refused("build", "--ckpt", CASE.folder, "--out", bundle_of(CASE).path, *changed)
+    assert f"the folder holds another bundle: {said} (" in line
+
+
+def test_another_checkpoint_or_version_in_the_place_is_told(built, second_task, refused):
+    build = ("build", "--ckpt", second_task, "--out", built)
+    assert "holds another bundle: checkpoint-19.pth is not a file that the bundle was made from (" in refused(*build)
+    bundle = open_bundle(built)
+    older = {"toolchain": bundle.manifest.toolchain | {"eas-export": "0.8.0"}, "key": "0" * 64}
+    write_manifest(built, bundle.manifest.model_copy(update=older))
+    assert f"eas-export is {eas_export.__version__}, the bundle's 0.8.0 (" in refused(
+        "build", "--ckpt", CASE.folder, *build[3:]
+    )
+
+
 @pytest.fixture
 def second_task(tmp_path) -> Path:
     """The same base model with other adapters."""
@@ -93,7 +126,7 @@ def test_a_second_task_shares_the_store(built, second_task, tmp_path, command, r
     # it can be told, and built a second time, and be a base itself
     assert "shared with" in command("inspect", out)[1] and command("inspect", out, "--check")[0] == 0
     assert "nothing to do" in command(*build, out, "--base", base.path)[1]
-    assert "another checkpoint, other options" in refused(*build, out)
+    assert f"base is none, the bundle's {base.path.name}, sha256" in refused(*build, out)
     third = tmp_path / "third"
     code, _, err = command("build", "--ckpt", CASE.folder, "--out", third, "--base", out, "--no-verify")
     assert code == 0, err
