@@ -89,7 +89,7 @@ class Tokenizer:
             how = self._differs_from(other)
         except UserError as error:
             how = error.what
-        said = f"{path.name} is read, not {others[0].name}, which is another tokenizer ({how}): --tokenizer {others[0]} reads that one"
+        said = f"{path.name} is read, not {others[0].name} beside it, which differs: {how} (--tokenizer {others[0]} reads that one)"
         return (said,) if how else ()
 
     def _differs_from(self, other: "Tokenizer") -> str:
