@@ -43,7 +43,7 @@ from eas_export.build.accounting import account
 from eas_export.build.recipe import resolve
 from eas_export.bundle.bundle import Bundle, looks_like_bundle, open_bundle, with_digest
 from eas_export.bundle.store import Store
-from eas_export.checkpoint.hf_files import TOKENIZER_FILES
+from eas_export.checkpoint.hf_files import TOKENIZER_JSON
 from eas_export.checkpoint.torch_zip import read_torch_zip, state_dict_of
 from eas_export.cli.inspect import accounts_table, memory_table, model_table
 from eas_export.cli.report import print_report
@@ -56,6 +56,7 @@ from eas_export.families.contract import Sources
 from eas_export.families.processing.hf_tokenizer import HuggingFaceTokenizer
 from eas_export.families.processing.image_processor import read_image
 from eas_export.families.processing.tokenizer import Tokenizer, find_tokenizer
+from eas_export.families.processing.tokenizer_json import llama_tokenizer, merges_of
 from eas_export.inputs.npz import read_inputs
 from eas_export.inputs.questions import encode_question, read_questions
 from eas_export.networks.memory import request_memory
@@ -123,6 +124,9 @@ class Fuzzer:
         self.config = self.checkpoint.config
         self.family = get_family(self.config.family)
         self.tokenizer = Tokenizer(self.checkpoint.tokenizer, self.config.vocab_size)
+        pieces = self.tokenizer._model.id_to_piece(list(range(self.config.vocab_size)))
+        vocab = {piece: number for number, piece in enumerate(pieces)}
+        self._tokenizer_json = llama_tokenizer(vocab, merges_of(vocab, vocab), "first").to_str()
         self.targets = {
             "torch zip": Target(self._write_torch_zip, _read_torch_zip, 24),
             "checkpoint": Target(self._write_checkpoint, self._read_checkpoint, 8),
@@ -472,6 +476,11 @@ class Fuzzer:
         """A Hugging Face folder with a damaged JSON file, or tokenizer.model with bytes changed in place mostly: protobuf's own structure
         seldom lives through more."""
         data = self.checkpoint.tokenizer[0].read_bytes()
+        if rng.random() < 0.3:
+            for name, text in BESIDE_TOKENIZER.items():
+                _written(folder / name, json.dumps(text).encode())
+            _written(folder / TOKENIZER_JSON, damaged_json(rng, self._tokenizer_json))
+            return folder
         if rng.random() < 0.6:
             _written(folder / "tokenizer.model", data)
             names = rng.sample(sorted(BESIDE_TOKENIZER), rng.randrange(1, len(BESIDE_TOKENIZER) + 1))
@@ -488,7 +497,7 @@ class Fuzzer:
 
     def _read_tokenizer(self, path: Path) -> None:
         for kind in (Tokenizer, HuggingFaceTokenizer):
-            tokenizer = kind(find_tokenizer(path, TOKENIZER_FILES), self.config.vocab_size + 4)
+            tokenizer = kind(find_tokenizer([path], None, beside=[*BESIDE_TOKENIZER]), self.config.vocab_size + 4)
             tokenizer.decode(tokenizer.encode("Which is <im> larger,</s> the sun? \u20ac \U0001f600"))
             tokenizer.decode([*range(self.config.vocab_size + 4), *tokenizer.ends])
 
