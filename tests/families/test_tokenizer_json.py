@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY
 from sentencepiece import SentencePieceProcessor
 from test_hf_tokenizer import BESIDE, CONFIGS, LLAMA, MODELS, TEXTS, models, read, token, write
@@ -15,8 +16,10 @@ from transformers import AutoTokenizer
 from eas_export import Question
 from eas_export.checkpoint.hf_files import TOKENIZER_JSON
 from eas_export.core.errors import UserError
+from eas_export.core.progress import Progress
 from eas_export.families import NO_TOKENIZER, load_checkpoint, make_tokenizer
-from eas_export.families.contract import Sources
+from eas_export.families.contract import Ranks, Sources
+from eas_export.families.llava import LLAVA
 from eas_export.families.llava.prompt import IMAGE, PROMPTS
 from eas_export.families.processing.tokenizer import TextStream, Tokenizer, find_tokenizer
 from eas_export.generation.text_model import open_model
@@ -197,7 +200,7 @@ def add_a_token(content: dict) -> None:
         (drop_a_piece, "vocabularies of 600 and 599"),
         (merge_differently, r"'USER: What.*' is \["),
         (add_a_token, r"'<x>' is \[.*\] and \[600\]"),
-        (lambda content: content.update(post_processor=None), r"prompts begin with \(1,\) and \(\)"),
+        (lambda content: content.update(post_processor=None), r"prompts begin with \[1\] and \[\]"),
         (lambda content: content.pop("model"), "not a tokenizer.json"),
     ],
 )
@@ -339,6 +342,15 @@ def test_a_model_without_one_says_so_and_an_option_names_one(plain, checkpoint, 
     found = load_checkpoint(Sources(plain, tokenizer=checkpoint)).tokenizer  # it wins over tokenizer.model
     assert {path.parent for path in found if path.name in (TOKENIZER_JSON, "tokenizer_config.json")} == {checkpoint}
     assert "tokenizer.model" not in {path.name for path in found} and plain / "config.json" in found
+
+
+def test_a_search_writes_the_tokenizer_that_it_was_given(plain, checkpoint, tmp_path):
+    trainable = LLAVA.train(Sources(plain, tokenizer=checkpoint), Ranks(4, 4), 0, torch.device("cpu"))
+    trainable.write((), tmp_path, Progress())
+    written = load_checkpoint(Sources(tmp_path)).tokenizer
+    assert {path.name: path.read_bytes() for path in written if path.name != "config.json"} == {
+        name: (checkpoint / name).read_bytes() for name in (TOKENIZER_JSON, "tokenizer_config.json")
+    }
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ class Tokenizer:
         for words, ours, theirs in (
             ("vocabularies of", self.size, other.size),
             ("the start token is", self.bos, other.bos),
-            ("answers end with", self.ends, other.ends),
-            ("prompts begin with", self.before, other.before),
-            ("prompts end with", self.after, other.after),
+            ("answers end with", [*self.ends], [*other.ends]),
+            ("prompts begin with", [*self.before], [*other.before]),
+            ("prompts end with", [*self.after], [*other.after]),
         ):
             if ours != theirs:
                 return f"{words} {ours} and {theirs}"
