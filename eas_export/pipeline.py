@@ -10,7 +10,7 @@ from typing import Any
 from .backends.opening import require_own_graphs_and_weights
 from .backends.runtime import device_named
 from .build.accounting import account
-from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files
+from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files, require_shared
 from .build.difference import first_difference
 from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
@@ -101,7 +101,7 @@ def build(
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained, *tokenizer_notes(checkpoint))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
     check_destination(out)
-    shared = _open_base(Path(base), out, opts) if base else None
+    shared = _open_base(Path(base), out, blueprint) if base else None
     estimates = estimate_build(blueprint, out, shared, verify)
     said = (*request.notes, *notes)
     device = blueprint.device_memory if blueprint.targets else None
@@ -217,25 +217,33 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
     if m.plan.origin != EXPLICIT and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
-    for key in ours:
-        if theirs[key] != ours[key]:
-            what = f"the checkpoint is another model: its {key} is {theirs[key]}, the bundle's {ours[key]}"
-            raise UserError(
-                what,
-                where=checkpoint.files[0],
-                fix="pass the checkpoint that the bundle was built from, or build the bundle again with --force",
-            )
+    if theirs != ours:
+        key, their, our = _first_difference(theirs, ours)
+        raise UserError(
+            f"the checkpoint is another model: its {key} is {their}, the bundle's {our}",
+            where=checkpoint.files[0],
+            fix="pass the checkpoint that the bundle was built from, or build the bundle again with --force",
+        )
 
 
-def _open_base(path: Path, out: Path, opts: BuildOptions) -> Bundle:
+def _first_difference(theirs: Any, ours: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The innermost field in which two nested records of the same kind differ, by its dotted name, and both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        name = next(name for name in ours if theirs.get(name) != ours[name])
+        return _first_difference(theirs.get(name), ours[name], f"{key}.{name}".lstrip("."))
+    return key, theirs, ours
+
+
+def _open_base(path: Path, out: Path, blueprint: Blueprint) -> Bundle:
     """The bundle whose weights are shared. Raises UserError where none could be."""
     base = open_bundle(path)
     if os.path.realpath(path) == str(out):
         what = "--base is the bundle that is to be built"
         raise UserError(what, where=f"--base {path}", fix="name another bundle, or leave --base out")
-    if base.manifest.precision != opts.precision:
-        what = f"the base bundle is in {base.manifest.precision}, this build in {opts.precision}"
+    if base.manifest.precision != blueprint.options.precision:
+        what = f"the base bundle is in {base.manifest.precision}, this build in {blueprint.options.precision}"
         raise UserError(what, where=f"--base {path}", fix=ANOTHER_BASE)
+    require_shared(blueprint, base)
     return base
 
 

@@ -30,8 +30,8 @@ def test_a_scale_that_the_checkpoint_does_not_say_any_more_is_another_model(bund
 
     case = golden_case("first")
     for edit, said in (
-        ({"temperature": 5.0}, "another model"),
-        ({"adapter_scale": 0.1}, "another model"),
+        ({"temperature": 5.0}, r"another model: its kept_adapter.temperature is 5.0, the bundle's 1.0 "),
+        ({"adapter_scale": 0.7}, r"another model: its kept_adapter.scale is 0.7, the bundle's 1.0 "),
         ({"skip_list": "[3, 4]"}, r"its skip list is \[3, 4\], the bundle\'s \[0\]"),
     ):
         other = Path(shutil.copytree(case.folder, tmp_path / next(iter(edit))))

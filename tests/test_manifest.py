@@ -67,6 +67,18 @@ def test_an_edited_manifest_is_refused_by_every_command(bundle, name, command, r
         assert "another model" not in text
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"schema_version": 5}', '{"name": "of a web page"}'])
+def test_a_manifest_that_is_not_ours_makes_no_bundle(bundle, content, refused):
+    """No build would replace it, so none is advised."""
+    (bundle / MANIFEST).write_text(content)
+    said = refused("inspect", bundle)
+    assert (
+        "its manifest.json is not one of eas-export's" in said and "give a folder that eas-export build wrote" in said
+    )
+    build = ("build", "--ckpt", llava_golden_case("a").folder, "--out", bundle, "--force")
+    assert "the destination exists but is not a bundle" in refused(*build)
+
+
 def test_another_family_is_a_change_too(bundle, refused):
     edit(bundle, ("config", "family"), lambda _: "lavin")
     assert "manifest.json was changed" in refused("inspect", bundle)

@@ -128,8 +128,12 @@ def test_fine_tuned_llava_with_the_original_models(fine_tuned, original, tmp_pat
         assert json.loads(command("inspect", path, *given, "--json")[1])["notes"] == said["notes"]
     assert f"note: {NEVER}" in " ".join(command("inspect", bundle)[1].split())
 
-    code, text, err = command("verify", bundle, "--ckpt", fine_tuned, *more, "--json")
-    assert code == 0 and json.loads(text)["verdict"] == "same as the checkpoint", err
+    against = ("--against", "transformers")
+    code, text, err = command("verify", bundle, "--ckpt", fine_tuned, *more, *against, "--json")
+    said = json.loads(text)
+    assert code == 0 and said["verdict"] == "same as the checkpoint", err
+    witnessed = {block["layer"]: block["kind"] for block in said["blocks"] if block["step"] == "transformers"}
+    assert witnessed == dict.fromkeys(range(SHAPE.layers), "kept") and "lack" not in said["steps"][0]["what"]
     assert "--base-weights DIR" in refused("verify", bundle, "--ckpt", fine_tuned)
     assert "pass --ckpt too" in refused("verify", bundle, *more)
 
@@ -184,7 +188,7 @@ def test_another_model_is_no_base(fine_tuned, tmp_path, refused, title):
 def test_a_folder_that_is_no_model_is_no_base(fine_tuned, tmp_path, refused):
     asked = ("inspect", fine_tuned, "--base-weights")
     assert "the folder has no model.safetensors, pytorch_model.bin or index" in refused(*asked, tmp_path)
-    assert "the folder has no model.safetensors" in refused(*asked, tmp_path / "absent")
+    assert "there is no such folder" in refused(*asked, tmp_path / "absent")
     torch.save({"x": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert "no such file" in (line := refused(*asked, tmp_path)) and "config.json" in line
     (tmp_path / "config.json").write_text('{"hidden_size": "x"}')

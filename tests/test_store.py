@@ -43,13 +43,21 @@ def test_what_is_written_is_read_in_place(tmp_path_factory, shapes, half):
 
 
 @pytest.mark.parametrize(
-    "value, said", [(float("nan"), "holds NaN"), (float("inf"), "holds infinity, or values too large for float16")]
+    "value, dtype, said, wider",
+    [
+        (float("nan"), torch.float16, "holds NaN", False),
+        (float("inf"), torch.float16, "holds infinity, or values too large for float16", True),
+        (float("nan"), torch.float32, "holds NaN", False),
+        (float("inf"), torch.float32, "holds infinity", False),
+    ],
 )
-def test_a_value_that_is_not_finite_names_its_tensor(tmp_path, value, said):
-    tensor = torch.ones(3, dtype=torch.float16)
+def test_a_value_that_is_not_finite_names_its_tensor(tmp_path, value, dtype, said, wider):
+    """And what could help: a wider precision does not make a number of NaN."""
+    tensor = torch.ones(3, dtype=dtype)
     tensor[1] = value
-    with pytest.raises(UserError, match=rf"tensor w {said} \(source of w\)"):
+    with pytest.raises(UserError, match=rf"tensor w {said} \(source of w\)") as error:
         write_store(tmp_path / "w", [parameter("w", tensor)], lambda n: None)
+    assert ("--precision fp32" in error.value.fix) == wider
 
 
 def test_a_reader_that_breaks_its_word_is_our_bug(tmp_path):

@@ -84,10 +84,7 @@ def make_files(
     workspace: Workspace, blueprint: Blueprint, identity: Identity, base: Bundle | None, progress: Progress
 ) -> None:
     """Make every file except the manifest. Raises UserError for tensors that are not finite, and for an unsuitable base."""
-    parameters = [
-        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
-        for name, t in blueprint.parameters.items()
-    ]
+    parameters = _parameters(blueprint)
     if base is None:
         workspace.make(WEIGHTS, identity.weights, lambda path: _write(path, parameters, blueprint, progress))
         store = Store(workspace.folder / WEIGHTS)
@@ -130,12 +127,34 @@ def describe(
     )
 
 
+def _parameters(blueprint: Blueprint) -> list[Parameter]:
+    return [
+        Parameter(name, str(t.dtype).removeprefix("torch."), t.shape, t.source, t.read)
+        for name, t in blueprint.parameters.items()
+    ]
+
+
 def _write(path: Path, parameters: list[Parameter], blueprint: Blueprint, progress: Progress) -> Made:
     """Write the store. The sha256 is computed while writing, without reading the file back."""
     with progress.stage("writing weights", sum(p.nbytes for p in parameters)) as done:
         sha256 = write_store(path, parameters, done)
     blueprint.checkpoint.require_unchanged()
     return Made(sha256=sha256)
+
+
+def require_shared(blueprint: Blueprint, base: Bundle) -> None:
+    """Raise UserError where a base's store cannot hold half of the weights, by their names, types and shapes alone."""
+    there = {e.name: (e.dtype, e.shape) for e in Store(base.path / WEIGHTS).entries.values()}
+    parameters = _parameters(blueprint)
+    _require_half([p for p in parameters if there.get(p.name) != (p.dtype, p.shape)], parameters, base)
+
+
+def _require_half(own: list[Parameter], parameters: list[Parameter], base: Bundle) -> None:
+    missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
+    if 2 * missing > total:
+        shared = 100 * (total - missing) / total
+        what = f"the base bundle is over another base model: it has no more than {shared:.0f} % of this model's weights"
+        raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
 
 
 def _share_store(
@@ -162,10 +181,7 @@ def _share_store(
             for p in parameters:
                 own += [] if shared.holds(p.name, p.read()) else [p]
                 done(p.nbytes)
-        missing, total = (sum(p.nbytes for p in some) for some in (own, parameters))
-        if 2 * missing > total:
-            what = f"only {100 * (total - missing) / total:.0f} % of this model's weights are in the base"
-            raise UserError(what, where=f"--base {base.path}", fix=ANOTHER_BASE)
+        _require_half(own, parameters, base)
         return _write(path, own, blueprint, progress)
 
     workspace.make(TASK, key_of(identity.weights, identity.base.sha256), write_own)

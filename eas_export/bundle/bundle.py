@@ -165,6 +165,9 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
             require_file(path)
         data = json.loads(path.read_text("utf-8"))
         version = data.get("schema_version") if isinstance(data, dict) else None
+        if not looks_like_bundle(path.parent):
+            what = f"the path is not a bundle (its {MANIFEST} is not one of eas-export's)"
+            raise UserError(what, where=path.parent, fix="give a folder that eas-export build wrote")
         if version not in READABLE_VERSIONS:
             what = f"the manifest's schema version is {version!r}, but this eas-export reads {' and '.join(map(str, READABLE_VERSIONS))}"
             raise UserError(what, where=path, fix=build_again(path.parent))

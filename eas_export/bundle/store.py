@@ -186,7 +186,9 @@ def _checked_bytes(p: Parameter) -> memoryview:
     if tuple(tensor.shape) != p.shape or tensor.dtype != getattr(torch, p.dtype):
         raise InternalError(f"{p.name} is {tensor.dtype} {tuple(tensor.shape)}, expected {p.dtype} {p.shape}")
     if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(b) for b in torch.aminmax(tensor)):
-        kind = "NaN" if torch.isnan(tensor).any() else "infinity, or values too large for " + p.dtype
+        too_large = "infinity" if p.dtype == "float32" else f"infinity, or values too large for {p.dtype}"
+        kind = "NaN" if torch.isnan(tensor).any() else too_large
         what = f"tensor {p.name} holds {kind}"
-        raise UserError(what, where=p.source, fix="check the checkpoint, or build with --precision fp32")
+        wider = "" if kind == "NaN" or p.dtype == "float32" else ", or build with --precision fp32"
+        raise UserError(what, where=p.source, fix=f"copy the checkpoint again, or train it again{wider}")
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())

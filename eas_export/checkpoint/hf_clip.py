@@ -14,9 +14,10 @@ from pydantic import Field, StrictBool, model_validator
 from ..core.errors import UserError
 from ..core.record import validated
 from .hf_files import CONFIG_FILE
-from .hugging_face import HfRecord, find_weights, read_folder
+from .hugging_face import HfRecord, find_weights, read_folder, shown
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
+from .layouts import refuse_part
 from .lazy_tensor import LazyTensor, combine, differ
 
 Tensors = dict[str, LazyTensor]
@@ -66,6 +67,7 @@ def clip_keys(prefix: str) -> KeyTable:
 class ClipVisionConfig(HfRecord):
     """The vision half of CLIP; defaults are transformers'."""
 
+    model_type: Literal["clip_vision_model", "clip"] = "clip_vision_model"  # other towers have the same keys (SigLIP)
     hidden_size: int = Field(default=768, gt=0, le=1 << 20)
     intermediate_size: int = Field(default=3072, gt=0, le=1 << 24)
     num_hidden_layers: int = Field(default=12, gt=0, le=1000)
@@ -154,11 +156,13 @@ def read_preprocessing(folder: Path) -> tuple[Preprocessing, Path | None]:
 
 def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...]]:
     """A CLIPVisionModel's config, its tensors (none where the folder has no weights) and the files that were opened."""
+    if not find_weights(folder):
+        refuse_part(folder)
     config = read_json(
         folder / CONFIG_FILE,
         ClipVisionConfig,
         "the config.json of CLIP's vision tower",
-        "copy it from the published tower",
+        "give the CLIP tower that the model was trained with: other towers are not supported",
     )
     tensors, files = read_folder(folder) if find_weights(folder) else ({}, ())
     return config, tensors, (folder / CONFIG_FILE, *files)
@@ -199,9 +203,9 @@ def towers_differ(first: Tensors, second: Tensors, blocks: int) -> bool:
     return any(differ(one[key], other[key], torch.finfo(torch.bfloat16).eps) for key in shared)
 
 
-def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionConfig:
+def guess_config(tensors: Tensors, name: str | None, file: str, place: str = "DIR") -> ClipVisionConfig:
     """The config of a tower without config.json, from its shapes. Raises UserError where they, or the tower's name on the hub, are not
-    those of OpenAI's CLIP ViTs, whose heads and activation no shape tells."""
+    those of OpenAI's CLIP ViTs, whose heads and activation no shape tells; place: what to pass to --vision then"""
     width, _, patch, _ = require(tensors, "vision_model.embeddings.patch_embedding.weight", 4, file)
     positions = require(tensors, "vision_model.embeddings.position_embedding.weight", 2, file)[0]
     mlp = require(tensors, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, file)[0]
@@ -209,8 +213,8 @@ def guess_config(tensors: Tensors, name: str | None, file: str) -> ClipVisionCon
     side = round((positions - 1) ** 0.5)
     others = (name or "").startswith("laion") or width > WIDEST
     if others or width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        what = f"the tower has no config.json, and {reprlib.repr(name) if name else 'a tower'} of width {width} with {positions} positions is not OpenAI's CLIP"
-        raise UserError(what, where=file, fix="pass --vision DIR, the tower's folder with its config.json")
+        what = f"the tower has no config.json, and {shown(name) if name else 'a tower'} of width {width} with {positions} positions is not OpenAI's CLIP"
+        raise UserError(what, where=file, fix=f"pass --vision {place}, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,
         file,

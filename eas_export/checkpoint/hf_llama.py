@@ -4,12 +4,12 @@ import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..core.errors import UserError
 from .hf_files import CONFIG_FILE
-from .hugging_face import HfConfig, Tensors
+from .hugging_face import Flag, HfConfig, Tensors
 from .keys import Key, KeyTable, require
 from .lazy_tensor import differ
 
@@ -70,9 +70,9 @@ class LlamaConfig(HfConfig):
     rope_theta: float = Field(default=10000.0, ge=1, le=1e12)
     head_dim: int | None = None
     hidden_act: str = "silu"
-    attention_bias: StrictBool = False
-    mlp_bias: StrictBool = False
-    tie_word_embeddings: StrictBool = False
+    attention_bias: Flag = False
+    mlp_bias: Flag = False
+    tie_word_embeddings: Flag = False
     is_causal: Literal[True] = True
 
     @property

@@ -7,13 +7,14 @@ pytorch_model.bin.index.json and its shards. An index is {"metadata": ..., "weig
 import reprlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool
 
 from ..core.errors import UserError
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
+from .layouts import refuse_lora_beside, refuse_part
 from .lazy_tensor import LazyTensor
 from .quantised import require_floats
 from .safetensors_file import read_safetensors
@@ -23,6 +24,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which th
 NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
 
 Tensors = dict[str, LazyTensor]
+LONGEST_PATH = 1024  # characters
+# null stands for false, as in LLaVA's code and the transformers that it runs on; transformers 5 refuses it
+Flag = Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)]
 
 
 class HfRecord(BaseModel):
@@ -42,9 +46,26 @@ class Index(HfRecord):
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The file of the folder's weights, or the index of their shards; None without either."""
+    """The file of the folder's weights, or the index of their shards; None without either. Of several the first, as in transformers, but an
+    index that was left over, without any of its shards, counts only where there is nothing else."""
+    found = _weights_in(folder)
+    return next((path for path in found if not _is_left_over(path)), found[0] if found else None)
+
+
+def left_over(folder: Path) -> tuple[str, ...]:
+    """Notes about an index that `find_weights` passed over."""
+    found, chosen = _weights_in(folder), find_weights(folder)
+    passed = found[: found.index(chosen)] if chosen else []
+    return tuple(f"{chosen.name} is read: of {path.name}, which is left over, no shard is there" for path in passed)
+
+
+def _weights_in(folder: Path) -> list[Path]:
     names = [name for weights in WEIGHTS for name in (weights, f"{weights}.index.json")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name not in WEIGHTS and not any(shard.exists() for shard in _shards(path))
 
 
 def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
@@ -59,15 +80,21 @@ def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
 
 def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     weights = find_weights(folder)
+    if weights is None or _is_left_over(weights):
+        refuse_part(folder)
     if weights is None:
-        raise UserError(NO_WEIGHTS, where=folder, fix="give the folder that save_pretrained wrote, with all its files")
+        what = NO_WEIGHTS if folder.is_dir() else "there is no such folder"
+        raise UserError(what, where=folder, fix="give the folder that save_pretrained wrote, with all its files")
+    refuse_lora_beside(folder)
     if weights.name in WEIGHTS:
         return _read(weights), (weights,)
     index, shards = weights.name, _shards(weights)
     tensors: Tensors = {}
     for path, keys in shards.items():
         if not path.exists():
-            raise UserError(f"shard {path.name} of {index} is missing", where=folder, fix="copy all shards again")
+            others = " or ".join(other.name for other in _weights_in(folder) if other != weights)
+            fix = "copy all shards again" + (f", or move {index} elsewhere to read {others}" if others else "")
+            raise UserError(f"shard {path.name} of {index} is missing", where=folder, fix=fix)
         shard = _read(path)
         if missing := sorted(keys - set(shard)):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -92,6 +119,11 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     if not shards:
         raise UserError("the index has an empty weight_map", where=index, fix="copy the file again")
     return dict(sorted(shards.items()))
+
+
+def shown(name: str) -> str:
+    """A path or a name on the hub that a file holds, whole unless none is so long, for messages."""
+    return repr(name[:LONGEST_PATH])
 
 
 def stays_inside(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import UserError
+from ..core.record import shown
 from ..system.files import require_file
 
 LONGEST = 1 << 26  # bytes; the index of a large model takes a megabyte
@@ -31,4 +32,7 @@ def _reason(error: Exception) -> Any:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     reason = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {reason}" if key else reason
+    value = first["input"]
+    plain = first["type"] != "missing" and isinstance(value, str | int | float | None)
+    is_value = f" is {'null' if value is None else shown(value)}" if plain else ""
+    return f"{key}{is_value}: {reason}" if key else reason

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from ..core.errors import UserError
 from . import hf_llama, meta_llama
 from .hf_files import CONFIG_FILE
-from .hugging_face import read_folder
+from .hugging_face import left_over, read_folder
 from .json_file import read_json
 from .keys import rename, require
+from .layouts import refuse_part
 from .lazy_tensor import LazyTensor
 from .meta_llama import PARAMS_FILE, find_shards
 
@@ -40,6 +41,8 @@ def find_llama(folder: Path, name: str | None) -> Path:
         return folder
     folders = sorted(path for path in folder.glob("*/") if _main_file(path))
     named = [path for path in folders if path.name == name]
+    if not folders:
+        refuse_part(folder)
     if len(folders) != 1 and len(named) != 1:
         names = f" ({', '.join(path.name for path in folders)})" if folders else ""
         found = f"found {len(folders) or 'no'} folders of a LLaMA{names}"
@@ -80,7 +83,7 @@ def _read_hugging_face(folder: Path) -> Llama:
     sizes = hf_llama.llama_sizes(config, published, folder)
     tensors = rename(published, table, sizes, layers, str(folder))
     described = _config(sizes, layers, heads, config.rms_norm_eps, config.rope_theta)
-    return Llama(described | {"tied_head": tied}, tensors, (file, *files), notes)
+    return Llama(described | {"tied_head": tied}, tensors, (file, *files), (*left_over(folder), *notes))
 
 
 LAYOUTS: dict[str, Callable[[Path], Llama]] = {PARAMS_FILE: _read_meta, CONFIG_FILE: _read_hugging_face}

@@ -32,7 +32,7 @@ def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: o
         return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
     reason = first["msg"].removeprefix("Value error, ")
     if key:
-        return UserError(f"{key} is {_shown(first['input'])}: {reason}", where=where, fix=f"correct the {kind}")
+        return UserError(f"{key} is {shown(first['input'])}: {reason}", where=where, fix=f"correct the {kind}")
     what, _, fix = reason.partition(": ")  # of values that do not go together, a record may say what to do
     return UserError(what, where=where, fix=fix or f"the {kind}s are: {', '.join(record.model_fields)}")
 
@@ -59,7 +59,7 @@ def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
         raise UserError(refusal(error, record, "size", where).what, where=where, fix=fix) from None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value, shortened in the middle."""
     try:
         return reprlib.repr(value)

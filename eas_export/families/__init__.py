@@ -5,10 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.hf_files import TOKENIZERS
+from ..checkpoint.hf_files import CONFIG_FILE, TOKENIZERS
+from ..checkpoint.layouts import refuse_part
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.registry import lookup
+from ..system.files import require_file
 from .contract import Family, Sources
 from .processing.tokenizer import Tokenizer
 
@@ -52,6 +54,9 @@ def detect(path: Path) -> Family:
         family = get_family(name)
         if family.detect(path):
             return family
+    refuse_part(path)
+    if (path / CONFIG_FILE).is_file():
+        require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
     raise UserError("this is not a checkpoint of a known family", where=path, fix=f"give one of these: {layouts}")
 

@@ -253,6 +253,8 @@ def _finite(tensors: Tensors, what: str) -> Tensors:
     """The tensors. Raises UserError for NaN or infinity; reads each once, without copies."""
     for name, tensor in tensors.items():
         if tensor.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(tensor)):
-            fix = "build with --precision fp32, and verify the bundle"
+            fix = (
+                "run eas-export verify BUNDLE --ckpt CHECKPOINT; a bundle in fp16 or bf16: build with --precision fp32"
+            )
             raise UserError(f"the {what} are not finite", where=name, fix=fix)
     return tensors

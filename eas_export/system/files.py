@@ -6,16 +6,19 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 from ..core.errors import UserError
 
+LFS_POINTER, LFS_LIMIT = b"version https://git-lfs.github.com/spec/", 1024  # its pointers are shorter, in bytes
+
 
 def require_file(path: Path) -> Path:
-    """The path of a regular file that is not empty. Raises UserError for anything else."""
+    """The path of a regular file that is not empty, nor a Git LFS pointer. Raises UserError for anything else."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -28,7 +31,17 @@ def require_file(path: Path) -> Path:
         raise UserError(f"the path is {kind}", where=path, fix="give a file")
     if status.st_size == 0:
         raise UserError("the file is empty", where=path, fix="copy the file again")
+    if status.st_size < LFS_LIMIT and _starts_with(path, LFS_POINTER):
+        what = "the file is a Git LFS pointer: its content was not downloaded with the repository"
+        fix = f"run git lfs pull in {quote(str(path.parent))} (if git does not know lfs: install git-lfs first)"
+        raise UserError(what, where=path, fix=fix)
     return path
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with suppress(OSError), open(path, "rb") as file:  # a file that cannot be read is refused by its reader
+        return file.read(len(start)) == start
+    return False
 
 
 def require_writable(path: Path) -> Path:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import by_itself, golden_case
+from conftest import by_itself, golden_case, llava_golden_case
 from test_build import adapters, change
 
 import eas_export
@@ -166,7 +166,10 @@ def test_another_skip_list_writes_the_layers_that_changed(built, tmp_path, comma
 def test_a_base_that_cannot_be_one_is_refused(bundle_of, built, tmp_path, refused):
     build = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "x", "--base")
     assert "the base bundle is in fp32, this build in fp16" in refused(*build, built, "--precision", "fp16")
-    assert "% of this model's weights are in the base" in refused(*build, bundle_of(golden_case("half_13B")).path)
+    said = refused(*build, bundle_of(golden_case("half_13B")).path)  # of the same shapes: read, then refused
+    assert "the base bundle is over another base model: it has no more than " in said and "leave --base out" in said
+    other = bundle_of(llava_golden_case("a")).path
+    assert "it has no more than 12 % of this model's weights" in refused(*build, other, "--dry-run")
     assert "the path is not a bundle" in refused(*build, tmp_path)
     assert "--base is the bundle that is to be built" in refused(
         "build", "--ckpt", CASE.folder, "--out", built, "--base", built

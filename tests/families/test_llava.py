@@ -1,6 +1,7 @@
 """LLaVA-EAS checkpoints: what is refused, one line each with the place and the remedy; other skip lists; prompts and pixels."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ REFUSED = {
     ),
     "rope scaling of transformers 5": (config(rope_parameters={"rope_type": "llama3"}), "RoPE is scaled by .llama3"),
     "another activation": (config(hidden_act="gelu"), "hidden_act is 'gelu': only silu"),
-    "a word for a boolean": (config(tie_word_embeddings="false"), "tie_word_embeddings: .*valid boolean"),
+    "a word for a boolean": (config(tie_word_embeddings="false"), "tie_word_embeddings is 'false': .*valid boolean"),
     "biases": (config(attention_bias=True), "projections have biases"),
     "another head width": (config(head_dim=128), "head_dim 128"),
     "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3 does not divide"),
@@ -103,9 +104,9 @@ REFUSED = {
     ),
     "a flag in quotes": (
         config(unfreeze_mm_vision_tower="false"),
-        "unfreeze_mm_vision_tower: Input should be a valid bool",
+        "unfreeze_mm_vision_tower is 'false': Input should be a valid bool",
     ),
-    "several sizes of an image": (config(s2=True, s2_scales="336,672"), "s2 is True: only False or none is supported"),
+    "several sizes of an image": (config(s2=True, s2_scales="336,672"), "s2 is True: only False is supported"),
     "no word of the layer": (config(mm_vision_select_layer="absent"), "mm_vision_select_layer: Field required"),
     "layer that the tower has not": (
         config(mm_vision_select_layer=-5),
@@ -151,7 +152,7 @@ REFUSED = {
         without_tower,
         "no vision tower: config.json names 'vision_tower', which is not a folder.*download 'vision_tower' and pass --vision DIR",
     ),
-    "a tower elsewhere": (elsewhere, r"config.json names '../tower', which is not a folder"),
+    "a tower elsewhere": (elsewhere, r"names '../tower', which is outside its folder.*pass --vision .*/\.\./tower"),
     "a tower without weights": (
         lambda f: (f / "vision_tower/pytorch_model.bin").unlink(),
         "tower's folder has no weights",
@@ -168,6 +169,45 @@ def test_what_is_refused(folder, title, refused, tmp_path):
         load_checkpoint(Sources(folder))
     assert str(folder) in error.value.where and error.value.fix
     refused("build", "--ckpt", folder, "--out", tmp_path / "out.bundle", "--dry-run")
+
+
+@pytest.mark.parametrize("form", ["absolute", "from the checkpoint", "from here"])
+def test_a_tower_outside_is_not_followed_but_named_so_that_it_can_be_pasted(folder, form, tmp_path, monkeypatch):
+    place = tmp_path / ("a folder with a rather long name" * 4)
+    (folder / "vision_tower").rename(place)
+    monkeypatch.chdir(tmp_path)
+    config(mm_vision_tower={"absolute": str(place), "from here": place.name}.get(form, f"../{place.name}"))(folder)
+    with pytest.raises(UserError) as error:
+        load_checkpoint(Sources(folder))
+    option, path = shlex.split(error.value.fix.removeprefix("pass "))
+    assert option == "--vision" and place.samefile(path) and place.name in error.value.what
+    assert load_checkpoint(Sources(folder, vision=Path(path))).config.vision
+
+
+@pytest.mark.parametrize("key", ["attention_bias", "mlp_bias", "tie_word_embeddings", "mm_use_im_start_end", "s2"])
+def test_a_flag_that_is_null_is_false(folder, key):
+    """As in LLaVA's code and the transformers that it was written for."""
+    want = load_checkpoint(Sources(folder))
+    config(**{key: None})(folder)
+    got = load_checkpoint(Sources(folder))
+    assert got.config == want.config and got.tensors.keys() == want.tensors.keys()
+
+
+@pytest.mark.parametrize("key", ["rms_norm_eps", "hidden_act", "mm_vision_select_layer", "is_causal", "rope_theta"])
+def test_a_null_that_has_no_meaning_is_named(folder, key):
+    """In transformers, too, these are errors, or another model: is_causal null is one that looks ahead."""
+    config(**{key: None})(folder)
+    with pytest.raises(UserError, match=f"{key} is null: .*correct config.json") as error:
+        load_checkpoint(Sources(folder))
+    assert "EAS checkpoint" not in error.value.fix
+
+
+def test_another_tower_is_named(folder):
+    """SigLIP's keys are CLIP's."""
+    path = folder / "vision_tower" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "siglip_vision_model"}))
+    with pytest.raises(UserError, match=r"model_type is 'siglip_vision_model'.*other towers are not supported"):
+        load_checkpoint(Sources(folder))
 
 
 def own_tower(folder: Path, name: str) -> None:

@@ -99,10 +99,15 @@ def tower_without_weights(folder: Path) -> None:
     (folder / "vision_tower" / "pytorch_model.bin").unlink()
 
 
+def left_over_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "gone.safetensors"}}')
+
+
 TIED = config(tie_word_embeddings=True)
 FORMS: dict[str, Callable[[Path], None]] = {
     "as written": lambda folder: None,
     "shards": as_shards,
+    "an index left over": left_over_index,
     "fp16": halved(torch.float16),
     "bf16": halved(torch.bfloat16),
     "theta": config(rope_theta=5e5),
@@ -292,13 +297,15 @@ def test_what_transformers_refuses_is_no_fault_of_ours(odd, tmp_path, refused):
     assert "transformers cannot load these files" in said
 
 
-def test_a_tower_without_its_config_that_transformers_does_not_know(tmp_path, refused):
+def test_a_tower_without_its_config_that_transformers_does_not_know(tmp_path, refused, command):
     folder = write_llava(tmp_path / "ckpt", SHAPE)
     own_tower(folder)
     (folder / "vision_tower").rename(tmp_path / "clip")
     config(mm_vision_tower="openai/clip-vit-large-patch14")(folder)
     build(folder, tmp_path / "a.bundle", verify=False, **SMALL)
-    assert "pass --vision DIR" in refused("verify", tmp_path / "a.bundle", "--ckpt", folder, "--against", WITNESS)
+    asked = ("verify", tmp_path / "a.bundle", "--ckpt", folder, "--against", WITNESS)
+    assert "pass --vision DIR" in refused(*asked)
+    assert command(*asked, "--vision", tmp_path / "clip")[0] == 0
 
 
 def test_an_older_transformers_is_told(bundle_of, refused, monkeypatch):

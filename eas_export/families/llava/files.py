@@ -3,10 +3,11 @@
 import reprlib
 from typing import Any, Literal, get_args
 
-from pydantic import StrictBool, model_validator
+from pydantic import model_validator
 
 from ...checkpoint.eas_adapter import adapter_keys
 from ...checkpoint.hf_llama import LLAMA_KEYS, LlamaConfig, attention_keys
+from ...checkpoint.hugging_face import Flag
 from ...checkpoint.keys import Key, KeyTable
 
 ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
@@ -37,11 +38,11 @@ class LlavaConfig(LlamaConfig):
     mm_projector_type: str = "linear"
     mm_vision_select_layer: int
     mm_vision_select_feature: str = "patch"
-    mm_use_im_start_end: StrictBool = False
-    unfreeze_mm_vision_tower: StrictBool | None = False
+    mm_use_im_start_end: Flag = False
+    unfreeze_mm_vision_tower: Flag = False
     image_aspect_ratio: str | None = None
     mm_resampler_type: str | None = None
-    s2: StrictBool | None = False
+    s2: Flag = False
 
     @model_validator(mode="before")
     @classmethod
@@ -60,7 +61,7 @@ class LlavaConfig(LlamaConfig):
             "mm_resampler_type": (
                 None,
             ),  # between tower and projector, in later versions of LLaVA; some have no tensors
-            "s2": (False, None),  # the tower on several sizes of an image
+            "s2": (False,),  # the tower on several sizes of an image
         }
         for key, values in supported.items():
             if getattr(self, key) not in values:

@@ -20,7 +20,7 @@ from ...checkpoint.hf_clip import (
 )
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
-from ...checkpoint.hugging_face import read_folder
+from ...checkpoint.hugging_face import left_over, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor
@@ -69,9 +69,8 @@ def load(sources: Sources) -> Checkpoint:
 
 
 def read_config(folder: Path) -> LlavaConfig:
-    return read_json(
-        folder / CONFIG_FILE, LlavaConfig, "the config.json of a LLaVA-1.5 model", "give a LLaVA-EAS checkpoint"
-    )
+    fix = f"give a LLaVA-1.5 model, or correct {CONFIG_FILE} where it says something else than its training did"
+    return read_json(folder / CONFIG_FILE, LlavaConfig, "the config.json of a LLaVA-1.5 model", fix)
 
 
 def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
@@ -84,7 +83,7 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
     published, tied, notes = tie(published, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
     tower = find_tower(config, sources, published)
-    notes = (*notes, *tower.notes)
+    notes = (*left_over(folder), *notes, *tower.notes)
     sizes = _sizes(config, published, layers, tower, folder)
 
     table = {**LAYER_KEYS, **(TIED_HEAD if tied else UNTIED_HEAD)}
@@ -162,7 +161,7 @@ def _from_base(
     tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
     name = base.resolve().name
     note = f"layers {_list(missing)}, where kept, have the attention of {name}; adapters before it have no effect"
-    return tensors, (base / CONFIG_FILE, *files), (note,) if missing else ()
+    return tensors, (base / CONFIG_FILE, *files), (*left_over(base), *((note,) if missing else ()))
 
 
 def _require_same_attentions(base: Path, config: LlavaConfig) -> None:

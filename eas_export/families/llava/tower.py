@@ -6,9 +6,9 @@ the folder's tower over them, unless they were trained.
 """
 
 import os
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from ...checkpoint.hf_clip import (
     ClipVisionConfig,
@@ -19,7 +19,7 @@ from ...checkpoint.hf_clip import (
     towers_differ,
 )
 from ...checkpoint.hf_files import CONFIG_FILE
-from ...checkpoint.hugging_face import stays_inside
+from ...checkpoint.hugging_face import left_over, shown, stays_inside
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
 from ..contract import Sources
@@ -55,11 +55,10 @@ def find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> Tow
     own = {key.removeprefix(OWN_TOWER): tensor for key, tensor in published.items() if key.startswith(OWN_TOWER)}
     where = str(folder or sources.ckpt)
     if folder is None and not own:
-        tower = f"names {reprlib.repr(named)}, which is not a folder there" if named else "names none"
-        what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {tower}"
-        fix = f"download {reprlib.repr(named) if named else 'the tower'} and pass --vision DIR"
-        raise UserError(what, where=sources.ckpt / CONFIG_FILE, fix=fix)
-    clip, tensors, files = read_tower(folder) if folder else (guess_config(own, named, where), {}, ())
+        raise _no_tower(named, sources.ckpt)
+    clip, tensors, files = (
+        read_tower(folder) if folder else (guess_config(own, named, where, _place(named, sources.ckpt)), {}, ())
+    )
     if not tensors and not own:
         raise UserError("the vision tower's folder has no weights", where=where, fix="copy it with all its files")
     preprocessing, file = read_preprocessing(folder) if folder else (Preprocessing(), None)
@@ -73,6 +72,7 @@ def find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> Tow
             fix="give the tower that the model was trained with: --vision DIR",
         )
     notes: tuple[str, ...] = ()
+    of_folder = left_over(folder) if folder else ()
     if own and config.unfreeze_mm_vision_tower and tensors:
         notes = (f"the vision tower was trained: the checkpoint's own is built, not that of {folder.resolve().name}",)
         tensors, files, where = {}, files[:1], str(sources.ckpt)  # the config stays
@@ -81,4 +81,22 @@ def find_tower(config: LlavaConfig, sources: Sources, published: Tensors) -> Tow
             f"the vision tower of {folder.resolve().name} is built, not the checkpoint's own ({OWN_TOWER}*), which differs: "
             f"{CONFIG_FILE} does not say that it was trained (unfreeze_mm_vision_tower)",
         )
-    return Tower(clip, preprocessing, blocks, tensors or own, where, (*files, *([file] if file else ())), notes)
+    return Tower(
+        clip, preprocessing, blocks, tensors or own, where, (*files, *([file] if file else ())), (*of_folder, *notes)
+    )
+
+
+def _place(named: str | None, ckpt: Path) -> str:
+    """What to pass to --vision: a folder that config.json names, as the published code finds it or from the checkpoint's. A folder outside the
+    checkpoint's is never read because a file names it, so the user has to pass it."""
+    places = (ckpt / named, Path(named)) if named else ()
+    return next((quote(str(path)) for path in places if os.path.isdir(path)), "DIR")
+
+
+def _no_tower(named: str | None, ckpt: Path) -> UserError:
+    place, tower = _place(named, ckpt), shown(named) if named else "the tower"
+    fix = f"pass --vision {place}" if place != "DIR" else f"download {tower} and pass --vision DIR"
+    found = "is outside its folder" if place != "DIR" else "is not a folder there"
+    said = f"names {tower}, which {found}" if named else "names none"
+    what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {said}"
+    return UserError(what, where=ckpt / CONFIG_FILE, fix=fix)

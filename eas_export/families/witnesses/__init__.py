@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -14,14 +15,9 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from ...checkpoint.hugging_face import find_weights
 from ...core.errors import UserError
 from ...system.packages import install_command
-
-EXACT: dict[str, Any] = {  # for from_pretrained; eager: a file may name an implementation that would be downloaded
-    "dtype": torch.float32,
-    "local_files_only": True,
-    "attn_implementation": "eager",
-}
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,16 @@ def translated(
     except Exception as error:  # it and the hub's library raise a dozen kinds
         what = f"transformers cannot load these files ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         raise UserError(what, where=where, fix=fix) from error
+
+
+def exactly(folder: Path, dtype: torch.dtype | str = torch.float32) -> dict[str, Any]:
+    """Options of from_pretrained for a folder's own weights."""
+    return {
+        "dtype": dtype,
+        "local_files_only": True,
+        "attn_implementation": "eager",  # a file may name an implementation that would be downloaded
+        "use_safetensors": ".safetensors" in find_weights(folder).name,  # an index may be left over
+    }
 
 
 def require_all(missing: Iterable[str], folder: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
 from ..contract import Sources
 from ..lavin import open_files
-from . import EXACT, from_tensors, import_transformers, llama_config, require_all, translated
+from . import exactly, from_tensors, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
 LAYER_NAMES = {  # Meta's -> transformers', and the dimension along which shards are joined
@@ -48,7 +48,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
 def _from_hugging_face(transformers: ModuleType, folder: Path) -> Any:
     config = llama_config(transformers, folder)
     model, report = transformers.LlamaForCausalLM.from_pretrained(
-        folder, config=config, output_loading_info=True, **EXACT
+        folder, config=config, output_loading_info=True, **exactly(folder)
     )
     require_all(report["missing_keys"], folder)
     return model

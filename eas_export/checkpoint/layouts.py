@@ -1,0 +1,88 @@
+"""Layouts of parts of a model and of training's own checkpoints, which are refused by name, with the tool that makes a whole model of each.
+
+Formats: PEFT's save_pretrained; LLaVA's training of the projector alone; DeepSpeed's ZeRO, also as PyTorch Lightning's strategy, whose
+checkpoint is a folder; torch.distributed.checkpoint, as FSDP uses it; llama.cpp's GGUF; NVIDIA NeMo's archives.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from ..core.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
+MERGE = "python scripts/merge_lora_weights.py --model-path {folder} --model-base BASE --save-model-path OUT"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """what   the end of a sentence
+    files  patterns of names in the folder, or of the file itself, each of which tells
+    fix    what makes a whole model; {folder} stands for the path, {place} for the folder that tells, if it is one inside
+    """
+
+    what: str
+    files: tuple[str, ...]
+    fix: str
+
+
+LORA = Layout(  # before the next row: a LoRA of LLaVA has non_lora_trainables.bin, too
+    "a LoRA, not a whole model",
+    (ADAPTER_CONFIG, "adapter_model.*"),
+    "merge it into its base model and give the result: with PEFT's merge_and_unload() and save_pretrained(); a LLaVA's, in LLaVA's "
+    f"repository, with: {MERGE}",
+)
+LAYOUTS = (  # the first that fits
+    LORA,
+    Layout(
+        "LLaVA's projector, without a language model",
+        ("mm_projector.bin", "non_lora_trainables.bin"),
+        f"give the folder of a fine-tuned model, or join the projector and its language model, in LLaVA's repository, with: {MERGE}",
+    ),
+    Layout(
+        "a DeepSpeed checkpoint of PyTorch Lightning, in parts",
+        ("checkpoint/*_model_states.pt",),
+        "join the parts with lightning.pytorch.utilities.deepspeed's convert_zero_checkpoint_to_fp32_state_dict({folder}, OUT.ckpt), and "
+        "give OUT.ckpt",
+    ),
+    Layout(
+        "a DeepSpeed ZeRO checkpoint, in parts",
+        ("zero_to_fp32.py", "global_step*"),
+        "join the parts, in {folder}, with: python zero_to_fp32.py . . (before DeepSpeed 0.15.3: python zero_to_fp32.py . "
+        "pytorch_model.bin); then give the folder again",
+    ),
+    Layout(
+        "an FSDP checkpoint, in parts",
+        ("pytorch_model_fsdp_*", "*.distcp"),
+        "join the parts with: accelerate merge-weights {place} {folder} (writes model.safetensors there), or python -m "
+        "torch.distributed.checkpoint.format_utils dcp_to_torch {place} OUT.pth (writes one file of torch)",
+    ),
+    Layout("a GGUF file of llama.cpp", ("*.gguf",), "give the original model, as safetensors or .bin"),
+    Layout(
+        "an archive of NVIDIA NeMo",
+        ("*.nemo",),
+        "convert the archive to Hugging Face's layout with NeMo's scripts, and give that folder",
+    ),
+)
+
+
+def refuse_part(path: Path) -> None:
+    """Raise UserError if a folder, or a file by its name, is in one of these layouts. Whole weights beside are not looked for."""
+    for layout in LAYOUTS:
+        for pattern in layout.files:
+            found = min(path.glob(pattern), default=None) if path.is_dir() else path if path.match(pattern) else None
+            if found:
+                places = {"folder": quote(str(path)), "place": quote(str(found if found.is_dir() else path))}
+                name = found.relative_to(path) if path.is_dir() else found.name
+                what = f"this is {layout.what} ({name})"
+                raise UserError(what, where=path, fix=layout.fix.format(**places))
+
+
+def refuse_lora_beside(folder: Path) -> None:
+    """Raise UserError for a LoRA beside whole weights, where transformers would add it to the base model that it names."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        what = f"the folder has a LoRA ({ADAPTER_CONFIG}) beside whole weights, and either may be meant"
+        fix = (
+            f"if it is merged into these weights, move {ADAPTER_CONFIG} and adapter_model.* elsewhere; else {LORA.fix}"
+        )
+        raise UserError(what, where=folder, fix=fix.format(folder=quote(str(folder))))
