@@ -119,6 +119,8 @@ def read_bundle(path: Path | str) -> Bundle:
         file = folder / name
         size = file.stat().st_size if file.is_file() else None
         if size != record.bytes:
+            if size is not None:
+                require_file(file)  # raises for a Git LFS pointer
             fault = "is missing" if size is None else f"has {size} bytes, but {record.bytes} in the manifest"
             raise UserError(f"{name} {fault}", where=folder, fix=BUILD_OR_COPY)
     return Bundle(folder, manifest, is_unchanged=is_unchanged)

@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from ..core.errors import UserError
 from ..core.record import validated
+from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .hugging_face import HfRecord, find_weights, read_folder, shown
 from .json_file import read_json
@@ -158,11 +159,12 @@ def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...
     """A CLIPVisionModel's config, its tensors (none where the folder has no weights) and the files that were opened."""
     if not find_weights(folder):
         refuse_part(folder)
+    require_folder(folder, "pass --vision DIR, the tower's folder with its config.json")
     config = read_json(
         folder / CONFIG_FILE,
         ClipVisionConfig,
         "the config.json of CLIP's vision tower",
-        "give the CLIP tower that the model was trained with: other towers are not supported",
+        "give CLIP's tower, if the model was trained with it: models with other towers are not supported",
     )
     tensors, files = read_folder(folder) if find_weights(folder) else ({}, ())
     return config, tensors, (folder / CONFIG_FILE, *files)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool
 
 from ..core.errors import UserError
+from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
 from .layouts import refuse_lora_beside, refuse_part
@@ -83,8 +84,8 @@ def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
     if weights is None or _is_left_over(weights):
         refuse_part(folder)
     if weights is None:
-        what = NO_WEIGHTS if folder.is_dir() else "there is no such folder"
-        raise UserError(what, where=folder, fix="give the folder that save_pretrained wrote, with all its files")
+        fix = "give the folder that save_pretrained wrote, with all its files"
+        raise UserError(NO_WEIGHTS, where=require_folder(folder, fix), fix=fix)
     refuse_lora_beside(folder)
     if weights.name in WEIGHTS:
         return _read(weights), (weights,)

@@ -4,6 +4,7 @@ Formats: PEFT's save_pretrained; LLaVA's training of the projector alone; DeepSp
 checkpoint is a folder; torch.distributed.checkpoint, as FSDP uses it; llama.cpp's GGUF; NVIDIA NeMo's archives.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,7 +19,8 @@ MERGE = "python scripts/merge_lora_weights.py --model-path {folder} --model-base
 class Layout:
     """what   the end of a sentence
     files  patterns of names in the folder, or of the file itself, each of which tells
-    fix    what makes a whole model; {folder} stands for the path, {place} for the folder that tells, if it is one inside
+    fix    what makes a whole model; {folder} stands for the path, quoted for a shell ({path!r}: for Python), {place} for the folder that
+           tells, if it is one inside
     """
 
     what: str
@@ -42,7 +44,7 @@ LAYOUTS = (  # the first that fits
     Layout(
         "a DeepSpeed checkpoint of PyTorch Lightning, in parts",
         ("checkpoint/*_model_states.pt",),
-        "join the parts with lightning.pytorch.utilities.deepspeed's convert_zero_checkpoint_to_fp32_state_dict({folder}, OUT.ckpt), and "
+        "join the parts with lightning.pytorch.utilities.deepspeed's convert_zero_checkpoint_to_fp32_state_dict({path!r}, 'OUT.ckpt'), and "
         "give OUT.ckpt",
     ),
     Layout(
@@ -68,12 +70,17 @@ LAYOUTS = (  # the first that fits
 
 def refuse_part(path: Path) -> None:
     """Raise UserError if a folder, or a file by its name, is in one of these layouts. Whole weights beside are not looked for."""
+    is_folder = os.path.isdir(path)
     for layout in LAYOUTS:
         for pattern in layout.files:
-            found = min(path.glob(pattern), default=None) if path.is_dir() else path if path.match(pattern) else None
+            found = min(path.glob(pattern), default=None) if is_folder else path if path.match(pattern) else None
             if found:
-                places = {"folder": quote(str(path)), "place": quote(str(found if found.is_dir() else path))}
-                name = found.relative_to(path) if path.is_dir() else found.name
+                places = {
+                    "path": str(path),
+                    "folder": quote(str(path)),
+                    "place": quote(str(found if found.is_dir() else path)),
+                }
+                name = found.relative_to(path) if is_folder else found.name
                 what = f"this is {layout.what} ({name})"
                 raise UserError(what, where=path, fix=layout.fix.format(**places))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import UserError
+from ..system.files import require_folder
 from . import hf_llama, meta_llama
 from .hf_files import CONFIG_FILE
 from .hugging_face import left_over, read_folder
@@ -37,17 +38,17 @@ class HfLlamaConfig(hf_llama.LlamaConfig):
 
 def find_llama(folder: Path, name: str | None) -> Path:
     """`folder` itself if it is a LLaMA's, else its only subfolder that is one, or the one of these that is called `name`."""
+    fix = f"pass --weights DIR, the folder with {EXPECTED}"
     if _main_file(folder):
         return folder
     folders = sorted(path for path in folder.glob("*/") if _main_file(path))
     named = [path for path in folders if path.name == name]
     if not folders:
         refuse_part(folder)
+        require_folder(folder, fix)
     if len(folders) != 1 and len(named) != 1:
         names = f" ({', '.join(path.name for path in folders)})" if folders else ""
-        found = f"found {len(folders) or 'no'} folders of a LLaMA{names}"
-        what = found if folder.is_dir() else "there is no such folder"
-        raise UserError(what, where=folder, fix=f"pass --weights DIR, the folder with {EXPECTED}")
+        raise UserError(f"found {len(folders) or 'no'} folders of a LLaMA{names}", where=folder, fix=fix)
     return (named or folders)[0]
 
 

@@ -7,6 +7,7 @@ Formats, from the published training code:
 - clip/*.pth or *.pt: a state dict, or the TorchScript archive that OpenAI publishes
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -248,7 +249,10 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> Files
         fix = f"also pass --weights DIR (with {EXPECTED}) and --vision FILE (CLIP ViT)"
         raise UserError(what, where=adapters, fix=fix)
     weights = find_llama(sources.weights or base / "weights", args.get("llm_model"))
-    vision = sources.vision or only_file(base / "clip", ("*.pth", "*.pt"), LAYOUT, NAMED)
+    place = sources.vision or base / "clip"
+    vision = (
+        place if sources.vision and not os.path.isdir(place) else only_file(place, ("*.pth", "*.pt"), LAYOUT, NAMED)
+    )
     return Files(adapters, weights, vision, find_tokenizer([weights, weights.parent], sources.tokenizer))
 
 

@@ -44,6 +44,14 @@ def _starts_with(path: Path, start: bytes) -> bool:
     return False
 
 
+def require_folder(path: Path, fix: str) -> Path:
+    """The path of a folder. Raises UserError, with this fix, for anything else."""
+    if not os.path.isdir(path):
+        what = "the path is a file, not a folder" if os.path.exists(path) else "there is no such folder"
+        raise UserError(what, where=str(path)[:200], fix=fix)
+    return path
+
+
 def require_writable(path: Path) -> Path:
     """The path, links followed, where a file can be written. Raises UserError where none can."""
     fix = "choose another place"

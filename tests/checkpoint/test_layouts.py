@@ -24,7 +24,7 @@ PARTS = {  # files of a layout -> its name, and the tool
     ("non_lora_trainables.bin",): ("LLaVA's projector", "merge_lora_weights"),
     ("latest", "zero_to_fp32.py", "global_step8/mp_rank_00_model_states.pt"): ("DeepSpeed ZeRO", r"zero_to_fp32.py \. \."),
     ("latest", "global_step8/mp_rank_00_model_states.pt"): ("DeepSpeed ZeRO", "before DeepSpeed 0.15.3"),
-    ("checkpoint/mp_rank_00_model_states.pt", "latest"): ("of PyTorch Lightning", r"convert_zero_\w+\(.*, OUT.ckpt\)"),
+    ("checkpoint/mp_rank_00_model_states.pt", "latest"): ("of PyTorch Lightning", r"convert_zero_\w+\('.*part', 'OUT.ckpt'\)"),
     ("__0_0.distcp", ".metadata"): ("an FSDP checkpoint", r"format_utils dcp_to_torch \S+/part OUT.pth"),
     ("pytorch_model_fsdp_0/__0_0.distcp",): ("an FSDP checkpoint", r"merge-weights \S+/pytorch_model_fsdp_0 \S+/part "),
     ("model-q4_0.gguf",): ("a GGUF file", "give the original model"),
@@ -145,6 +145,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64
 def pointer(path: Path) -> Path:
     path.write_bytes(POINTER)
     return path
+
+
+def test_a_bundle_in_git_lfs_is_told(bundle_of, tmp_path):
+    folder = shutil.copytree(bundle_of(golden_case("all")).path, tmp_path / "b")
+    pointer(folder / "weights.safetensors")
+    with pytest.raises(UserError, match="the file is a Git LFS pointer"):
+        inspect(folder)
 
 
 READERS = {

@@ -14,6 +14,7 @@ from test_golden import check_against_golden
 from transformers import LlamaForCausalLM
 
 from eas_export.backends.opening import open_runtime
+from eas_export.checkpoint import hf_llama
 from eas_export.core.errors import UserError
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
@@ -115,6 +116,15 @@ def test_a_bundle_of_it_equals_the_published_code_and_its_witness(tmp_path, bund
     assert report.steps[0].name == "transformers" and set(report.steps[0].cases) == {"text", "shortest"}
 
 
+def test_rows_in_the_files_order_would_be_found_by_the_witness(tmp_path, monkeypatch):
+    """It reads the folder by transformers alone."""
+    llama = converted(CASE, tmp_path / "llama-hf")
+    monkeypatch.setattr(hf_llama, "in_pairs", lambda weight, heads: weight)
+    bundle = build(CASE.folder, tmp_path / "a.bundle", weights=llama, verify=False, **CASE.limits).bundle
+    found = verify(bundle, CASE.folder, weights=llama, steps=2, against="transformers").first_divergence
+    assert (found.step, found.layer, found.stage) == ("transformers", 0, "block")
+
+
 def test_a_head_that_is_tied(tmp_path):
     """As for LLaVA: of two that differ both are used, with a note."""
     data = rest_of(CASE, tmp_path / "data")
@@ -149,6 +159,15 @@ def test_other_models_are_refused(changes, said, tmp_path):
     with pytest.raises(UserError) as error:
         load_checkpoint(Sources(data))
     assert said in error.value.what and str(llama) in error.value.where
+
+
+def test_paths_of_another_kind_are_told():
+    (file,) = CASE.folder.glob("weights/*/consolidated.00.pth")
+    for path, said in ((file, "a file, not a folder"), (file.parent / "absent", "there is no such folder")):
+        with pytest.raises(UserError, match=rf"{said} .*pass --weights DIR, the folder with params.json .*config.json"):
+            load_checkpoint(Sources(CASE.folder, weights=path))
+    with pytest.raises(UserError, match=r"the folder has no \*\.pth or \*\.pt .*--vision FILE"):
+        load_checkpoint(Sources(CASE.folder, vision=golden_case("all").folder / "weights"))
 
 
 def test_of_several_llamas_the_training_arguments_choose(tmp_path):

@@ -206,8 +206,19 @@ def test_another_tower_is_named(folder):
     """SigLIP's keys are CLIP's."""
     path = folder / "vision_tower" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "siglip_vision_model"}))
-    with pytest.raises(UserError, match=r"model_type is 'siglip_vision_model'.*other towers are not supported"):
+    with pytest.raises(
+        UserError, match=r"model_type is 'siglip_vision_model'.*models with other towers are not supported"
+    ):
         load_checkpoint(Sources(folder))
+
+
+def test_a_tower_that_is_no_folder_is_told(folder):
+    for path, said in (
+        (folder / "config.json", "a file, not a folder"),
+        (folder / "absent", "there is no such folder"),
+    ):
+        with pytest.raises(UserError, match=rf"{said} .*pass --vision DIR"):
+            load_checkpoint(Sources(folder, vision=path))
 
 
 def own_tower(folder: Path, name: str) -> None:
