@@ -20,7 +20,7 @@ LAVIN = replace(SHAPES["7B"], dim=32, heads=4, vocab=VOCAB, multiple_of=16, clip
 LLAVA = LlavaShape(dim=32, layers=32, vocab=VOCAB, skip=tuple(range(20, 32)), form="safetensors")
 PLAIN = replace(LLAVA, layers=4, skip=(), search=True)
 METER = MeterShape(
-    dim=32, heads=4, ffn=48, rank=6, skipped_rank=8, vocab=100, positions=54, text_layers=2, text_ffn=48, vit_width=64
+    dim=48, heads=12, ffn=48, rank=6, skipped_rank=8, vocab=100, positions=54, text_layers=2, text_ffn=48, vit_width=64
 )
 METER = replace(METER, vit_blocks=2, image=32, patch=16, answers=7)
 

@@ -51,7 +51,7 @@ def blocks(page: Path) -> list[Block]:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_meter():
-    """A METER of width 32 is read as RoBERTa's widths are, without --text-heads."""
+    """A METER of width 48 is read as RoBERTa's widths are, without --text-heads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(meter.ROBERTA_HEADS, METER.dim, METER.heads)
         yield

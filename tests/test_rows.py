@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +48,7 @@ from eas_export.system.hashing import key_of
 ROOT = Path(__file__).parent.parent
 CASE, METER = golden_case("first"), MeterCase("vqa_skip10")
 OF_METER = {"skip": METER.skip, "text_heads": METER.text_heads}
+ALONE = OF_METER | {"text_length": 10, "cross_heads": 4}  # of a state dict that says neither
 QUICK = ("--prompt-tokens", 6, "--new-tokens", 3, "--batch", 1, "--rounds", 2)
 ENGINES = {"backend": "tensorrt-rtx"}
 # Option -> (the options that there are beside it, another value than it has there)
@@ -54,6 +57,8 @@ CHANGED = {
     "router_temperature": ({}, 5.0),
     "adapter_scale": ({}, 0.5),
     "text_heads": (OF_METER, 3),
+    "text_length": (ALONE, 9),
+    "cross_heads": (ALONE, 6),
     "image_cross_reading": (OF_METER, "paper"),
     "precision": ({}, "fp16"),
     "fold": ({"max_batch": 1}, "lowrank"),
@@ -69,10 +74,19 @@ CHANGED = {
 }
 
 
+@cache
+def state_dict_alone() -> tuple[Path, TemporaryDirectory]:
+    folder = TemporaryDirectory()
+    file = Path(folder.name) / "alone.ckpt"
+    torch.save(torch.load(METER.file, weights_only=True)["state_dict"], file)
+    return file, folder
+
+
 def keys_of(**options: object) -> SimpleNamespace:
     """Everything that a build's identity is made from, and what came of it: bundle, weights, and graphs by name."""
     request = resolve(None, options)
     ckpt = METER.file if "text_heads" in options else CASE.folder
+    ckpt = state_dict_alone()[0] if "text_length" in options else ckpt
     checkpoint = load_checkpoint(Sources(ckpt, **request.options.settings))
     if request.options.adapters == "drop":
         checkpoint = drop_adapters(checkpoint)
@@ -174,6 +188,7 @@ def test_an_option_is_a_field(tmp_path):
 BACKEND = {
     "toy_backend.py": """
 from dataclasses import replace
+from functools import cache
 from eas_export.backends.onnxruntime.cpu import ONNXRUNTIME, health
 
 TOY = replace(ONNXRUNTIME, health=lambda: health().model_copy(update={"status": "plays"}), open_instrumented=None)

@@ -65,6 +65,9 @@ def clip_keys(prefix: str) -> KeyTable:
     return table
 
 
+TOWER_KEYS = clip_keys(PREFIX) | clip_keys("")  # of either form
+
+
 class ClipVisionConfig(HfRecord):
     """The vision half of CLIP; defaults are transformers'."""
 
@@ -166,7 +169,7 @@ def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...
         "the config.json of CLIP's vision tower",
         "give CLIP's tower, if the model was trained with it: models with other towers are not supported",
     )
-    tensors, files = read_folder(folder) if find_weights(folder) else ({}, ())
+    tensors, files = read_folder(folder, TOWER_KEYS) if find_weights(folder) else ({}, ())
     return config, tensors, (folder / CONFIG_FILE, *files)
 
 

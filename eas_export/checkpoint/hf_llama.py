@@ -55,6 +55,7 @@ LLAMA_KEYS: KeyTable = {  # without the attentions and the head, which may be ti
 }
 UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
 TIED_HEAD: KeyTable = {HEAD_KEY: None}
+EVERY_KEY: KeyTable = {**LLAMA_KEYS, **attention_keys("i"), **UNTIED_HEAD}
 
 
 class LlamaConfig(HfConfig):

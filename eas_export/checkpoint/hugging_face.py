@@ -15,11 +15,13 @@ from ..core.errors import UserError
 from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
+from .keys import KeyTable
 from .layouts import refuse_lora_beside, refuse_part
 from .lazy_tensor import LazyTensor
 from .quantised import require_floats
 from .safetensors_file import read_safetensors
-from .torch_zip import read_torch_zip, state_dict_of
+from .state_dict import find_state, fit
+from .torch_zip import read_torch_zip
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
 NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
@@ -69,17 +71,19 @@ def _is_left_over(path: Path) -> bool:
     return path.name not in WEIGHTS and not any(shard.exists() for shard in _shards(path))
 
 
-def read_folder(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
+def read_folder(folder: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ...]]:
     """The folder's tensors by their published names, and every file that was opened for them. Raises UserError where a file or a
-    key is missing or damaged, where the index and the shards disagree, and for quantised weights."""
-    tensors, files = _read_weights(folder)
+    key is missing or damaged, where the index and the shards disagree, for quantised weights, and for other keys than the table's (see
+    state_dict.published_names)."""
+    tensors, files = read_weights(folder, table)
     config = folder / CONFIG_FILE
     model = read_json(config, HfConfig, "a model's config.json", "copy it again") if config.is_file() else HfConfig()
     require_floats(tensors, folder, recorded=model.quantization_config)
-    return tensors, files
+    return fit(tensors, table, folder), files
 
 
-def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
+def read_weights(folder: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ...]]:
+    """As `read_folder`, by the keys in the files, which are not compared with the table."""
     weights = find_weights(folder)
     if weights is None or _is_left_over(weights):
         refuse_part(folder)
@@ -88,7 +92,7 @@ def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
         raise UserError(NO_WEIGHTS, where=require_folder(folder, fix), fix=fix)
     refuse_lora_beside(folder)
     if weights.name in WEIGHTS:
-        return _read(weights), (weights,)
+        return _read(weights, table), (weights,)
     index, shards = weights.name, _shards(weights)
     tensors: Tensors = {}
     for path, keys in shards.items():
@@ -96,7 +100,7 @@ def _read_weights(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
             others = " or ".join(other.name for other in _weights_in(folder) if other != weights)
             fix = "copy all shards again" + (f", or move {index} elsewhere to read {others}" if others else "")
             raise UserError(f"shard {path.name} of {index} is missing", where=folder, fix=fix)
-        shard = _read(path)
+        shard = _read(path, table)
         if missing := sorted(keys - set(shard)):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             what = f"shard {path.name} lacks {missing[0]}{more}, which {index} places in it"
@@ -139,10 +143,10 @@ def stays_inside(name: str) -> bool:
     )
 
 
-def _read(path: Path) -> Tensors:
+def _read(path: Path, table: KeyTable) -> Tensors:
     read: Callable[[], Tensors] = {
         ".safetensors": lambda: read_safetensors(path),
-        ".bin": lambda: state_dict_of(read_torch_zip(path), path),
+        ".bin": lambda: find_state(read_torch_zip(path), table, path),
     }.get(path.suffix)
     if read is None:
         what = f"unknown file type {path.suffix!r}: expected .safetensors or .bin"

@@ -74,7 +74,7 @@ def _read_hugging_face(folder: Path) -> Llama:
         what = f"num_key_value_heads is {config.kv_heads}, not num_attention_heads {config.num_attention_heads}"
         raise UserError(what, where=file, fix="give LLaMA-1 weights: LaVIN has no grouped-query attention")
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    published, files = read_folder(folder)
+    published, files = read_folder(folder, hf_llama.EVERY_KEY)
     published, tied, notes = hf_llama.tie(published, config)
     table = {
         **hf_llama.LLAMA_KEYS,

@@ -9,7 +9,7 @@ from ..core.record import Record
 from .json_file import read_json
 from .keys import Key, KeyTable, merge_shards
 from .lazy_tensor import LazyTensor
-from .torch_zip import read_torch_zip, state_dict_of
+from .state_dict import read_state
 
 PARAMS_FILE = "params.json"
 
@@ -63,7 +63,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 def read_shards(shards: list[Path]) -> dict[str, LazyTensor]:
     """The tensors of the whole model under their published names."""
-    return merge_shards([state_dict_of(read_torch_zip(f), f) for f in shards], LLAMA_KEYS, [f.name for f in shards])
+    return merge_shards([read_state(f, LLAMA_KEYS)[0] for f in shards], LLAMA_KEYS, [f.name for f in shards])
 
 
 def read_params(path: Path) -> LlamaParams:

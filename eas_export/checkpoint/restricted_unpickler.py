@@ -29,6 +29,10 @@ TORCHSCRIPT_LISTS = ("restore_type_tag", "build_intlist", "build_doublelist", "b
 BUILTINS = ("builtins", "__builtin__")  # pickle's names for one module
 NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+OMEGACONF = {  # its configs hold nodes, which hold values
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.nodes": ("AnyNode", "IntegerNode", "StringNode"),
+}
 PLAIN = (str, bytes, int, float, type(None))
 LONGEST_TEXT = 4096  # of a path or a device
 MOST_COPIED = 1 << 22  # items that the stand-ins of one load copy: each call may copy the result of the one before
@@ -138,6 +142,7 @@ def make_stand_ins(rebuild_tensor: Callable[..., Any]) -> dict[tuple[str, str], 
     table |= {("torch.jit._pickle", name): first for name in TORCHSCRIPT_LISTS}
     table |= {("pathlib", name): as_text for name in PATHS}
     table |= {(module, "scalar"): opaque_class("scalar") for module in NUMPY_SCALARS}
+    table |= {(module, name): plain_class(name) for module, names in OMEGACONF.items() for name in names}
     table |= {(module, "set"): as_list for module in BUILTINS}
     # a defaultdict names its factory
     table |= {(m, name): name for m in BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict")}

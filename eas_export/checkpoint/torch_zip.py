@@ -196,7 +196,8 @@ class _Reader(pickle._Unpickler):  # the Python one: its memo is a dict, so a ho
 
 
 def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
-    """The named tensors of an object from `read_torch_zip`: of a state dict, or a TorchScript module's attributes by dotted name."""
+    """The named tensors of an object from `read_torch_zip`: of a state dict, or a TorchScript module's attributes by dotted name. None of
+    the dicts in it are searched (see state_dict.find_state)."""
     tensors: dict[str, LazyTensor] = {}
     waiting, seen = [("", vars(saved) if isinstance(saved, PlainObject) else saved)], set()
     while waiting:
@@ -212,6 +213,4 @@ def state_dict_of(saved: Any, path: Path) -> dict[str, LazyTensor]:
                 tensors[key] = LazyTensor(value.shape, value.dtype, f"{path.name}: {key}", value.read)
             elif isinstance(value, PlainObject):
                 waiting.append((f"{prefix}{name}.", vars(value)))
-    if not tensors:
-        raise UserError("the checkpoint has no named tensors", where=path, fix="give a file with a state dict")
     return tensors

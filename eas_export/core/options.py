@@ -67,6 +67,8 @@ SKIP = "Attentions to skip, by index (a decoder's are its layers): 20-31,5 or no
 TEMPERATURE = "Router temperature, to override the checkpoint's or supply it."
 SCALE = "Adapter scale, to override the checkpoint's or supply it."
 TEXT_HEADS = "METER: heads of the text encoder, if the checkpoint lacks them."
+TEXT_LENGTH = "METER: tokens that texts are padded to, if the checkpoint lacks them (VQA, NLVR2: 50, Flickr30K: 40)."
+CROSS_HEADS = "METER: heads of the cross-modal layers, if the checkpoint lacks them (published: 12)."
 READING = (
     "METER: sites 18-23 are the image self-attentions a second time (published), or image cross-attentions (paper)."
 )
@@ -87,6 +89,12 @@ class BuildOptions(Record):
     adapter_scale: FiniteFloat | None = option(None, SCALE, WEIGHTS, "config", metavar="S", of_checkpoint=True)
     text_heads: Annotated[PositiveInt, Field(le=1 << 10)] | None = option(
         None, TEXT_HEADS, BOTH, "config", metavar="N", of_checkpoint=True
+    )
+    text_length: Annotated[PositiveInt, Field(le=1 << 16)] | None = option(
+        None, TEXT_LENGTH, BOTH, "config", metavar="N", of_checkpoint=True
+    )
+    cross_heads: Annotated[PositiveInt, Field(le=1 << 10)] | None = option(
+        None, CROSS_HEADS, BOTH, "config", metavar="N", of_checkpoint=True
     )
     image_cross_reading: Literal["published", "paper"] | None = option(
         None, READING, BOTH, "config", by_default="published", of_checkpoint=True

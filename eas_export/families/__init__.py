@@ -7,6 +7,7 @@ from pathlib import Path
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_files import CONFIG_FILE, TOKENIZERS
 from ..checkpoint.layouts import refuse_part
+from ..checkpoint.state_dict import first_key
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.registry import lookup
@@ -58,7 +59,9 @@ def detect(path: Path) -> Family:
     if (path / CONFIG_FILE).is_file():
         require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
-    raise UserError("this is not a checkpoint of a known family", where=path, fix=f"give one of these: {layouts}")
+    key = first_key(path)
+    what = f"this is not a checkpoint of a known family{f': its first key is {key}' if key else ''}"
+    raise UserError(what, where=path, fix=f"give one of these: {layouts}")
 
 
 def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:

@@ -33,7 +33,7 @@ class Sources:
     weights, vision    the other files, where `ckpt` does not contain them
     base_weights       the original model, for attentions that fine-tuning removed
     tokenizer          a tokenizer's file or folder, in place of the checkpoint's
-    router_temperature, adapter_scale, text_heads, image_cross_reading  see core/options.BuildOptions
+    router_temperature, adapter_scale, text_heads, text_length, cross_heads, image_cross_reading  see core/options.BuildOptions
     """
 
     ckpt: Path
@@ -44,6 +44,8 @@ class Sources:
     router_temperature: float | None = None
     adapter_scale: float | None = None
     text_heads: int | None = None
+    text_length: int | None = None
+    cross_heads: int | None = None
     image_cross_reading: str | None = None
 
     @classmethod

@@ -21,7 +21,8 @@ from ..checkpoint.keys import Key, KeyTable, rename, require
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
 from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
-from ..checkpoint.torch_zip import PlainObject, read_torch_zip, state_dict_of
+from ..checkpoint.restricted_unpickler import PlainObject
+from ..checkpoint.state_dict import holds, read_state
 from ..core.configs.decoder import ModelConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
@@ -66,6 +67,7 @@ VISION_ADAPTER_KEYS: KeyTable = {
     "layers.*": None,  # read with the table before
     "adapter_*": None,
 }
+ADAPTER_KEYS = LAYER_ADAPTER_KEYS | VISION_ADAPTER_KEYS  # of the file; each table has rows for a part
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Files:
 def detect(path: Path) -> bool:
     if path.is_dir():
         return bool(list(path.glob("checkpoint-*.pth"))) or (path / "weights").is_dir()
-    return path.suffix == ".pth"
+    return path.suffix == ".pth" and holds(path, ADAPTER_KEYS)
 
 
 def load(sources: Sources) -> Checkpoint:
@@ -87,7 +89,7 @@ def load(sources: Sources) -> Checkpoint:
     files, trained, args = open_files(sources)
     adapters_file = files.adapters
     llama = read_llama(files.weights)
-    clip = state_dict_of(read_torch_zip(files.vision), files.vision)
+    clip, _ = read_state(files.vision, CLIP_KEYS)
 
     sizes, vit = _sizes(llama, trained, clip, files)
     tensors = llama.tensors | rename(trained, LAYER_ADAPTER_KEYS, sizes, llama.config["layers"], str(adapters_file))
@@ -165,16 +167,13 @@ LAVIN = Family(
 
 
 def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The adapters' tensors, without the "module." prefix of distributed training, and the training arguments."""
-    saved = read_torch_zip(path)
-    if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
-        what = "the checkpoint has no entry 'model'"
-        raise UserError(what, where=path, fix="give the checkpoint-<epoch>.pth that training wrote")
-    args = saved.get("args", {})
+    """The adapters' tensors, and the training arguments."""
+    tensors, saved = read_state(path, ADAPTER_KEYS, "model")
+    args = saved.get("args") if isinstance(saved, dict) else None
     args = vars(args) if isinstance(args, PlainObject) else args if isinstance(args, dict) else {}
     args = {key: _as_setting(value) for key, value in args.items()}
     _refuse_unsupported(args, path)
-    return {key.removeprefix("module."): t for key, t in state_dict_of(saved["model"], path).items()}, args
+    return tensors, args
 
 
 def _as_setting(value: Any) -> Any:

@@ -7,6 +7,8 @@ record the skip list. No file records RoBERTa's number of heads.
 
 import reprlib
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..checkpoint.keys import Key, KeyTable, count_blocks, rename, require
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.lightning import read_lightning
 from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
+from ..checkpoint.state_dict import holds
 from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.errors import UserError
 from ..core.plan import SkipEvidence
@@ -25,8 +28,15 @@ from ..core.record import validated
 from ..core.registry import deferred
 from ..system.files import only_file
 from .contract import Family, Sources
+from .numbers import Number, called, setting, settle
 
 ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
+ROBERTA_USUAL = "RoBERTa base: 12, large: 16"
+NUMBERS = {  # beside the text encoder's heads
+    "text_length": Number("how long its texts were padded", "VQA and NLVR2: 50, retrieval: 40", "max_text_len"),
+    "cross_heads": Number("how many heads its cross-modal layers have", "published: 12", "num_heads"),
+}
+AS_TRAINED = "give the checkpoint as fine-tuning wrote it"
 FIRST_PLACE = 2  # RoBERTa's position of a text's first token
 TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
 
@@ -138,10 +148,13 @@ HEAD_KEYS: Mapping[str, KeyTable] = {
     "nlvr2": _classifier("nlvr2_classifier", "4*dim"),
     "retrieval": _linear("rank_output", "head", "answers", "2*dim"),
 }
+EVERY_KEY: KeyTable = reduce(or_, HEAD_KEYS.values(), TEXT_KEYS | VISION_KEYS | CROSS_KEYS)  # of any task
 
 
 def detect(path: Path) -> bool:
-    return bool(list(path.glob("*.ckpt"))) if path.is_dir() else path.suffix == ".ckpt"
+    if path.is_dir():
+        return bool(list(path.glob("*.ckpt")))
+    return path.suffix == ".ckpt" or (path.suffix in (".pth", ".pt") and holds(path, EVERY_KEY))
 
 
 def load(sources: Sources) -> Checkpoint:
@@ -149,11 +162,9 @@ def load(sources: Sources) -> Checkpoint:
     file = sources.ckpt
     if file.is_dir():
         file = only_file(file, ("*.ckpt",), "name the checkpoint: --ckpt FILE", "--ckpt FILE")
-    published, parameters = read_lightning(file)
-    settings = parameters.get("config")
+    published, settings = read_lightning(file, EVERY_KEY)
     task = _task(published, file)
     sizes, counts, vit = _sizes(published, task, file)
-    settings = settings if isinstance(settings, dict) else {}
     config = _config(task, sizes, counts, vit, settings, sources, file)
     tensors: dict[str, LazyTensor] = {}
     parts = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
@@ -166,10 +177,10 @@ def load(sources: Sources) -> Checkpoint:
 
 METER = Family(
     name="meter",
-    layout="a Lightning checkpoint *.ckpt, or a folder with one",
+    layout="a Lightning checkpoint *.ckpt, or a folder with one, or a state dict as *.ckpt, *.pth or *.pt",
     detect=detect,
     load=load,
-    takes=("text_heads", "image_cross_reading"),
+    takes=("text_heads", "text_length", "cross_heads", "image_cross_reading"),
     witness=deferred(".families.witnesses.meter:open_witness"),
 )
 
@@ -241,10 +252,17 @@ def _config(
     file: Path,
 ) -> CrossEncoderConfig:
     width, longest = sizes["text_width"], sizes["text_positions"] - FIRST_PLACE
-    length = _setting(settings, "max_text_len", file)
+    heads = {"text_heads": ROBERTA_HEADS.get(width)}
+    names = NUMBERS | {"text_heads": Number(f"how many heads its text encoder of width {width} has", ROBERTA_USUAL)}
+    numbers = settle(names, settings, sources, file, **heads)
+    length = numbers["text_length"]
+
+    def name(field: str) -> str:
+        return called(field, names[field], sources)
+
     if length > longest:
-        what = f"max_text_len is {length}, but RoBERTa's position table has room for {longest} tokens"
-        raise UserError(what, where=f"{file}: hyper_parameters.config", fix="check that the file is complete")
+        what = f"{name('text_length')} is {length}, but RoBERTa's position table has room for {longest} tokens"
+        raise UserError(what, where=file, fix="give the number that the model was trained with")
     return validated(
         CrossEncoderConfig,
         file,
@@ -252,7 +270,7 @@ def _config(
         family=METER.name,
         task=task,
         dim=sizes["dim"],
-        heads=_dividing(_setting(settings, "num_heads", file), sizes["dim"], "num_heads", file),
+        heads=_dividing(numbers["cross_heads"], sizes["dim"], name("cross_heads"), file),
         ffn_dim=sizes["ffn"],
         layers=counts["cross"],
         text=dict(
@@ -261,7 +279,7 @@ def _config(
             token_types=sizes["text_types"],
             width=width,
             layers=counts["text"],
-            heads=_dividing(_text_heads(width, sources, file), width, "--text-heads", file),
+            heads=_dividing(numbers["text_heads"], width, name("text_heads"), file),
             ffn_dim=sizes["text_ffn"],
         ),
         image=vit.config,
@@ -273,37 +291,23 @@ def _config(
     )
 
 
-def _setting(settings: dict[str, Any], name: str, file: Path) -> int:
-    value = settings.get(name)
-    if type(value) is not int or not 0 < value <= 1 << 16:
-        what = f"{name} is missing" if value is None else f"{name} is not an integer from 1 to {1 << 16}"
-        fix = "give the checkpoint as fine-tuning wrote it, with its hyper_parameters"
-        raise UserError(f"hyper_parameters.config: {what}", where=file, fix=fix)
-    return value
-
-
 def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], file: Path) -> None:
     """Raise UserError for a text encoder that is not RoBERTa, whose tensors have the same names, and for settings that say other sizes
     than the tensors: by them the published code would resize the position table, or leave layers out."""
-    where = f"{file}: hyper_parameters.config"
+    where = f"{file}: hyper_parameters"
     tokenizer = settings.get("tokenizer", "roberta-base")
     if not isinstance(tokenizer, str) or "roberta" not in tokenizer:
         named = reprlib.repr(tokenizer) if isinstance(tokenizer, str) else f"of type {type(tokenizer).__name__}"
         what = f"tokenizer is {named}: only RoBERTa is supported as the text encoder"
         raise UserError(what, where=where, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
+    if "tokenizer" not in settings and config.text.token_types != 1:
+        what = f"the text encoder has {config.text.token_types} token types, as BERT has: only RoBERTa, which has 1, is supported"
+        raise UserError(what, where=file, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
     patch = config.image.patch_size  # an image's rest beside its patches is not read
     for name, size, unit in (("num_top_layer", config.layers, 1), ("image_size", config.image.image_size, patch)):
-        if name in settings and _setting(settings, name, file) // unit != size // unit:
+        if name in settings and setting(settings, name, file, AS_TRAINED) // unit != size // unit:
             what = f"{name} is {settings[name]}, but the tensors are those of {size}"
-            raise UserError(what, where=where, fix="give the checkpoint as fine-tuning wrote it")
-
-
-def _text_heads(width: int, sources: Sources, file: Path) -> int:
-    heads = ROBERTA_HEADS.get(width) if sources.text_heads is None else sources.text_heads
-    if heads is None:
-        what = f"the checkpoint does not record how many heads its text encoder of width {width} has"
-        raise UserError(what, where=file, fix="pass --text-heads N (RoBERTa base: 12, large: 16)")
-    return heads
+            raise UserError(what, where=where, fix=AS_TRAINED)
 
 
 def _dividing(heads: int, width: int, name: str, file: Path) -> int:

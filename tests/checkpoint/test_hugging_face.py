@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 
 from eas_export.checkpoint.hf_clip import Preprocessing, read_preprocessing, read_tower
 from eas_export.checkpoint.hugging_face import read_folder
+from eas_export.checkpoint.keys import Key
 from eas_export.checkpoint.safetensors_file import read_safetensors
 from eas_export.core.configs.vit import ImageConfig
 from eas_export.core.errors import UserError
 from eas_export.families.processing.image_processor import to_pixels
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "c": torch.empty(0)}
+TABLE = {key: Key(key, tuple(tensor.shape)) for key, tensor in TENSORS.items()}
 
 
 def write_shards(folder: Path, suffix: str) -> Path:
@@ -44,7 +46,7 @@ def test_every_form_is_read(tmp_path, form):
     else:
         folder.mkdir()
         (save_file if form.endswith("safetensors") else torch.save)(TENSORS, folder / form)
-    tensors, files = read_folder(folder)
+    tensors, files = read_folder(folder, TABLE)
     assert len(files) == (3 if form.startswith(".") else 1)
     assert set(tensors) == set(TENSORS)
     for name, tensor in TENSORS.items():
@@ -104,19 +106,19 @@ def edited(folder: Path, **changes: str | None) -> Path:
 def test_an_index_and_its_shards_must_agree(tmp_path, suffix):
     first = f"model-00001-of-00002{suffix}"
     with pytest.raises(UserError, match=f"shard {first} lacks d, which .*index.json places"):
-        read_folder(edited(write_shards(tmp_path / "lost", suffix), d=first))
+        read_folder(edited(write_shards(tmp_path / "lost", suffix), d=first), TABLE)
     with pytest.raises(UserError, match=r"has b, which .*index.json does not place"):
-        read_folder(edited(write_shards(tmp_path / "unnamed", suffix), b=None))
+        read_folder(edited(write_shards(tmp_path / "unnamed", suffix), b=None), TABLE)
     gone = write_shards(tmp_path / "gone", suffix)
     (gone / first).unlink()
     with pytest.raises(UserError, match=rf"shard {first} of .*index\.json is missing .*copy all shards again"):
-        read_folder(gone)
+        read_folder(gone, TABLE)
 
 
 @pytest.mark.parametrize("name", ["../x.bin", "/etc/passwd", "a/../../x.bin", "x\0.bin", ""])
 def test_no_shard_lies_outside_the_folder(tmp_path, name):
     with pytest.raises(UserError, match=r"weight_map\['a'\] is .*outside the folder"):
-        read_folder(edited(write_shards(tmp_path / "model", ".bin"), a=name))
+        read_folder(edited(write_shards(tmp_path / "model", ".bin"), a=name), TABLE)
 
 
 def test_a_folder_of_links_is_read(tmp_path):
@@ -126,22 +128,22 @@ def test_a_folder_of_links_is_read(tmp_path):
     snapshot.mkdir()
     for path in real.iterdir():
         (snapshot / path.name).symlink_to(path)
-    assert set(read_folder(snapshot)[0]) == set(TENSORS)
+    assert set(read_folder(snapshot, TABLE)[0]) == set(TENSORS)
 
 
 def test_other_faults_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no model.safetensors, pytorch_model.bin or index"):
-        read_folder(tmp_path)
+        read_folder(tmp_path, TABLE)
     folder = write_shards(tmp_path / "model", ".bin")
     (index,) = folder.glob("*.index.json")
     for text, said in (("{", "Expecting"), ("{}", "weight_map: Field required"), ('{"weight_map": {}}', "empty")):
         index.write_text(text)
         with pytest.raises(UserError, match=said):
-            read_folder(folder)
+            read_folder(folder, TABLE)
     index.write_text('{"weight_map": {"a": "weights.npz"}}')
     (folder / "weights.npz").write_bytes(b"x")
     with pytest.raises(UserError, match=r"unknown file type '.npz': expected .safetensors or .bin"):
-        read_folder(folder)
+        read_folder(folder, TABLE)
 
 
 def tower(tmp_path: Path, file: str, **changes: object) -> Path:

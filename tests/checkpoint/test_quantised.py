@@ -13,12 +13,14 @@ from meter_cases import MeterCase
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
-from eas_export.checkpoint.hugging_face import read_folder
+from eas_export.checkpoint.hf_clip import clip_keys
+from eas_export.checkpoint.hugging_face import read_weights
 from eas_export.checkpoint.quantised import METHODS
 from eas_export.checkpoint.torch_zip import read_torch_zip
 from eas_export.core.errors import UserError
 from eas_export.families import get_family, load_checkpoint
 from eas_export.families.contract import Ranks, Sources
+from eas_export.families.llava.load import EVERY_KEY
 
 CASE = llava_golden_case("a")
 REMEDY = "give the original weights, in float16, bfloat16 or float32: quantised ones are not supported"
@@ -129,7 +131,7 @@ def quantised(folder: Path, form, config: dict | None, file: str) -> Path:
     """The golden checkpoint with each projection of its language model in a method's form."""
     shutil.copytree(CASE.folder, folder)
     tensors: Tensors = {}
-    for key, tensor in read_folder(CASE.folder)[0].items():
+    for key, tensor in read_weights(CASE.folder, EVERY_KEY)[0].items():
         own = key.endswith("_proj.weight") and key.startswith("model.layers.")
         tensors |= form(key.removesuffix(".weight"), tensor.read()) if own else {key: tensor.read().clone()}
     for path in folder.glob("*model*"):
@@ -182,7 +184,7 @@ def test_neither_a_base_model_nor_training_takes_one(tmp_path):
 def test_a_quantised_tower_is_called_one(tmp_path):
     folder = shutil.copytree(CASE.folder, tmp_path / "ckpt")
     tower = folder / "vision_tower"
-    tensors = {key: tensor.read().clone() for key, tensor in read_folder(tower)[0].items()}
+    tensors = {key: tensor.read().clone() for key, tensor in read_weights(tower, clip_keys("vision_model."))[0].items()}
     for path in tower.glob("*model*"):
         path.unlink()
     key = "vision_model.encoder.layers.1.mlp.fc1.weight"
@@ -192,7 +194,10 @@ def test_a_quantised_tower_is_called_one(tmp_path):
 
 def test_positions_are_no_weights(tmp_path):
     folder = shutil.copytree(CASE.folder, tmp_path / "ckpt")
-    tensors = {key: tensor.read().clone() for key, tensor in read_folder(folder / "vision_tower")[0].items()}
+    tensors = {
+        key: tensor.read().clone()
+        for key, tensor in read_weights(folder / "vision_tower", clip_keys("vision_model."))[0].items()
+    }
     for path in (folder / "vision_tower").glob("*model*"):
         path.unlink()
     tensors["vision_model.embeddings.position_ids"] = torch.arange(5)[None]

@@ -177,7 +177,7 @@ SPOILED = {
         lambda d: change(adapters(d), lambda c: c.update(optimizer=Payload())),
         "asks for posix.mkdir, which was not run",
     ),
-    "no model": (lambda d: change(adapters(d), lambda c: c.pop("model")), "no entry 'model'"),
+    "no model": (lambda d: change(adapters(d), lambda c: c.pop("model")), "the checkpoint has no named tensors"),
     "NaN in a used tensor": (
         spoil_nan(llama, "layers.4.attention.wq.weight"),
         "layers.4.attention.q.weight holds NaN.*consolidated.00.pth: layers.4.attention.wq.weight",

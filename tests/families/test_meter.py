@@ -1,6 +1,11 @@
 """METER's checkpoints: what is read from the file, what must be given, and what is refused."""
 
+import argparse
+import sys
+import types
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,8 +59,8 @@ def test_the_published_sizes_need_no_option(monkeypatch, task, answers):
 
     shapes = meter_shapes(MeterShape(task=task, answers=answers))
     tensors = {key: LazyTensor(size, torch.float32, key, unread) for key, size in shapes.items()}
-    settings = {"config": {"num_heads": 12, "max_text_len": 50}}
-    monkeypatch.setattr(meter, "read_lightning", lambda file: (tensors, settings))
+    settings = {"num_heads": 12, "max_text_len": 50}
+    monkeypatch.setattr(meter, "read_lightning", lambda file, table: (tensors, settings))
     config = METER.load(Sources(CASE.file)).config
     assert (config.text.heads, config.answers, config.task, config.image_tokens) == (12, answers, task, 577)
 
@@ -145,7 +150,7 @@ REFUSED = [
     (rename_head, "no task head"),
     (odd_rank, "rank 11, which is not a multiple of 2 groups"),
     (say("max_text_len", 23), "max_text_len is 23, but RoBERTa's position table has room for 22"),
-    (say("max_text_len", None), "max_text_len is missing"),
+    (say("max_text_len", None), r"does not record how long its texts were padded \(last.ckpt|--text-length N"),
     (say("max_text_len", "10"), "max_text_len is not an integer"),
     (say("tokenizer", "bert-base-uncased"), "tokenizer is 'bert-base-uncased': only RoBERTa"),
     (say("tokenizer", 3), "tokenizer is of type int"),
@@ -177,6 +182,119 @@ def test_heads_that_no_file_tells_must_be_given():
         load(CASE.file, text_heads=None)
     with pytest.raises(UserError, match="--text-heads is 7, which does not divide the width 48"):
         load(CASE.file, text_heads=7)
+
+
+class Omega:
+    """OmegaConf's DictConfig and nodes as they are pickled: by class and attributes, with metadata of further classes and the parent."""
+
+    def __init__(self, monkeypatch):
+        self.classes = {}
+        names = {"omegaconf.dictconfig": ["DictConfig"], "omegaconf.base": ["ContainerMetadata", "Metadata"]}
+        names["omegaconf.nodes"] = ["AnyNode", "IntegerNode", "StringNode", "FloatNode"]
+        for module in ("omegaconf", *names):
+            monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+            for name in names.get(module, ()):
+                self.classes[name] = type(name, (), {"__module__": module})
+                setattr(sys.modules[module], name, self.classes[name])
+
+    def make(self, name: str, **state):
+        made = self.classes[name]()
+        vars(made).update(state)
+        return made
+
+    def config(self, values: dict, parent=None):
+        cache = defaultdict(dict)
+        about = self.make("ContainerMetadata", ref_type=Any, object_type=dict, key_type=Any, resolver_cache=cache)
+        config = self.make("DictConfig", _metadata=about, _parent=parent, _content={})
+        kinds = {int: "IntegerNode", str: "StringNode", float: "FloatNode"}
+        for key, value in values.items():
+            kind = "AnyNode" if key == "num_heads" else kinds.get(type(value), "AnyNode")
+            node = self.make(kind, _metadata=self.make("Metadata", key=key), _parent=config, _val=value)
+            config._content[key] = self.config(value, config) if isinstance(value, dict) else node
+        return config
+
+
+class ReadOnlyDict(dict):
+    """Sacred's."""
+
+
+FORMS = {  # of hyper_parameters
+    "flat": lambda said, omega: said,
+    "a Namespace": lambda said, omega: argparse.Namespace(**said),
+    "a Namespace as config": lambda said, omega: {"config": argparse.Namespace(**said)},
+    "sacred's": lambda said, omega: {"config": ReadOnlyDict(said, loss_names=ReadOnlyDict(vqa=1))},
+    "OmegaConf": lambda said, omega: omega.config(said),
+    "OmegaConf as config": lambda said, omega: {"config": omega.config(said)},
+    "OmegaConf with config": lambda said, omega: omega.config({"config": said, "seed": 1}),
+    "a config before others": lambda said, omega: said | {"max_text_len": 3, "config": said},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_hyper_parameters_is_read(form, tmp_path, monkeypatch):
+    saved = torch.load(CASE.file, weights_only=True)
+    saved["hyper_parameters"] = FORMS[form](saved["hyper_parameters"]["config"], Omega(monkeypatch))
+    saved["hparams_type"] = type(saved["hyper_parameters"])
+    monkeypatch.setattr(ReadOnlyDict, "__module__", "sacred.config.custom_containers")
+    sacred = types.ModuleType("sacred.config.custom_containers")
+    sacred.ReadOnlyDict = ReadOnlyDict
+    for name in ("sacred", "sacred.config", "sacred.config.custom_containers"):
+        monkeypatch.setitem(sys.modules, name, sacred)
+    torch.save(saved, tmp_path / "last.ckpt")
+    monkeypatch.undo()
+    assert "omegaconf" not in sys.modules and "sacred" not in sys.modules
+    assert load(tmp_path / "last.ckpt").config == load(CASE.file).config
+
+
+def without(*names: str):
+    return lambda state, config: [config.pop(name) for name in names]
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path):
+    file = changed(tmp_path, without("max_text_len", "num_heads"))
+    with pytest.raises(UserError) as raised:
+        load(file, text_heads=None)
+    assert str(raised.value) == (
+        "the checkpoint does not record how long its texts were padded, how many heads its cross-modal layers have and how many heads its "
+        f"text encoder of width 48 has ({file}): pass --text-length N (VQA and NLVR2: 50, retrieval: 40), --cross-heads N (published: 12) and "
+        "--text-heads N (RoBERTa base: 12, large: 16)"
+    )
+    given = {"text_length": 10, "cross_heads": 4}
+    assert load(file, **given).config == load(CASE.file).config == load(CASE.file, **given).config
+    assert load(changed(tmp_path, say("num_heads", "4")), cross_heads=4).config == load(CASE.file).config
+
+
+GIVEN = [
+    (dict(text_length=9), r"--text-length is 9, but the checkpoint's max_text_len is 10.*pass --text-length 10, or"),
+    (dict(cross_heads=6), r"--cross-heads is 6, but the checkpoint's num_heads is 4.*pass --cross-heads 4, or leave"),
+]
+
+
+@pytest.mark.parametrize("given, said", GIVEN, ids=str)
+def test_options_do_not_contradict_the_file(given, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        load(CASE.file, **given)
+
+
+def test_options_must_fit_the_tensors(tmp_path):
+    file = changed(tmp_path, without("max_text_len", "num_heads"))
+    with pytest.raises(UserError, match="--text-length is 23, but RoBERTa's position table has room for 22 tokens"):
+        load(file, text_length=23, cross_heads=4)
+    with pytest.raises(UserError, match="--cross-heads is 7, which does not divide the width 48"):
+        load(file, text_length=10, cross_heads=7)
+
+
+def test_bert_is_known_by_its_token_types(tmp_path):
+    """Where no tokenizer is named: its tensors have the names that RoBERTa's have."""
+
+    def bert(state, config):
+        config.pop("tokenizer")
+        key = "text_transformer.embeddings.token_type_embeddings.weight"
+        state[key] = state[key].repeat(2, 1)
+
+    with pytest.raises(UserError, match="the text encoder has 2 token types, as BERT has: only RoBERTa"):
+        load(changed(tmp_path, bert))
+    assert load(changed(tmp_path, without("tokenizer"))).config == load(CASE.file).config
 
 
 def test_a_folder_has_one_checkpoint(tmp_path):

@@ -37,6 +37,8 @@ from .tower import Tower, find_tower
 SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
 PART = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn\.\w_proj|adapter_attn|replaced_adapter)\.")
 
+EVERY_KEY = {**LAYER_KEYS, **UNTIED_HEAD}
+
 Tensors = dict[str, LazyTensor]
 
 
@@ -65,7 +67,7 @@ class _Layers:
 
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's and the tower's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
-    return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt))
+    return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt, EVERY_KEY))
 
 
 def read_config(folder: Path) -> LlavaConfig:
@@ -148,7 +150,7 @@ def _from_base(
 ) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
     """The checkpoint's missing attentions, from the model it was trained from; that model's files; and a note. The adapters before
     these attentions were never trained: they are zeros, which have no effect."""
-    published, files = read_folder(base)
+    published, files = read_folder(base, EVERY_KEY)
     _require_same_attentions(base, config)
     missing = sorted(set(range(layers.count)) - layers.attention)
     untrained = sorted(set(range(layers.count)) - layers.kept) if "kept" in sizes else []

@@ -21,7 +21,7 @@ from ...core.precision import DTYPES
 from ...core.progress import Progress
 from ...system.files import written_whole
 from ..contract import Ranks, Sources, Trainable
-from .load import assemble, read_config
+from .load import EVERY_KEY, assemble, read_config
 
 WEIGHTS, TOWER = "model.safetensors", "vision_tower"
 ALONG = "*_config.json"  # copied along with the weights, beside the tokenizer
@@ -47,7 +47,7 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
     Raises UserError where a layer has no attention, and as load.load does.
     """
     config = read_config(sources.ckpt)
-    read, files = read_folder(sources.ckpt)
+    read, files = read_folder(sources.ckpt, EVERY_KEY)
     published = {key: tensor for key, tensor in read.items() if not key.endswith(COMPUTED)}
     for key, tensor in published.items():
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:

@@ -4,6 +4,7 @@ A fault that a loader and the reference share would show in no other comparison:
 """
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-from ...checkpoint.hugging_face import find_weights
+from ...checkpoint.hugging_face import find_weights, read_weights
+from ...checkpoint.keys import KeyTable
+from ...checkpoint.state_dict import published_names
 from ...core.errors import UserError
 from ...system.packages import install_command
 
@@ -92,9 +95,18 @@ def translated(
         raise UserError(what, where=where, fix=fix) from error
 
 
-def exactly(folder: Path, dtype: torch.dtype | str = torch.float32) -> dict[str, Any]:
-    """Options of from_pretrained for a folder's own weights."""
+def exactly(
+    folder: Path, table: KeyTable, names: Mapping[str, str] | None = None, dtype: torch.dtype | str = torch.float32
+) -> dict[str, Any]:
+    """Options of from_pretrained for a folder's own weights.
+
+    table  of the published keys, before which files may have a prefix
+    names  patterns of published keys -> transformers' names
+    """
+    published = published_names(read_weights(folder, table)[0], table, folder)
+    without = {f"^{re.escape(key)}$": name for key, name in published.items() if key != name}
     return {
+        "key_mapping": without | dict(names or {}),
         "dtype": dtype,
         "local_files_only": True,
         "attn_implementation": "eager",  # a file may name an implementation that would be downloaded

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoint.hf_llama import EVERY_KEY
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
+from ...checkpoint.state_dict import WRAPPER
 from ..contract import Sources
 from ..lavin import open_files
 from . import exactly, from_tensors, import_transformers, llama_config, require_all, translated
@@ -28,8 +30,9 @@ LAYER_NAMES = {  # Meta's -> transformers', and the dimension along which shards
     "attention_norm.weight": ("input_layernorm.weight", None),
     "ffn_norm.weight": ("post_attention_layernorm.weight", None),
 }
+EMBED = "tok_embeddings.weight"
 NAMES = {
-    "tok_embeddings.weight": ("model.embed_tokens.weight", 1),
+    EMBED: ("model.embed_tokens.weight", 1),
     "norm.weight": ("model.norm.weight", None),
     "output.weight": ("lm_head.weight", 0),
 }
@@ -48,7 +51,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
 def _from_hugging_face(transformers: ModuleType, folder: Path) -> Any:
     config = llama_config(transformers, folder)
     model, report = transformers.LlamaForCausalLM.from_pretrained(
-        folder, config=config, output_loading_info=True, **exactly(folder)
+        folder, config=config, output_loading_info=True, **exactly(folder, EVERY_KEY)
     )
     require_all(report["missing_keys"], folder)
     return model
@@ -59,7 +62,9 @@ def _from_meta(transformers: ModuleType, folder: Path) -> Any:
     layers, heads, names = params["n_layers"], params["n_heads"], dict(NAMES)
     for i in range(layers):
         names |= {f"layers.{i}.{meta}": (f"model.layers.{i}.{ours}", dim) for meta, (ours, dim) in LAYER_NAMES.items()}
-    shards = [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in find_shards(folder)]
+    shards = [
+        _published(torch.load(path, map_location="cpu", weights_only=True, mmap=True)) for path in find_shards(folder)
+    ]
     state = {ours: _joined([shard[meta] for shard in shards], dim) for meta, (ours, dim) in names.items()}
     for i in range(layers):
         for part in ("q_proj", "k_proj"):
@@ -75,6 +80,15 @@ def _from_meta(transformers: ModuleType, folder: Path) -> Any:
         rope_theta=params.get("rope_theta", 10000.0),
     )
     return from_tensors(transformers.LlamaForCausalLM, config, state)
+
+
+def _published(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """A shard's tensors by Meta's names, out of the entry that they are in, without wrappers in the keys and the prefix before the embedding's."""
+    states = [part for part in (saved, *saved.values()) if isinstance(part, dict)]
+    clean = [{WRAPPER.sub("", str(key)): value for key, value in state.items()} for state in states]
+    (names,) = [state for state in clean if any(name.endswith(EMBED) for name in state)]
+    prefix = next(name for name in names if name.endswith(EMBED)).removesuffix(EMBED)
+    return {name.removeprefix(prefix): tensor for name, tensor in names.items()}
 
 
 def _joined(parts: list[Tensor], dim: int | None) -> Tensor:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from ...checkpoint.hf_clip import TOWER_KEYS
 from ...checkpoint.hf_files import CONFIG_FILE
 from ...checkpoint.hugging_face import find_weights, stays_inside
 from ..contract import Sources
+from ..llava.load import EVERY_KEY
 from . import exactly, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
@@ -43,12 +45,12 @@ def open_witness(sources: Sources) -> LlamaWitness:
             text_config=text, vision_config=vision, vision_feature_layer=settings["mm_vision_select_layer"]
         )
         model, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-            folder, config=config, key_mapping=NAMES, output_loading_info=True, **exactly(folder)
+            folder, config=config, output_loading_info=True, **exactly(folder, EVERY_KEY, NAMES)
         )
         missing = set(report["missing_keys"])
         has_own = not any(key.startswith(TOWER) and "post_layernorm" not in key for key in missing)
         if tower and not (has_own and settings.get("unfreeze_mm_vision_tower")) and find_weights(tower):
-            model.model.vision_tower = transformers.CLIPVisionModel.from_pretrained(tower, **exactly(tower))
+            model.model.vision_tower = transformers.CLIPVisionModel.from_pretrained(tower, **exactly(tower, TOWER_KEYS))
             missing = {key for key in missing if not key.startswith(TOWER)}
     require_all({key for key in missing if not ATTENTION.match(key) and "post_layernorm" not in key}, folder)
     without_attention = {int(match[1]) for key in missing if (match := ATTENTION.match(key))}
@@ -67,7 +69,10 @@ def _fill(transformers: ModuleType, llama: torch.nn.Module, layers: Iterable[int
     """Copy the attentions of these layers from the original model, whose numbers are not widened all at once."""
     with translated(base):
         original, report = transformers.LlamaForCausalLM.from_pretrained(
-            base, config=llama_config(transformers, base), output_loading_info=True, **exactly(base, "auto")
+            base,
+            config=llama_config(transformers, base),
+            output_loading_info=True,
+            **exactly(base, EVERY_KEY, dtype="auto"),
         )
         for i in layers:
             require_all((key for key in report["missing_keys"] if f".layers.{i}.self_attn." in key), base)

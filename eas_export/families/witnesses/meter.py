@@ -8,7 +8,7 @@ from torch import Tensor
 from ...checkpoint.lightning import read_lightning
 from ...system.files import only_file
 from ..contract import Sources
-from ..meter import ROBERTA_HEADS
+from ..meter import EVERY_KEY, ROBERTA_HEADS
 from . import Witnessed, from_tensors, import_transformers, outputs_of, translated
 
 TEXT, IMAGE = "text_transformer.", "vit_model.visual."
@@ -44,7 +44,7 @@ def open_witness(sources: Sources) -> MeterWitness:
     file = (
         sources.ckpt if sources.ckpt.is_file() else only_file(sources.ckpt, ("*.ckpt",), "--ckpt FILE", "--ckpt FILE")
     )
-    tensors = {key: tensor.read().float() for key, tensor in read_lightning(file)[0].items()}
+    tensors = {key: tensor.read().float() for key, tensor in read_lightning(file, EVERY_KEY)[0].items()}
     text = {key.removeprefix(TEXT): t for key, t in tensors.items() if key.startswith(TEXT)}
     image = _clip({key.removeprefix(IMAGE): t for key, t in tensors.items() if key.startswith(IMAGE)})
     with translated(file):

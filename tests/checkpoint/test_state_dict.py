@@ -1,0 +1,113 @@
+"""Which keys are the model's: what is stripped, what stays, and what is refused."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from eas_export.checkpoint.hf_llama import LLAMA_KEYS as HF_KEYS
+from eas_export.checkpoint.hf_llama import attention_keys
+from eas_export.checkpoint.meta_llama import LLAMA_KEYS
+from eas_export.checkpoint.openai_clip import CLIP_KEYS
+from eas_export.checkpoint.state_dict import published_names, read_state
+from eas_export.core.errors import UserError
+
+META = ["tok_embeddings.weight", "norm.weight", "output.weight", "layers.0.ffn_norm.weight", "layers.1.ffn_norm.weight"]
+HUGGING_FACE = [key.replace("{i}", "0").replace("{attention}", "0") for key in HF_KEYS | attention_keys("attention")]
+CLIP = [key.replace("{i}", "0") for key, row in CLIP_KEYS.items() if row]
+
+
+def names(keys: list[str], table=LLAMA_KEYS) -> list[str]:
+    return list(published_names(keys, table, "here").values())
+
+
+def test_keys_that_fit_stay_as_they_are():
+    assert names(META) == META
+    table = HF_KEYS | attention_keys("attention")
+    assert names(HUGGING_FACE, table) == HUGGING_FACE  # which begin with model.
+    assert names([f"model.{key}" for key in HUGGING_FACE], table) == HUGGING_FACE
+    assert names([*META, "extra.bias"]) == [*META, "extra.bias"]  # refused where it is renamed
+    assert names([], LLAMA_KEYS) == []
+
+
+def test_a_prefix_may_be_the_name_of_what_is_left_out():
+    """OpenAI's text encoder is called transformer; so is the model in many a program."""
+    keys = [
+        *CLIP,
+        "transformer.resblocks.0.attn.in_proj_weight",
+        "transformer.resblocks.0.mlp.c_fc.bias",
+        "logit_scale",
+    ]
+    assert names(keys, CLIP_KEYS) == keys
+    assert names([f"transformer.{key}" for key in keys], CLIP_KEYS) == keys
+    assert names([f"module.{key}" for key in keys], CLIP_KEYS) == keys
+
+
+def test_what_is_beside_the_model_keeps_its_name():
+    keys = [f"model.{key}" for key in META] + ["loss.weight"]
+    assert names(keys) == [*META, "loss.weight"]
+    assert names([f"module.{key}" for key in [*META, "rope.freqs"]]) == [*META, "rope.freqs"]
+
+
+REFUSED = {
+    "another model": (
+        HUGGING_FACE,
+        r"not those of this model: the first of \d+ is model.embed_tokens.weight, expected are keys such as tok_embeddings.weight",
+    ),
+    "some with a prefix": (
+        [*META[:3], "module.layers.0.ffn_norm.weight"],
+        "only some have one: tok_embeddings.weight and module.layers.0.ffn_norm.weight",
+    ),
+    "one without a prefix": (
+        [*(f"model.{key}" for key in META), "output.weight"],
+        "only some have one: output.weight and model.tok_embeddings.weight",
+    ),
+    "two models": (
+        [f"{prefix}{key}" for key in META for prefix in ("student.", "teacher.")],
+        "different prefixes.*student.tok_embeddings.weight and teacher.tok_embeddings.weight",
+    ),
+    "two keys that become one": (
+        [*META, "layers.0._orig_mod.ffn_norm.weight"],
+        "layers.0.ffn_norm.weight and layers.0._orig_mod.ffn_norm.weight are one key of the model, layers.0.ffn_norm.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", REFUSED)
+def test_what_is_not_told_is_refused(title):
+    keys, said = REFUSED[title]
+    with pytest.raises(UserError, match=said) as raised:
+        names(keys)
+    assert raised.value.where == "here" and raised.value.fix
+
+
+def state(prefix: str = "") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{key}": torch.ones(2) for key in META}
+
+
+def save(tmp_path: Path, saved: object) -> Path:
+    torch.save(saved, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def test_two_state_dicts_are_one_too_many(tmp_path):
+    file = save(tmp_path, {"model": state("module."), "ema": state(), "optimizer": {"lr": torch.ones(1)}})
+    with pytest.raises(UserError, match="holds 2 state dicts that fit: 'model' and 'ema'") as raised:
+        read_state(file, LLAMA_KEYS)
+    assert raised.value.where == str(file) and "state dict alone" in raised.value.fix
+    assert list(read_state(file, LLAMA_KEYS, "ema")[0]) == META  # where the published code has it
+    assert list(read_state(save(tmp_path, state() | {"ema": state("x.")}), LLAMA_KEYS)[0]) == META
+    with pytest.raises(UserError, match="holds 2 state dicts that fit: the file itself and 'ema'"):
+        read_state(save(tmp_path, state() | {"ema": state()}), LLAMA_KEYS, "model")
+
+
+def test_the_first_key_of_a_file_that_does_not_fit_is_shown(tmp_path):
+    with pytest.raises(UserError, match=r"the first of 1 is a.b, expected are keys such as tok_embeddings.weight"):
+        read_state(save(tmp_path, {"model": {"a.b": torch.ones(2)}}), LLAMA_KEYS, "model")
+
+
+def test_a_key_of_a_million_names_takes_no_time():
+    started = time.process_time()
+    names([*META, "a." * 1_000_000])
+    assert time.process_time() - started < 5
