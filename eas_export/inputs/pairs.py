@@ -1,7 +1,7 @@
 """The npz files that `run` and `verify` read and write for cross-encoders.
 
-In   text_ids [M, L] · text_masks [M, L] (default: 0 where the id is 1) · pixel_values [N, 3, H, W], and pixel_values_1 for models of
-     two images; M equals N or, for retrieval, one of them is 1: it is paired with each of the others
+In   text_ids [M, L] · text_masks [M, L] (ones, then zeros; default: 0 where the id is 1) · pixel_values [N, 3, H, W], and
+     pixel_values_1 for models of two images; M equals N or, for retrieval, one of them is 1: it is paired with each of the others
 Out  logits [B, answers] or scores [B] float32 · cls_feats [B, width] float32
 
 Texts are padded to the length that the model was trained with: padding counts in the means of skipped attentions.
@@ -24,6 +24,7 @@ from ..networks.cross_encoder.text_encoder import PADDING
 from ..system.files import written_whole
 from .npz import integers, read_arrays, read_mask, read_pixels
 
+FIRST = 0  # RoBERTa's <s>: begins a text, and never ends one
 IMAGES = Preprocessing()  # of the towers of all cross-encoders: CLIP's
 
 
@@ -42,12 +43,7 @@ def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where:
         raise UserError(what, where=f"{where}: text_ids", fix="truncate them, as training did")
     ids = integers(arrays, "text_ids", where, (texts, length), 0, config.text.vocab_size - 1)
     masks = read_mask(arrays, "text_masks", where, (texts, length), default=ids != PADDING)
-    if not masks.any(1).all():
-        empty = int(np.flatnonzero(~masks.any(1))[0])
-        raise UserError(f"text {empty} has no tokens", where=f"{where}: text_masks", fix="give each text at least one")
-    if not masks[:, 0].all():  # the model reads a text's first token as all of it
-        what = f"text {masks[:, 0].argmin()} begins with padding"
-        raise UserError(what, where=f"{where}: text_masks", fix="pad texts on the right")
+    _require_padded_as_trained(ids, masks, "text_masks" in arrays, where)
     size, mean, std = config.image.image_size, IMAGES.image_mean, IMAGES.image_std
     images = [read_pixels(arrays, name, size, mean, std, where) for name in pixels]
     counts = {name: len(image) for name, image in zip(pixels, images)}
@@ -65,6 +61,34 @@ def make_pairs(arrays: Mapping[str, NDArray], config: CrossEncoderConfig, where:
         torch.arange(pairs) % texts,
         torch.arange(pairs) % len(images[0]),
     )
+
+
+def _require_padded_as_trained(ids: NDArray[np.int64], masks: NDArray[np.int64], given: bool, where: str) -> None:
+    """Raise UserError unless each text is one run of tokens and then padding, which is read, too: in the means of skipped attentions.
+
+    given  whether the mask is the user's: then padding's id may stand inside a text, as RoBERTa's tokenizer reads "<pad>"
+    """
+    numbers = masks.sum(1)
+    last = ids[np.arange(len(ids)), numbers - 1]  # token of each text
+    right = f"pad texts on the right, with the id {PADDING}"
+    holes = (np.diff(masks, axis=1) > 0).any(1)
+    not_padding = ((masks == 0) & (ids != PADDING)).any(1)
+    for wrong, what, fix in (
+        (numbers == 0, "has no tokens", "give each text at least one"),
+        (masks[:, 0] == 0, "begins with padding", right),  # the model reads a text's first token as all of it
+        (holes & given, "has zeros between the ones of its mask", right),
+        (holes, f"has padding (id {PADDING}) between its tokens", f"{right}, or give text_masks"),
+        (not_padding, f"has other ids than {PADDING} where text_masks is 0", right),
+        (last == PADDING, f"ends with padding (id {PADDING}) where text_masks is 1", "write 0 there"),
+        (
+            (last == FIRST) & (numbers > 1),
+            f"ends with the id {FIRST} (<s>), as texts padded for other models do",
+            right,
+        ),
+    ):
+        if wrong.any():
+            array = "text_masks" if given else "text_ids"
+            raise UserError(f"text {wrong.argmax()} {what}", where=f"{where}: {array}", fix=fix)
 
 
 def write_answers(path: Path, outputs: Mapping[str, torch.Tensor]) -> None:

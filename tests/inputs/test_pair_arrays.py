@@ -49,11 +49,15 @@ def test_short_texts_are_filled_up_to_what_the_model_was_trained_with():
 
 
 def test_a_mask_is_made_of_the_padding():
-    ids = np.array([[0, 7, 1, 2, 1], [5, 1, 1, 1, 1]])
-    got = pairs(text_ids=ids, text_masks=None)
-    assert got.text_masks[:, :5].tolist() == [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]
-    given = pairs(text_ids=ids, text_masks=np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], np.uint8))
-    assert given.text_masks[0, :5].tolist() == [1, 1, 1, 1, 0]
+    got = pairs(text_ids=np.array([[0, 7, 2, 1, 1], [5, 1, 1, 1, 1]]), text_masks=None)
+    assert got.text_masks[:, :5].tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]
+
+
+def test_padding_inside_a_text_is_a_token_where_the_mask_says_so():
+    """As RoBERTa's tokenizer makes of "a <pad> b"."""
+    masks = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]], np.uint8)
+    got = pairs(text_ids=np.array([[0, 7, 1, 2, 1], [5, 1, 1, 1, 1]]), text_masks=masks)
+    assert got.text_masks[:, :5].tolist() == masks.tolist() and got.text_ids[0, :5].tolist() == [0, 7, 1, 2, 1]
 
 
 def test_one_image_goes_with_every_text_and_one_text_with_every_image():
@@ -98,6 +102,36 @@ BAD = {  # title -> case, what is changed, what is said
     "floats for a mask": (VQA, dict(text_masks=masks.astype(np.float32)), "text_masks is float32"),
     "an empty mask": (VQA, dict(text_masks=masks * [[1], [0]]), "text 1 has no tokens"),
     "a text of padding": (VQA, dict(text_ids=ids * [[0], [1]] + [[1], [0]], text_masks=None), "text 0 has no tokens"),
+    "a hole in a mask": (
+        VQA,
+        dict(text_masks=masks * ([1] * 4 + [0] + [1] * 5)),
+        r"text 0 has zeros between the ones of its mask \(x.npz: text_masks\): pad texts on the right, with the id 1",
+    ),
+    "padding between tokens": (
+        VQA,
+        dict(text_ids=np.where(np.arange(10) == 4, 1, ids), text_masks=None),
+        r"text 0 has padding \(id 1\) between its tokens \(x.npz: text_ids\)",
+    ),
+    "tokens that the mask calls padding": (
+        VQA,
+        dict(text_masks=masks * ([1] * 8 + [0] * 2)),
+        "text 0 has other ids than 1 where text_masks is 0",
+    ),
+    "another model's padding, masked": (
+        VQA,
+        dict(text_ids=ids * [[1] * 10, [1] * 7 + [0] * 3], text_masks=masks * [[1] * 10, [1] * 7 + [0] * 3]),
+        "text 1 has other ids than 1 where text_masks is 0",
+    ),
+    "another model's padding": (
+        VQA,
+        dict(text_ids=ids * [[1] * 10, [1] * 7 + [0] * 3], text_masks=None),
+        r"text 1 ends with the id 0 \(<s>\), as texts padded for other models do",
+    ),
+    "padding that the mask counts": (
+        VQA,
+        dict(text_ids=np.where(np.arange(10) < 8, ids, 1), text_masks=masks),
+        r"text 0 ends with padding \(id 1\) where text_masks is 1.*write 0 there",
+    ),
     "image size": (VQA, dict(pixel_values=pixels[:, :, :-1]), r"expected floats \[N, 3, 32, 32\]"),
     "grey images": (VQA, dict(pixel_values=pixels[:, :1]), r"expected floats \[N, 3, 32, 32\]"),
     "bytes for pixels": (VQA, dict(pixel_values=pixels.astype(np.uint8)), "pixel_values is uint8"),
