@@ -94,6 +94,7 @@ def build(
 
     checkpoint = _load(sources, opts)
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
+    _require_images_fit(opts, checkpoint)
     request = replace(request, options=opts)
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
@@ -126,6 +127,14 @@ def build(
             report = _verify(bundle, checkpoint, progress) if verify else None
             write_manifest(space.folder, bundle.manifest)  # only now can the bundle be opened
     return replace(result, bundle=open_bundle(out), report=report)
+
+
+def _require_images_fit(options: BuildOptions, checkpoint: Checkpoint) -> None:
+    prompts = get_family(checkpoint.config.family).prompts
+    most = prompts.most_images if prompts else None
+    if most is not None and options.max_images > most:
+        what = f"--max-images is {options.max_images}, but a prompt of this model has at most {most}"
+        raise UserError(what, where="--max-images", fix="leave --max-images out")
 
 
 def verify(

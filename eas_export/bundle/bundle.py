@@ -13,6 +13,7 @@ relative, so a bundle can be moved.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,6 +180,8 @@ def _read_manifest(path: Path) -> tuple[Manifest, bool]:
         what = f"the bundle cannot be read ({error.strerror})"
         raise UserError(what, where=path.parent, fix="check its permissions") from None
     except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(path.parent):
+            raise UserError("there is no such file or folder", where=path.parent, fix="check the path") from None
         what = "the path is not a bundle (it has no manifest.json)"
         raise UserError(what, where=path.parent, fix="give a folder that eas-export build wrote") from None
     except ValidationError as error:

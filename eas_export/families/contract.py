@@ -80,6 +80,7 @@ class PromptFormat:
     pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
     padding       the ids that rows of token ids are padded with: no prompt begins or ends with one
+    most_images   of a prompt, whatever a bundle is built for; None: any number
     next_turn     question -> the text of a later turn of a conversation, from the answer's end token on; None: the end token, then `format`
     tokenizer     (its files, the model's vocabulary) -> the tokenizer that the family was trained with; raises UserError
     """
@@ -90,6 +91,7 @@ class PromptFormat:
     pixels: Callable[[ModelConfig, "Image"], Tensor]
     placeholder: int | None = None
     padding: tuple[int, ...] = ()
+    most_images: int | None = None
     next_turn: Callable[[Question], str] | None = None
     tokenizer: Callable[[Sequence[Path], int], Tokenizer] = Tokenizer
 

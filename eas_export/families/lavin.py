@@ -121,13 +121,19 @@ def open_files(sources: Sources) -> tuple[Files, Tensors, dict[str, Any]]:
 
 
 def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
-    """Put the image in place of the prompt's first n_prompt zeros, which must be consecutive."""
+    """Put the image in place of the prompt's first n_prompt zeros, which must be consecutive. Without an image no prompt has several
+    zeros in a row: LLaMA's tokenizer writes none."""
+    n_prompt = config.vision.tokens
     if images == 0:
+        places = range(len(token_ids) - n_prompt + 1)
+        if n_prompt > 1 and any(not any(token_ids[start : start + n_prompt]) for start in places):
+            what = f"a prompt without an image has {n_prompt} zeros (n_prompt) in a row, where an image belongs"
+            fix = "give the image as pixel_values and image_row; a text prompt has no zeros, but 'Image: N/A'"
+            raise UserError(what, where="input_ids", fix=fix)
         return token_ids, []
     if images > 1:
         what = f"a prompt has {images} images"
         raise UserError(what, where="image_row", fix="give at most one image per prompt: LaVIN takes no more")
-    n_prompt = config.vision.tokens
     zeros = [position for position, token in enumerate(token_ids) if token == 0][:n_prompt]
     if len(zeros) < n_prompt or zeros[-1] - zeros[0] != n_prompt - 1:
         what = f"a prompt with an image has zeros at {zeros}, expected {n_prompt} (n_prompt) in a row"
@@ -160,7 +166,7 @@ LAVIN = Family(
     detect=detect,
     load=load,
     takes=("weights", "vision", "tokenizer", "router_temperature", "adapter_scale"),
-    prompts=PromptFormat(place_images, format_question, encode, pixels, padding=LLAMA_PADDING),
+    prompts=PromptFormat(place_images, format_question, encode, pixels, padding=LLAMA_PADDING, most_images=1),
     published_deviations=("published fold", "published dynamic decode"),
     witness=deferred(".families.witnesses.lavin:open_witness"),
 )

@@ -122,8 +122,10 @@ def _without_padding(arrays: Mapping, family: Family, where: str) -> tuple[NDArr
             padded = np.isin(end, family.prompts.padding) | again
             if padded.any():
                 row = padded.argmax()
-                what = f"row {row} {side} with the token id {end[row]}, as padding does"
-                raise UserError(what, where=f"{where}: input_ids", fix=PAD)
+                twice = "twice " if again[row] else ""
+                what = f"row {row} {side} {twice}with the token id {end[row]}, as padding does"
+                fix = f"{PAD}; for rows without padding prompt_lengths is {length} each"
+                raise UserError(what, where=f"{where}: input_ids", fix=fix)
     return ids, lengths
 
 

@@ -77,4 +77,6 @@ def test_what_cannot_be_checked_says_why(bundle_of, refused):
     assert "builds no engines to check" in refused("check", path, "--backend", "onnxruntime")
     assert "did you mean tensorrt-rtx" in refused("check", path, "--backend", "tensort-rtx")
     assert install_command("gpu") in refused("check", path, "--backend", "tensorrt")
-    assert "not a bundle" in refused("check", path / "nowhere")
+    for command in ("check", "run", "verify", "inspect", "bench"):
+        given = ("--prompt", "x") if command == "run" else ()
+        assert "there is no such file or folder" in refused(command, path / "nowhere", *given)

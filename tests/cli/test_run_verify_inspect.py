@@ -281,3 +281,12 @@ def test_inspect_shows_tables(bundle, refused, command):
     assert code == 0 and "shown without skipping" in " ".join(text.split())
     code, text, _ = command("inspect", GOLDEN / "lavin" / "noskip", "--skip", "1-2", "--json")
     assert json.loads(text)["plan"]["skipped"] == [1, 2]
+
+
+def test_a_prompt_of_lavin_has_one_image_whatever_a_bundle_is_built_for(tmp_path, refused):
+    said = refused(
+        "build", "--ckpt", golden_case("first").folder, "--out", tmp_path / "o", "--max-images", 2, "--dry-run"
+    )
+    assert "--max-images is 2, but a prompt of this model has at most 1" in said and said.endswith(
+        "leave --max-images out"
+    )

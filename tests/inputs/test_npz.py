@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import golden_case
+from conftest import TINY, golden_case
 
 from eas_export.core.errors import UserError
 from eas_export.families import get_family
@@ -27,6 +27,15 @@ def test_images_take_the_first_zeros():
 def test_a_row_without_an_image_is_a_text_prompt():
     prompts = inputs(pixel_values=None, image_row=None).prompts
     assert prompts.image_index.max() == -1 and prompts.pixel_values is None
+
+
+def test_a_place_without_its_image_is_no_text():
+    """Of LaVIN's six zeros, or the two of a small tower."""
+    arrays = {"input_ids": np.array([[1, 7, 0, 5, 0, 9], [1, 7, 0, 0, 5, 9]])}
+    with pytest.raises(
+        UserError, match=r"2 zeros \(n_prompt\) in a row, where an image belongs \(x: input_ids, row 1\)"
+    ):
+        make_inputs(arrays, TINY.checkpoint.config, get_family("lavin"), "x")
 
 
 def test_features_are_numbered_by_image_and_rows_by_image_row():

@@ -91,10 +91,17 @@ def test_padding_that_nothing_tells_is_refused(pad, side, said):
     arrays = masked(LLAVA.arrays("b3"), side, pad)
     del arrays["attention_mask"]
     refused(
-        f"{said} with the token id {pad}, as padding does .*input_ids.*pass attention_mask .*prompt_lengths",
+        f"{said} (twice )?with the token id {pad}, as padding does .*input_ids.*pass attention_mask .*prompt_lengths",
         LLAVA,
         arrays,
     )
+
+
+@pytest.mark.parametrize("case", [LLAVA, LAVIN], ids=lambda case: case.name)
+def test_a_row_that_ends_twice_in_an_id_says_so(case):
+    arrays = {"input_ids": np.array([[1, 7, 9], [1, 5, 5]])}
+    refused(r"row 1 ends twice with the token id 5.*without padding prompt_lengths is 3 each", case, arrays)
+    assert read(case, arrays | {"prompt_lengths": np.array([3, 3])}).input_ids.tolist() == arrays["input_ids"].tolist()
 
 
 @pytest.mark.parametrize("case", [LLAVA, LAVIN], ids=lambda case: case.name)
