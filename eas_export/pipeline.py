@@ -10,7 +10,15 @@ from typing import Any
 from .backends.opening import require_own_graphs_and_weights
 from .backends.runtime import device_named
 from .build.accounting import account
-from .build.artifacts import ANOTHER_BASE, Blueprint, describe, engine_targets, make_files, require_shared
+from .build.artifacts import (
+    ANOTHER_BASE,
+    Blueprint,
+    describe,
+    engine_targets,
+    make_files,
+    require_matrix_products,
+    require_shared,
+)
 from .build.difference import first_difference
 from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
@@ -101,6 +109,7 @@ def build(
     untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained, *tokenizer_notes(checkpoint))
     blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
+    require_matrix_products(blueprint)
     check_destination(out)
     shared = _open_base(Path(base), out, blueprint) if base else None
     estimates = estimate_build(blueprint, out, shared, verify)

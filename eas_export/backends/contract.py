@@ -1,7 +1,7 @@
 """The contract of a backend."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +66,13 @@ class Compiler:
     target  options -> the target that engines are built for; raises UserError where this machine cannot build any
     plan    (a graph's file, its spec, its store, target) -> its engine's plan; the files that it reads are in the file's folder
     layers  (a graph's file, its spec, its store) -> its layers as the builder parses them; raises UserError where it rejects the graph
+    lacks   compute capability -> dtypes of which it builds no matrix products for such GPUs
     """
 
     target: Callable[[BuildOptions], Target]
     plan: "Callable[[Path, GraphSpec, Store, Target], EnginePlan]"
     layers: "Callable[[Path, GraphSpec, Store], list[Layer]]"
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

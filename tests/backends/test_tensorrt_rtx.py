@@ -225,9 +225,12 @@ def test_embedded_weights_are_part_of_the_engine_and_of_its_key(bundle_of, monke
 
 def test_what_a_builder_refuses_is_one_line(bundle_of, refused, tmp_path):
     args = ("build", "--ckpt", CASE.folder, "--out", tmp_path / "o", "--no-verify", "--precision", "fp16")
-    turing = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "75")
-    assert "no float32 matrix products" in turing and "graph vision" in turing and "leave 7.5 out" in turing
-    assert not (tmp_path / "o").exists()
+    for dtype, more in (("float32", ()), ("bfloat16", ("--precision", "bf16", "--adapters", "drop"))):
+        turing = (*args, "--backend", "tensorrt-rtx", "--compute-capability", "75,86", *more)
+        said = refused(*turing)
+        assert f"no {dtype} matrix products for compute capability 7.5, which " in said and "leave 7.5 out" in said
+        assert refused(*turing, "--dry-run") == said  # before any work
+    assert not [*tmp_path.iterdir()]
     unknown = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "9.0,86")
     assert "does not support compute capability 9.0" in unknown and "80" in unknown and "120" in unknown
     assert "is not a list of compute capabilities" in refused(

@@ -42,11 +42,6 @@ REFUSALS = (
         f"build with --engine-weights bound, {LESS}",
     ),
     (
-        r"FP32 GEMM is not supported",
-        "compute capability 7.5 has no float32 matrix products, which routers and pooling need",
-        "leave 7.5 out of --compute-capability",
-    ),
-    (
         r"MyelinCheckException",
         "TensorRT's compiler fails on a part of the graph: a bug in this version",
         "try another version of TensorRT, and report the graph to NVIDIA",

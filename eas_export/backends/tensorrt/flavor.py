@@ -5,7 +5,7 @@ in one process. No torch here: engines are built in their own process (worker.py
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +38,7 @@ class Flavor:
     configure      (module, builder's config, target) applies its own settings; returns a function to call after the build, or None
     make_context   (module, engine, whether it runs on the same tensors repeatedly) -> execution context; None if it cannot
     supports       (module, compute capability) -> whether engines for such a GPU can be built
+    lacks          see contract.Compiler
     """
 
     backend: str
@@ -49,6 +50,7 @@ class Flavor:
     configure: Callable[[ModuleType, Any, Target], Callable[[], None] | None]
     make_context: Callable[[ModuleType, Any, bool], Any] = lambda trt, engine, stays: engine.create_execution_context()
     supports: Callable[[ModuleType, str], bool] = lambda trt, capability: True
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_backend(self, target: Callable[[BuildOptions], Target]) -> Backend:
         """Its Backend; modules that need torch or onnx_ir are imported when called."""
@@ -62,6 +64,7 @@ class Flavor:
                 target,
                 plan=deferred(".backends.tensorrt.build:plan_engine", self),
                 layers=deferred(".backends.tensorrt.build:list_layers", self),
+                lacks=self.lacks,
             ),
         )
 

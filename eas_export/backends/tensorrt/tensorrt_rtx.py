@@ -13,8 +13,7 @@ from ...core.options import BuildOptions
 from .flavor import Flavor, Refused
 
 BACKEND = "tensorrt-rtx"
-# Ampere, Ada and Blackwell. Turing (7.5) has no float32 matrix products
-CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")  # Ampere, Ada and Blackwell
 
 
 def configure(trt: ModuleType, config: Any, target: Target) -> None:
@@ -42,6 +41,7 @@ FLAVOR = Flavor(
     configure=configure,
     make_context=make_context,
     supports=lambda trt, capability: _member(trt, capability) is not None,
+    lacks={"7.5": ("float32", "bfloat16")},  # Turing
 )
 
 
