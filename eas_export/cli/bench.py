@@ -77,9 +77,8 @@ def bench(bundle: Path, plot: Path | None, as_json: bool, **options: Any) -> int
 
         require_drawable(plot, bundle)
     report = measure(bundle, progress=make_progress(as_json), **options)
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
+    print_json(report.model_dump(mode="json"), as_json)
+    if not as_json:
         print_report(report, stdout_console())
     if plot:
         with written_whole(plot) as file:

@@ -55,21 +55,20 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
     from .report import print_report
 
     result = run_pipeline(ckpt, out, verify=not no_verify, dry_run=dry_run, progress=make_progress(as_json), **options)
+    said = {
+        "bundle": str(out) if result.bundle else None,
+        "reused": result.reused,
+        "plan": result.plan.model_dump(mode="json"),
+        "options": result.request.options.model_dump(mode="json"),
+        "accounts": result.accounts.model_dump(mode="json"),
+        "needs": [each.model_dump(mode="json") for each in result.estimates],
+        "engines": as_plain(result.bundle.manifest.engine_files) if result.bundle else {},
+        "device_memory": as_plain(result.device),
+        "notes": result.notes,
+        "report": result.report.model_dump(mode="json") if result.report else None,
+    }
+    print_json(said, as_json)
     if as_json:
-        print_json(
-            {
-                "bundle": str(out) if result.bundle else None,
-                "reused": result.reused,
-                "plan": result.plan.model_dump(mode="json"),
-                "options": result.request.options.model_dump(mode="json"),
-                "accounts": result.accounts.model_dump(mode="json"),
-                "needs": [each.model_dump(mode="json") for each in result.estimates],
-                "engines": as_plain(result.bundle.manifest.engine_files) if result.bundle else {},
-                "device_memory": as_plain(result.device),
-                "notes": result.notes,
-                "report": result.report.model_dump(mode="json") if result.report else None,
-            }
-        )
         return 0 if result.report is None or result.report.ok else 1
     console = stdout_console()
     skipped = ", ".join(map(str, result.plan.skipped)) or "none"

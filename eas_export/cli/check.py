@@ -33,12 +33,12 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
     opened = open_bundle(bundle)
     checks = check_graphs(opened, backend, make_progress(as_json))
     lost = {name: found.lost for name, found in checks.items() if found.lost}
+    said = {
+        name: found.model_dump(mode="json") | {"kinds": found.kinds, "lost": found.lost}
+        for name, found in checks.items()
+    }
+    print_json({"bundle": str(bundle), "backend": backend, "ok": not lost, "graphs": said}, as_json)
     if as_json:
-        said = {
-            name: found.model_dump(mode="json") | {"kinds": found.kinds, "lost": found.lost}
-            for name, found in checks.items()
-        }
-        print_json({"bundle": str(bundle), "backend": backend, "ok": not lost, "graphs": said})
         return 1 if lost else 0
     console = stdout_console()
     rows = [

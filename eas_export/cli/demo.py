@@ -51,18 +51,16 @@ def _demo(out: Path, as_json: bool) -> int:
     start = time.monotonic()
     result = run(out, make_progress(as_json))
     report, seconds = result.built.report, time.monotonic() - start
-    if as_json:
-        print_json(
-            {
-                "bundle": str(out / BUNDLE),
-                "report": report.model_dump(mode="json"),
-                "answers": [each.model_dump(mode="json") for each in result.answers],
-                "examples": [each.as_json() for each in result.examples],
-                "answers_agree": result.answers_agree,
-                "seconds": round(seconds, 1),
-            }
-        )
-    else:
+    said = {
+        "bundle": str(out / BUNDLE),
+        "report": report.model_dump(mode="json"),
+        "answers": [each.model_dump(mode="json") for each in result.answers],
+        "examples": [each.as_json() for each in result.examples],
+        "answers_agree": result.answers_agree,
+        "seconds": round(seconds, 1),
+    }
+    print_json(said, as_json)
+    if not as_json:
         _show(result, out, seconds, stdout_console())
     return 0 if report.ok and result.answers_agree else 1
 

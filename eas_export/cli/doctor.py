@@ -15,8 +15,8 @@ def doctor(as_json: bool) -> int:
     from ..doctor import doctor as examine
 
     health = examine()
+    print_json(health.model_dump(mode="json") | {"ok": health.ok}, as_json)
     if as_json:
-        print_json(health.model_dump(mode="json") | {"ok": health.ok})
         return 0 if health.ok else 1
     console = stdout_console()
     machine = health.machine

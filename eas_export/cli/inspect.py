@@ -40,8 +40,8 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     from ..inspect import inspect as look
 
     facts = look(path, skip=skip, check=check, progress=make_progress(as_json), **sources)
+    print_json({key: as_plain(value) for key, value in facts.items()}, as_json)
     if as_json:
-        print_json({key: as_plain(value) for key, value in facts.items()})
         return
     console = stdout_console()
     config, plan = facts["config"], facts["plan"]

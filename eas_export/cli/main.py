@@ -7,7 +7,6 @@ A UserError never shows a traceback; a bug always does.
 
 import errno
 import io
-import json
 import os
 import signal
 import sys
@@ -122,10 +121,12 @@ def _stopped(what: str, where: str, error: BaseException) -> UserError:
 
 
 def _refuse(error: UserError, code: int = 2) -> int:
-    """Print an error, return the exit code. In a log it is one line; on a narrower terminal the fix starts a line, to be copied."""
-    if "--json" in sys.argv:
-        with suppress(OSError):  # the error may be that standard output's disk is full
-            print(json.dumps({"error": error.as_json()}), flush=True)
+    """Print an error, return the exit code. In a log it is one line; on a narrower terminal the fix starts a line, to be copied. --json-file
+    gets it once the command has started: until then the file may be another one."""
+    from .output import print_json
+
+    with suppress(OSError, UserError):  # the error may be that a disk is full
+        print_json({"error": error.as_json()}, "--json" in sys.argv)
     text, fix = " ".join(f"error: {error}".split()), " ".join(error.fix.split())
     width = line_width(sys.stderr, len(text))
     if len(text) > width:

@@ -1,8 +1,9 @@
 """Output of commands: tables for people, JSON for programs."""
 
+import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -14,17 +15,44 @@ from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.text import Text
 
+from ..core.errors import UserError
+from ..system.files import require_writable, written_whole
 from .width import fill, line_width
 
-json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object on standard output instead of tables, and progress as JSON lines on standard error.",
-)
 PIPED_WIDTH = 100  # columns, where COLUMNS does not say
 GAP = 2  # columns between those of a table
 PATH = click.Path(path_type=Path)
+json_file: Path | None = None  # where --json-file may be written: set when a command starts
+
+
+def json_option(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """--json, passed on as `as_json`, and --json-file (see `print_json`)."""
+
+    @functools.wraps(command)
+    def run(*, json_path: Path | None, **given: Any) -> int | None:
+        global json_file
+        json_file = None  # of an earlier command in this process
+        json_file = json_path and _require_own(json_path, given)
+        return command(**given)
+
+    to_file = "Also write that object to a file, which it replaces; standard output stays as it is."
+    run = click.option("--json-file", "json_path", type=PATH, help=to_file)(run)
+    as_json = (
+        "Print one JSON object on standard output instead of tables, and progress as JSON lines on standard error."
+    )
+    return click.option("--json", "as_json", is_flag=True, help=as_json)(run)
+
+
+def _require_own(path: Path, given: Mapping[str, Any]) -> Path:
+    """The path, before any work. Raises UserError where it cannot be written or is another file: of the command, or of a bundle."""
+    from ..bundle.manifest import MANIFEST
+
+    target = require_writable(path)
+    others = {value.resolve() for value in given.values() if isinstance(value, Path)}
+    if target in others or (target.parent / MANIFEST).exists():
+        kind = "a file that the command reads or writes" if target in others else "inside a bundle"
+        raise UserError(f"--json-file is {kind}", where=f"--json-file {path}", fix="give another name")
+    return target
 
 
 class PlainConsole(Console):
@@ -125,8 +153,14 @@ def as_plain(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1))
+def print_json(value: Any, as_json: bool) -> None:
+    """Print an object where --json is given, and write it where --json-file is."""
+    text = json.dumps(value, indent=1)
+    if as_json:
+        click.echo(text)
+    if json_file:
+        with written_whole(json_file) as file:
+            file.write(f"{text}\n".encode())
 
 
 def size(number: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.errors import UserError
+from . import output
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
@@ -104,7 +105,8 @@ def run(
     sampling, progress = _sampling(temperature=temperature, top_p=top_p, seed=seed), make_progress(as_json)
     options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume)
     if chat:
-        beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume, "json": as_json}
+        beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume}
+        beside |= {"json": as_json, "json-file": output.json_file}
         _chat(bundle, asked | beside, options)
         return
     questions = _questions(inputs, image_root, asked)
@@ -118,9 +120,8 @@ def run(
     if questions and not exif_rotate:
         _note_rotations(questions, progress)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
-    if as_json:
-        print_json(record)
-    elif shown:
+    print_json(record, as_json)
+    if shown and not as_json:
         stdout_console().print(shown)
 
 

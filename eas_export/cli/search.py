@@ -67,8 +67,8 @@ def show(report: "SearchReport", out: Path, as_json: bool) -> None:
 
     with written_whole(out / PLOT) as file:
         draw(report, file)
+    print_json(report.model_dump(mode="json"), as_json)
     if as_json:
-        print_json(report.model_dump(mode="json"))
         return
     console, bandit, losses = stdout_console(), report.bandit, report.held_out
     rows = [

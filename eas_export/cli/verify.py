@@ -75,9 +75,8 @@ def verify(bundle: Path, backend: tuple[str, ...], html: Path | None, as_json: b
     if html:
         _require_page(html, bundle)
     report = compare(bundle, backend=backend or None, progress=make_progress(as_json), **options)
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
+    print_json(report.model_dump(mode="json"), as_json)
+    if not as_json:
         print_report(report, stdout_console(), exits=True)
     if html:
         with written_whole(html) as file:
