@@ -1,5 +1,6 @@
 """eas-export check"""
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -53,9 +54,12 @@ def check(bundle: Path, backend: str, list_layers: bool, as_json: bool) -> int:
     ]
     columns = ["graph", "", "attentions recognised", "with a mask", "caches in place"]
     console.print(Table(f"{opened.path}, parsed by {backend}", columns, rows))
-    for name, found in checks.items():
-        console.print(f"layers of {name}: {', '.join(f'{kind} {count}' for kind, count in found.kinds.items())}")
+    counts = sum((Counter(found.kinds) for found in checks.values()), Counter())
+    rows = [[kind, *(str(found.kinds.get(kind, "")) for found in checks.values())] for kind, _ in counts.most_common()]
+    console.print(Table("layers as parsed, by kind", ["kind", *checks], rows, numbers=len(checks)))
     if list_layers:
         for name, found in checks.items():
-            console.print(Table(name, ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers]))
+            console.print(
+                Table(f"layers of {name}", ["kind", "layer"], [[layer.kind, layer.name] for layer in found.layers])
+            )
     return 1 if lost else 0

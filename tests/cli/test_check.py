@@ -24,12 +24,14 @@ def test_every_layer_has_its_kind(bundle_of, command):
     assert decode["kinds"]["ATTENTION_INPUT"] == decode["fused"] == decode["masked"] == decode["cached"] == kept
     assert sum(decode["kinds"].values()) == len(decode["layers"])
     assert all(layer["name"] and layer["kind"].isupper() for layer in decode["layers"])
+    blocks = CASE.checkpoint.config.vision.blocks
     code, text, _ = command("check", bundle.path, "--layers")
-    assert code == 0 and "as meant" in text and "KV_CACHE_UPDATE" in text
-    assert (
-        sum(line.startswith("ATTENTION_INPUT ") for line in text.splitlines())
-        == 2 * kept + CASE.checkpoint.config.vision.blocks
-    )
+    assert code == 0 and "as meant" in text
+    found = [line.split() for line in text.splitlines()]
+    assert ["kind", "vision", "prefill", "fold", "decode"] in found
+    assert ["ATTENTION_INPUT", *map(str, (blocks, kept, kept))] in found  # none in the fold
+    listed = [words[0] for words in found if len(words) == 2]
+    assert listed.count("ATTENTION_INPUT") == 2 * kept + blocks
 
 
 def test_an_expanded_bundle_is_shown_as_what_it_is(bundle_of, command):
