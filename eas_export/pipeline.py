@@ -157,6 +157,7 @@ def verify(
     backend: Sequence[str] | str | None = None,
     require: Sequence[str] | str = (),
     inputs: Path | str | None = None,
+    image_root: Path | str | None = None,
     steps: int | None = None,
     device: str = "cpu",
     against: str | None = None,
@@ -167,7 +168,7 @@ def verify(
 
     ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources; scale and temperature are those that the build was given
     backend                one or several that must run the bundle; None: ONNX Runtime and every backend that it has engines for
-    require, inputs        see verify/compare.Request
+    require, inputs, image_root  see verify/compare.Request
     steps                  decode steps, unless the inputs force tokens; None: 8, or as many as the bundle's limits allow
     device                 cpu or cuda: where PyTorch and ONNX Runtime run the bundle; the reference runs on the CPU
     against                "transformers": also compare the checkpoint's base path with transformers' own classes (families/witnesses)
@@ -199,7 +200,10 @@ def verify(
     chosen = None if backend is None else _names(backend)
     count = DEFAULT_STEPS if steps is None else steps
     file = None if inputs is None else Path(inputs)
-    request = ParityRequest(checkpoint, reference, chosen, _names(require), file, count, witness=witness, device=place)
+    root = None if image_root is None else Path(image_root)
+    request = ParityRequest(
+        checkpoint, reference, chosen, _names(require), file, count, witness=witness, device=place, image_root=root
+    )
     report = compare_bundle(opened, request, progress)
     if not negative_controls:
         return report

@@ -11,6 +11,7 @@ from . import output
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
+from .sources import image_root_option
 
 if TYPE_CHECKING:
     from ..core.progress import Progress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
 @click.option("--chat", is_flag=True, help="Ask line by line in one conversation, as on a terminal; see above.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file, see above; -: jsonl on standard input.")
-@click.option("--image-root", type=PATH, help="The folder of the images in a jsonl file.  [default: the file's own]")
+@image_root_option
 @click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
 @click.option("--resume", is_flag=True, help="Go on with the partial --outputs of an interrupted run on questions.")

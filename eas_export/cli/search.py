@@ -7,7 +7,7 @@ import click
 
 from .output import PATH, Table, json_option, print_json, stdout_console
 from .progress import make_progress
-from .sources import TOKENIZER
+from .sources import image_root_option, tokenizer_option
 
 if TYPE_CHECKING:
     from ..search.report import SearchReport
@@ -18,11 +18,12 @@ PLOT = "search.svg"
 @click.command()
 @click.option("--ckpt", type=PATH, required=True, help="A LLaVA folder with every attention, with or without adapters.")
 @click.option("--data", type=PATH, required=True, help="Questions with answers, one JSON object per line.")
+@image_root_option
 @click.option("--out", type=PATH, required=True, help="The new folder for the checkpoint, search.json and search.svg.")
 @click.option("--count", type=int, help="How many attentions to skip; the bandit finds out which.")
 @click.option("--skip", metavar="LIST", help="Skip these instead, like 20-31: no search, only the adapters' training.")
 @click.option("--vision", type=PATH, help="The CLIP folder, if it is not inside --ckpt.")
-@TOKENIZER
+@tokenizer_option
 @click.option("--policy", help="The bandit's update rule: lavin-code, meter-code or paper.  [default: lavin-code]")
 @click.option("--steps", type=int, help="Training steps of the search, with random skips.  [default: 2000]")
 @click.option("--warm-up", type=int, help="Steps of the search before the bandit's first comparison.  [default: 500]")

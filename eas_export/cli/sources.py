@@ -1,4 +1,4 @@
-"""Options for the paths of a checkpoint's files, the same in every command that reads one."""
+"""Options for the paths of a user's files, the same in every command that reads them."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,13 @@ import click
 
 from .output import PATH
 
-TOKENIZER = click.option(
+tokenizer_option = click.option(
     "--tokenizer",
     type=PATH,
     help="The tokenizer's file or folder, if it is not inside the checkpoint; it wins over the checkpoint's.",
+)
+image_root_option = click.option(
+    "--image-root", type=PATH, help="The folder of the images that a jsonl file names.  [default: the file's own]"
 )
 
 
@@ -26,7 +29,7 @@ def path_options(command: Callable) -> Callable:
             metavar="DIR",
             help="LLaVA: the original model, for attentions that the fine-tuned checkpoint lacks.",
         ),
-        TOKENIZER,
+        tokenizer_option,
     )
     for option in reversed(options):
         command = option(command)

@@ -8,7 +8,7 @@ import click
 from ..core.errors import UserError
 from .output import PATH, json_option, print_json, stdout_console
 from .progress import make_progress
-from .sources import path_options
+from .sources import image_root_option, path_options
 
 
 @click.command()
@@ -28,6 +28,7 @@ from .sources import path_options
     type=PATH,
     help="An npz or jsonl file as for run; each row is compared alone, then in batches. Default: prompts made from the config.",
 )
+@image_root_option
 @click.option(
     "--steps",
     type=int,

@@ -39,12 +39,16 @@ class Examples(Sequence[Example]):
 
     limits  the smallest limits that allow every prompt and its answer
 
+    path, image_root  see inputs/questions.read_questions
+
     Raises UserError for an invalid file, a question without an answer, and a prompt whose images do not match its text.
     """
 
-    def __init__(self, path: Path, config: ModelConfig, family: Family, tokenizer: Tokenizer):
+    def __init__(
+        self, path: Path, config: ModelConfig, family: Family, tokenizer: Tokenizer, image_root: Path | None = None
+    ):
         self.config, self.family, self.tokenizer = config, family, tokenizer
-        self.questions, self._kept, self._room = read_questions(path), {}, MOST_KEPT
+        self.questions, self._kept, self._room = read_questions(path, image_root), {}, MOST_KEPT
         for number, question in enumerate(self.questions, start=1):
             if question.answer is None:
                 fix = 'give every question an "answer" to train on'

@@ -41,6 +41,7 @@ def search(
     vision: Path | str | None = None,
     tokenizer: Path | str | None = None,
     device: str | None = None,
+    image_root: Path | str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> SearchReport:
@@ -48,6 +49,7 @@ def search(
 
     ckpt, vision, tokenizer  see families/contract.Sources: a model with all its attentions, with or without adapters
     data          a JSON-lines file of questions with answers (see calibration/README.md)
+    image_root    the folder that has the questions' images; None: that of `data`
     out           a folder for the checkpoint and search.json; an interrupted search in it is resumed
     count         number of attentions to skip, chosen by the bandit
     skip          or the attentions themselves, as for `build`: then there is no search, only training
@@ -78,7 +80,7 @@ def search(
         what = f"--count is {count}, out of range 1 to {sites}: the model has {sites} attentions"
         raise UserError(what, where="--count", fix=f"give 1 to {sites}")
     tokenizer = make_tokenizer(checkpoint.tokenizer, config)
-    examples = Examples(data, config, detect(ckpt), tokenizer)
+    examples = Examples(data, config, detect(ckpt), tokenizer, image_root and Path(image_root))
     split(len(examples), opts)
     images = examples.read_images(progress)
     sources = [record.sha256 for record in hash_sources(checkpoint, progress)]

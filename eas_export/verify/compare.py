@@ -38,6 +38,7 @@ class Request:
     backends    those that must run the bundle; None: ONNX Runtime, and every backend that the bundle has engines for
     require     backends that must run beside those
     inputs      an npz or jsonl file as for `run`; None: prompts made from the config
+    image_root  the folder that has the images of a jsonl file; None: the file's own
     steps       decode steps, as far as the limits allow; with inputs that hold forced_tokens, as many as those
     witness     a name, and what opens that implementation of the checkpoint's family: compared in a step of its own; None: none
     device      for backends that run on a CPU and on a GPU; blocks are compared, and faults traced to them, on a CPU only
@@ -53,6 +54,7 @@ class Request:
     thorough: bool = True
     witness: tuple[str, Callable[[], Any]] | None = None
     device: torch.device = CPU
+    image_root: Path | None = None
 
 
 def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None = None) -> ParityReport:
@@ -83,7 +85,7 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     _require_named_values(bundle)
     check_resources(estimate_verify(bundle), scratch_folder(bundle.path), "move the bundle to a disk with more of it")
     ledger_of: type[Ledger] = network_part(m.config, "ledger")
-    samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough)
+    samples = ledger_of.read_samples(bundle, request.inputs, request.steps, request.thorough, request.image_root)
     require_own_graphs_and_weights(bundle)
     opened = {name: open_for_verifying(bundle, name, request.device) for name in rows}
     runtimes = {name: found for name, found in opened.items() if isinstance(found, Runtime)}

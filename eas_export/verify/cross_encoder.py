@@ -89,8 +89,10 @@ class CrossEncoderLedger(Ledger):
         }
 
     @staticmethod
-    def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> dict[str, Pairs]:
-        """steps and longest have no effect: nothing is decoded, and every text is padded to one length."""
+    def read_samples(
+        bundle: Bundle, inputs: Path | None, steps: int, longest: bool, image_root: Path | None = None
+    ) -> dict[str, Pairs]:
+        """steps, longest and image_root have no effect: nothing is decoded, every text is padded to one length, and images are arrays."""
         config = bundle.manifest.config
         if inputs is None:
             return sample_pairs(config)

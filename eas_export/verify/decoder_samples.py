@@ -51,7 +51,9 @@ def join_samples(samples: Sequence[Sample]) -> Sample:
     return Sample(join_prompts([each.prompts for each in samples]), torch.cat([each.forced for each in samples], 1))
 
 
-def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Samples:
+def read_samples(
+    bundle: Bundle, inputs: Path | None, steps: int, longest: bool, image_root: Path | None = None
+) -> Samples:
     """Prompts from a file of arrays (.npz) or questions (.jsonl), as `run` takes them; made from the config without one. Raises
     UserError for what does not fit the model."""
     m = bundle.manifest
@@ -60,7 +62,7 @@ def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool)
     family = get_family(m.config.family)
     if holds_questions(inputs):
         tokenizer = open_tokenizer(bundle)
-        questions = read_questions(inputs)
+        questions = read_questions(inputs, image_root)
         for number, question in enumerate(questions, start=1):
             require_short(question, m.config, family, tokenizer, m.limits, question.where(number))
         prompts = {

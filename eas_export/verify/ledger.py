@@ -126,7 +126,9 @@ class Ledger:
         self.boundaries: dict[Block, Tensor] = {}
 
     @staticmethod
-    def read_samples(bundle: Bundle, inputs: Path | None, steps: int, longest: bool) -> Any:
+    def read_samples(
+        bundle: Bundle, inputs: Path | None, steps: int, longest: bool, image_root: Path | None = None
+    ) -> Any:
         """The constructor's `samples`. Raises UserError for inputs that do not fit the bundle."""
         raise NotImplementedError
 

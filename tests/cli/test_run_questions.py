@@ -89,6 +89,18 @@ def test_ids_come_back_with_the_answers(bundle_of, tmp_path, command, refused):
     assert "leave --image-root out" in refused("run", path, "--prompt", "x", "--image-root", tmp_path)
 
 
+def test_every_command_looks_for_images_where_it_is_told(bundle_of, plain, tmp_path, refused):
+    """They are found in one folder and missed in another."""
+    path, file = bundle_of(TINY, fold="lowrank").path, tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"question": "x", "image": PICTURE.name, "answer": "y"}) + "\n")
+    trained = ("search", "--ckpt", plain, "--out", tmp_path / "o", "--count", 1, "--data", file)
+    for asked in (("run", path, "--inputs", file), ("verify", path, "--inputs", file), trained):
+        missed = refused(*asked, "--image-root", tmp_path / "nowhere")
+        assert f"image {PICTURE.name!r}: there is no such file in {tmp_path / 'nowhere'}" in missed
+    samples = read_samples(open_bundle(path), file, 2, longest=False, image_root=PICTURE.parent)
+    assert samples.prompts["question 1"].pixel_values is not None
+
+
 def test_a_rotation_is_noted_and_applied_where_asked_for(bundle_of, tmp_path, command):
     path, exif = bundle_of(TINY, fold="lowrank").path, Image.Exif()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
