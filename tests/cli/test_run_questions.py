@@ -378,7 +378,7 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     (tmp_path / "x.json").write_text('{"prompt": "x"}\n')
     assert "questions as .jsonl" in refused("run", path, "--inputs", tmp_path / "x.json")
     plain = bundle_of(golden_case("first")).path
-    assert "no tokenizer.model" in refused("run", plain, "--prompt", "x")
+    assert "has no tokenizer" in refused("run", plain, "--prompt", "x")
 
 
 def test_answers_before_a_failure_are_kept(bundle_of, tmp_path, command):
