@@ -77,11 +77,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def notes(self) -> tuple[str, ...]:
         around = (not self.before, "begin without a start token"), (bool(self.after), "end with an end token")
-        said = (
-            f"prompts {how}: the tokenizer's files say so (add_bos_token, add_eos_token)"
-            for true, how in around
-            if true
-        )
+        said = (f"prompts {how}, as the tokenizer's files say" for unusual, how in around if unusual)
         return (*super().notes(), *said)
 
     def decode(self, ids: Sequence[int]) -> str:
