@@ -68,10 +68,7 @@ class TextModel:
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
         """Feed the next turn's text, one per row; see Conversation.extend."""
-        encoded = [self.tokenizer.encode(turn) for turn in turns]
-        for row, ids in enumerate(encoded):
-            require_known(ids, self.runtime.config, self.tokenizer, f"row {row}")
-        conversation.extend(encoded)
+        self._extend(conversation, [self.tokenizer.encode(turn) for turn in turns])
 
     def ask(self, conversation: Conversation, questions: Sequence[str | Question]) -> None:
         """Feed each row's next question, after its answer's end, in the family's format of several turns; see Conversation.extend. Raises
@@ -85,10 +82,15 @@ class TextModel:
         ended = torch.tensor([finish == Finish.EOS for finish in conversation.finish])
         conversation.pending = pending.masked_fill(ended, -1)  # the turn begins with the answer's end
         try:
-            conversation.extend(turns)
+            self._extend(conversation, turns)
         except UserError:
             conversation.pending = pending
             raise
+
+    def _extend(self, conversation: Conversation, turns: Sequence[list[int]]) -> None:
+        for row, ids in enumerate(turns):
+            require_known(ids, self.runtime.config, self.tokenizer, f"row {row}")
+        conversation.extend(turns)
 
     def stream(
         self, conversation: Conversation, max_new_tokens: int = 32, sampling: Sampling = GREEDY

@@ -321,6 +321,7 @@ def test_a_bundle_carries_it(checkpoint, tmp_path, command):
     for ask in (
         lambda: text.start([Question(prompt="a<pad>b")]),
         lambda: text.extend(text.start([Question(prompt="a")]), ["<pad>"]),
+        lambda: text.ask(text.start([Question(prompt="a")]), ["<pad>"]),
     ):
         with pytest.raises(
             UserError, match=r"the text has the token '<pad>' \(id 128\), but the model knows 128 tokens"
