@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..core.record import validated
 from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
-from .hugging_face import HfRecord, find_weights, read_folder, shown
+from .hugging_face import HfRecord, find_weights, quoted, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
 from .layouts import refuse_part
@@ -218,7 +218,7 @@ def guess_config(tensors: Tensors, name: str | None, file: str, place: str = "DI
     side = round((positions - 1) ** 0.5)
     others = (name or "").startswith("laion") or width > WIDEST
     if others or width % HEAD_WIDTH or side == 0 or side**2 != positions - 1:
-        what = f"the tower has no config.json, and {shown(name) if name else 'a tower'} of width {width} with {positions} positions is not OpenAI's CLIP"
+        what = f"the tower has no config.json, and {quoted(name) if name else 'a tower'} of width {width} with {positions} positions is not OpenAI's CLIP"
         raise UserError(what, where=file, fix=f"pass --vision {place}, the tower's folder with its config.json")
     return validated(
         ClipVisionConfig,

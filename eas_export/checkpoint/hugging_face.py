@@ -126,7 +126,7 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def shown(name: str) -> str:
+def quoted(name: str) -> str:
     """A path or a name on the hub that a file holds, whole unless none is so long, for messages."""
     return repr(name[:LONGEST_PATH])
 

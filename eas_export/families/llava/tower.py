@@ -19,7 +19,7 @@ from ...checkpoint.hf_clip import (
     towers_differ,
 )
 from ...checkpoint.hf_files import CONFIG_FILE
-from ...checkpoint.hugging_face import left_over, shown, stays_inside
+from ...checkpoint.hugging_face import left_over, quoted, stays_inside
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
 from ..contract import Sources
@@ -94,7 +94,7 @@ def _place(named: str | None, ckpt: Path) -> str:
 
 
 def _no_tower(named: str | None, ckpt: Path) -> UserError:
-    place, tower = _place(named, ckpt), shown(named) if named else "the tower"
+    place, tower = _place(named, ckpt), quoted(named) if named else "the tower"
     fix = f"pass --vision {place}" if place != "DIR" else f"download {tower} and pass --vision DIR"
     found = "is outside its folder" if place != "DIR" else "is not a folder there"
     said = f"names {tower}, which {found}" if named else "names none"
