@@ -26,6 +26,7 @@ _PUBLIC = {
     "open_bundle": ".bundle.bundle:open_bundle",
     "open_runtime": ".backends.opening:open_runtime",
     "open_model": ".generation.text_model:open_model",
+    "Progress": ".core.progress:Progress",
     "Question": ".families.processing.question:Question",
     "Sampling": ".generation.sampling:Sampling",
     "UserError": ".core.errors:UserError",

@@ -1,26 +1,67 @@
 """Describe a checkpoint or a bundle from its headers."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .backends.opening import require_own_graphs_and_weights, weights_in_memory
 from .build.accounting import account
 from .build.recipe import resolve
 from .bundle.bundle import Bundle, open_bundle
-from .bundle.manifest import MANIFEST
+from .bundle.manifest import MANIFEST, Accounts, FileRecord, SourceRecord
+from .core.configs import AnyConfig
 from .core.errors import UserError
-from .core.plan import choose_plan, disagreement, make_plan
+from .core.plan import SkipPlan, choose_plan, disagreement, make_plan
 from .core.precision import PRECISIONS
 from .core.progress import Progress
+from .core.record import Record
 from .families import load_checkpoint, tokenizer_notes
 from .families.contract import Sources
-from .networks.memory import device_memory, request_memory
+from .networks.memory import DeviceMemory, RequestMemory, device_memory, request_memory
+
+
+class Facts(Record):
+    """What is in a checkpoint or a bundle.
+
+    accounts   parameters and bytes before and after pruning
+    requests   fold mode -> memory of a request
+    precision  in which bytes are counted: a bundle's own, a checkpoint's in fp16
+    """
+
+    kind: Literal["checkpoint", "bundle"]
+    config: AnyConfig
+    plan: SkipPlan
+    accounts: Accounts
+    requests: dict[str, RequestMemory]
+    precision: str
+    notes: tuple[str, ...]
+
+
+class BundleFacts(Facts):
+    """What a bundle has in addition.
+
+    limits             those that its graphs depend on
+    files              name -> bytes
+    base               the bundle whose weights it shares
+    weights_in_memory  backend -> private bytes of the weights, beside the mapped file
+    device_memory      of engines, also where it has none
+    engines            name -> record
+    toolchain          versions of the tools that made it
+    """
+
+    fold: str
+    limits: dict[str, int]
+    files: dict[str, int]
+    base: SourceRecord | None
+    weights_in_memory: dict[str, int]
+    device_memory: DeviceMemory
+    engines: dict[str, FileRecord]
+    toolchain: dict[str, str]
 
 
 def inspect(
     path: Path | str, *, skip: str | None = None, check: bool = False, progress: Progress | None = None, **sources: Any
-) -> dict[str, Any]:
-    """Facts of a checkpoint or a bundle by name; values are records, numbers and texts.
+) -> Facts:
+    """What is in a checkpoint, or in a bundle: then as BundleFacts.
 
     skip     a checkpoint's attentions to skip
     check    read every byte of a bundle and compare its sha256 with the manifest's
@@ -47,23 +88,23 @@ def inspect(
     return _checkpoint_facts(path, skip, **given)
 
 
-def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
+def _bundle_facts(bundle: Bundle) -> BundleFacts:
     m = bundle.manifest
     used = {dim.limit for spec in m.graphs.values() for dim in spec.dims.values()}
     limits = {name: value for name, value in m.limits.model_dump().items() if name.replace("_", "-") in used}
-    return {
-        "kind": "bundle",
-        "config": m.config,
-        "plan": m.plan,
-        "accounts": m.accounts,
-        "requests": request_memory(m.config, m.plan, PRECISIONS[m.precision]),
-        "precision": m.precision,
-        "fold": m.fold,
-        "limits": limits,
-        "files": {name: record.bytes for name, record in m.files.items()},
-        "base": m.base,
-        "weights_in_memory": weights_in_memory(bundle),
-        "device_memory": device_memory(
+    return BundleFacts(
+        kind="bundle",
+        config=m.config,
+        plan=m.plan,
+        accounts=m.accounts,
+        requests=request_memory(m.config, m.plan, PRECISIONS[m.precision]),
+        precision=m.precision,
+        fold=m.fold,
+        limits=limits,
+        files={name: record.bytes for name, record in m.files.items()},
+        base=m.base,
+        weights_in_memory=weights_in_memory(bundle),
+        device_memory=device_memory(
             m.config,
             m.plan,
             PRECISIONS[m.precision],
@@ -71,13 +112,13 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
             m.fold,
             {name: entry.nbytes for name, entry in bundle.store.entries.items()},
         ),
-        "engines": m.engine_files,
-        "toolchain": m.toolchain,
-        "notes": m.notes,
-    }
+        engines=m.engine_files,
+        toolchain=m.toolchain,
+        notes=m.notes,
+    )
 
 
-def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
+def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> Facts:
     paths = {
         name: Path(sources.pop(name)) for name in ("weights", "vision", "base_weights", "tokenizer") if name in sources
     }
@@ -97,11 +138,12 @@ def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> dict:
     )
     precision = PRECISIONS["fp16"]
     accounts = account(checkpoint, plan, precision.dtype)
-    return {
-        "kind": "checkpoint",
-        "config": checkpoint.config,
-        "plan": plan,
-        "accounts": accounts,
-        "requests": request_memory(checkpoint.config, plan, precision),
-        "notes": tuple(notes),
-    }
+    return Facts(
+        kind="checkpoint",
+        config=checkpoint.config,
+        plan=plan,
+        accounts=accounts,
+        requests=request_memory(checkpoint.config, plan, precision),
+        precision="fp16",
+        notes=tuple(notes),
+    )

@@ -1,8 +1,11 @@
 """The way through Python, as the README shows it."""
 
 import importlib
+import inspect
 import pkgutil
 import shutil
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,10 @@ from meter_cases import MeterCase
 
 import eas_export
 from eas_export import UserError
+from eas_export.cli.main import cli
+from eas_export.core.options import BuildOptions
+from eas_export.families.contract import Sources
+from eas_export.search.report import SearchOptions
 
 
 def test_verify_takes_paths_and_opened_bundles(bundle_of):
@@ -56,10 +63,47 @@ def test_every_verb_is_a_function_whatever_was_imported(bundle_of, tmp_path):
     assert eas_export.verify(bundle_of(golden_case("first")), backend="pytorch", steps=1).verdict == "not run"
     (reply,) = eas_export.run(bundle.path, question, max_new_tokens=2)
     assert len(reply.tokens) == 2
-    assert eas_export.inspect(bundle.path)["precision"] == "fp32"
+    assert eas_export.inspect(bundle.path).precision == "fp32"
     assert set(eas_export.check(bundle)) == set(bundle.manifest.graphs)
     assert eas_export.doctor().ok
     with pytest.raises(UserError, match="unknown baseline 'nobody'"):
         eas_export.bench(bundle, against=["nobody"])
     with pytest.raises(UserError, match="either the number of attentions to skip or a list of them"):
         eas_export.search(TINY.folder, tmp_path / "x.jsonl", tmp_path / "s")
+
+
+ON_THE_COMMAND_LINE = {"as_json", "json_path", "html", "plot", "list_layers"}  # how results are shown
+OTHERWISE = {"no_verify": "verify"}
+FIELDS = {"build": BuildOptions.model_fields, "search": SearchOptions.model_fields}  # further keywords
+FIELDS["inspect"] = {field.name: field for field in fields(Sources)}
+
+
+@pytest.mark.parametrize("name", ["build", "verify", "bench", "search", "inspect", "check", "doctor"])
+def test_keywords_are_the_command_lines_options(name):
+    named = {*inspect.signature(getattr(eas_export, name)).parameters, *FIELDS.get(name, ())}
+    options = {OTHERWISE.get(each.name, each.name) for each in cli.get_command(None, name).params}
+    assert options - ON_THE_COMMAND_LINE <= named
+
+
+def test_long_work_says_how_far_it_is(bundle_of, plain, questions, tmp_path):
+    """To a Progress of one's own."""
+    stages = []
+
+    class Listed(eas_export.Progress):
+        @contextmanager
+        def stage(self, title, total=None, unit="bytes"):
+            stages.append(title)
+            yield lambda done: None
+
+    bundle, listed = bundle_of(TINY), Listed()
+    facts = eas_export.inspect(bundle.path, check=True, progress=listed)
+    assert (facts.kind, facts.fold, facts.files) == (
+        "bundle",
+        "weights",
+        {n: r.bytes for n, r in bundle.manifest.files.items()},
+    )
+    facts = eas_export.inspect(TINY.folder)
+    assert (facts.kind, facts.precision, facts.plan) == ("checkpoint", "fp16", TINY.plan)
+    options = {"tune_steps": 1, "batch": 1, "kept_rank": 4, "skipped_rank": 4, "progress": listed}
+    assert eas_export.search(plain, questions, tmp_path / "eas", skip="1", **options).skipped == (1,)
+    assert {"checking files", "reading images", "tuning", "writing the checkpoint"} <= {*stages}

@@ -39,6 +39,10 @@ class Block:
     def is_run(self) -> bool:
         return self.language == "sh" and self.marks not in NOT_RUN
 
+    @property
+    def is_program(self) -> bool:
+        return self.language == "python" and self.text.startswith("import eas_export\n")
+
     def commands(self) -> list[list[str]]:
         lines = re.sub(r"\\\n\s*", " ", self.text).splitlines()
         return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
@@ -84,7 +88,7 @@ def run_all(page: Path, command) -> None:
                 code, out, err = command(*arguments)
                 assert code == wanted, (arguments, out, err)
                 printed += (out + err).replace(str(Path.cwd()), "/home/me")
-        elif block.language == "python" and block.text.startswith("import eas_export\n"):
+        elif block.is_program:
             exec(compile(block.text, str(page), "exec"), {})
         elif block.language == "text" and printed:
             output = iter(map(lasting, printed.splitlines()))
@@ -97,7 +101,9 @@ def lasting(line: str) -> str:
     return " ".join(re.sub(r"\d+/s|\d+ s\b", "", line).split())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if any(block.is_run for block in blocks(ROOT / name))])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if any(block.is_run or block.is_program for block in blocks(ROOT / name))]
+)
 def test_every_command_runs_as_printed(name, doc_files, tmp_path, monkeypatch, command):
     page = ROOT / name
     folder = shutil.copytree(doc_files, tmp_path / "work")

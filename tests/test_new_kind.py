@@ -86,7 +86,7 @@ timed = eas_export.bench(out, prompt_tokens=6, new_tokens=2, batches=(1,), round
 print(json.dumps({
     "build": built.report.verdict, "fold": built.bundle.manifest.fold, "verify": found.verdict,
     "controls": [control.ok for control in found.controls], "tokens": answers["tokens"],
-    "kind": eas_export.inspect(out)["config"].kind, "check": list(eas_export.check(out)),
+    "kind": eas_export.inspect(out).config.kind, "check": list(eas_export.check(out)),
     "timed": {name: bool(each.steady) for name, each in timed.baselines.items()},
 }))
 """

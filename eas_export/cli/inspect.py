@@ -9,7 +9,7 @@ from ..core.configs import AnyConfig
 from ..core.plan import SkipPlan
 from ..networks import network_part
 from .build_options import SETTINGS, build_options
-from .output import PATH, Table, as_plain, json_option, print_json, size, stdout_console
+from .output import PATH, Table, json_option, print_json, size, stdout_console
 from .progress import make_progress
 from .sources import path_options
 
@@ -37,35 +37,36 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     eas-export inspect data/
     eas-export inspect lavin-7b.bundle --json
     """
+    from ..inspect import BundleFacts
     from ..inspect import inspect as look
 
     facts = look(path, skip=skip, check=check, progress=make_progress(as_json), **sources)
-    print_json({key: as_plain(value) for key, value in facts.items()}, as_json)
+    print_json(facts.model_dump(mode="json"), as_json)
     if as_json:
         return
     console = stdout_console()
-    config, plan = facts["config"], facts["plan"]
-    console.print(f"{path}: {facts['kind']}, {config.family}")
+    config, plan = facts.config, facts.plan
+    console.print(f"{path}: {facts.kind}, {config.family}")
     console.print(model_table(config, plan))
-    console.print(accounts_table(facts["accounts"], facts.get("precision", "fp16")))
-    if facts["requests"]:
-        console.print(memory_table(facts["requests"]))
-    if facts.get("files"):
-        rows = [[name, size(number)] for name, number in facts["files"].items()]
+    console.print(accounts_table(facts.accounts, facts.precision))
+    if facts.requests:
+        console.print(memory_table(facts.requests))
+    if isinstance(facts, BundleFacts):
+        rows = [[name, size(number)] for name, number in facts.files.items()]
         console.print(Table("files", ["file", "size"], rows, numbers=1))
-        limits = ", ".join(f"{name} {value}" for name, value in facts["limits"].items())
-        console.print(f"precision {facts['precision']}, fold {facts['fold']}; limits: {limits}")
-        console.print(device_table(facts["device_memory"]))
-        if facts["engines"]:
-            console.print(engines_table(facts["engines"]))
-        for backend, number in facts["weights_in_memory"].items():
+        limits = ", ".join(f"{name} {value}" for name, value in facts.limits.items())
+        console.print(f"precision {facts.precision}, fold {facts.fold}; limits: {limits}")
+        console.print(device_table(facts.device_memory))
+        if facts.engines:
+            console.print(engines_table(facts.engines))
+        for backend, number in facts.weights_in_memory.items():
             said = f"{size(number)}, widened in each graph" if number else "none, the file is memory-mapped"
             console.print(f"private memory of the weights on {backend}: {said}")
-        if facts["base"]:
-            console.print(f"weights.safetensors is shared with {facts['base'].name}, its --base")
+        if facts.base:
+            console.print(f"weights.safetensors is shared with {facts.base.name}, its --base")
         if check:
             console.print("the sha256 of every file is the manifest's")
-    for note in facts["notes"]:
+    for note in facts.notes:
         console.print(f"note: {note}")
 
 

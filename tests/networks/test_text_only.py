@@ -46,7 +46,7 @@ def test_it_answers_as_the_model_with_a_tower_does_on_text(bundle_of, text_only,
     )
     assert max_error(ours, theirs.numpy()) < 1e-5
     assert eas_export.verify(bundle).verdict == "self-consistent"
-    assert eas_export.inspect(bundle.path)["limits"] == {"max_batch": 1 if fold == "weights" else 8} | SHORT
+    assert eas_export.inspect(bundle.path).limits == {"max_batch": 1 if fold == "weights" else 8} | SHORT
 
 
 def test_images_are_refused(text_only, tmp_path):
