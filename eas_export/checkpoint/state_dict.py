@@ -22,7 +22,7 @@ T = TypeVar("T")
 # Inside a key: a wrapped part of the model. Before all of it they are prefixes like any other
 WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 NUMBER = re.compile(r"\.(?:\d+|\{\w+\})(?=\.|$)")
-ALONE = "save the model's state dict alone: torch.save({key: tensor, ...}, FILE)"
+ALONE = "save the state dict of one model alone: torch.save(model.state_dict(), FILE)"
 
 
 def read_state(

@@ -1,8 +1,8 @@
 """METER-EAS: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
 
-Format, from the published training code: {state_dict, hyper_parameters.config, ...}. Every attention is in the file, even the
-skipped ones. Checkpoints of the search record the attentions' scores (nas_gate) and how many were skipped (skip_num); others do not
-record the skip list. No file records RoBERTa's number of heads.
+Format, from the published training code: {state_dict, hyper_parameters.config, ...}; a state dict alone is read, too. Every attention is
+in the file, even the skipped ones. Checkpoints of the search record the attentions' scores (nas_gate) and how many were skipped
+(skip_num); others do not record the skip list. No file records RoBERTa's number of heads.
 """
 
 import reprlib

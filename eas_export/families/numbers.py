@@ -34,15 +34,20 @@ def settle(
     Raises UserError where file and option contradict each other, and one for all that are missing.
     """
     found: dict[str, int | None] = {}
+    contradicted: dict[str, int] = {}
     for field, number in numbers.items():
         given, recorded = getattr(sources, field), settings.get(number.recorded)
         if given is None and recorded is not None:
             found[field] = setting(settings, number.recorded, file, f"pass {_option(field)} N ({number.usual})")
-        elif type(recorded) is int and recorded != given:
-            what = f"{_option(field)} is {given}, but the checkpoint's {number.recorded} is {recorded}"
-            raise UserError(what, where=file, fix=f"pass {_option(field)} {recorded}, or leave it out")
         else:
             found[field] = known.get(field) if given is None else given
+            if type(recorded) is int and recorded != given:
+                contradicted[field] = recorded
+    if contradicted:
+        ours = _listed([f"{field} is {found[field]}" for field in contradicted])
+        theirs = _listed([f"{numbers[field].recorded} is {value}" for field, value in contradicted.items()])
+        options = _listed([f"{_option(field)} {value}" for field, value in contradicted.items()])
+        raise UserError(f"{ours}, but in the checkpoint {theirs}", where=file, fix=f"pass {options}")
     if missing := {field: numbers[field] for field, value in found.items() if value is None}:
         what = f"the checkpoint does not record {_listed([number.what for number in missing.values()])}"
         options = [f"{_option(field)} N ({number.usual})" for field, number in missing.items()]

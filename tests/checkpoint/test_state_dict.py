@@ -95,7 +95,7 @@ def test_two_state_dicts_are_one_too_many(tmp_path):
     file = save(tmp_path, {"model": state("module."), "ema": state(), "optimizer": {"lr": torch.ones(1)}})
     with pytest.raises(UserError, match="holds 2 state dicts that fit: 'model' and 'ema'") as raised:
         read_state(file, LLAMA_KEYS)
-    assert raised.value.where == str(file) and "state dict alone" in raised.value.fix
+    assert raised.value.where == str(file) and "of one model alone" in raised.value.fix
     assert list(read_state(file, LLAMA_KEYS, "ema")[0]) == META  # where the published code has it
     assert list(read_state(save(tmp_path, state() | {"ema": state("x.")}), LLAMA_KEYS)[0]) == META
     with pytest.raises(UserError, match="holds 2 state dicts that fit: the file itself and 'ema'"):
@@ -107,7 +107,7 @@ def test_the_first_key_of_a_file_that_does_not_fit_is_shown(tmp_path):
         read_state(save(tmp_path, {"model": {"a.b": torch.ones(2)}}), LLAMA_KEYS, "model")
 
 
-def test_a_key_of_a_million_names_takes_no_time():
+def test_a_key_of_many_names_takes_no_time():
     started = time.process_time()
-    names([*META, "a." * 1_000_000])
-    assert time.process_time() - started < 5
+    names([*META, "a." * 40_000])
+    assert time.process_time() - started < 1

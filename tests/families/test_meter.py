@@ -12,6 +12,7 @@ import torch
 from meter_cases import MeterCase, opened
 from synthetic_meter import MeterShape, meter_shapes
 
+from eas_export.build.recipe import resolve
 from eas_export.core.configs.cross_encoder import Attention
 from eas_export.core.errors import UserError
 from eas_export.core.plan import SkipEvidence, choose_plan, disagreement, make_plan
@@ -21,6 +22,7 @@ from eas_export.families.meter import METER
 from eas_export.networks.prune import prune
 
 CASE = MeterCase("vqa_skip10")
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def changed(tmp_path: Path, change) -> Path:
@@ -48,21 +50,30 @@ def test_what_a_file_says(tmp_path):
     assert detect(CASE.file.parent) is get_family("meter")  # a folder with one file
 
 
-@pytest.mark.parametrize("task, answers", [("vqa", 3129), ("nlvr2", 2), ("retrieval", 1)])
-def test_the_published_sizes_need_no_option(monkeypatch, task, answers):
-    """Of RoBERTa base; nothing is read."""
+PUBLISHED = {"vqa": ("vqa2", 3129, 50), "nlvr2": ("nlvr2", 2, 50), "retrieval": ("flickr30k", 1, 40)}
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_sizes_need_no_option(monkeypatch, task):
+    """Of RoBERTa base, and of a file that records nothing beside a recipe; no tensor is read."""
     from eas_export.checkpoint.lazy_tensor import LazyTensor
     from eas_export.families import meter
 
     def unread():
         raise AssertionError("a tensor was read")
 
+    recipe, answers, length = PUBLISHED[task]
     shapes = meter_shapes(MeterShape(task=task, answers=answers))
     tensors = {key: LazyTensor(size, torch.float32, key, unread) for key, size in shapes.items()}
-    settings = {"num_heads": 12, "max_text_len": 50}
+    settings = {"num_heads": 12, "max_text_len": length}
     monkeypatch.setattr(meter, "read_lightning", lambda file, table: (tensors, settings))
     config = METER.load(Sources(CASE.file)).config
     assert (config.text.heads, config.answers, config.task, config.image_tokens) == (12, answers, task, 577)
+    assert (config.heads, config.text_length) == (12, length)
+    given = resolve(RECIPES / f"meter-{recipe}.yaml", {}).options.settings
+    assert METER.load(Sources(CASE.file, **given)).config == config
+    settings.clear()
+    assert METER.load(Sources(CASE.file, **given)).config == config
 
 
 def test_every_tensor_of_the_network_is_there_and_no_other():
@@ -265,8 +276,12 @@ def test_all_that_is_missing_is_named_at_once(tmp_path):
 
 
 GIVEN = [
-    (dict(text_length=9), r"--text-length is 9, but the checkpoint's max_text_len is 10.*pass --text-length 10, or"),
-    (dict(cross_heads=6), r"--cross-heads is 6, but the checkpoint's num_heads is 4.*pass --cross-heads 4, or leave"),
+    (dict(text_length=9), r"text_length is 9, but in the checkpoint max_text_len is 10 .*pass --text-length 10"),
+    (
+        dict(text_length=50, cross_heads=12),
+        r"text_length is 50 and cross_heads is 12, but in the checkpoint max_text_len is 10 and num_heads is 4 "
+        r".*pass --text-length 10 and --cross-heads 4",
+    ),
 ]
 
 

@@ -23,7 +23,7 @@ from eas_export.families.contract import Sources
 Change = Callable[[Path], None]
 
 
-def check(path: Path, want: tuple[dict[str, torch.Tensor], dict], **options: int) -> None:
+def check(path: Path, want: tuple[dict[str, torch.Tensor], dict], **options: object) -> None:
     checkpoint = load_checkpoint(Sources(path, **options))
     assert checkpoint.config.model_dump() == want[1]
     assert checkpoint.tensors.keys() == want[0].keys()

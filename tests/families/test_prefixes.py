@@ -16,8 +16,10 @@ from reference import naive
 from synthetic_llava import LlavaShape, write_llava
 from test_naive_loaders import check
 
+from eas_export.core.errors import UserError
+from eas_export.core.progress import Progress
 from eas_export.families import detect, load_checkpoint
-from eas_export.families.contract import Sources
+from eas_export.families.contract import Ranks, Sources
 
 PREFIXES = (
     "module.",
@@ -145,15 +147,21 @@ def test_a_state_dict_alone_is_read(name, tmp_path):
     adapters = next(LAVIN.glob("checkpoint-*.pth"))
     assert detect(Path(shutil.copy(adapters, tmp_path / "adapters.pth"))).name == "lavin"
     with torch.serialization.safe_globals([argparse.Namespace]):
-        torch.save(torch.load(adapters, weights_only=True)["model"], tmp_path / "adapters.pth")
-    assert detect(tmp_path / "adapters.pth").name == "lavin"
+        saved = torch.load(adapters, weights_only=True)
+    torch.save(saved["model"], tmp_path / "adapters.pth")
+    paths = {"weights": next(LAVIN.glob("weights/*")), "vision": next(LAVIN.glob("clip/*.pth"))}
+    numbers = {"adapter_scale": saved["args"].adapter_scale, "router_temperature": saved["args"].temperature}
+    check(tmp_path / "adapters.pth", naive_lavin(LAVIN), **paths, **numbers)
+
+
+def test_an_unknown_torch_file_shows_its_first_key(tmp_path):
+    torch.save({"model": {"net.a": torch.ones(2), "net.b": torch.ones(2)}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"not a checkpoint of a known family: its first key is net.a .*meter: a Light"):
+        detect(tmp_path / "x.pth")
 
 
 def test_training_and_a_base_model_with_prefixes(tmp_path):
     """Both read folders, too: what is written has the published keys."""
-    from eas_export.core.progress import Progress
-    from eas_export.families.contract import Ranks
-
     base = write_llava(tmp_path / "base", LlavaShape(layers=2, skip=(), search=True))
     fine = write_llava(tmp_path / "fine", LlavaShape(layers=2, skip=(1,)))
     want = load_checkpoint(Sources(fine, base_weights=base))

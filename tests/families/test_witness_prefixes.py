@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_prefixes import FORMS, LAVIN, LLAVA, METER, llava, rewrite
+from test_prefixes import FORMS, LAVIN, LLAVA, METER, behind, llava, rewrite
 
+from eas_export.core.errors import UserError
 from eas_export.families import get_family
 from eas_export.families.contract import Sources
 from eas_export.families.witnesses import Witnessed
@@ -42,6 +43,14 @@ def test_llava(form, tmp_path):
     model, tower, _ = FORMS[form]
     pixels = torch.randn(1, 3, 14, 14, generator=torch.Generator().manual_seed(1))
     assert same(text_and_image(LLAVA, pixels), text_and_image(llava(tmp_path / "data", model, tower), pixels))
+
+
+def test_an_entry_of_a_hugging_face_file_is_not_found_by_transformers(tmp_path):
+    folder = shutil.copytree(LLAVA, tmp_path / "data")
+    for file in folder.glob("*.bin"):
+        rewrite(file, behind(""), "state_dict")
+    with pytest.raises(UserError, match=r"transformers finds no tensor for .* with no tensors inside an entry"):
+        text_and_image(folder, torch.zeros(1, 3, 14, 14))
 
 
 def test_meter(tmp_path):

@@ -118,7 +118,8 @@ def require_all(missing: Iterable[str], folder: object) -> None:
     """Raise UserError that names the first tensor, if transformers misses any in a folder's files."""
     if first := min(missing, default=None):
         what = f"transformers finds no tensor for {first}"
-        raise UserError(what, where=folder, fix="check that the files are whole; verify without --against")
+        fix = "check that the files are whole, with no tensors inside an entry such as state_dict; or verify without --against"
+        raise UserError(what, where=folder, fix=fix)
 
 
 def llama_config(transformers: ModuleType, folder: object) -> Any:
