@@ -32,16 +32,20 @@ if TYPE_CHECKING:
 @click.option("--context", metavar="TEXT", help="Background text for --question.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
-@click.option("--chat", is_flag=True, help="Ask line by line in one conversation, as on a terminal; see above.")
+@click.option("--chat", is_flag=True, help="Talk in turns, a line each; see above.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file, see above; -: jsonl on standard input.")
 @image_root_option
 @click.option("--exif-rotate", is_flag=True, help="Turn images as their EXIF data say, which no published code does.")
 @click.option("--outputs", type=PATH, help="File to write: .npz for npz inputs, .jsonl for others.")
-@click.option("--resume", is_flag=True, help="Go on with the partial --outputs of an interrupted run on questions.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the partial --outputs of an interrupted run on questions, if there is one.",
+)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
-    help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}]",
+    help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}, in a chat 512]",
 )
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0, greedy]")
 @click.option(
@@ -73,7 +77,14 @@ def run(
     eas-export run lavin-7b.bundle --question "Which is larger?" \\
         --option "the sun" --option "the moon"
     eas-export run lavin-7b.bundle --inputs questions.jsonl --outputs out.jsonl
+    eas-export run lavin-7b.bundle --inputs questions.jsonl --outputs out.jsonl \\
+        --resume
+    eas-export run lavin-7b.bundle --chat --image cat.png
+    echo "What is shown?" | eas-export run lavin-7b.bundle --question -
     eas-export run lavin-7b.bundle --inputs x.npz --outputs y.npz
+
+    --chat answers line by line in one conversation: /reset forgets what was said, /image FILE starts again with an image, Ctrl-C ends an
+    answer, Ctrl-D the chat. Why answers ended, and tokens per second, are on standard error.
 
     A row ends at the model's end token (eos), after --max-new-tokens (length), or at the bundle's --max-tokens (limit).
     A lowrank bundle answers as many questions at once as it was built for (--max-batch).
@@ -85,7 +96,8 @@ def run(
     \b
     --inputs X.jsonl, an object per line:
       {"prompt": ..} or {"question": .., "context": .., "options": [..]},
-      and "image": a path relative to the file, or a list of them
+      and "image": a path, or a list of them, inside the file's folder or
+      --image-root; or LLaVA's {"question_id": .., "text": .., "image": ..}
     --inputs X.npz:
       input_ids       [B, S] integers; LaVIN: with an image's placeholder zeros,
                       without the modality token; LLaVA: -200 for each image
