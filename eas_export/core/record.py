@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,11 +30,15 @@ def refusal(error: ValidationError, record: type[BaseModel], kind: str, where: o
         close = difflib.get_close_matches(key, record.model_fields, n=1)
         fix = f"did you mean {close[0]}?" if close else f"the {kind}s are: {', '.join(record.model_fields)}"
         return UserError(f"unknown {kind} {reprlib.repr(key)}", where=where, fix=fix)
-    reason = first["msg"].removeprefix("Value error, ")
     if key:
-        return UserError(f"{key} is {shown(first['input'])}: {reason}", where=where, fix=f"correct the {kind}")
-    what, _, fix = reason.partition(": ")  # of values that do not go together, a record may say what to do
+        return UserError(_reason(first), where=where, fix=f"correct the {kind}")
+    what, _, fix = _reason(first).partition(": ")  # of values that do not go together, a record may say what to do
     return UserError(what, where=where, fix=fix or f"the {kind}s are: {', '.join(record.model_fields)}")
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    key, reason = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    return f"{key} is {shown(error['input'])}: {reason}" if key else reason
 
 
 class KeyTwice(Exception):
@@ -56,7 +60,7 @@ def validated(record: type[R], where: object, fix: str, **values: Any) -> R:
     try:
         return record(**values)
     except ValidationError as error:
-        raise UserError(refusal(error, record, "size", where).what, where=where, fix=fix) from None
+        raise UserError(_reason(error.errors()[0]), where=where, fix=fix) from None
 
 
 def shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from conftest import GOLDEN, TINY, golden_case
 from safetensors.torch import save_file
 
 from eas_export.checkpoint.hugging_face import find_weights, left_over, read_folder
+from eas_export.checkpoint.keys import Key
 from eas_export.core.errors import UserError
 from eas_export.families import load_checkpoint, make_tokenizer
 from eas_export.families.contract import Sources
@@ -17,6 +18,7 @@ from eas_export.families.processing.image_processor import read_image
 from eas_export.inspect import inspect
 
 LLAVA = GOLDEN / "llava" / "a"
+KEYS = {key: Key(key, (2,)) for key in ("t", "t1", "t2")}
 PARTS = {  # files of a layout -> its name, and the tool
     ("adapter_config.json", "adapter_model.safetensors"): ("a LoRA", r"merge_and_unload\(\).*scripts/merge_lora_weights"),
     ("adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin"): ("a LoRA", "merge_lora_weights"),
@@ -96,7 +98,7 @@ def shards(folder: Path, suffix: str, number: float, present: tuple[int, ...] = 
 
 
 def read_values(folder: Path) -> set[float]:
-    return {float(value) for tensor in read_folder(folder)[0].values() for value in tensor.read()}
+    return {float(value) for tensor in read_folder(folder, KEYS)[0].values() for value in tensor.read()}
 
 
 def test_an_index_without_any_shard_is_passed_over(tmp_path):
@@ -117,7 +119,7 @@ def test_an_index_with_some_of_its_shards_is_an_error_that_says_what_to_do(tmp_p
     shards(tmp_path, ".safetensors", 1.0, present=(2,))
     shards(tmp_path, ".bin", 2.0)
     with pytest.raises(UserError) as error:
-        read_folder(tmp_path)
+        read_folder(tmp_path, KEYS)
     assert "model-00001-of-00002.safetensors of model.safetensors.index.json is missing" in error.value.what
     assert "or move model.safetensors.index.json elsewhere to read pytorch_model.bin.index.json" in error.value.fix
     (tmp_path / "model.safetensors.index.json").unlink()
@@ -128,7 +130,7 @@ def test_nothing_but_a_left_over_index_is_an_error(tmp_path):
     shards(tmp_path, ".safetensors", 1.0, present=())
     assert find_weights(tmp_path).name == "model.safetensors.index.json"
     with pytest.raises(UserError, match=r"is missing .*copy all shards again$"):
-        read_folder(tmp_path)
+        read_folder(tmp_path, KEYS)
 
 
 def test_a_left_over_index_is_noted(tmp_path):
