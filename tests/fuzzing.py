@@ -51,7 +51,7 @@ from eas_export.core.errors import UserError
 from eas_export.core.plan import SkipEvidence, choose_plan, make_plan
 from eas_export.core.precision import PRECISIONS
 from eas_export.demo import RECIPE
-from eas_export.families import detect, get_family, load_checkpoint, make_tokenizer
+from eas_export.families import FAMILIES, detect, get_family, load_checkpoint, make_tokenizer
 from eas_export.families.contract import Sources
 from eas_export.families.processing.hf_tokenizer import HuggingFaceTokenizer
 from eas_export.families.processing.image_processor import read_image
@@ -64,6 +64,8 @@ from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
 from eas_export.pipeline import _kept_report
 
+for name in FAMILIES:  # each is asked whether a file is its own: imported before what a case does is watched
+    get_family(name)
 CHECKPOINT = Path(__file__).parent / "tiny" / "lavin"
 
 MAX_GROWTH_BYTES = 1 << 30
