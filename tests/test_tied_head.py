@@ -99,7 +99,7 @@ def test_a_head_is_tied_where_transformers_ties_it(tmp_path, title, form):
     assert built.report.verdict == "same as the checkpoint" == verify(bundle, folder).verdict
     assert bundle.manifest.config.tied_head == tied
     notes = (*(NOTE if title == "a head of its own" else ()), NO_TOKENIZER)
-    assert bundle.manifest.notes == inspect(folder)["notes"] == notes
+    assert bundle.manifest.notes == inspect(folder).notes == notes
     opened = [open_runtime(bundle, name) for name in RUN_HERE]
     for runtime in (*opened, open_stand_in(bundle).runtime, in_parts(bundle)):
         assert max_error(logits_of(runtime), want) < FP32

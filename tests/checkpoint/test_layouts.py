@@ -137,7 +137,7 @@ def test_a_left_over_index_is_noted(tmp_path):
     folder = shutil.copytree(LLAVA, tmp_path / "llava")
     for place in (folder, folder / "vision_tower"):
         shards(place, ".safetensors", 1.0, present=())
-    notes = [note for note in inspect(folder)["notes"] if "left over" in note]
+    notes = [note for note in inspect(folder).notes if "left over" in note]
     assert len(notes) == 2 and load_checkpoint(Sources(folder)).config == load_checkpoint(Sources(LLAVA)).config
 
 

@@ -163,7 +163,7 @@ def test_which_tower_is_built(trained, folder_named, tmp_path):
         vision = (folder / "vision_tower").rename(tmp_path / "clip")
     report, _ = witnessed(folder, tmp_path / "a.bundle", vision=vision)
     assert report.verdict == "same as the checkpoint", report.first_divergence
-    notes = " ".join(inspect(tmp_path / "a.bundle")["notes"])
+    notes = " ".join(inspect(tmp_path / "a.bundle").notes)
     name = "clip" if vision else "vision_tower"
     if trained:
         assert f"the checkpoint's own is built, not that of {name}" in notes
@@ -184,19 +184,19 @@ def test_a_tower_that_was_only_rounded_is_no_other_tower(dtype, tmp_path):
     own_tower(folder)
     held = {k: t.to(dtype) if "vision_tower" in k else t for k, t in read_folder(folder).items()}
     torch.save(held, folder / "pytorch_model.bin")
-    assert inspect(folder)["notes"] == (NO_TOKENIZER,)
+    assert inspect(folder).notes == (NO_TOKENIZER,)
     held = {k: t.to(torch.bfloat16).to(torch.float16) if "vision_tower" in k else t for k, t in held.items()}
     torch.save(held, folder / "pytorch_model.bin")  # trained in bf16, published as fp16
-    assert inspect(folder)["notes"] == (NO_TOKENIZER,)
+    assert inspect(folder).notes == (NO_TOKENIZER,)
     own_tower(folder, 0.1)
-    assert "which differs" in inspect(folder)["notes"][0]
+    assert "which differs" in inspect(folder).notes[0]
 
 
 def test_tower_and_flag_without_own_tensors(tmp_path):
     folder = write_llava(tmp_path / "ckpt", SHAPE)
     config(unfreeze_mm_vision_tower=True)(folder)
     report, _ = witnessed(folder, tmp_path / "a.bundle")
-    assert report.verdict == "same as the checkpoint" and inspect(folder)["notes"] == (NO_TOKENIZER,)
+    assert report.verdict == "same as the checkpoint" and inspect(folder).notes == (NO_TOKENIZER,)
 
 
 @pytest.mark.parametrize("name", LLAVA_CASES)
