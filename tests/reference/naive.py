@@ -9,8 +9,8 @@ import torch
 
 from .files import Weights, read_lavin, read_llava, read_meter
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "mode": "RGB"}
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711), "mode": "RGB"}
 
 # What is done to a published name, in order; and the names that no network needs
 OPENAI = {"^(vit_model.)?visual": "vision", "transformer.resblocks": "blocks", "attn.in_proj_": "qkv."}
@@ -177,4 +177,5 @@ def meter(file: Path, text_heads: int) -> tuple[Weights, dict]:
     config |= {"ffn_dim": len(tensors["text_layers.0.ffn.fc1.weight"]), "norm_eps": 1e-12, "head_norm_eps": 1e-5}
     config |= {"adapter_rank": len(tensors["text_layers.0.ffn_adapter.C"]), "text_length": said["max_text_len"]}
     config |= {"skipped_rank": len(tensors["text_layers.0.skipped_attention_adapter.C"]), "answers": answers}
+    config |= {"image_transform": ", ".join(said.get("val_transform_keys", ["clip"]))}
     return tensors, config | {"image_cross_reading": "published"}

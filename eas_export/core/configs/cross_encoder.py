@@ -46,6 +46,7 @@ class CrossEncoderConfig(Record):
 
     layers        cross-modal layers per stream
     norm_eps      of the cross-modal layers; head_norm_eps of the head
+    image_transform  the name of what makes pixels of an image, as the family calls it
     text_length   tokens of every text, padding included: padding counts in the means of skipped attentions, so it is
                   the length that the model was trained with
     adapter_rank  inner width of the adapters before attentions and feed-forward networks, which fold away
@@ -65,6 +66,7 @@ class CrossEncoderConfig(Record):
     head_norm_eps: float = Field(default=1e-5, gt=0, le=1)
     text: TextConfig
     image: VitConfig
+    image_transform: str = "clip"
     text_length: Size
     adapter_rank: Size
     skipped_rank: Size
@@ -72,8 +74,12 @@ class CrossEncoderConfig(Record):
     image_cross_reading: Reading = "published"
 
     def structure(self) -> dict:
-        """The fields that graphs depend on: without the rank of adapters that are folded into the weights."""
-        return self.model_dump(exclude={"adapter_rank"})
+        """The fields that graphs depend on: without the rank of adapters that are folded into the weights, and without image preprocessing."""
+        return self.model_dump(exclude={"adapter_rank", "image_transform"})
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
 
     @property
     def has_adapters(self) -> bool:

@@ -33,12 +33,16 @@ class VitConfig(Record):
 class ImageConfig(Record):
     """How an image becomes pixel values: made square, resized (bicubic), scaled to 0..1, (value - mean) / std.
 
-    square  squash: stretch to a square; pad: pad the shorter side with the mean colour; crop: crop the longer side
+    square  squash: stretch to a square; pad: pad the shorter side with the mean colour; crop: crop the longer side, where an odd
+            rest is left one pixel more at its end (transformers), crop-to-even: on the side that leaves an even number at its start
+            (torchvision)
+    mode    Pillow's, while resizing; transparent pixels of RGBA weigh nothing in it, and their alpha is dropped afterwards
     """
 
-    square: Literal["squash", "pad", "crop"]
+    square: Literal["squash", "pad", "crop", "crop-to-even"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    mode: Literal["RGB", "RGBA"] = "RGB"
 
 
 class VisionConfig(VitConfig):

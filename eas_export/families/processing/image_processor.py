@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read_image(path: Path, exif_rotate: bool = False) -> "Image":
-    """The image in RGB, of an animation the first frame. Raises UserError for files that are not images, are damaged, or too large.
+def read_image(path: Path, exif_rotate: bool = False, mode: str = "RGB") -> "Image":
+    """The image in Pillow's mode RGB or RGBA, of an animation the first frame. Raises UserError for files that are not images, are damaged,
+    or too large.
 
     exif_rotate  apply the rotation that a camera stored beside the pixels, which the published code does not
     """
@@ -38,7 +39,7 @@ def read_image(path: Path, exif_rotate: bool = False) -> "Image":
             with Image.open(path, formats=FORMATS) as image:
                 sides, deep = image.size, image.mode in DEEP_MODES
                 if not deep and max(sides) <= LONGEST_SIDE * min(sides):
-                    return (ImageOps.exif_transpose(image) if exif_rotate else image).convert("RGB")
+                    return (ImageOps.exif_transpose(image) if exif_rotate else image).convert(mode)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         what = f"the image is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         fix = "scale it down, to 2000 pixels a side or fewer: the model sees a few hundred"
@@ -68,8 +69,9 @@ def is_rotated(path: Path) -> bool:
 
 
 def to_pixels(image: "Image", size: int, config: ImageConfig) -> Tensor:
-    """An RGB image as ViT input, [3, size, size] float32"""
-    values = np.asarray(RESIZED[config.square](image, size, config), np.float32) / 255  # [size, size, 3]
+    """An image in the config's mode as ViT input, [3, size, size] float32"""
+    square = RESIZED[config.square](image, size, config).convert("RGB")
+    values = np.asarray(square, np.float32) / 255  # [size, size, 3]
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)
     return torch.from_numpy((values - mean) / std).permute(2, 0, 1)
 
@@ -92,11 +94,21 @@ def _pad(image: "Image", size: int, config: ImageConfig) -> "Image":
 
 def _crop(image: "Image", size: int, config: ImageConfig) -> "Image":
     """Resize the shorter side and crop the centre (transformers' CLIPImageProcessor)."""
+    return _crop_at(image, size, lambda rest: rest // 2)
+
+
+def _crop_to_even(image: "Image", size: int, config: ImageConfig) -> "Image":
+    """The same with the rounding of torchvision's CenterCrop."""
+    return _crop_at(image, size, lambda rest: round(rest / 2))
+
+
+def _crop_at(image: "Image", size: int, start: Callable[[int], int]) -> "Image":
+    """start: pixels that are too many on a side -> those that are cut off at its start"""
     from PIL import Image
 
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = start(width - size), start(height - size)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + size, top + size))
 
@@ -106,4 +118,5 @@ RESIZED: Mapping[str, Callable[["Image", int, ImageConfig], "Image"]] = {
     "squash": _squash,
     "pad": _pad,
     "crop": _crop,
+    "crop-to-even": _crop_to_even,
 }

@@ -110,11 +110,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids without a start or an end token. Raises UserError for invalid Unicode."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair
-            what = f"{reprlib.repr(text)} is not valid Unicode text"
-            raise UserError(what, where="text", fix="decode it with its own encoding first") from None
+        require_unicode(text)
         return self._model.encode(text)
 
     def name(self, token: int) -> str:
@@ -124,6 +120,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text; control tokens, and ids that only pad the model's vocabulary, decode to nothing."""
         return self._model.decode([token for token in ids if token < self.size])
+
+
+def require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        what = f"{reprlib.repr(text)} is not valid Unicode text"
+        raise UserError(what, where="text", fix="decode it with its own encoding first") from None
 
 
 def open_sentencepiece(path: Path) -> "SentencePieceProcessor":
