@@ -74,6 +74,7 @@ def build(
     vision: Path | str | None = None,
     base_weights: Path | str | None = None,
     tokenizer: Path | str | None = None,
+    labels: Path | str | None = None,
     base: Path | str | None = None,
     force: bool = False,
     verify: bool = True,
@@ -83,7 +84,7 @@ def build(
 ) -> BuildResult:
     """Build a bundle at `out` from an EAS checkpoint.
 
-    ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources
+    ckpt, weights, vision, base_weights, tokenizer, labels  see families/contract.Sources
     recipe                 a YAML file; `options` are core/options.BuildOptions' keys and win over it
     base                   a bundle over the same base model: equal weights become links to its file
     force                  replace what is at `out`
@@ -98,7 +99,8 @@ def build(
     out = Path(os.path.realpath(out))
     request = resolve(Path(recipe) if recipe else None, options)
     opts = request.options
-    sources = Sources.given("build", ckpt, weights, vision, base_weights, tokenizer, **opts.settings)
+    answers = None if labels is None else Path(labels)
+    sources = Sources.given("build", ckpt, weights, vision, base_weights, tokenizer, labels=answers, **opts.settings)
 
     checkpoint = _load(sources, opts)
     opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)

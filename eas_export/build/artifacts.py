@@ -1,6 +1,7 @@
 """Make the files of a bundle, each with the key that decides its content."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import SCHEMA_VERSION, TASK, WEIGHTS, Accounts, Made, Manifest, Target, engine_file
 from ..bundle.store import Parameter, Store, write_store
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.labels import LABELS
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..core.errors import UserError
 from ..core.graph_spec import GraphSpec
@@ -112,6 +114,9 @@ def make_files(
         content = tokenizer.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         workspace.make(tokenizer.name, key_of(sha256), lambda path, content=content: _copy(path, content))
+    if labels := blueprint.checkpoint.labels:
+        content = json.dumps(labels).encode("ascii")
+        workspace.make(LABELS, key_of(labels), lambda path: _copy(path, content))
     workspace.end()
 
 

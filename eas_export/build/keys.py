@@ -59,9 +59,10 @@ def identify(
     tensors = [source.sha256 for source, path in zip(sources, checkpoint.files) if path not in beside]
     numbers = weight_numbers(checkpoint.config, plan, options)
     engines = [target.model_dump(mode="json") for target in targets]
+    read = [source.sha256 for source in sources] + ([key_of(checkpoint.labels)] if checkpoint.labels else [])
     others = _beside_weights(options, {"limits": options.limits.model_dump(), "targets": engines})
     return Identity(
-        key=key_of([s.sha256 for s in sources], [numbers, *others], toolchain, shared and shared.sha256),
+        key=key_of(read, [numbers, *others], toolchain, shared and shared.sha256),
         weights=key_of(tensors, numbers, toolchain),
         sources=sources,
         options=resolved,

@@ -6,6 +6,7 @@
     <graph>.onnx          graphs without weights, which point into the store
     <graph>.<backend>.engine  engines that a backend built from a graph (`--backend`)
     tokenizer.model       or tokenizer.json: the checkpoint's, if it has one, with the other files that it consists of (checkpoint/hf_files.py)
+    labels.json           a classifier's answers in the order of its logits, if they were given
     reports/*.json        later results such as parity and speed; not part of the bundle's identity
 
 A bundle is written elsewhere and renamed at the end (build/workspace.py): one that opens is complete. Names in the manifest are

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ..checkpoint.hf_files import TOKENIZER_FILES
+from ..checkpoint.labels import LABELS
 from ..core.configs import AnyConfig
 from ..core.graph_spec import GraphSpec
 from ..core.limits import Limits
@@ -19,7 +20,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-
 GraphName = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 MANIFEST, WEIGHTS, TASK, REPORTS = "manifest.json", "weights.safetensors", "task.safetensors", "reports"
-PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", *TOKENIZER_FILES)  # possible files of a bundle
+PARTS = (MANIFEST, WEIGHTS, TASK, REPORTS, "*.onnx", "*.engine", *TOKENIZER_FILES, LABELS)  # possible files of a bundle
 
 
 class Target(Record):

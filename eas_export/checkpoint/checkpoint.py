@@ -29,6 +29,7 @@ class Checkpoint:
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each
     tokenizer  its files, which bundles carry under their own names; empty without one
+    labels     a classifier's answers in the order of its logits, which bundles carry; empty where no file has them
     prints     each file's print when it was opened, to notice changes
     """
 
@@ -38,6 +39,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     tokenizer: tuple[Path, ...] = ()
+    labels: tuple[str, ...] = ()
     prints: tuple[FilePrint, ...] = ()
 
     def __post_init__(self):

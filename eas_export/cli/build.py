@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     help="A bundle over the same base model: equal weights become links to its file instead of copies.",
 )
 @click.option("--out", type=PATH, required=True, help="The folder to write the bundle to.")
+@click.option(
+    "--labels",
+    type=PATH,
+    help="METER: the answers of a VQA model in the order of its training, as JSON or a line each; the bundle carries them.",
+)
 @click.option("--recipe", type=PATH, help="A YAML file with these options; options on the command line override it.")
 @build_options()
 @click.option("--force", is_flag=True, help="Replace a bundle at --out.")

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 )
 @click.option("--context", metavar="TEXT", help="Background text for --question.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
-@click.option("--image", metavar="FILE", multiple=True, help="An image for --prompt or --question; repeatable.")
+@click.option(
+    "--image",
+    metavar="FILE",
+    multiple=True,
+    help="An image for --prompt or --question; repeatable. METER: or a folder of them.",
+)
 @click.option("--chat", is_flag=True, help="Talk in turns, a line each; see above.")
 @click.option("--inputs", type=PATH, help="An npz or a jsonl file, see above; -: jsonl on standard input.")
 @image_root_option
@@ -46,6 +51,9 @@ if TYPE_CHECKING:
     "--max-new-tokens",
     type=click.IntRange(1),
     help=f"Tokens to generate, unless the inputs force tokens.  [default: {DEFAULT_NEW_TOKENS}, in a chat 512]",
+)
+@click.option(
+    "--top", type=click.IntRange(1), metavar="K", help="METER: how many answers, images or texts to show.  [default: 5]"
 )
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0, greedy]")
 @click.option(
@@ -63,6 +71,7 @@ def run(
     outputs: Path | None,
     resume: bool,
     max_new_tokens: int | None,
+    top: int | None,
     temperature: float | None,
     top_p: float | None,
     seed: int | None,
@@ -89,7 +98,17 @@ def run(
     A row ends at the model's end token (eos), after --max-new-tokens (length), or at the bundle's --max-tokens (limit).
     A lowrank bundle answers as many questions at once as it was built for (--max-batch).
 
-    A cross-encoder (METER) takes --inputs X.npz with text_ids [M, L] and pixel_values [N, 3, H, W] (NLVR2: pixel_values_1 too),
+    A cross-encoder (METER) answers a --question about an --image with the likeliest of its answers, says whether a statement about two
+    images is true, or ranks: a folder's images for a text, or the --options for an image. Texts may come from a file beside --image.
+
+    \b
+    eas-export run meter-vqa.bundle --image cat.png --question "What is it?"
+    eas-export run meter-nlvr2.bundle --image left.png --image right.png \\
+        --question "Both show a dog."
+    eas-export run meter-f30k.bundle --image photos/ --question "a dog" --top 5
+    eas-export run meter-f30k.bundle --image cat.png --inputs captions.txt
+
+    A cross-encoder also takes --inputs X.npz with text_ids [M, L] and pixel_values [N, 3, H, W] (NLVR2: pixel_values_1 too),
     and text_masks [M, L], by default 0 where the id is 1. Texts are padded to the length of training. For retrieval one image goes
     with N texts, or one text with N images. It gives logits [B, answers] or scores [B], and cls_feats [B, width].
 
@@ -116,9 +135,9 @@ def run(
     from ..networks import network_part
 
     sampling, progress = _sampling(temperature=temperature, top_p=top_p, seed=seed), make_progress(as_json)
-    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume)
+    options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume, top)
     if chat:
-        beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume}
+        beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume, "top": top}
         beside |= {"json": as_json, "json-file": output.json_file}
         _chat(bundle, asked | beside, options)
         return
@@ -178,13 +197,15 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
 
     from ..core.record import refusal
     from ..families.processing.question import Question
-    from ..inputs.questions import holds_questions, read_questions
+    from ..inputs.questions import holds_questions, read_questions, read_texts
 
     given = {
         name: _stdin() if value == "-" and name in ("prompt", "question") else value
         for name, value in asked.items()
         if value not in (None, ())
     }
+    if inputs is not None and set(given) == {"image"}:
+        return read_texts(inputs, given["image"])
     if bool(given) == bool(inputs):
         what = "both --inputs and a question are given" if given else "there is no question, prompt or --inputs file"
         raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
@@ -209,8 +230,9 @@ def _stdin() -> str:
 def _note_rotations(questions: "list[Question]", progress: "Progress") -> None:
     from ..families.processing.image_processor import is_rotated
 
-    names = dict.fromkeys(name for question in questions for name in question.image)
-    if rotated := [name for name in names if is_rotated(Path(name))]:
+    named = [Path(name) for question in questions for name in question.image]
+    names = dict.fromkeys(file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+    if rotated := [name for name in names if is_rotated(name)]:
         others = f" and {len(rotated) - 1} more" if rotated[1:] else ""
         said = f"{'are' if others else 'is'} read as stored, without the rotation in the EXIF data: --exif-rotate applies it"
         progress.note("images", {f"{rotated[0]}{others}": said})

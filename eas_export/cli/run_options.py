@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.errors import UserError
 from ..core.progress import Progress
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ DEFAULT_NEW_TOKENS = 32
 @dataclass(frozen=True)
 class RunOptions:
     """
-    outputs, max_new_tokens  None where not given
+    outputs, max_new_tokens, top  None where not given
     as_json                  whether standard output gets one JSON object and nothing else
     exif_rotate              see families/processing/image_processor.read_image
     resume                   whether to go on with the partial outputs of an interrupted run
@@ -29,3 +30,15 @@ class RunOptions:
     progress: Progress
     exif_rotate: bool = False
     resume: bool = False
+    top: int | None = None
+
+    def require_decoding(self) -> None:
+        """Raise UserError for an option of models that choose among answers, or rank."""
+        if self.top is not None:
+            raise UserError("the model writes its answers and ranks nothing", where="--top", fix="leave --top out")
+
+    def require_no_decoding(self) -> None:
+        """Raise UserError for an option of models that generate tokens."""
+        given = {"--max-new-tokens": self.max_new_tokens is not None, "--temperature": self.sampling.temperature > 0}
+        for option in (name for name, is_given in given.items() if is_given):
+            raise UserError("a cross-encoder generates no tokens", where=option, fix=f"leave {option} out")

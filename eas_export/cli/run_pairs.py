@@ -4,8 +4,9 @@ from pathlib import Path
 
 from ..backends.opening import open_runtime
 from ..bundle.bundle import Bundle
-from ..core.errors import UserError
+from ..families import get_family
 from ..generation.encode import encode
+from ..generation.pair_model import answers_of
 from ..inputs.pairs import read_pairs, write_answers
 from .output import Table
 from .run_options import RunOptions
@@ -14,9 +15,7 @@ from .run_options import RunOptions
 def run_pairs(bundle: Bundle, inputs: Path, options: RunOptions) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle, and for options of generation."""
     outputs, backend, progress = options.outputs, options.backend, options.progress
-    given = {"--max-new-tokens": options.max_new_tokens is not None, "--temperature": options.sampling.temperature > 0}
-    for option in (name for name, is_given in given.items() if is_given):
-        raise UserError("a cross-encoder generates no tokens", where=option, fix=f"leave {option} out")
+    options.require_no_decoding()
     pairs = read_pairs(inputs, bundle.manifest.config)
     with progress.stage("loading"):
         runtime = open_runtime(bundle, backend)
@@ -28,11 +27,13 @@ def run_pairs(bundle: Bundle, inputs: Path, options: RunOptions) -> tuple[dict, 
     if "scores" in results:
         scores = results["scores"].tolist()
         best_first = sorted(range(len(scores)), key=lambda row: -scores[row])
-        lines = [[str(row), f"{scores[row]:.4f}"] for row in best_first]
+        lines = [[str(row), f"{scores[row]:.4f}"] for row in best_first[: options.top]]
         shown = Table(f"{backend}, {len(scores)} pairs, best first", ["pair", "score"], lines, numbers=1)
         return record | {"scores": scores}, shown
-    shares = results["logits"].softmax(-1)
+    config = bundle.manifest.config
+    shares = get_family(config.family).pairs.probabilities[config.task](results["logits"])
     answers = shares.argmax(-1).tolist()
-    lines = [[str(row), str(answer), f"{shares[row, answer]:.3f}"] for row, answer in enumerate(answers)]
+    words = answers_of(bundle)
+    lines = [[str(row), words[answer], f"{shares[row, answer]:.3f}"] for row, answer in enumerate(answers)]
     shown = Table(f"{backend}, {len(answers)} questions", ["row", "answer", "probability"], lines, numbers=1)
     return record | {"answers": answers}, shown

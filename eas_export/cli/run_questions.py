@@ -1,7 +1,6 @@
 """eas-export run on a decoder with questions: text out, as it is generated or a line per answer."""
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +10,12 @@ from pathlib import Path
 import click
 
 from ..bundle.bundle import Bundle
-from ..core.errors import UserError
 from ..families.processing.question import Question
 from ..generation.conversation import Finish
 from ..generation.sampling import Sampling
 from ..generation.text_model import Reply, TextModel, open_model
 from ..system.files import Lines, written_by_line
-from ..system.hashing import key_of
+from .answers_file import answers_key, kept_answers
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 WHY = {
@@ -29,6 +27,7 @@ WHY = {
 
 def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOptions) -> tuple[dict, None]:
     """What `--json` shows; the answers are printed here. Raises UserError for questions that do not fit the bundle."""
+    options.require_decoding()
     max_new_tokens, outputs = options.max_new_tokens or DEFAULT_NEW_TOKENS, options.outputs
     answers: list[dict] = []
 
@@ -40,10 +39,10 @@ def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOpt
             click.echo(f"[{len(answers)}] {reply.text}")
 
     counted, group = options.as_json or outputs, bundle.manifest.limits.max_batch
-    key = _key(bundle, questions, max_new_tokens, options)
+    key = answers_key(bundle, questions, options, max_new_tokens, options.sampling.model_dump(mode="json"))
     nowhere = nullcontext(Lines(Path(), [], lambda line: None))
     with written_by_line(outputs, key, options.resume, group) if outputs else nowhere as lines:
-        answers += _kept(lines)
+        answers += kept_answers(lines)
         if answers:
             options.progress.note("resumed", {"answers kept": len(answers), "of": len(questions)})
         try:
@@ -73,25 +72,6 @@ def _record(number: int, question: Question, reply: Reply) -> dict:
     asked = {"question_id": question.question_id, "prompt": question.prompt or question.question}
     asked = {} if question.question_id is None else asked
     return {"question": number, **asked, "text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
-
-
-def _key(bundle: Bundle, questions: Sequence[Question], max_new_tokens: int, options: RunOptions) -> str:
-    """What answers depend on, as a hash; images count by their paths."""
-    images = [[os.path.realpath(name) for name in question.image] for question in questions]
-    texts = [question.model_dump(mode="json", exclude={"image"}) for question in questions]
-    how = [max_new_tokens, options.sampling.model_dump(mode="json"), options.backend, options.exif_rotate]
-    return key_of(bundle.manifest.key, texts, images, how)
-
-
-def _kept(lines: Lines) -> list[dict]:
-    """The answers of an interrupted run. Raises UserError where somebody changed their file."""
-    try:
-        answers = [json.loads(line) for line in lines.kept]
-        if [answer["question"] for answer in answers] == [*range(1, len(answers) + 1)]:
-            return answers
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise UserError("the partial output is damaged", where=lines.partial, fix="delete the file, and start again")
 
 
 def _stream_one(model: TextModel, questions: Sequence[Question], max_new_tokens: int, sampling: Sampling) -> dict:

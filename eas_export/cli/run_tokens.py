@@ -20,6 +20,7 @@ from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 def run_tokens(bundle: Bundle, inputs: Path, options: RunOptions) -> tuple[dict, Table]:
     """What `--json` shows, and a table of it. Raises UserError for inputs that do not fit the bundle."""
+    options.require_decoding()
     outputs, sampling, backend, progress = options.outputs, options.sampling, options.backend, options.progress
     max_new_tokens = options.max_new_tokens or DEFAULT_NEW_TOKENS
     config = bundle.manifest.config

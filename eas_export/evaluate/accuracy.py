@@ -19,15 +19,25 @@ from .scoring import metric_of, score
 TOGETHER = 64  # questions whose prompts and reference logits are in memory at once
 
 
-class Accuracy(Record):
-    """questions: with a label; metric: "multiple choice", "VQA", or "VQA and multiple choice" where there are both; reference, bundle: share
-    answered right, by backend for the bundle; agree: share of questions to which both give the same answer, token for token"""
+class Score(Record):
+    """metric: its name; reference, bundle: share answered right, by backend for the bundle"""
 
-    questions: int
     metric: str
     reference: FiniteFloat
     bundle: dict[str, FiniteFloat]
+
+
+class Accuracy(Score):
+    """metric: "multiple choice", "VQA", "VQA and multiple choice" where there are both, "true or false", or "recall@1 of images"
+
+    questions  those with a label; of retrieval the texts
+    agree      share of questions to which both give the same answer, token for token; of retrieval: find the same image first
+    others     other metrics of the same answers
+    """
+
+    questions: int
     agree: dict[str, FiniteFloat]
+    others: tuple[Score, ...] = ()
 
 
 def measure_accuracy(

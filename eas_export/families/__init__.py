@@ -5,14 +5,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.hf_files import CONFIG_FILE, TOKENIZERS
+from ..checkpoint.hf_files import CONFIG_FILE, MERGES, TOKENIZER_JSON, TOKENIZERS, VOCAB
 from ..checkpoint.layouts import refuse_part
 from ..checkpoint.state_dict import first_key
-from ..core.configs.decoder import ModelConfig
+from ..core.configs import AnyConfig
 from ..core.errors import UserError
 from ..core.registry import lookup
 from ..system.files import require_file
 from .contract import Family, Sources
+from .processing.roberta_tokenizer import RobertaTokenizer
 from .processing.tokenizer import Tokenizer
 
 FAMILIES = {
@@ -21,9 +22,10 @@ FAMILIES = {
     "meter": ".families.meter:METER",
 }
 
-NO_TOKENIZER = (
-    "there is no tokenizer, so that `run` takes arrays of token ids and no text: "
-    f"put {' or '.join(TOKENIZERS)} into the checkpoint, or pass --tokenizer PATH"
+_NONE = "there is no tokenizer, so that `run` takes arrays of token ids and no text: put"
+NO_TOKENIZER = f"{_NONE} {' or '.join(TOKENIZERS)} into the checkpoint, or pass --tokenizer PATH"
+NO_PAIR_TOKENIZER = (
+    f"{_NONE} RoBERTa's {VOCAB} and {MERGES}, or its {TOKENIZER_JSON}, beside the checkpoint, or pass --tokenizer DIR"
 )
 
 
@@ -31,20 +33,19 @@ def get_family(name: str) -> Family:
     return lookup(FAMILIES, name, "model family", "manifest")
 
 
-def make_tokenizer(files: Sequence[Path], config: ModelConfig) -> Tokenizer:
-    """The tokenizer of a model that generates text, from its files (Checkpoint.tokenizer). Raises UserError where they are another
-    model's or damaged."""
-    return get_family(config.family).prompts.tokenizer(files, config.vocab_size)
+def make_tokenizer(files: Sequence[Path], config: AnyConfig) -> Tokenizer | RobertaTokenizer:
+    """A model's tokenizer from its files (Checkpoint.tokenizer). Raises UserError where they are another model's or damaged."""
+    family = get_family(config.family)
+    return (family.prompts or family.pairs).tokenizer(files, config.vocab_size)
 
 
 def tokenizer_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the user should know about the tokenizer of a model that generates text, a sentence each. Raises UserError as make_tokenizer
-    does: the files are copied as they are."""
-    if get_family(checkpoint.config.family).prompts is None:
-        return ()
+    """What the user should know about the model's tokenizer, a sentence each. Raises UserError as make_tokenizer does: the files are copied
+    as they are."""
+    family = get_family(checkpoint.config.family)
     if checkpoint.tokenizer:
         return make_tokenizer(checkpoint.tokenizer, checkpoint.config).notes()
-    return (NO_TOKENIZER,)
+    return (NO_TOKENIZER,) if family.prompts else (NO_PAIR_TOKENIZER,) if family.pairs else ()
 
 
 def detect(path: Path) -> Family:

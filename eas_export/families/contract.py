@@ -1,7 +1,7 @@
 """The contract of a model family, and Sources: the user's files and the options that override what a checkpoint records. A family is
 one file under families/ and one row in its table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..core.configs.cross_encoder import CrossEncoderConfig
 from ..core.configs.decoder import ModelConfig
+from ..core.configs.vit import ImageConfig
 from ..core.errors import UserError
 from ..core.progress import Progress
 from .processing.question import Question
+from .processing.roberta_tokenizer import RobertaTokenizer
 from .processing.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class Sources:
     weights, vision    the other files, where `ckpt` does not contain them
     base_weights       the original model, for attentions that fine-tuning removed
     tokenizer          a tokenizer's file or folder, in place of the checkpoint's
+    labels             a list of a classifier's answers
     router_temperature, adapter_scale, text_heads, text_length, cross_heads, image_cross_reading  see core/options.BuildOptions
     """
 
@@ -41,6 +45,7 @@ class Sources:
     vision: Path | None = None
     base_weights: Path | None = None
     tokenizer: Path | None = None
+    labels: Path | None = None
     router_temperature: float | None = None
     adapter_scale: float | None = None
     text_heads: int | None = None
@@ -103,6 +108,22 @@ class PromptFormat:
 
 
 @dataclass(frozen=True)
+class PairFormat:
+    """How the texts and images of a cross-encoder were prepared for training, and what its logits mean.
+
+    tokenizer      (its files, the model's vocabulary) -> the tokenizer that the family was trained with; raises UserError
+    image          config -> how an image becomes pixel values; raises UserError for a way that is not supported
+    answers        task -> the answers in the order of the logits, where they are the same in every model
+    probabilities  task -> what makes probabilities of logits [B, answers], by the loss of training
+    """
+
+    tokenizer: Callable[[Sequence[Path], int], RobertaTokenizer]
+    image: Callable[[CrossEncoderConfig], ImageConfig]
+    answers: Mapping[str, tuple[str, ...]]
+    probabilities: Mapping[str, Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
 class Ranks:
     """The inner widths of new adapters (AdapterConfig.rank)."""
 
@@ -134,7 +155,8 @@ class Family:
     detect       whether a path looks like one of its checkpoints (cheap, reads no tensors)
     load         Sources -> Checkpoint; raises UserError
     takes        the fields of Sources that `load` reads beside ckpt
-    prompts      the prompt format; None where the model reads arrays only
+    prompts      the prompt format of a decoder; None for other models
+    pairs        the format of a cross-encoder's texts and images; None for other models
     published_deviations  approximations of the published code, by their names in verify/adapter_modes.py
     witness      Sources -> the base path in transformers' classes, read from the same files without `load` (families/witnesses); None: none
     train        (Sources, Ranks, seed, device) -> Trainable, of a model with or without adapters; None where training is not supported
@@ -146,6 +168,7 @@ class Family:
     load: Callable[[Sources], Checkpoint]
     takes: tuple[str, ...]
     prompts: PromptFormat | None = None
+    pairs: PairFormat | None = None
     published_deviations: tuple[str, ...] = ()
     witness: Callable[[Sources], "DecoderWitness | EncodersWitness"] | None = None
     train: Callable[[Sources, Ranks, int, torch.device], Trainable] | None = None

@@ -7,7 +7,7 @@ in the file, even the skipped ones. Checkpoints of the search record the attenti
 
 import reprlib
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import torch
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.eas_adapter import block_diagonal, rank_sizes
+from ..checkpoint.hf_files import MERGES, TOKENIZER_JSON, VOCAB
 from ..checkpoint.keys import Key, KeyTable, count_blocks, rename, require
+from ..checkpoint.labels import read_labels
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..checkpoint.lightning import read_lightning
 from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
@@ -27,8 +29,11 @@ from ..core.plan import SkipEvidence
 from ..core.record import validated
 from ..core.registry import deferred
 from ..system.files import only_file
-from .contract import Family, Sources
+from .contract import Family, PairFormat, Sources
 from .numbers import Number, called, setting, settle
+from .processing.clip_transform import transform_of
+from .processing.roberta_tokenizer import RobertaTokenizer
+from .processing.tokenizer import find_tokenizer
 
 ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
 ROBERTA_USUAL = "RoBERTa base: 12, large: 16"
@@ -37,6 +42,7 @@ NUMBERS = {  # beside the text encoder's heads
     "cross_heads": Number("how many heads its cross-modal layers have", "published: 12", "num_heads"),
 }
 AS_TRAINED = "give the checkpoint as fine-tuning wrote it"
+NO_LABELS = "answers are numbers: build with --labels FILE, the list of answers in the order of training, to have words"
 FIRST_PLACE = 2  # RoBERTa's position of a text's first token
 TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
 
@@ -172,7 +178,17 @@ def load(sources: Sources) -> Checkpoint:
         own = {key: tensor for key, tensor in published.items() if _part(key) == part}
         tensors |= rename(own, table, sizes, counts[part], str(file))
     _require_read_alike(config, settings, file)
-    return Checkpoint(config=config, tensors=tensors, evidence=_evidence(published, config, file), files=(file,))
+    tokenizer = find_tokenizer([file.parent], sources.tokenizer, (TOKENIZER_JSON, VOCAB), (MERGES,))
+    labels = _labels(sources, config)
+    return Checkpoint(
+        config=config,
+        tensors=tensors,
+        evidence=_evidence(published, config, file),
+        files=(file, *tokenizer),
+        tokenizer=tokenizer,
+        labels=labels,
+        notes=() if labels or config.task != "vqa" else (NO_LABELS,),
+    )
 
 
 METER = Family(
@@ -180,7 +196,13 @@ METER = Family(
     layout="a Lightning checkpoint *.ckpt, or a folder with one, or a state dict as *.ckpt, *.pth or *.pt",
     detect=detect,
     load=load,
-    takes=("text_heads", "text_length", "cross_heads", "image_cross_reading"),
+    takes=("text_heads", "text_length", "cross_heads", "image_cross_reading", "tokenizer", "labels"),
+    pairs=PairFormat(
+        tokenizer=RobertaTokenizer,
+        image=transform_of,
+        answers={"nlvr2": ("false", "true")},
+        probabilities={"vqa": torch.sigmoid, "nlvr2": partial(torch.softmax, dim=-1)},
+    ),
     witness=deferred(".families.witnesses.meter:open_witness"),
 )
 
@@ -283,12 +305,22 @@ def _config(
             ffn_dim=sizes["text_ffn"],
         ),
         image=vit.config,
+        image_transform=_transform(settings),
         text_length=length,
         adapter_rank=sizes["before"],
         skipped_rank=sizes["skipped"],
         answers=sizes["answers"],
         image_cross_reading=sources.image_cross_reading or "published",
     )
+
+
+def _transform(settings: dict[str, Any]) -> str:
+    """The names of the transforms of an image by which the model was validated; "clip" where no list of them can be read, as in every
+    published config with a CLIP."""
+    names = settings.get("val_transform_keys")
+    if not isinstance(names, list | tuple):
+        return "clip"
+    return ", ".join(name if isinstance(name, str) else reprlib.repr(name) for name in names)[:100]
 
 
 def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], file: Path) -> None:
@@ -308,6 +340,15 @@ def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], fi
         if name in settings and setting(settings, name, file, AS_TRAINED) // unit != size // unit:
             what = f"{name} is {settings[name]}, but the tensors are those of {size}"
             raise UserError(what, where=where, fix=AS_TRAINED)
+
+
+def _labels(sources: Sources, config: CrossEncoderConfig) -> tuple[str, ...]:
+    if sources.labels is None:
+        return ()
+    if config.task != "vqa":
+        what = f"a model for {config.task} chooses among no answers of a list"
+        raise UserError(what, where=f"--labels {sources.labels}", fix="leave --labels out")
+    return read_labels(sources.labels, config.answers)
 
 
 def _dividing(heads: int, width: int, name: str, file: Path) -> int:

@@ -1,6 +1,6 @@
 """Run a cross-encoder on pairs of texts and images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -15,10 +15,17 @@ def encode(runtime: Runtime, pairs: Pairs, done: Callable[[int], None] = lambda 
     spec, size = runtime.sessions["encode"].spec, runtime.limits.max_batch
     parts = [pairs.part(first, first + size) for first in range(0, len(pairs), size)]
     results = []
-    for part in parts:
-        results.append(runtime.run("encode", graph_inputs(runtime, part)))
+    for result, part in zip(encode_each(runtime, parts), parts):
+        results.append(result)
         done(len(part))
-    return {tensor.name: torch.cat([result[tensor.name].cpu() for result in results]) for tensor in spec.outputs}
+    return {tensor.name: torch.cat([result[tensor.name] for result in results]) for tensor in spec.outputs}
+
+
+def encode_each(runtime: Runtime, batches: Iterable[Pairs]) -> Iterator[Tensors]:
+    """The outputs of the encode graph on each batch, none of which is larger than the runtime's limit, on the CPU."""
+    for batch in batches:
+        outputs = runtime.run("encode", graph_inputs(runtime, batch))
+        yield {name: value.cpu() for name, value in outputs.items()}
 
 
 def graph_inputs(runtime: Runtime, pairs: Pairs) -> Tensors:

@@ -71,6 +71,22 @@ def read_questions(path: Path, image_root: Path | None = None) -> list[Question]
     return [question.plain(root.find(question.image, where)).at(where) for question, where in lines]
 
 
+def read_texts(path: Path, image: Sequence[str]) -> list[Question]:
+    """The questions of a file without images, .jsonl or .txt with one on each line, each about the given ones. Raises UserError as
+    `read_questions` does, and for a line with an image of its own."""
+    if path.suffix.lower() == ".txt":
+        lines = require_file(path).read_text("utf-8-sig", errors="replace").splitlines()
+        return [Question(question=line.strip(), image=tuple(image)) for line in lines if line.strip()]
+    questions = read_questions(path) if holds_questions(path) else []
+    if not questions:
+        raise UserError("arrays have their own images", where=path, fix="leave --image out")
+    for number, question in enumerate(questions, start=1):
+        if question.image:
+            what = "the line has an image of its own, beside --image"
+            raise UserError(what, where=question.where(number), fix="leave --image out, or the images in the file")
+    return [each.model_copy(update={"image": tuple(image)}) for each in questions]
+
+
 def make_prompt(
     question: Question,
     config: ModelConfig,
@@ -105,6 +121,9 @@ def require_known(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer,
 
 def encode_question(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> list[int]:
     """The question's token ids, image placeholders included."""
+    if question.prompt is None and question.question is None:
+        what = "there are options, but no question"
+        raise UserError(what, where="question", fix="pass --question TEXT, or the key question in a file")
     text = question.prompt if question.prompt is not None else family.prompts.format(question)
     return family.prompts.encode(config, tokenizer, text, len(question.image))
 

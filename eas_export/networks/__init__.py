@@ -87,7 +87,7 @@ NETWORKS = {
         faults=".verify.cross_encoder_faults:CONTROLS",
         bench=".bench.cross_encoder:CROSS_ENCODER",
         run_arrays=".cli.run_pairs:run_pairs",
-        run_questions=".cli.run_questions:run_questions",
+        run_questions=".cli.run_pair_questions:run_pair_questions",
         run_chat=None,
     ),
 }

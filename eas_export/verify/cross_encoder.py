@@ -6,7 +6,7 @@ The network is small enough to be held as a whole: a checkpoint's tensors are ma
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,16 @@ from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
 from ..checkpoint.checkpoint import Checkpoint
-from ..core.configs.cross_encoder import CrossEncoderConfig
-from ..core.errors import UserError
 from ..core.precision import PRECISIONS
 from ..core.progress import Progress
+from ..evaluate.accuracy import Accuracy
 from ..families.witnesses import EncodersWitness, Witnessed, outputs_of
 from ..generation.encode import encode, graph_inputs
-from ..inputs.pairs import read_pairs
 from ..networks.adapter import Pool
 from ..networks.cross_encoder.encode import PIXELS
 from ..networks.cross_encoder.modules import CrossEncoder, unfolded_cross_encoder
 from ..networks.cross_encoder.pairs import Pairs, join_pairs
 from ..networks.cross_encoder.parameters import unfolded_parameters
-from ..networks.cross_encoder.text_encoder import PADDING
 from ..networks.graphs import graphs_of
 from ..networks.network import build_network, load_parameters, parameter_shapes
 from ..networks.skeleton import skeleton
@@ -35,6 +32,7 @@ from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases
 from .lines import Line, Output, compare_tokens
 from .locate import Fault, Pass, Search, watched
 from .metrics import spread
+from .pair_samples import PairSamples, measure_accuracy, read_samples
 from .streaming import Readers
 from .taps import Block
 
@@ -53,22 +51,21 @@ PARTS = {  # rows of blocks, by their names in the network, in the order of comp
 
 
 class CrossEncoderLedger(Ledger):
-    """samples: by name, one pair each"""
-
     blocks_graph = GRAPH
+    read_samples = staticmethod(read_samples)
 
     def __init__(
         self,
         bundle: Bundle,
         checkpoint: Checkpoint | None,
-        samples: Mapping[str, Pairs],
+        samples: PairSamples,
         runtimes: Sequence[Runtime],
         progress: Progress,
     ):
         super().__init__(bundle, checkpoint, progress)
         m = bundle.manifest
-        self._samples = list(samples.values())
-        self.cases = make_cases(samples, m.limits.max_batch, join_pairs)
+        self._asked, self._samples = samples, list(samples.each.values())
+        self.cases = make_cases(samples.each, m.limits.max_batch, join_pairs)
         self.probe = self.cases[0]
         self._reference = (
             open_unfolded(m, self.checkpoint) if self.checkpoint else open_folded(m, self.stored_readers())
@@ -88,19 +85,11 @@ class CrossEncoderLedger(Ledger):
             name: spread(torch.cat([each[name].flatten() for each in self.wanted])) for name in self.wanted[0]
         }
 
-    @staticmethod
-    def read_samples(
-        bundle: Bundle, inputs: Path | None, steps: int, longest: bool, image_root: Path | None = None
-    ) -> dict[str, Pairs]:
-        """steps, longest and image_root have no effect: nothing is decoded, every text is padded to one length, and images are arrays."""
-        config = bundle.manifest.config
-        if inputs is None:
-            return sample_pairs(config)
-        if inputs.suffix.lower() == ".jsonl":
-            what = "a cross-encoder's questions come as token ids: its checkpoint has no tokenizer"
-            raise UserError(what, where=inputs, fix="give an npz file with text_ids and pixel_values")
-        pairs = read_pairs(inputs, config)
-        return {f"row {i}": pairs.part(i, i + 1) for i in range(len(pairs))}
+    def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
+        runs = {name: (partial(encode, runtime), runtime.limits.max_batch) for name, runtime in runtimes.items()}
+        reference = partial(answer, self._reference)
+        config = self.bundle.manifest.config
+        return measure_accuracy(config, self._asked, self.wanted, reference, runs, self.progress)
 
     def pytorch_runs(self) -> Iterator[tuple[Step, list[Tensors]]]:
         if not self.checkpoint:
@@ -246,23 +235,6 @@ def answer(network: CrossEncoder, pairs: Pairs) -> Tensors:
     """The outputs of the encode graph's module."""
     graph = graphs_of(network.config, "offline")[GRAPH].module(network)
     return graph(pairs.inputs(network.config, torch.float32))
-
-
-def sample_pairs(config: CrossEncoderConfig) -> dict[str, Pairs]:
-    """A full text, one that is half padding, and the shortest one, each with its own images; the same for the same config."""
-    random = torch.Generator().manual_seed(0)
-    lengths = {"full text": config.text_length, "padded text": -(-config.text_length // 2), "shortest text": 1}
-    return {name: _pair(config, length, random) for name, length in lengths.items()}
-
-
-def _pair(config: CrossEncoderConfig, tokens: int, random: torch.Generator) -> Pairs:
-    places = torch.arange(config.text_length)[None]
-    ids = torch.randint(config.text.vocab_size, places.shape, generator=random)
-    ids = torch.where(ids == PADDING, 0, ids)
-    inside, size = places < tokens, config.image.image_size
-    pixels = tuple(torch.randn(1, 3, size, size, generator=random) for _ in range(config.images))
-    first = torch.zeros(1, dtype=torch.int64)
-    return Pairs(torch.where(inside, ids, PADDING), inside.long(), pixels, first, first)
 
 
 def _row(block: Block) -> str:

@@ -168,9 +168,16 @@ def _accuracy(report: ParityReport) -> Section | None:
         numeric("answered right", lambda row: row[1], percent),
         numeric("answers as the reference does", lambda row: row[2], percent),
     )
-    rows = [("reference", accuracy.reference, None)]
-    rows += [(name, share, accuracy.agree.get(name)) for name, share in accuracy.bundle.items()]
-    note = f"{phrasing.sentence(accuracy.metric)} on {phrasing.count(accuracy.questions, 'question')} with a label."
+    rows, scores = [], (accuracy, *accuracy.others)
+    for score in scores:
+        of = f", {score.metric}" if accuracy.others else ""
+        agree = accuracy.agree if score is accuracy else {}
+        rows.append((f"reference{of}", score.reference, None))
+        rows += [(f"{name}{of}", share, agree.get(name)) for name, share in score.bundle.items()]
+    metrics = phrasing.joined([score.metric for score in scores])
+    what = "text" if accuracy.others else "question"
+    known = "and their images" if accuracy.others else "with a label"
+    note = f"{phrasing.sentence(metrics)} on {phrasing.count(accuracy.questions, what)} {known}."
     return Section(_apart("task accuracy"), note, rows, columns, columns)
 
 

@@ -77,13 +77,13 @@ def test_the_tables(meter_bundle_of, tmp_path, command):
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_it_reads_arrays_and_says_no_words(meter_bundle_of, tmp_path, refused):
+def test_a_bundle_without_a_tokenizer_reads_arrays_alone(meter_bundle_of, tmp_path, refused):
     path = meter_bundle_of(VQA).path
     np.savez(tmp_path / "x.npz", **VQA.arrays)
     (tmp_path / "x.jsonl").write_text('{"prompt": "what?"}\n')
-    assert "takes arrays and does not generate text" in refused("run", path, "--prompt", "what?")
-    assert "takes arrays and does not generate text" in refused("run", path, "--question", "what?", "--option", "this")
-    assert "--inputs X.npz" in refused("run", path, "--inputs", tmp_path / "x.jsonl")
+    for given in (("--prompt", "what?"), ("--inputs", tmp_path / "x.jsonl")):
+        said = refused("run", path, *given)
+        assert "the bundle has no tokenizer" in said and "--tokenizer DIR" in said and "--inputs X.npz" in said
     arrays = ("run", path, "--inputs", tmp_path / "x.npz")
     assert "a cross-encoder generates no tokens" in refused(*arrays, "--temperature", "0.5")
     assert "a cross-encoder generates no tokens (--max-new-tokens)" in refused(*arrays, "--max-new-tokens", "5")
@@ -96,3 +96,16 @@ def test_arrays_of_another_task_are_refused_before_anything_is_written(meter_bun
     run = ("run", meter_bundle_of(VQA).path, "--inputs", tmp_path / "x.npz", "--outputs", tmp_path / "y.npz")
     assert "unknown array 'pixel_values_1'" in refused(*run)
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_probabilities_are_those_of_the_loss_and_top_is_taken(meter_bundle_of, tmp_path, command):
+    """VQA was trained on each answer by itself."""
+    shown = {}
+    for case in (VQA, RETRIEVAL):
+        np.savez(tmp_path / "x.npz", **case.arrays)
+        code, out, _ = command("run", meter_bundle_of(case).path, "--inputs", tmp_path / "x.npz", "--top", 1)
+        assert code == 0
+        shown[case] = [line.split() for line in out.splitlines()[2:]]
+    best = 1 / (1 + np.exp(-VQA.golden["logits"].max(-1)))
+    assert [float(row[2]) for row in shown[VQA]] == pytest.approx(best.tolist(), abs=1e-3)
+    assert [row[0] for row in shown[RETRIEVAL]] == [str(RETRIEVAL.golden["scores"].argmax())]

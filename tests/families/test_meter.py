@@ -351,3 +351,20 @@ def test_too_many_layers_are_no_bug_of_ours(tmp_path, refused):
     file = changed(tmp_path, lambda state, _: state.update({"cross_modal_text_layers.300.x": torch.zeros(1)}))
     assert "layers is 301" in refused("inspect", file, "--text-heads", 4)
     assert "text_heads" in refused("inspect", CASE.file, "--text-heads", -3)
+
+
+@pytest.mark.parametrize(
+    "said, transform",
+    [
+        (["clip"], "clip"),
+        (("pixelbert",), "pixelbert"),
+        (["clip", "clip_randaug"], "clip, clip_randaug"),
+        ([], ""),
+        ([7], "7"),
+        (None, "clip"),
+        ({}, "clip"),
+    ],
+)
+def test_the_image_transform_is_what_the_file_says(said, transform, tmp_path):
+    change = lambda state, config: config.update(val_transform_keys=said)
+    assert load(changed(tmp_path, change)).config.image_transform == transform

@@ -115,7 +115,7 @@ def test_inputs_that_do_not_fit_are_wrong_use(meter_bundle_of, tmp_path, refused
     said = refused("verify", path, "--ckpt", VQA.file, "--inputs", tmp_path / "x.npz")
     assert "unknown array 'pixel_values_1'" in said
     (tmp_path / "x.jsonl").write_text('{"prompt": "what?"}\n')
-    assert "its checkpoint has no tokenizer" in refused("verify", path, "--inputs", tmp_path / "x.jsonl")
+    assert "the bundle has no tokenizer" in refused("verify", path, "--inputs", tmp_path / "x.jsonl")
 
 
 def test_engines_that_are_not_there_are_not_run(meter_bundle_of, command):
@@ -144,11 +144,11 @@ def test_each_reading_of_the_last_sites_is_a_bundle_and_verified_as_such(meter_b
     assert report.exit_code == 0 and report.reference == "the checkpoint it was built from"
     skipped = {(block.part, block.layer) for block in report.blocks if block.kind == "skipped"}
     assert ("image stream", 5) in skipped
-    (note,) = paper.manifest.notes
+    _, note, _ = paper.manifest.notes
     assert (
         note == "indices [23] were read as the image stream's cross-attentions; the published code reads them as self"
     )
-    (note,) = published.manifest.notes
+    _, note, _ = published.manifest.notes
     assert note.startswith(
         "indices [23] were read as the image stream's self-attentions [17], as published; [23] are the same"
     )

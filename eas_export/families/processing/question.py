@@ -14,7 +14,8 @@ MOST_ANSWERS = 10  # human answers to one question, as in VQA's files
 
 
 class Question(Record):
-    """Either `prompt`, which the model reads verbatim, or `question`, which is put into the family's prompt format.
+    """Either `prompt`, which the model reads verbatim, or `question`, which is put into the family's prompt format; neither where a
+    model ranks `options` by how well they describe an image.
 
     context, options  go with `question`: background, and the answers to choose from
     image             one file or several, in the order of the text
@@ -83,7 +84,8 @@ class Question(Record):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        if sum(getattr(self, form) is not None for form in self.FORMS) != 1:
+        given = sum(getattr(self, form) is not None for form in self.FORMS)
+        if given > 1 or (given == 0 and not self.options):
             *others, last = map(repr, self.FORMS)
             raise ValueError(f"a question needs either {', '.join(others)} or {last}")
         if self.prompt is not None and (self.context is not None or self.options):
@@ -99,6 +101,14 @@ class FileQuestion(Question):
 
     text: str | None = None
     category: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_label_is_an_answer(cls, values: object) -> object:
+        """As datasets of true and false statements call it."""
+        if not isinstance(values, dict) or "label" not in values or "answer" in values:
+            return values
+        return {"answer" if key == "label" else key: value for key, value in values.items()}
 
     def plain(self, image: Sequence[str]) -> Question:
         """The question, with the paths of its images."""
@@ -132,7 +142,8 @@ def _find_option(answer: object, options: tuple[str, ...]) -> int:
 
 
 def _read_answers(answer: object) -> tuple[str, ...]:
-    """One text or several, as a tuple."""
+    """One text, true or false, or several texts, as a tuple."""
+    answer = str(answer).lower() if isinstance(answer, bool) else answer
     answers = (answer,) if isinstance(answer, str) else answer
     if not isinstance(answers, list | tuple) or not all(isinstance(text, str) for text in answers):
         raise ValueError(f"without options, an answer is a text, or a list of up to {MOST_ANSWERS} texts")
