@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from roberta_files import write_tokenizer
 from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
@@ -23,6 +24,11 @@ METER = MeterShape(
     dim=48, heads=12, ffn=48, rank=6, skipped_rank=8, vocab=100, positions=54, text_layers=2, text_ffn=48, vit_width=64
 )
 METER = replace(METER, vit_blocks=2, image=32, patch=16, answers=7)
+TASKS = {
+    "nlvr2": replace(METER, task="nlvr2", answers=2),
+    "retrieval": replace(METER, task="retrieval", answers=1, text_length=40),
+}
+ANSWERS = ["yes", "no", "a cat", "a dog", "red", "2", "outside"]
 
 
 def write_files(folder: Path) -> None:
@@ -42,14 +48,21 @@ def write_files(folder: Path) -> None:
     for name in ("llava-eas", "llava"):
         shutil.copyfile(TOKENIZER, folder / name / "tokenizer.model")
     write_meter(folder, METER).rename(folder / "meter-vqa.ckpt")
+    for task, shape in TASKS.items():
+        write_meter(folder, shape).rename(folder / f"meter-{task}.ckpt")
+    write_tokenizer(folder / "roberta-base", METER.vocab)
+    (folder / "answers.json").write_text(json.dumps(ANSWERS))
     for name in ("recipes", "calibration"):
         shutil.copytree(ROOT / name, folder / name)
     random = np.random.default_rng(0)
-    for name in ("cat.png", "dog.png"):
+    (folder / "photos").mkdir()
+    for name in ("cat.png", "dog.png", "left.png", "right.png", "photos/1.png", "photos/2.png"):
         Image.fromarray(random.integers(0, 255, (28, 28, 3), np.uint8)).save(folder / name)
     question = {"question": "What is it?", "options": ["a cat", "a dog"], "image": "cat.png", "answer": "a cat"}
     for name, count in (("questions.jsonl", 2), ("train.jsonl", 24)):
         (folder / name).write_text(f"{json.dumps(question)}\n" * count)
+    (folder / "vqa.jsonl").write_text(json.dumps({"question": "What is it?", "image": "cat.png", "answer": "a cat"}))
+    (folder / "captions.txt").write_text("a cat\na dog\n")
     (folder / "long.jsonl").write_text(json.dumps({"prompt": "What is shown? " * 100}))
     pixels = random.standard_normal((2, 3, METER.image, METER.image)).astype(np.float32)
     np.savez(folder / "pairs.npz", text_ids=[[0, 5, 6, 2], [0, 7, 2, 1]], pixel_values=pixels)

@@ -63,14 +63,17 @@ def small_meter():
 
 @pytest.fixture(scope="session")
 def doc_files(tmp_path_factory, small_meter):
-    """The files that pages speak of, and the two bundles that README builds and other pages use."""
+    """The files that pages speak of, and the bundles that README builds or other pages use."""
     with made_once(tmp_path_factory, "docs", "files") as folder:
         if not folder.exists():
             folder.mkdir()
             write_files(folder)
+            of_meter = {"tokenizer": folder / "roberta-base"}
             for out, ckpt, recipe, options in (
                 ("lavin.bundle", "data", "lavin-7b-scienceqa", {"fold": "lowrank"}),
-                ("meter.bundle", "meter-vqa.ckpt", "meter-vqa2", {}),
+                ("meter.bundle", "meter-vqa.ckpt", "meter-vqa2", of_meter | {"labels": folder / "answers.json"}),
+                ("nlvr2.bundle", "meter-nlvr2.ckpt", "meter-nlvr2", of_meter),
+                ("retrieval.bundle", "meter-retrieval.ckpt", "meter-flickr30k", of_meter),
             ):
                 recipe = folder / "recipes" / f"{recipe}.yaml"
                 build(folder / ckpt, folder / out, recipe=recipe, precision="fp32", verify=False, **options)
