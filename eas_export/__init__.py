@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _PUBLIC = {
     "build": ".pipeline:build",
@@ -26,6 +26,7 @@ _PUBLIC = {
     "open_bundle": ".bundle.bundle:open_bundle",
     "open_runtime": ".backends.opening:open_runtime",
     "open_model": ".generation.text_model:open_model",
+    "open_pair_model": ".generation.pair_model:open_pair_model",
     "Progress": ".core.progress:Progress",
     "Question": ".families.processing.question:Question",
     "Sampling": ".generation.sampling:Sampling",

@@ -27,7 +27,8 @@ def first_difference(blueprint: Blueprint, identity: Identity, m: Manifest) -> s
     theirs |= m.toolchain | _base(m.base)
     names = (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
     return next(
-        (f"{n} is {_shown(ours.get(n))}, the bundle's {_shown(theirs.get(n))}" for n in names), "another version"
+        (f"{n} is {_shown(ours.get(n))}, the bundle's {_shown(theirs.get(n))}" for n in names),
+        "another version of eas-export made it",
     )
 
 
