@@ -53,7 +53,7 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*each) for each in found]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_meter():
     """A METER of width 48 is read as RoBERTa's widths are, without --text-heads."""
     with pytest.MonkeyPatch.context() as patch:
@@ -61,7 +61,7 @@ def small_meter():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def doc_files(tmp_path_factory, small_meter):
     """The files that pages speak of, and the bundles that README builds or other pages use."""
     with made_once(tmp_path_factory, "docs", "files") as folder:
