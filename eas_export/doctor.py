@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from .backends import BACKENDS, for_bundles, get_backend
 from .backends.contract import Health
 from .core.errors import UserError
+from .core.progress import Progress
 from .core.record import Record
 from .system.machine import total_memory
 from .system.packages import PACKAGE, install_command, requirements
@@ -67,7 +68,7 @@ class Report(Record):
         return needed and any(b.runs for name, b in self.backends.items() if name in for_bundles())
 
 
-def doctor() -> Report:
+def doctor(progress: Progress | None = None) -> Report:
     """Examine this machine; a package is imported only once it is known to be installed.
 
     Raises UserError where Python runs from a checkout that is not installed.
@@ -82,7 +83,8 @@ def doctor() -> Report:
     found: dict[str, Any] = {}
     for what, look in {"gpu": _gpu, "backends": _backends}.items():
         try:
-            found[what] = look()
+            with (progress or Progress()).stage(f"examining the {what}"):
+                found[what] = look()
         except Exception as error:  # whatever a broken installation raises while it is imported
             notes.append(
                 f"the {what} cannot be examined: {type(error).__name__}: {error}; reinstall the package that it names"

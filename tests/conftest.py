@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from eas_export.families.contract import Sources
 from eas_export.inputs.npz import Inputs, make_inputs
 from eas_export.networks.decoder.prompts import Prompts
 from eas_export.pipeline import build
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a shell that started the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 LAVIN_CASES = ("all", "first", "half_13B", "noskip")

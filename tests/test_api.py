@@ -65,7 +65,7 @@ def test_every_verb_is_a_function_whatever_was_imported(bundle_of, tmp_path):
     assert len(reply.tokens) == 2
     assert eas_export.inspect(bundle.path).precision == "fp32"
     assert set(eas_export.check(bundle)) == set(bundle.manifest.graphs)
-    assert eas_export.doctor().ok
+    assert eas_export.doctor(progress=eas_export.Progress()).ok
     with pytest.raises(UserError, match="unknown baseline 'nobody'"):
         eas_export.bench(bundle, against=["nobody"])
     with pytest.raises(UserError, match="either the number of attentions to skip or a list of them"):

@@ -216,7 +216,7 @@ def test_meters_recipes_run_unchanged_and_know_the_published_lists(stem, attenti
     assert after["attention"] * 24 == before["attention"] * (24 - attentions)
     assert after["adapters that fold"] == 0 < before["adapters that fold"]
     assert after["adapters of skipped attentions"] * 24 == before["adapters of skipped attentions"] * attentions
-    assert "as published" in said["notes"][0]
+    assert any("as published" in note for note in said["notes"])
     text = recipe.read_text()
     lists = {each.strip(" .,#;") for each in re.findall(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)+", text)}
     assert {make_plan(24, each, stem).skipped for each in lists} == {tuple(sorted(each)) for each in published.values()}

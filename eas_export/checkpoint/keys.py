@@ -9,6 +9,7 @@ from functools import reduce
 import torch
 
 from ..core.errors import UserError
+from .layouts import LORA, LORA_PART
 from .lazy_tensor import LazyTensor, combine
 from .quantised import require_floats
 
@@ -64,6 +65,10 @@ def rename(
     for key in used:
         if key not in wanted:
             what = f"unknown key {key} of shape {list(tensors[key].shape)}"
+            if LORA_PART in key:
+                raise UserError(
+                    f"{what}: a LoRA beside the model's weights", where=file, fix=LORA.fix.format(folder=file)
+                )
             fix = f"check that the file belongs to this model of {blocks} blocks{_nearest(key, wanted)}"
             raise UserError(what, where=file, fix=fix)
     renamed = {}

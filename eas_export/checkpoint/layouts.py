@@ -12,6 +12,7 @@ from shlex import quote
 from ..core.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
+LORA_PART = ".lora_"  # in the keys of its tensors
 MERGE = "python scripts/merge_lora_weights.py --model-path {folder} --model-base BASE --save-model-path OUT"
 
 

@@ -92,7 +92,7 @@ def published_names(keys: Iterable[str], table: KeyTable, where: object) -> dict
         if own is not None and (own == prefix or not layout.fits(names[key])):
             first.setdefault(own, key)
     if others := [key for own, key in first.items() if own != prefix]:
-        what = f"the keys have different prefixes, or only some have one: {first[prefix]} and {others[0]}"
+        what = f"the keys have different prefixes, only some have one, or one is unknown: {first[prefix]} and {others[0]}; expected are keys such as {layout.example}"
         raise UserError(what, where=where, fix=ALONE)
     once: dict[str, str] = {}
     for key, name in names.items():

@@ -3,6 +3,7 @@
 import click
 
 from .output import Table, json_option, print_json, size, stdout_console
+from .progress import make_progress
 
 
 @click.command()
@@ -14,7 +15,7 @@ def doctor(as_json: bool) -> int:
     """
     from ..doctor import doctor as examine
 
-    health = examine()
+    health = examine(make_progress(as_json))
     print_json(health.model_dump(mode="json") | {"ok": health.ok}, as_json)
     if as_json:
         return 0 if health.ok else 1

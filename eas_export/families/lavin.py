@@ -42,6 +42,7 @@ LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, o
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 AT_336_PIXELS = 577  # positions of the ViT-L/14 that the published code never uses
 QUANTISED = ("4bit", "8bit")  # values of args.bits
+OPTIONS = {"adapter_scale": "--adapter-scale 1", "temperature": "--router-temperature 10"}  # with published values
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -97,8 +98,7 @@ def load(sources: Sources) -> Checkpoint:
     tensors |= rename(clip, CLIP_KEYS, sizes, vit.blocks, str(files.vision))
 
     _check_n_prompt(args, vit.blocks, adapters_file)
-    scale = _setting("adapter_scale", sources.adapter_scale, args, "--adapter-scale", adapters_file)
-    temperature = _setting("temperature", sources.router_temperature, args, "--router-temperature", adapters_file)
+    scale, temperature = _settings(sources, args, adapters_file)
     skip_list = args.get("skip_list")
     return Checkpoint(
         config=_config(llama, sizes, vit, scale, temperature, files.vision),
@@ -258,7 +258,12 @@ def _find_files(sources: Sources, adapters: Path, args: dict[str, Any]) -> Files
     vision = (
         place if sources.vision and not os.path.isdir(place) else only_file(place, ("*.pth", "*.pt"), LAYOUT, NAMED)
     )
-    return Files(adapters, weights, vision, find_tokenizer([weights, weights.parent], sources.tokenizer))
+    return Files(
+        adapters,
+        weights,
+        vision,
+        find_tokenizer([weights, weights.parent, *([base] if base else [])], sources.tokenizer),
+    )
 
 
 def _refuse_unsupported(args: dict[str, Any], where: Path) -> None:
@@ -289,12 +294,22 @@ def _check_n_prompt(args: dict[str, Any], blocks: int, where: Path) -> None:
         raise UserError(what, where=f"{where}: args", fix="give the CLIP tower that the adapters were trained with")
 
 
+def _settings(sources: Sources, args: dict[str, Any], where: Path) -> tuple[float, float]:
+    """The adapters' scale and the router's temperature. Raises UserError for one that is no number, and for all that are missing."""
+    given = {"adapter_scale": sources.adapter_scale, "temperature": sources.router_temperature}
+    missing = [name for name, value in given.items() if value is None and name not in args]
+    if missing:
+        what = f"the checkpoint does not record {' and '.join(missing)} in its args"
+        raise UserError(what, where=where, fix=f"pass {' '.join(OPTIONS[name] for name in missing)}, as in training")
+    scale, temperature = (_setting(name, value, args, OPTIONS[name], where) for name, value in given.items())
+    return scale, temperature
+
+
 def _setting(name: str, given: float | None, args: dict[str, Any], option: str, where: Path) -> float:
     value = given if given is not None else args.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_SETTING:
-        what = f"args.{name} is {value!r}" if name in args else f"args has no {name}"
-        raise UserError(what, where=where, fix=f"pass {option} VALUE")
+        raise UserError(f"args.{name} is {value!r}", where=where, fix=f"pass {option}, as in training")
     if name == "temperature" and value <= 0:
         what = f"the router temperature is {value}, expected a number above 0"
-        raise UserError(what, where=where if given is None else option, fix=f"pass {option} with a value above 0")
+        raise UserError(what, where=where if given is None else option, fix=f"pass {option}, or another value above 0")
     return float(value)

@@ -57,11 +57,11 @@ REFUSED = {
     ),
     "some with a prefix": (
         [*META[:3], "module.layers.0.ffn_norm.weight"],
-        "only some have one: tok_embeddings.weight and module.layers.0.ffn_norm.weight",
+        "only some have one, or one is unknown: tok_embeddings.weight and module.layers.0.ffn_norm.weight",
     ),
     "one without a prefix": (
         [*(f"model.{key}" for key in META), "output.weight"],
-        "only some have one: output.weight and model.tok_embeddings.weight",
+        "only some have one, or one is unknown: output.weight and model.tok_embeddings.weight",
     ),
     "two models": (
         [f"{prefix}{key}" for key in META for prefix in ("student.", "teacher.")],

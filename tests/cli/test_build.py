@@ -127,7 +127,9 @@ def test_options_override_the_file_and_a_tokenizer_is_carried_along(data, tmp_pa
 
 def test_settings_that_the_file_does_not_say_are_asked_for(data, tmp_path, command, refused):
     change(adapters(data), lambda c: (delattr(c["args"], "temperature"), delattr(c["args"], "adapter_scale")))
-    assert "--adapter-scale" in refused("build", "--ckpt", data, "--out", tmp_path / "o")
+    both = refused("build", "--ckpt", data, "--out", tmp_path / "o")
+    assert "does not record adapter_scale and temperature" in both
+    assert both.endswith("pass --adapter-scale 1 --router-temperature 10, as in training")
     assert "--router-temperature" in refused("build", "--ckpt", data, "--out", tmp_path / "o", "--adapter-scale", "1")
     options = ("--adapter-scale", "1", "--router-temperature", "10", "--dry-run")
     assert command("build", "--ckpt", data, "--out", tmp_path / "o", *options)[0] == 0

@@ -240,6 +240,29 @@ def test_only_openais_tower_is_known_by_its_shapes(folder, name):
             load_checkpoint(Sources(folder))
 
 
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        (
+            "google/siglip-so400m-patch14-384",
+            "'google/siglip.*(siglip): only CLIP's ViT is supported.*with a CLIP tower",
+        ),
+        ("/data/of/training/clip-vit-large", "copy '/data/of/training/clip-vit-large' here and pass --vision DIR"),
+    ],
+)
+def test_a_tower_that_cannot_be_downloaded_is_not_to_be(folder, name, said):
+    config(mm_vision_tower=name)(folder)
+    with pytest.raises(UserError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        load_checkpoint(Sources(folder))
+
+
+def test_a_lora_among_the_tensors_is_named(folder):
+    key = "model.layers.0.mlp.up_proj.lora_A.weight"
+    tensors(**{key: torch.ones(2, 2)})(folder)
+    with pytest.raises(UserError, match=f"unknown key {key} .*a LoRA beside the model's weights.*merge_and_unload"):
+        load_checkpoint(Sources(folder))
+
+
 def test_a_wider_tower_has_heads_that_no_shape_tells(tmp_path):
     """laion's ViT-H/14 is 1280 wide and has 16 heads of 80."""
     shape = LlavaShape(clip_width=1280, clip_heads=16, clip_mlp=64, clip_blocks=2)

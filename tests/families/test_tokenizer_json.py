@@ -11,7 +11,7 @@ import torch
 from conftest import TINY
 from sentencepiece import SentencePieceProcessor
 from test_hf_tokenizer import BESIDE, CONFIGS, LLAMA, MODELS, TEXTS, models, read, token, write
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from eas_export import Question
 from eas_export.checkpoint.hf_files import TOKENIZER_JSON
@@ -288,11 +288,11 @@ def test_lavins_tokenizer_lies_beside_params_json_or_above(models, tmp_path):
 def test_what_no_tokenizer_is(tmp_path, refused):
     (tmp_path / "other.json").write_text("{}")
     for given, said in (
-        (tmp_path / "other.json", "no tokenizer is there"),
+        (tmp_path / "other.json", "no tokenizer has the name other.json"),
+        (tmp_path, "no tokenizer is there"),
         (tmp_path / "gone", "no such file or folder"),
     ):
-        line = refused("inspect", TINY.folder, "--tokenizer", given)
-        assert said in line and "give a tokenizer.model or a tokenizer.json, or its folder" in line
+        assert said in refused("inspect", TINY.folder, "--tokenizer", given)
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +367,25 @@ def test_the_place_of_an_image_in_a_question(asked, images, text):
     """One image: as LLaVA's evaluation of ScienceQA and its training, which take <image> out of the text and put it first."""
     said = PROMPTS.format(Question(question=asked, image=["a.png"] * images))
     assert said.endswith(f" USER: {text} ASSISTANT:")
+
+
+def test_a_tokenizer_json_and_nothing_else(models, tmp_path):
+    """transformers names no special token then, but puts the start token before a text."""
+    path, _ = models["bytes"]
+    folder = saved(tmp_path / "ckpt", path, CONFIGS["published"])
+    for file in folder.iterdir():
+        if file.name != TOKENIZER_JSON:
+            file.unlink()
+    ours, theirs = read(folder), PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER_JSON))
+    assert (ours.bos, ours.eos, ours.before) == (1, 2, (1,))
+    for text in TEXTS:
+        assert [*ours.before, *ours.encode(text), *ours.after] == theirs.encode(text), text
+
+
+def test_a_tokenizer_of_another_name_is_to_be_renamed(models, tmp_path):
+    path, _ = models["bytes"]
+    (tmp_path / "sp.model").write_bytes(path.read_bytes())
+    with pytest.raises(
+        UserError, match=r"no tokenizer has the name sp.model .*name the file tokenizer.model or tokenizer.json"
+    ):
+        find_tokenizer([], tmp_path / "sp.model")

@@ -362,7 +362,7 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
     assert "has no attention left" in said("--count", 1, ckpt=llava_golden_case("half").folder)
     unlabelled = tmp_path / "unlabelled.jsonl"
     unlabelled.write_text('{"question": "What?", "answer": "x"}\n{"question": "What?"}\n')
-    assert "the question has no answer" in said("--count", 1, data=unlabelled) and "question 2" in said(
+    assert "the question has no answer" in said("--count", 1, data=unlabelled) and "line 2" in said(
         "--count", 1, data=unlabelled
     )
     (tmp_path / "mine").mkdir()
@@ -376,7 +376,7 @@ def test_mistakes_say_what_to_do(plain, questions, tmp_path, refused):
     assert "kept_rank is 7" in said("--count", 1, "--kept-rank", 7)
     few = tmp_path / "few.jsonl"
     few.write_text('{"prompt": "<image>", "answer": "x"}\n{"prompt": "y", "answer": "x"}\n')
-    assert "few.jsonl, question 1" in said("--count", 1, data=few)
+    assert "few.jsonl, line 1" in said("--count", 1, data=few)
     odd = shutil.copytree(plain, tmp_path / "odd")
     tensors = load_file(odd / "model.safetensors")
     save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].double()}, odd / "model.safetensors")

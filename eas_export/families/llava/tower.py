@@ -26,6 +26,7 @@ from ..contract import Sources
 from .files import OWN_TOWER, LlavaConfig
 
 Tensors = dict[str, LazyTensor]
+OTHER_TOWERS = ("siglip", "dino", "eva", "convnext", "internvit")  # in the names of towers that are no CLIP
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,11 @@ def _place(named: str | None, ckpt: Path) -> str:
 
 def _no_tower(named: str | None, ckpt: Path) -> UserError:
     place, tower = _place(named, ckpt), quoted(named) if named else "the tower"
-    fix = f"pass --vision {place}" if place != "DIR" else f"download {tower} and pass --vision DIR"
+    if named and (other := next((kind for kind in OTHER_TOWERS if kind in named.lower()), None)):
+        what = f"the vision tower is {tower} ({other}): only CLIP's ViT is supported"
+        return UserError(what, where=ckpt / CONFIG_FILE, fix="give a model that was trained with a CLIP tower")
+    get = f"copy {tower} here" if named and Path(named).is_absolute() else f"download {tower}"
+    fix = f"pass --vision {place}" if place != "DIR" else f"{get} and pass --vision DIR"
     found = "is outside its folder" if place != "DIR" else "is not a folder there"
     said = f"names {tower}, which {found}" if named else "names none"
     what = f"the checkpoint contains no vision tower: {CONFIG_FILE} {said}"

@@ -17,7 +17,7 @@ from ...checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_CONFIG
 from ...core.errors import UserError
 from .added_tokens import COPY, NAMES, AddedToken, Named, Settings, read_settings
 from .tokenizer import Tokenizer, open_sentencepiece
-from .tokenizer_json import SPACE, LibraryModel, llama_tokenizer, merges_of, read_tokenizer_json, reading
+from .tokenizer_json import SPACE, LibraryModel, TokenizerJson, llama_tokenizer, merges_of, read_tokenizer_json, reading
 
 if TYPE_CHECKING:
     import tokenizers
@@ -59,7 +59,7 @@ class HuggingFaceTokenizer(Tokenizer):
         elif llama:
             base = _Base(_llama(path, *parts.llama(path), settings), LLAMA_NAMES)
         else:
-            base = _Base(whole, {})
+            base = _Base(whole, {} if TOKENIZER_CONFIG in files else _usual_names(parts))
         named = base.names | settings.named
         named = {name: named[name] for name in dict.fromkeys((*NAMES, *named)) if named.get(name)}
         tokenizer = base.tokenizer
@@ -83,6 +83,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """The text; special tokens, and ids that only pad the model's vocabulary, decode to nothing, other added tokens to their text."""
         return self._model.decode(ids)
+
+
+def _usual_names(parts: TokenizerJson) -> dict[str, str]:
+    """LLaMA's special tokens, as far as a tokenizer.json without its config declares them."""
+    special = {token.content for token in parts.added_tokens if token.special}
+    return {name: token for name, token in LLAMA_NAMES.items() if token in special}
 
 
 def _of_sentencepiece(path: Path, settings: Settings) -> _Base:

@@ -40,7 +40,10 @@ def find_tokenizer(
     if given is None:
         return ()
     what = "no tokenizer is there" if given.exists() else "there is no such file or folder"
-    raise UserError(what, where=f"--tokenizer {given}", fix=f"give a {' or a '.join(names)}, or its folder")
+    fix = f"give a {' or a '.join(names)}, or its folder"
+    if given.is_file():
+        what, fix = f"no tokenizer has the name {given.name}", f"name the file {' or '.join(names)}, whichever it is"
+    raise UserError(what, where=f"--tokenizer {given}", fix=fix)
 
 
 class Tokenizer:
