@@ -66,6 +66,12 @@ def first_key(path: Path) -> str | None:
     return next((key for tensors in parts.values() for key in tensors), None)
 
 
+def first_unknown(keys: Iterable[str], table: KeyTable) -> str | None:
+    """The first of the published names that no row of the table has."""
+    layout = _Layout(table)
+    return next((key for key in keys if not layout.fits(key)), None)
+
+
 def fit(tensors: Mapping[str, T], table: KeyTable, where: object) -> dict[str, T]:
     """The tensors by their published names. Raises UserError as published_names does."""
     names = published_names(tensors, table, where)

@@ -256,6 +256,14 @@ def test_a_tower_that_cannot_be_downloaded_is_not_to_be(folder, name, said):
         load_checkpoint(Sources(folder))
 
 
+def test_keys_of_another_model_are_shown(folder):
+    """So many of them are LLaVA's that no prefix is looked for."""
+    own = read_folder(folder)
+    tensors(**(dict.fromkeys(own) | {key.replace(".layers.", ".blocks."): t for key, t in own.items()}))(folder)
+    with pytest.raises(UserError, match=r"layer 0 has neither .*; the first key that is not LLaVA's is 'model.blocks"):
+        load_checkpoint(Sources(folder))
+
+
 def test_a_lora_among_the_tensors_is_named(folder):
     key = "model.layers.0.mlp.up_proj.lora_A.weight"
     tensors(**{key: torch.ones(2, 2)})(folder)

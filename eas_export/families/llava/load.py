@@ -20,11 +20,12 @@ from ...checkpoint.hf_clip import (
 )
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
-from ...checkpoint.hugging_face import left_over, read_folder
+from ...checkpoint.hugging_face import left_over, quoted, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.quantised import recorded_method
+from ...checkpoint.state_dict import first_unknown
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ...core.plan import SkipEvidence
@@ -124,8 +125,10 @@ def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
     for i in range(count):
         if i not in layers.skipped and not (i in layers.attention and i in layers.kept):
             missing = "no adapter_attn" if i in layers.attention else "neither replaced_adapter nor self_attn"
+            unknown = first_unknown(published, EVERY_KEY)
+            also = f"; the first key that is not LLaVA's is {quoted(unknown)}" if unknown else ""
             raise UserError(
-                f"layer {i} has {missing}",
+                f"layer {i} has {missing}{also}",
                 where=folder,
                 fix="give a checkpoint that EAS's training wrote, with all its files, or train one with eas-export search",
             )
