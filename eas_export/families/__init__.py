@@ -52,17 +52,25 @@ def detect(path: Path) -> Family:
     """The family of the checkpoint at `path`. Raises UserError for an unknown layout."""
     if not path.exists():
         raise UserError("there is no such file or folder", where=path, fix="check the path")
-    for name in FAMILIES:
-        family = get_family(name)
-        if family.detect(path):
-            return family
+    if family := _family_of(path):
+        return family
     refuse_part(path)
+    inside = [folder for folder in sorted(path.glob("*/")) if _family_of(folder)]
+    if inside:
+        names = " or ".join(map(str, inside))
+        raise UserError("this is a folder of checkpoints, not one of them", where=path, fix=f"give {names}")
+    for folder in sorted(path.glob("*/")):
+        refuse_part(folder)
     if (path / CONFIG_FILE).is_file():
         require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
     key = first_key(path)
     what = f"this is not a checkpoint of a known family{f': its first key is {key}' if key else ''}"
     raise UserError(what, where=path, fix=f"give one of these: {layouts}")
+
+
+def _family_of(path: Path) -> Family | None:
+    return next((family for family in map(get_family, FAMILIES) if family.detect(path)), None)
 
 
 def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:

@@ -256,6 +256,13 @@ def test_a_tower_that_cannot_be_downloaded_is_not_to_be(folder, name, said):
         load_checkpoint(Sources(folder))
 
 
+def test_the_folder_of_training_runs_names_the_checkpoint_inside(folder, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(folder, runs / "checkpoint-500")
+    with pytest.raises(UserError, match=r"a folder of checkpoints, not one of them .*give \S+/runs/checkpoint-500$"):
+        load_checkpoint(Sources(runs))
+
+
 def test_keys_of_another_model_are_shown(folder):
     """So many of them are LLaVA's that no prefix is looked for."""
     own = read_folder(folder)
