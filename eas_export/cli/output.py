@@ -44,15 +44,35 @@ def json_option(command: Callable[..., int | None]) -> Callable[..., int | None]
 
 
 def _require_own(path: Path, given: Mapping[str, Any]) -> Path:
-    """The path, before any work. Raises UserError where it cannot be written or is another file: of the command, or of a bundle."""
+    """The path, before any work. Raises UserError where it cannot be written or is another file: of the command, of a bundle, or of
+    anybody but an earlier --json-file."""
     from ..bundle.manifest import MANIFEST
 
     target = require_writable(path)
-    others = {value.resolve() for value in given.values() if isinstance(value, Path)}
-    if target in others or (target.parent / MANIFEST).exists():
-        kind = "a file that the command reads or writes" if target in others else "inside a bundle"
-        raise UserError(f"--json-file is {kind}", where=f"--json-file {path}", fix="give another name")
-    return target
+    values = [each for value in given.values() for each in (value if isinstance(value, tuple) else (value,))]
+    others = {value.resolve() for value in values if isinstance(value, Path)}
+    fix = "give another name"
+    if target in others:
+        kind = "is a file that the command reads or writes"
+    elif (target.parent / MANIFEST).exists():
+        kind = "is inside a bundle"
+    elif target.exists() and not others.isdisjoint(target.parents):
+        kind, fix = "is a file inside a folder of the command", "give a name outside of that folder, or a new one"
+    elif target.exists() and not _is_own(target):
+        kind = "is there already, and is not what --json-file writes"
+    else:
+        return target
+    raise UserError(f"the file of --json-file {kind}", where=f"--json-file {path}", fix=fix)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether the file is empty, or byte for byte as `print_json` writes an object."""
+    try:
+        content = path.read_bytes()
+        value = json.loads(content) if content.startswith(b"{") else None
+        return not content or (value is not None and f"{_as_text(value)}\n".encode() == content)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 class PlainConsole(Console):
@@ -155,12 +175,16 @@ def as_plain(value: Any) -> Any:
 
 def print_json(value: Any, as_json: bool) -> None:
     """Print an object where --json is given, and write it where --json-file is."""
-    text = json.dumps(value, indent=1)
+    text = _as_text(value)
     if as_json:
         click.echo(text)
     if json_file:
         with written_whole(json_file) as file:
             file.write(f"{text}\n".encode())
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, indent=1)
 
 
 def size(number: float) -> str:

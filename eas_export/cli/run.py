@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option(
     "--image",
+    type=PATH,
     metavar="FILE",
     multiple=True,
     help="An image for --prompt or --question; repeatable. METER: or a folder of them.",
@@ -66,6 +67,7 @@ def run(
     bundle: Path,
     chat: bool,
     inputs: Path | None,
+    image: tuple[Path, ...],
     image_root: Path | None,
     exif_rotate: bool,
     outputs: Path | None,
@@ -135,6 +137,7 @@ def run(
     from ..networks import network_part
 
     sampling, progress = _sampling(temperature=temperature, top_p=top_p, seed=seed), make_progress(as_json)
+    asked["image"] = tuple(map(str, image))
     options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume, top)
     if chat:
         beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume, "top": top}

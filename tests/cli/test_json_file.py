@@ -31,7 +31,7 @@ def test_the_file_has_the_object_and_tables_stay(name, bundle_of, tmp_path, comm
     tables = command(*given)[1]
     code, out, err = command(*given, "--json-file", said)
     assert code == 0 and out == tables and json.loads(said.read_text()) == json.loads(command(*given, "--json")[1]), err
-    said.write_text("of an earlier run")
+    said.write_text('{\n "of": "an earlier run"\n}\n')
     assert json.loads(command(*given, "--json", f"--json-file={said}")[1]) == json.loads(said.read_text())
     assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "said.json"}
 
@@ -55,9 +55,14 @@ def test_an_error_is_there_as_with_json(tmp_path, command):
 def test_no_other_file_is_replaced(bundle_of, tmp_path, command):
     """Nor by the message that refuses."""
     bundle = shutil.copytree(bundle_of(CASE).path, tmp_path / "b")
-    file, page = tmp_path / "q.jsonl", tmp_path / "page.html"
-    for path in (file, page):
+    file, page, image = tmp_path / "q.jsonl", tmp_path / "page.html", tmp_path / "cat.png"
+    for path in (file, page, image):
         path.write_text("mine")
+    ckpt, settings = tmp_path / "ckpt", tmp_path / "settings.json"
+    (ckpt / "weights").mkdir(parents=True)
+    for path in (ckpt / "config.json", ckpt / "weights" / "params.json"):
+        path.write_text('{\n "dim": 8\n}\n')
+    settings.write_text('{\n  "dim": 8\n}\n')
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given, said in (
         (("run", bundle, "--inputs", file, "--json-file", file), "a file that the command reads or writes"),
@@ -65,6 +70,14 @@ def test_no_other_file_is_replaced(bundle_of, tmp_path, command):
         (("inspect", bundle, "--json-file", bundle / "manifest.json"), "inside a bundle"),
         (("inspect", bundle, "--json-file", bundle / "new.json"), "inside a bundle"),
         (("inspect", bundle, "--json-file", tmp_path), "the path is a folder"),
+        (("inspect", ckpt, "--json-file", ckpt / "config.json"), "is a file inside a folder of the command"),
+        (
+            ("inspect", ckpt, "--json-file", ckpt / "weights" / "params.json"),
+            "is a file inside a folder of the command",
+        ),
+        (("run", bundle, "--prompt", "x", "--image", image, "--json-file", image), "reads or writes"),
+        (("run", bundle, "--prompt", "x", "--json-file", image), "is there already, and is not what --json-file"),
+        (("inspect", bundle, "--json-file", settings), "is there already, and is not what --json-file"),
         (("inspect", bundle, "--json-file", tmp_path / "no" / "x.json"), "is not a writable folder"),
         (("inspect", bundle, "--bogus", "--json-file", bundle / "manifest.json"), "No such option"),
     ):
