@@ -1,6 +1,5 @@
 """eas-export run"""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 from .sources import image_root_option
 
 if TYPE_CHECKING:
-    from ..core.progress import Progress
     from ..families.processing.question import Question
     from ..generation.sampling import Sampling
 
@@ -152,8 +150,7 @@ def run(
         raise UserError(what, where="--resume", fix="pass --outputs ANSWERS.jsonl, or leave --resume out")
     opened = open_bundle(bundle)
     name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
-    if questions and not exif_rotate:
-        _note_rotations(questions, progress)
+    options.note_rotations(name for question in questions or () for name in question.image)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
     print_json(record, as_json)
     if shown and not as_json:
@@ -227,18 +224,9 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
 
 def _stdin() -> str:
     """Standard input as text, without the newline at its end."""
-    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    from ..system.files import standard_input
 
-
-def _note_rotations(questions: "list[Question]", progress: "Progress") -> None:
-    from ..families.processing.image_processor import is_rotated
-
-    named = [Path(name) for question in questions for name in question.image]
-    names = dict.fromkeys(file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
-    if rotated := [name for name in names if is_rotated(name)]:
-        others = f" and {len(rotated) - 1} more" if rotated[1:] else ""
-        said = f"{'are' if others else 'is'} read as stored, without the rotation in the EXIF data: --exif-rotate applies it"
-        progress.note("images", {f"{rotated[0]}{others}": said})
+    return standard_input().buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:

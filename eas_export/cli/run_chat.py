@@ -1,5 +1,7 @@
 """eas-export run --chat: questions line by line, in one conversation."""
 
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +12,9 @@ import click
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
 from ..families.processing.question import Question
-from ..generation.conversation import Conversation, Finish
+from ..generation.conversation import Conversation, Finish, TooMany
 from ..generation.text_model import open_model
+from ..system.files import standard_input
 from .run_options import RunOptions
 from .run_questions import WHY
 from .width import fill, line_width
@@ -26,11 +29,15 @@ def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None
         model = open_model(bundle, options.backend, options.exif_rotate)
     max_new_tokens = options.max_new_tokens or NEW_TOKENS
     conversation: Conversation | None = None
+    options.note_rotations(images)
     for line in _lines():
-        command, *given = line.split()
+        command, *given = line.split(maxsplit=1)
         try:
-            if command in ("/reset", "/image"):
-                conversation, images = None, images if command == "/reset" else given
+            if command == "/reset":
+                conversation = None
+            elif command == "/image":
+                conversation, images = None, _names(*given)
+                options.note_rotations(images)
             elif command.startswith("/") and not given:
                 raise UserError(f"there is no command {command}", where="chat", fix=HELP)
             else:
@@ -51,10 +58,20 @@ def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None
             click.echo(fill(text, line_width(sys.stderr, len(text)), "  "), err=True)
 
 
+def _names(text: str = "") -> list[str]:
+    """The names of files in a text: one that exists, spaces included, or several as in a shell. Raises UserError for an open quote."""
+    try:
+        return [text] if os.path.isfile(text) else shlex.split(text)
+    except ValueError:
+        raise UserError(
+            f"a quote in {text!r} is not closed", where="chat", fix="close it, or write \\ before it"
+        ) from None
+
+
 def _go_on(ask: Callable[[Conversation, Sequence[str]], None], conversation: Conversation, line: str) -> None:
     try:
         ask(conversation, [line])
-    except UserError as error:
+    except TooMany as error:
         raise UserError(
             f"the conversation is full: {error.what}", where="chat", fix="type /reset to start again"
         ) from None
@@ -62,8 +79,9 @@ def _go_on(ask: Callable[[Conversation, Sequence[str]], None], conversation: Con
 
 def _lines() -> Iterator[str]:
     """The lines of standard input that are not blank; on a terminal they are asked for, and can be edited."""
-    is_terminal = sys.stdin.isatty()
-    sys.stdin.reconfigure(errors="replace")
+    stdin = standard_input()
+    is_terminal = stdin.isatty()
+    stdin.reconfigure(errors="replace")
     if is_terminal:
         with suppress(ImportError):
             import readline  # noqa: F401  gives `input` its keys

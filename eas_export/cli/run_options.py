@@ -1,5 +1,6 @@
 """What eas-export run was told beside the inputs, for every kind of network."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,19 @@ class RunOptions:
     exif_rotate: bool = False
     resume: bool = False
     top: int | None = None
+
+    def note_rotations(self, names: Iterable[str]) -> None:
+        """Say which images, or images of which folders, have a rotation in their EXIF data that is not applied."""
+        from ..families.processing.image_processor import is_rotated
+
+        if self.exif_rotate:
+            return
+        paths = dict.fromkeys(map(Path, names))
+        files = dict.fromkeys(file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]))
+        if rotated := [file for file in files if is_rotated(file)]:
+            others = f" and {len(rotated) - 1} more" if rotated[1:] else ""
+            read = f"{'are' if others else 'is'} read as stored, without the rotation in the EXIF data"
+            self.progress.note("images", {f"{rotated[0]}{others}": f"{read}: --exif-rotate applies it"})
 
     def require_decoding(self) -> None:
         """Raise UserError for an option of models that choose among answers, or rank."""

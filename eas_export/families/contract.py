@@ -86,7 +86,8 @@ class PromptFormat:
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
     padding       the ids that rows of token ids are padded with: no prompt begins or ends with one
     most_images   of a prompt, whatever a bundle is built for; None: any number
-    next_turn     question -> the text of a later turn of a conversation, from the answer's end token on; None: the end token, then `format`
+    next_turn     question -> the text of a later turn of a conversation, from the answer's end token on; None: the end token, then `format`;
+                  raises UserError where it has a place for an image
     tokenizer     (its files, the model's vocabulary) -> the tokenizer that the family was trained with; raises UserError
     """
 
@@ -101,7 +102,7 @@ class PromptFormat:
     tokenizer: Callable[[Sequence[Path], int], Tokenizer] = Tokenizer
 
     def turn(self, tokenizer: Tokenizer, question: Question) -> list[int]:
-        """The token ids of a later turn, the end token of the answer before it included."""
+        """The token ids of a later turn, the end token of the answer before it included. Raises UserError where it has a place for an image."""
         if self.next_turn is None:
             return [tokenizer.eos, *tokenizer.encode(self.format(question))]
         return tokenizer.encode(self.next_turn(question))

@@ -25,6 +25,10 @@ class Finish(StrEnum):
     LIMIT = "limit"  # the bundle's --max-tokens is reached
 
 
+class TooMany(UserError):
+    """More than the bundle's limits allow."""
+
+
 class Conversation:
     """A batch of prompts after prefill, and the state of each row.
 
@@ -241,8 +245,8 @@ _LIMITED = {
 }
 
 
-def too_many(limit_name: str, value: int, limit: int) -> UserError:
-    return UserError(
+def too_many(limit_name: str, value: int, limit: int) -> TooMany:
+    return TooMany(
         f"{value} {_LIMITED[limit_name]}, the bundle takes {limit}",
         where="input_ids",
         fix=f"build with --{limit_name} {value}, or give fewer",

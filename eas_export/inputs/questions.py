@@ -12,7 +12,6 @@ import json
 import os
 import reprlib
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -29,7 +28,7 @@ from ..families.processing.image_processor import read_image
 from ..families.processing.question import FileQuestion, Question
 from ..families.processing.tokenizer import Tokenizer
 from ..networks.decoder.prompts import Prompts
-from ..system.files import require_file
+from ..system.files import require_file, standard_input
 from .npz import make_inputs, require_tower
 
 STDIN = Path("-")  # in place of a file's path
@@ -54,7 +53,7 @@ def read_questions(path: Path, image_root: Path | None = None) -> list[Question]
     """
     lines, number, name = [], 0, "standard input" if path == STDIN else path
     try:
-        file = nullcontext(sys.stdin.buffer) if path == STDIN else open(require_file(path), "rb")
+        file = nullcontext(standard_input().buffer) if path == STDIN else open(require_file(path), "rb")
     except OSError as error:
         what = f"the file cannot be opened ({error.strerror})"
         raise UserError(what, where=path, fix="check its permissions") from None

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from ..core.errors import UserError
 
@@ -66,6 +67,13 @@ def require_writable(path: Path) -> Path:
         reason = kind or f"{path.parent} is not a writable folder"
         raise UserError(f"the file cannot be written: {reason}", where=path, fix=fix)
     return path
+
+
+def standard_input() -> TextIO:
+    """Raises UserError where the process has none."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed", where="standard input", fix="send text to it, or name a file")
+    return sys.stdin
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from eas_export import Question, Sampling, UserError, open_model, run
 from eas_export.bundle.bundle import open_bundle
 from eas_export.cli import run_chat, run_questions
 from eas_export.core.limits import Limits
+from eas_export.families import get_family
 from eas_export.generation import text_model as text
 from eas_export.generation.conversation import Conversation, Finish
 from eas_export.generation.text_model import TextModel
@@ -200,6 +201,41 @@ def test_a_chat_says_when_the_bundle_is_full(bundle_of, command, monkeypatch):
     full = r"the conversation is full: (\d+) tokens of prompt and answer, the bundle takes 160 \(chat\): type /reset"
     first, *others = map(int, re.findall(full, err))
     assert first > others[0] > 160 and len(set(others)) == 1 and "ended by limit (the build's --max-tokens)" in err
+
+
+def test_a_turn_is_refused_for_what_it_is():
+    """A place for an image, which only a first prompt has, is no lack of room."""
+    turn = get_family("llava").prompts.next_turn
+    with pytest.raises(
+        UserError, match=r"^image placeholders in a later turn \(<image>\): .* \(in a chat: /image FILE\)"
+    ):
+        run_chat._go_on(lambda _, lines: turn(Question(question=lines[0])), None, "And <image>?")
+
+
+def test_a_chat_takes_names_with_spaces_and_notes_rotations(bundle_of, tmp_path, command, monkeypatch):
+    exif, path = Image.Exif(), bundle_of(TINY, fold="lowrank").path
+    exif[0x0112] = 6
+    for name in ("my cat.png", "it's.png"):
+        Image.open(PICTURE).save(tmp_path / name, exif=exif)
+    sent = f"/image {tmp_path}/it's.png\n/image 'x' absent's.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent.encode())))
+    code, _, err = command("run", path, "--chat", "--image", tmp_path / "my cat.png")
+    assert code == 0 and all(f"{name} is read as stored" in err for name in ("my cat.png", "it's.png"))
+    assert """a quote in "'x' absent's.png" is not closed""" in err
+    monkeypatch.chdir(tmp_path)
+    assert [run_chat._names(each) for each in ("my cat.png", "'my cat.png' it\\'s.png", "a b")] == [
+        ["my cat.png"],
+        ["my cat.png", "it's.png"],
+        ["a", "b"],
+    ]
+    assert run_chat._names() == []
+
+
+@pytest.mark.parametrize("asked", [("--prompt", "-"), ("--question", "-"), ("--inputs", "-"), ("--chat",)])
+def test_a_closed_standard_input_is_said(asked, bundle_of, command, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = command("run", bundle_of(TINY, fold="lowrank").path, *asked)
+    assert code == 2 and "error: standard input is closed" in err
 
 
 def test_a_turn_follows_the_end_of_the_answer_before(bundle_of):

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,9 @@ def test_images_that_cannot_be_read(tmp_path, picture, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(UserError, match=f"too large: more than {limit:,} pixels .*: scale it down, to 2000 pixels"):
             read_image(picture)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            assert not is_rotated(picture) and not warned
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -37,8 +37,14 @@ def format_question(question: Question) -> str:
 
 
 def format_next_turn(question: Question) -> str:
-    """From the end of the answer before it."""
-    return f"</s>{_turn(question)}"
+    """From the end of the answer before it. Raises UserError for a place of an image, which only a first prompt has."""
+    turn = _turn(question)
+    if PLACEHOLDER in turn:
+        what = f"image placeholders in a later turn ({PLACEHOLDER}): only the first prompt of a conversation has images"
+        raise UserError(
+            what, where="prompt", fix=f"leave {PLACEHOLDER} out, or start another conversation (in a chat: /image FILE)"
+        )
+    return f"</s>{turn}"
 
 
 def _turn(question: Question) -> str:

@@ -1,7 +1,8 @@
 """Read image files and turn them into pixels."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,10 @@ def read_image(path: Path, exif_rotate: bool = False, mode: str = "RGB") -> "Ima
         raise UserError("Pillow is not installed", where=path, fix=install_command("", "pillow")) from None
     require_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                sides, deep = image.size, image.mode in DEEP_MODES
-                if not deep and max(sides) <= LONGEST_SIDE * min(sides):
-                    return (ImageOps.exif_transpose(image) if exif_rotate else image).convert(mode)
+        with _opened(path) as image:
+            sides, deep = image.size, image.mode in DEEP_MODES
+            if not deep and max(sides) <= LONGEST_SIDE * min(sides):
+                return (ImageOps.exif_transpose(image) if exif_rotate else image).convert(mode)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         what = f"the image is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         fix = "scale it down, to 2000 pixels a side or fewer: the model sees a few hundred"
@@ -57,12 +56,23 @@ def read_image(path: Path, exif_rotate: bool = False, mode: str = "RGB") -> "Ima
     raise UserError(what, where=path, fix="crop it: as a square it would be nearly empty")
 
 
+@contextmanager
+def _opened(path: Path) -> "Iterator[Image]":
+    """Pillow's image, to be read inside the block. Raises DecompressionBombWarning where Pillow only warns."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+
+
 def is_rotated(path: Path) -> bool:
     """Whether a rotation or a reflection is stored beside the image's pixels; False for what `read_image` refuses."""
-    from PIL import ExifTags, Image
+    from PIL import ExifTags
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     except Exception:  # as above
         return False
