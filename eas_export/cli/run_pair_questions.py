@@ -1,10 +1,7 @@
 """eas-export run on a cross-encoder with texts and images: answers with their probabilities, or what is found, best first."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 
 import click
 
@@ -12,12 +9,12 @@ from ..bundle.bundle import Bundle
 from ..families.processing.question import Question
 from ..generation.pair_model import PairModel, has_answers, open_pair_model
 from ..inputs.pair_questions import Item
-from ..system.files import Lines, written_by_line
-from .answers_file import answers_key, kept_answers
+from .answers_file import answers_file, answers_key
 from .output import Table
 from .run_options import RunOptions
 
 TOP = 5  # answers, images or texts that are shown
+CHOSEN, RANKED = ({"answer", "probability", "answers"},), ({"score"}, {"ranking"})  # keys of what is found
 
 Done = Callable[[int], None]
 
@@ -30,31 +27,20 @@ def run_pair_questions(bundle: Bundle, questions: Sequence[Question], options: R
         model = open_pair_model(bundle, options.backend, options.exif_rotate)
     items = model.items(questions)
     single = all(len(each) == 1 for each in items)
-    results: list[dict] = []
-    nowhere = nullcontext(Lines(Path(), [], lambda line: None))
     key, group = answers_key(bundle, questions, options, options.top), size if single else 1
-    with written_by_line(outputs, key, options.resume, group) if outputs else nowhere as lines:
-        results += kept_answers(lines)
-        if results:
-            options.progress.note("resumed", {"answers kept": len(results), "of": len(questions)})
+    images = [[*dict.fromkeys(path for item in each for path in item.images)] for each in items]
+    with answers_file(options, key, group, images, RANKED if ranks else CHOSEN) as (results, add):
         left = items[len(results) :]
         stage = options.progress.stage(
             "scoring" if ranks else "answering", sum(map(len, left)), "pairs" if ranks else "questions"
         )
-        try:
-            with stage as done:
-                if ranks:
-                    found = _rankings(model, [left] if single else [[each] for each in left], options.top, done)
-                else:
-                    found = _answers(model, questions, options.top or TOP, len(results), done)
-                for each in found:
-                    results.append(_record(len(results) + 1, questions[len(results)], each))
-                    lines.write(json.dumps(results[-1], ensure_ascii=False))
-        except BaseException as error:
-            if results and outputs:
-                click.echo(f"the first {len(results)} answers are in {lines.partial}", err=True)
-                error.add_note("the same command with --resume goes on after the answers that are there")
-            raise
+        with stage as done:
+            if ranks:
+                found = _rankings(model, [left] if single else [[each] for each in left], options.top, done)
+            else:
+                found = _answers(model, questions, options.top or TOP, len(results), done)
+            for each in found:
+                add(_record(len(results) + 1, questions[len(results)], each))
     if not ranks and not has_answers(bundle):
         click.echo("note: answers are numbers: build the bundle with --labels FILE to have words", err=True)
     record = {"answers": results, "outputs": str(outputs) if outputs else None, "backend": options.backend}

@@ -1,11 +1,9 @@
 """eas-export run on a decoder with questions: text out, as it is generated or a line per answer."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import click
 
@@ -14,8 +12,7 @@ from ..families.processing.question import Question
 from ..generation.conversation import Finish
 from ..generation.sampling import Sampling
 from ..generation.text_model import Reply, TextModel, open_model
-from ..system.files import Lines, written_by_line
-from .answers_file import answers_key, kept_answers
+from .answers_file import answers_file, answers_key
 from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 
 WHY = {
@@ -24,46 +21,35 @@ WHY = {
     Finish.LIMIT: "limit (the build's --max-tokens)",
 }
 
+FORMS = ({"text", "finish", "tokens"},)  # of an answer
+
 
 def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOptions) -> tuple[dict, None]:
     """What `--json` shows; the answers are printed here. Raises UserError for questions that do not fit the bundle."""
     options.require_decoding()
     max_new_tokens, outputs = options.max_new_tokens or DEFAULT_NEW_TOKENS, options.outputs
-    answers: list[dict] = []
 
     def keep(reply: Reply) -> None:
-        record = _record(len(answers) + 1, questions[len(answers)], reply)
-        lines.write(json.dumps(record, ensure_ascii=False))
-        answers.append(record)
+        add(_record(len(answers) + 1, questions[len(answers)], reply))
         if not counted:
             click.echo(f"[{len(answers)}] {reply.text}")
 
     counted, group = options.as_json or outputs, bundle.manifest.limits.max_batch
     key = answers_key(bundle, questions, options, max_new_tokens, options.sampling.model_dump(mode="json"))
-    nowhere = nullcontext(Lines(Path(), [], lambda line: None))
-    with written_by_line(outputs, key, options.resume, group) if outputs else nowhere as lines:
-        answers += kept_answers(lines)
-        if answers:
-            options.progress.note("resumed", {"answers kept": len(answers), "of": len(questions)})
-        try:
-            with options.progress.stage("loading"):
-                model = open_model(bundle, options.backend, options.exif_rotate)
-            earlier, begin = len(answers), time.monotonic()
-            if len(questions) == 1 and not counted:
-                answers.append(_stream_one(model, questions, max_new_tokens, options.sampling))
-            else:
-                stage = options.progress.stage("answering", len(questions) - len(answers), "questions")
-                with stage if counted else nullcontext(lambda count: None) as done:
-                    for reply in model.replies(questions, max_new_tokens, options.sampling, len(answers)):
-                        keep(reply)
-                        done(1)
-            if new := answers[earlier:]:
-                options.progress.note(*_summary(new, time.monotonic() - begin))
-        except BaseException as error:
-            if answers and outputs:
-                click.echo(f"the first {len(answers)} answers are in {lines.partial}", err=True)
-                error.add_note("the same command with --resume goes on after the answers that are there")
-            raise
+    with answers_file(options, key, group, [question.image for question in questions], FORMS) as (answers, add):
+        with options.progress.stage("loading"):
+            model = open_model(bundle, options.backend, options.exif_rotate)
+        earlier, begin = len(answers), time.monotonic()
+        if len(questions) == 1 and not counted:
+            add(_stream_one(model, questions, max_new_tokens, options.sampling))
+        else:
+            stage = options.progress.stage("answering", len(questions) - len(answers), "questions")
+            with stage if counted else nullcontext(lambda count: None) as done:
+                for reply in model.replies(questions, max_new_tokens, options.sampling, len(answers)):
+                    keep(reply)
+                    done(1)
+        if new := answers[earlier:]:
+            options.progress.note(*_summary(new, time.monotonic() - begin))
     return {"answers": answers, "outputs": str(outputs) if outputs else None, "backend": options.backend}, None
 
 

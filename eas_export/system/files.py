@@ -97,7 +97,7 @@ def partials_in(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Lines:
-    """A file that grows line by line. partial: where it grows; kept: the lines of an interrupted run; write: appends one"""
+    """A file that grows line by line. partial: where it grows; kept: the lines of an interrupted run; write: appends one, without its newline"""
 
     partial: Path
     kept: list[str]
@@ -105,12 +105,15 @@ class Lines:
 
 
 @contextmanager
-def written_by_line(path: Path, key: str, resume: bool = False, group: int = 1) -> Iterator[Lines]:
-    """Collect lines in <name>.<key>.partial, which becomes `path` when the block ends without an error, and else stays.
+def written_by_line(
+    path: Path, key: str, resume: bool = False, group: int = 1, finished: Callable[[str], str] = str
+) -> Iterator[Lines]:
+    """Collect lines in <name>.<key>.partial, which become `path` when the block ends without an error, and else stay.
 
     key     a hash of everything that the lines depend on, in hex
     resume  go on after the lines of an interrupted run, if there was one; of a torn last line, or of a group that is not whole, none stays
     group   how many lines are made together
+    finished  a line -> what `path` gets of it, both with their newline
 
     Raises UserError where the file cannot be written, where another process writes it, and where lines of an earlier run would be lost or
     mixed with other ones.
@@ -131,7 +134,10 @@ def written_by_line(path: Path, key: str, resume: bool = False, group: int = 1) 
             kept = _whole_lines(file, group)
             try:
                 yield Lines(partial, kept, lambda line: _append(file, line))
-                _take_place(partial, path)
+                file.seek(0)
+                with written_whole(path) as whole:
+                    whole.writelines(finished(line.decode()).encode() for line in file)
+                partial.unlink()
             finally:
                 if partial.is_file() and partial.stat().st_size == 0:
                     partial.unlink()
@@ -152,7 +158,7 @@ def _whole_lines(file: BinaryIO, group: int) -> list[str]:
     lines = [line for line in file if line.endswith(b"\n")]
     lines = lines[: len(lines) // group * group]
     file.truncate(sum(map(len, lines)))
-    return [line.decode("utf-8", "replace") for line in lines]
+    return [line.decode("utf-8", "surrogateescape") for line in lines]
 
 
 def _append(file: BinaryIO, line: str) -> None:

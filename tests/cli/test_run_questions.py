@@ -475,13 +475,42 @@ def test_an_interrupted_run_goes_on(bundle_of, tmp_path, command, refused, monke
         assert answered[0] == there // batch * batch + 1
         assert out.read_bytes() == whole.read_bytes() and not partial.exists()
         out.unlink()
-    partial.write_text('{"question": 2}\n' * 8)
-    assert "the partial output is damaged" in refused(*asked, "--outputs", out, "--resume") and partial.exists()
+    more = [line.replace(b'"question": 1,', b'"question": %d,' % n) for n, line in enumerate(lines[:1] * 16, start=1)]
+    broken = lines[0].replace(b'"text": "', b'"text": "\xff')
+    for damaged in (
+        b"".join([broken, *lines[1:8]]),
+        b'{"question": 2}\n' * 8,
+        b"".join(b'{"question": %d}\n' % n for n in range(1, 9)),
+        b"".join(more),
+    ):
+        partial.write_bytes(damaged)
+        assert "the partial output is damaged" in refused(*asked, "--outputs", out, "--resume") and partial.exists()
     partial.unlink()
     assert (
         command(*asked, "--outputs", out, "--resume")[0] == 0 and out.read_bytes() == whole.read_bytes()
     )  # nothing to resume
     assert "leave --resume out" in refused(*asked, "--resume")
+
+
+def test_a_repaired_image_goes_on_and_a_changed_one_does_not(bundle_of, tmp_path, command, refused):
+    """Only the images of answers that stay have to be the same."""
+    file, out, whole = tmp_path / "x.jsonl", tmp_path / "y.jsonl", tmp_path / "whole.jsonl"
+    images = [tmp_path / f"{number}.png" for number in range(2)]
+    for image in images:
+        image.write_bytes(PICTURE.read_bytes())
+    file.write_text("".join(json.dumps({"prompt": "\u00e9?", "image": image.name}) + "\n" for image in images))
+    asked = ("run", bundle_of(TINY).path, "--inputs", file, "--max-new-tokens", 4)  # one at a time
+    assert command(*asked, "--outputs", whole)[0] == 0 and b"images" not in whole.read_bytes()
+    images[1].write_bytes(PICTURE.read_bytes()[:100])
+    code, _, err = command(*asked, "--outputs", out)
+    assert code == 2 and "the first 1 answers are in" in err
+    images[1].write_bytes(PICTURE.read_bytes())
+    Image.new("RGB", (9, 9)).save(images[0])
+    said = refused(*asked, "--outputs", out, "--resume")
+    assert f"an image of question 1 has changed since it was answered: {images[0]} (" in said
+    images[0].write_bytes(PICTURE.read_bytes())
+    assert command(*asked, "--outputs", out, "--resume")[0] == 0 and out.read_bytes() == whole.read_bytes()
+    assert not [*tmp_path.glob("*.partial")]
 
 
 def test_a_batch_is_gone_before_the_next_is_read(bundle_of, monkeypatch):
