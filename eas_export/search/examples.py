@@ -18,7 +18,7 @@ from ..families.contract import Family
 from ..families.processing.image_processor import read_image
 from ..families.processing.question import Question
 from ..families.processing.tokenizer import Tokenizer
-from ..inputs.questions import located, make_prompt, prompt_length, read_questions
+from ..inputs.questions import located, make_prompt, prompt_length, read_questions, require_known
 from ..networks.decoder.prompts import Prompts
 from ..system.hashing import sha256_of
 
@@ -41,7 +41,8 @@ class Examples(Sequence[Example]):
 
     path, image_root  see inputs/questions.read_questions
 
-    Raises UserError for an invalid file, a question without an answer, and a prompt whose images do not match its text.
+    Raises UserError for an invalid file, a question without an answer, a prompt whose images do not match its text, and an
+    answer with a token that the model has no embedding for.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Examples(Sequence[Example]):
         if index not in self._kept:
             question = self.questions[index]
             prompt = make_prompt(question, self.config, self.family, self.tokenizer, question.where(index + 1))
-            made = Example(prompt, self._answer(question))
+            made = Example(prompt, self._answer(question, index + 1))
             if self._room < 0:
                 return made
             self._room -= SMALL if prompt.pixel_values is None else SMALL + prompt.pixel_values.nbytes
@@ -84,11 +85,13 @@ class Examples(Sequence[Example]):
         for number, question in enumerate(self.questions, start=1):
             with located(question.where(number)):
                 length = prompt_length(question, self.config, self.family, self.tokenizer)
-            prompt, total = max(prompt, length), max(total, length + len(self._answer(question)))
+            prompt, total = max(prompt, length), max(total, length + len(self._answer(question, number)))
         return Limits(max_prompt=prompt, max_tokens=total)
 
-    def _answer(self, question: Question) -> Tensor:
-        return torch.tensor([*self.tokenizer.encode(expected_reply(question)), self.tokenizer.eos])
+    def _answer(self, question: Question, number: int) -> Tensor:
+        ids = self.tokenizer.encode(expected_reply(question))
+        require_known(ids, self.config, self.tokenizer, f"{question.where(number)}: answer")
+        return torch.tensor([*ids, self.tokenizer.eos])
 
 
 def expected_reply(question: Question) -> str:

@@ -261,6 +261,14 @@ REFUSED = {
     "id of a fraction": ({"added_tokens": {"<im>": 128.0}}, "not a map of added tokens"),
     "id of a truth": ({"added_tokens": {"<s>": True}}, "not a map of added tokens"),
     "no end": ({"tokenizer_config": {"eos_token": None}}, "the tokenizer has no eos_token"),
+    "end beyond the model": (
+        {"added_tokens": {"<a>": 128, "<b>": 129}, "special_tokens_map": {"eos_token": "<end>"}},
+        r"the eos_token is '<end>' \(id 130\), but the model knows 130 tokens .*: name the eos_token that",
+    ),
+    "start beyond the model": (
+        {"added_tokens": {"<a>": 128, "<b>": 129}, "special_tokens_map": {"bos_token": "<start>"}},
+        r"the bos_token is '<start>' \(id 130\)",
+    ),
     "end of text": ({"generation_config": {"eos_token_id": "2"}}, "not the config of generation"),
 }
 

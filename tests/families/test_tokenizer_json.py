@@ -25,6 +25,7 @@ from eas_export.families.processing.tokenizer import TextStream, Tokenizer, find
 from eas_export.generation.text_model import open_model
 from eas_export.inputs.questions import make_prompt
 from eas_export.pipeline import build
+from eas_export.search.examples import Examples
 
 assert models  # a fixture
 KEPT = ("alone", "llama", "legacy", "no space", "special is text", "published")
@@ -327,6 +328,13 @@ def test_a_bundle_carries_it(checkpoint, tmp_path, command):
             UserError, match=r"the text has the token '<pad>' \(id 128\), but the model knows 128 tokens"
         ):
             ask()
+
+
+def test_an_answer_with_a_token_that_the_model_lacks_is_not_trained_on(checkpoint, tmp_path):
+    opened = load_checkpoint(Sources(checkpoint))
+    (tmp_path / "x.jsonl").write_text('{"question": "a", "answer": "a"}\n{"question": "a", "answer": "<pad>"}\n')
+    with pytest.raises(UserError, match=r"'<pad>' \(id 128\), but the model knows 128 .*line 2: answer\)"):
+        Examples(tmp_path / "x.jsonl", opened.config, LLAVA, make_tokenizer(opened.tokenizer, opened.config))
 
 
 def test_a_model_without_one_says_so_and_an_option_names_one(plain, checkpoint, tmp_path, command):

@@ -61,7 +61,7 @@ class Tokenizer:
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
         """files: as in Checkpoint.tokenizer; of two tokenizers, the first is read. Raises UserError unless it is a tokenizer with a start
-        and an end token and at most `vocabulary` tokens."""
+        and an end token among at most `vocabulary` tokens."""
         self._files, self._vocabulary = tuple(files), vocabulary
         path = files[0]
         self._open({file.name: file for file in files}, path)
@@ -69,6 +69,11 @@ class Tokenizer:
         if self.size > vocabulary:
             what = f"the tokenizer has {self.size} tokens, but the model {vocabulary}"
             raise UserError(what, where=path, fix=f"put the model's own {path.name} there")
+        for name, used in (("bos_token", self.before), ("eos_token", (self.eos,))):
+            if used and used[0] >= vocabulary:
+                what = f"the {name} is {self.name(used[0])!r} (id {used[0]}), but the model knows {vocabulary} tokens"
+                fix = f"name the {name} that the model was trained with in tokenizer_config.json or special_tokens_map.json"
+                raise UserError(what, where=path.parent, fix=fix)
 
     def _open(self, files: Mapping[str, Path], path: Path) -> None:
         """Set the model and the tokens; path: the tokenizer among its files, by name"""
