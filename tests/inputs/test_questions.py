@@ -16,7 +16,7 @@ from eas_export.core.configs.vit import ImageConfig
 from eas_export.core.errors import UserError
 from eas_export.families import get_family
 from eas_export.families.processing.image_processor import is_rotated, read_image, to_pixels
-from eas_export.families.processing.question import Question
+from eas_export.families.processing.question import Question, as_questions
 from eas_export.families.processing.tokenizer import TextStream, Tokenizer
 from eas_export.inputs.questions import STDIN, encode_question, holds_questions, make_prompt, read_questions
 
@@ -247,6 +247,7 @@ def test_a_file_without_questions(tmp_path):
         ({"prompt": "x" * (1 << 20)}, "longer than"),
         ('{"prompt": "\udcff"}\n', "the line is not UTF-8"),
         ('{"prompt": "\\ud800"}\n', "prompt is .*: not valid Unicode"),
+        ('{"text": "\\ud800"}\n', "text is .*: not valid Unicode"),
         ('{"question": "x", "context": "\\ud800"}\n', "context is .*: not valid Unicode"),
         ('{"question": "x", "options": ["\\ud800"]}\n', "options is .*: not valid Unicode"),
         ({"prompt": "x", "image": "a" * 300}, "the file cannot be opened"),
@@ -324,3 +325,19 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path):
     path.write_text('{"prompt": "a"}\n\n{"prompt": "b", "image": [], "prompt": "c"}\n')
     with pytest.raises(UserError, match=r"the key 'prompt' is there twice .*q.jsonl, line 3.: keep one"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"question": "hi"}, r"{'question': 'hi'} is not a question \(question 1\): give a text or a Question"),
+        (5, r"5 is not a question \(question 1\)"),
+        (["hi", 5], r"5 is not a question \(question 2\)"),
+        (["hi", "\ud800"], r"question is .*: not valid Unicode text \(question 2\): correct the text"),
+    ],
+)
+def test_only_texts_and_questions_are_asked(given, said):
+    with pytest.raises(UserError, match=said):
+        as_questions(given)
+    asked = Question(question="hi")
+    assert as_questions("hi") == as_questions(asked) == as_questions(each for each in ["hi"]) == [asked]

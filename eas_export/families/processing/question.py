@@ -1,13 +1,14 @@
 """A user's question: text and images, from the options of `run` or from one line of a JSON-lines file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import ClassVar, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ...core.record import Record
+from ...core.errors import UserError
+from ...core.record import Record, refusal, shown
 
 MOST_IMAGES = 100  # of one question
 MOST_ANSWERS = 10  # human answers to one question, as in VQA's files
@@ -73,7 +74,7 @@ class Question(Record):
             raise ValueError("an id is a text or a whole number")
         return value
 
-    @field_validator("prompt", "question", "context", "options", "image", "answer", "question_id")
+    @field_validator("*")
     @classmethod
     def _is_unicode(cls, value: str | tuple[str, ...] | int | None) -> str | tuple[str, ...] | int | None:
         try:
@@ -117,10 +118,22 @@ class FileQuestion(Question):
         return Question(**known | {"question": question, "image": tuple(image)})
 
 
-def as_questions(given: str | Question | Sequence[str | Question]) -> list[Question]:
-    """One question or several as a list; a text is a Question(question=text)."""
-    several = [given] if isinstance(given, str | Question) else given
-    return [Question(question=each) if isinstance(each, str) else each for each in several]
+def as_questions(given: str | Question | Iterable[str | Question]) -> list[Question]:
+    """One question or several as a list; a text is a Question(question=text). Raises UserError for anything else, and for invalid Unicode."""
+    several = given if isinstance(given, Iterable) and not isinstance(given, str | Question | Mapping) else [given]
+    return [_as_question(each, f"question {number}") for number, each in enumerate(several, start=1)]
+
+
+def _as_question(given: object, where: str) -> Question:
+    if isinstance(given, Question):
+        return given
+    if not isinstance(given, str):
+        fix = 'give a text or a Question: Question(question="...", image="cat.png")'
+        raise UserError(f"{shown(given)} is not a question", where=where, fix=fix)
+    try:
+        return Question(question=given)
+    except ValidationError as error:
+        raise refusal(error, Question, "text", where) from None
 
 
 def _find_option(answer: object, options: tuple[str, ...]) -> int:
