@@ -15,9 +15,7 @@ import torch
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import rank_sizes
-from ...checkpoint.hf_clip import (
-    rename_tower,
-)
+from ...checkpoint.hf_clip import rename_tower
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
 from ...checkpoint.hugging_face import left_over, quoted, read_folder
