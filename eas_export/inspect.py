@@ -10,6 +10,7 @@ from .bundle.bundle import Bundle, open_bundle
 from .bundle.manifest import MANIFEST, Accounts, FileRecord, SourceRecord
 from .core.configs import AnyConfig
 from .core.errors import UserError
+from .core.options import BuildOptions
 from .core.plan import SkipPlan, choose_plan, disagreement, make_plan
 from .core.precision import PRECISIONS
 from .core.progress import Progress
@@ -17,6 +18,8 @@ from .core.record import Record
 from .families import load_checkpoint, tokenizer_notes
 from .families.contract import Sources
 from .networks.memory import DeviceMemory, RequestMemory, device_memory, request_memory
+
+FILES = ("weights", "vision", "base_weights", "tokenizer")  # of a checkpoint
 
 
 class Facts(Record):
@@ -59,16 +62,25 @@ class BundleFacts(Facts):
 
 
 def inspect(
-    path: Path | str, *, skip: str | None = None, check: bool = False, progress: Progress | None = None, **sources: Any
+    path: Path | str,
+    *,
+    skip: str | list[int] | int | None = None,
+    check: bool = False,
+    progress: Progress | None = None,
+    **sources: Any,
 ) -> Facts:
     """What is in a checkpoint, or in a bundle: then as BundleFacts.
 
-    skip     a checkpoint's attentions to skip
+    skip     a checkpoint's attentions to skip: "20-31,5", a list, a number or "none"
     check    read every byte of a bundle and compare its sha256 with the manifest's
     sources  of a checkpoint: weights, vision, base_weights, tokenizer and settings that its files may lack (see families/contract.Sources)
 
     Bytes of a checkpoint are counted in fp16, of a bundle in its own precision. Raises UserError where the path is neither, or damaged.
     """
+    takes = (*FILES, *BuildOptions().settings)
+    if wrong := next((name for name in sources if name not in takes), None):
+        fix = f"leave {wrong} out: the keywords are {', '.join(('skip', 'check', 'progress', *takes))}"
+        raise UserError(f"inspect does not take {wrong}", where=wrong, fix=fix)
     path, given = Path(path), {name: value for name, value in sources.items() if value is not None}
     if (path / MANIFEST).is_file():
         if skip is not None or given:
@@ -85,7 +97,7 @@ def inspect(
     if check:
         fix = "leave --check out"
         raise UserError("--check works on bundles only, and the path is not one", where=path, fix=fix)
-    return _checkpoint_facts(path, skip, **given)
+    return _checkpoint_facts(path, skip=skip, **given)
 
 
 def _bundle_facts(bundle: Bundle) -> BundleFacts:
@@ -118,16 +130,15 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def _checkpoint_facts(path: Path, skip: str | None, **sources: Any) -> Facts:
-    paths = {
-        name: Path(sources.pop(name)) for name in ("weights", "vision", "base_weights", "tokenizer") if name in sources
-    }
-    checkpoint = load_checkpoint(Sources(path, **paths, **resolve(None, sources).options.settings))
+def _checkpoint_facts(path: Path, **given: Any) -> Facts:
+    paths = {name: Path(given.pop(name)) for name in FILES if name in given}
+    request = resolve(None, given)
+    checkpoint = load_checkpoint(Sources(path, **paths, **request.options.settings))
     notes = list(checkpoint.notes)
     try:
-        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, skip)
+        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip)
     except UserError as error:
-        if skip is not None:
+        if request.given_skip is not None:
             raise
         plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")

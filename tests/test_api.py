@@ -85,6 +85,16 @@ def test_keywords_are_the_command_lines_options(name):
     assert options - ON_THE_COMMAND_LINE <= named
 
 
+def test_inspect_takes_skips_as_build_does_and_no_option_that_says_nothing_about_a_checkpoint():
+    for skip in ([1, 3], "1,3"):
+        assert eas_export.inspect(TINY.folder, skip=skip).plan.skipped == (1, 3)
+    assert eas_export.inspect(TINY.folder, skip=1).plan.skipped == (1,)
+    with pytest.raises(UserError, match=r"inspect does not take precision \(precision\): leave precision out: the"):
+        eas_export.inspect(TINY.folder, adapter_scale=1.0, precision="bf16")
+    with pytest.raises(UserError, match=r"skip is 1\.5: "):
+        eas_export.inspect(TINY.folder, skip=1.5)
+
+
 def test_long_work_says_how_far_it_is(bundle_of, plain, questions, tmp_path):
     """To a Progress of one's own."""
     stages = []
