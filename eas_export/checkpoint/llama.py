@@ -39,9 +39,9 @@ class HfLlamaConfig(hf_llama.LlamaConfig):
 def find_llama(folder: Path, name: str | None) -> Path:
     """`folder` itself if it is a LLaMA's, else its only subfolder that is one, or the one of these that is called `name`."""
     fix = f"pass --weights DIR, the folder with {EXPECTED}"
-    if _main_file(folder):
+    if main_file(folder):
         return folder
-    folders = sorted(path for path in folder.glob("*/") if _main_file(path))
+    folders = sorted(path for path in folder.glob("*/") if main_file(path))
     named = [path for path in folders if path.name == name]
     if not folders:
         refuse_part(folder)
@@ -54,7 +54,7 @@ def find_llama(folder: Path, name: str | None) -> Path:
 
 def read_llama(folder: Path) -> Llama:
     """The model, not read yet. Raises UserError for missing, unknown and mis-shaped tensors, and for a LLaMA with grouped keys and values."""
-    return LAYOUTS[_main_file(folder) or PARAMS_FILE](folder)
+    return LAYOUTS[main_file(folder) or PARAMS_FILE](folder)
 
 
 def _read_meta(folder: Path) -> Llama:
@@ -90,9 +90,10 @@ def _read_hugging_face(folder: Path) -> Llama:
 LAYOUTS: dict[str, Callable[[Path], Llama]] = {PARAMS_FILE: _read_meta, CONFIG_FILE: _read_hugging_face}
 
 
-def _main_file(folder: Path) -> str | None:
-    """The file that tells the layout; None where there is neither."""
-    return next((name for name in LAYOUTS if (folder / name).is_file()), None)
+def main_file(folder: Path) -> str | None:
+    """The file that tells the layout, of both the one that has weights beside it; None where there is neither."""
+    files = [name for name in LAYOUTS if (folder / name).is_file()]
+    return next(iter(files if any(folder.glob("consolidated.*")) else files[::-1]), None)
 
 
 def _config(sizes: dict[str, int], layers: int, heads: int, norm_eps: float, rope_theta: float) -> dict[str, Any]:

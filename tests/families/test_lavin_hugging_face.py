@@ -101,8 +101,10 @@ def test_transformers_computes_the_same_with_the_converted_files(tmp_path):
 
 
 def test_a_bundle_of_it_equals_the_published_code_and_its_witness(tmp_path, bundle_of):
+    """Also where Meta's params.json, but none of its weights, lies beside it."""
     data = rest_of(CASE, tmp_path / "data")
     llama = converted(CASE, data / "weights" / "13B")
+    shutil.copy(next(CASE.folder.glob("weights/*/params.json")), llama)
     bundle = build(data, tmp_path / "a.bundle", verify=False, **CASE.limits).bundle
     inputs = CASE.prompts("img1")
     check_against_golden(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.hf_llama import EVERY_KEY
+from ...checkpoint.llama import main_file
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
 from ...checkpoint.state_dict import WRAPPER
 from ..contract import Sources
@@ -43,7 +44,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
     transformers = import_transformers()
     folder = open_files(sources)[0].weights
     with translated(folder):
-        read = _from_meta if (folder / PARAMS_FILE).is_file() else _from_hugging_face
+        read = _from_meta if main_file(folder) == PARAMS_FILE else _from_hugging_face
         model = read(transformers, folder)
     return LlamaWitness(model.model, model.lm_head)
 
