@@ -102,9 +102,10 @@ def build(
     answers = None if labels is None else Path(labels)
     sources = Sources.given("build", ckpt, weights, vision, base_weights, tokenizer, labels=answers, **opts.settings)
 
-    checkpoint = _load(sources, opts)
-    opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
-    _require_images_fit(opts, checkpoint)
+    with request.suiting():
+        checkpoint = _load(sources, opts)
+        opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
+        _require_images_fit(opts, checkpoint)
     request = replace(request, options=opts)
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)

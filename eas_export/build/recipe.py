@@ -1,6 +1,8 @@
 """Build options from the command line, a recipe, or both. A recipe is a YAML file with the same keys; the command line takes precedence."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,19 @@ class Request:
     given_skip: str | None
     recipe_skip: tuple[str, str] | None
     notes: tuple[str, ...] = ()
+    written: Mapping[str, Path] = field(default_factory=dict)  # option as it is typed -> the recipe that sets it
+
+    @contextmanager
+    def suiting(self) -> Iterator[None]:
+        """Put the recipe in place of an option of its own that a UserError says to leave out: nobody typed it."""
+        try:
+            yield
+        except UserError as error:
+            if error.where not in self.written:
+                raise
+            what = f"the recipe sets {_as_option(error.where.removeprefix('--'))}: {error.what}"
+            fix = error.fix.replace(f"leave {error.where} out", "give a recipe for this model, or leave --recipe out")
+            raise UserError(what, where=self.written[error.where], fix=fix) from None
 
 
 def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
@@ -39,7 +54,8 @@ def resolve(recipe: Path | None, given: dict[str, Any]) -> Request:
         before = f"{recipe.name}'s {written['max_prompt']}" if too_long else f"the default of {DEFAULT_MAX_PROMPT}"
         lowered = f"max_prompt is {options.limits.max_prompt}, as {before} leaves no room for an answer"
         notes = (f"{lowered} in {options.max_tokens} tokens; --max-prompt sets another",)
-    return Request(options, options.skip if "skip" in chosen else None, recipe_skip, notes)
+    own = {f"--{key.replace('_', '-')}": recipe for key in written if key not in chosen}
+    return Request(options, options.skip if "skip" in chosen else None, recipe_skip, notes, own)
 
 
 def _leaves_no_room(max_prompt: Any, max_tokens: Any) -> bool:

@@ -114,6 +114,23 @@ def test_its_own_options_are_for_no_other_family(folder, options, tmp_path, refu
     assert said in refused("inspect", GOLDEN / folder, *options)
 
 
+@pytest.mark.parametrize(
+    "ckpt, recipe, said",
+    [
+        (GOLDEN / "llava" / "a", "text_length: 50", "text_length: a llava checkpoint does not take --text-length"),
+        (CASE.file, "max-prompt: 64", "max_prompt: --max-prompt does not apply to this kind of network"),
+    ],
+)
+def test_a_recipe_for_another_model_is_named_not_an_option_that_nobody_typed(ckpt, recipe, said, tmp_path, refused):
+    path, option = tmp_path / "r.yaml", said.split()[-1] if "llava" in said else "--max-prompt"
+    path.write_text(recipe)
+    heads = HEADS if ckpt == CASE.file else ()
+    build = ("build", "--ckpt", ckpt, "--out", tmp_path / "o", *heads, "--recipe", path)
+    fix = "give a recipe for this model, or leave --recipe out"
+    assert f"the recipe sets {said} ({path}): {fix}" in refused(*build)
+    assert f"leave {option} out" in refused(*build, option, 60)
+
+
 def test_a_dry_run_checks_and_writes_nothing(tmp_path, command):
     build = ("build", "--ckpt", CASE.file, "--out", tmp_path / "o", "--skip", SKIP, *HEADS, "--dry-run")
     code, out, err = command(*build)
