@@ -223,10 +223,15 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
 
 
 def _stdin() -> str:
-    """Standard input as text, without the newline at its end."""
+    """Standard input as text, without the newline at its end. Raises UserError where there is none."""
     from ..system.files import standard_input
 
-    return standard_input().buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    text = standard_input().buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise UserError(
+            "standard input is empty", where="-", fix="send the text to it, as in: echo TEXT | eas-export run .."
+        )
+    return text
 
 
 def _check_outputs(outputs: Path, inputs: Path | None, suffix: str) -> None:

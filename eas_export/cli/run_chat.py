@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import click
 
@@ -14,7 +15,7 @@ from ..core.errors import UserError
 from ..families.processing.question import Question
 from ..generation.conversation import Conversation, Finish, TooMany
 from ..generation.text_model import open_model
-from ..system.files import standard_input
+from ..system.files import require_file, standard_input
 from .run_options import RunOptions
 from .run_questions import WHY
 from .width import fill, line_width
@@ -36,7 +37,10 @@ def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None
             if command == "/reset":
                 conversation = None
             elif command == "/image":
-                conversation, images = None, _names(*given)
+                named = _names(*given)
+                for name in named:
+                    require_file(Path(name))
+                conversation, images = None, named
                 options.note_rotations(images)
             elif command.startswith("/") and not given:
                 raise UserError(f"there is no command {command}", where="chat", fix=HELP)

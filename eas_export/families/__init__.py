@@ -77,6 +77,9 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
     """Load a checkpoint of the family called `name`; by default the family is detected. Raises UserError for an option that the family
     does not take, and as Family.load does."""
     family = get_family(name) if name else detect(sources.ckpt)
+    if not family.detect(sources.ckpt) and (other := _family_of(sources.ckpt)):
+        what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
+        raise UserError(what, where=sources.ckpt, fix="pass the checkpoint that the bundle was built from")
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
             option = f"--{field.name.replace('_', '-')}"

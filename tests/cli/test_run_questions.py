@@ -172,14 +172,14 @@ def test_a_chat_goes_on_and_starts_again(bundle_of, command, refused, monkeypatc
     ]
     lines += ["/help", "/image absent.png", "Why?", "/image", "word " * 1000, "Why?"]
     want = [*said(Question(question="Why?"), "And now?"), said(Question(question="Why?"))[0]]
-    want += [*said(seen, "Why?"), said(seen)[0], want[0]]
+    want += [*said(seen, "Why?"), *said(seen, "Why?"), want[0]]  # an /image that is not there changes nothing
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
     code, text, err = command("run", path, "--chat", "--max-new-tokens", most)
     assert code == 0 and text == "".join(want) and want[0] != want[3], err
     assert "answer: ended by length (--max-new-tokens)" in err and "tokens per second" not in err
     for told in (
         "there is no command /help",
-        "there is no such file (question 1: absent.png)",
+        "there is no such file (absent.png)",
         "takes 1024 (question 1)",
     ):
         assert told in err
@@ -236,6 +236,13 @@ def test_a_closed_standard_input_is_said(asked, bundle_of, command, monkeypatch)
     monkeypatch.setattr(sys, "stdin", None)
     code, _, err = command("run", bundle_of(TINY, fold="lowrank").path, *asked)
     assert code == 2 and "error: standard input is closed" in err
+
+
+@pytest.mark.parametrize("sent", [b"", b"\n"])
+def test_an_empty_standard_input_asks_nothing(sent, bundle_of, refused, monkeypatch):
+    for option in ("--prompt", "--question"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent)))
+        assert "standard input is empty" in refused("run", bundle_of(TINY, fold="lowrank").path, option, "-")
 
 
 def test_a_turn_follows_the_end_of_the_answer_before(bundle_of):

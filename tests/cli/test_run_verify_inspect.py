@@ -149,6 +149,8 @@ def test_verify_tells_another_checkpoint(bundle, tmp_path, command, refused):
     assert code == 1 and said["reference"] == "a checkpoint that is not its origin" and said["verdict"] == "differs"
     assert (said["first_divergence"]["layer"], said["first_divergence"]["stage"]) == (2, "adapter")
     assert "another model" in refused("verify", bundle.path, "--ckpt", GOLDEN / "lavin" / "all")
+    other = refused("verify", bundle.path, "--ckpt", GOLDEN / "llava" / "a")
+    assert "this is a checkpoint of llava, the bundle's is of lavin" in other
 
 
 def spoil_manifest(bundle: Bundle, **changes) -> None:
