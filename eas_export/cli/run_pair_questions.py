@@ -26,6 +26,12 @@ def run_pair_questions(bundle: Bundle, questions: Sequence[Question], options: R
     with options.progress.stage("loading"):
         model = open_pair_model(bundle, options.backend, options.exif_rotate)
     items = model.items(questions)
+    if cut := model.reader.cut([item for each in items for item in each]):
+        others = f" and {len(cut) - 1} more" if cut[1:] else ""
+        length = bundle.manifest.config.text_length
+        options.progress.note(
+            "texts", {f"{cut[0]}{others}": f"longer than {length} tokens: the rest is not read, as in training"}
+        )
     single = all(len(each) == 1 for each in items)
     key, group = answers_key(bundle, questions, options, options.top), size if single else 1
     images = [[*dict.fromkeys(path for item in each for path in item.images)] for each in items]

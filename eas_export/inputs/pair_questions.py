@@ -113,6 +113,11 @@ class PairReader:
                 torch.tensor([images[item.images] for item in batch]),
             )
 
+    def cut(self, items: Sequence[Item]) -> list[str]:
+        """Where the texts are that are longer than those of training, whose ends are not read."""
+        longest = self._config.text_length
+        return [*dict.fromkeys(each.where for each in items if self._tokenizer.length(each.text) > longest)]
+
     def _read(self, path: str) -> torch.Tensor:
         image = read_image(Path(path), self._exif_rotate, self._image.mode)
         return to_pixels(image, self._config.image.image_size, self._image)

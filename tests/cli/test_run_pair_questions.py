@@ -99,6 +99,13 @@ def test_vqa_answers_in_words_with_their_probabilities(said, files):
     assert (answer["question"], answer["answer"], answer["probability"]) == (1, *answer["answers"][0].values())
 
 
+def test_a_text_longer_than_those_of_training_is_cut_with_a_note(bundle_of, files, command, monkeypatch):
+    monkeypatch.chdir(files)
+    asked = ("run", bundle_of(VQA), "--image", "photos/a.png", "--json", "--question")
+    short, long = (command(*asked, text) for text in (TEXTS[1], TEXTS[1] * 50))
+    assert "is not read, as in training" in long[2] and "not read" not in short[2]
+
+
 def test_nlvr2_compares_two_images_in_their_order(said, files):
     for names in (("a.png", "b.jpg"), ("b.jpg", "a.png")):
         images = [part for name in names for part in ("--image", f"photos/{name}")]

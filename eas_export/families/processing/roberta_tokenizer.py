@@ -49,11 +49,17 @@ class RobertaTokenizer:
 
     def encode(self, text: str, length: int) -> tuple[list[int], list[int]]:
         """`length` ids, and 1 for those that are not filled up. Raises UserError for invalid Unicode."""
-        require_unicode(text)
-        inner = self._model.encode(text, add_special_tokens=False).ids[: length - 2]
-        ids = [self._begin, *inner, self._end]
+        ids = [self._begin, *self._inner(text)[: length - 2], self._end]
         rest = length - len(ids)
         return ids + [PADDING] * rest, [1] * len(ids) + [0] * rest
+
+    def length(self, text: str) -> int:
+        """Tokens of the whole text with its frame. Raises UserError for invalid Unicode."""
+        return 2 + len(self._inner(text))
+
+    def _inner(self, text: str) -> list[int]:
+        require_unicode(text)
+        return self._model.encode(text, add_special_tokens=False).ids
 
 
 def _from_lists(path: Path, files: Sequence[Path]) -> "Tokenizer":
