@@ -84,14 +84,15 @@ def engine_targets(options: BuildOptions) -> tuple[Target, ...]:
 
 def require_matrix_products(blueprint: Blueprint) -> None:
     """Raise UserError for a GPU that the blueprint's engines are for and that lacks matrix products of a parameter's dtype."""
-    matrices = {str(t.dtype).removeprefix("torch."): n for n, t in blueprint.parameters.items() if len(t.shape) > 1}
+    needed = {str(t.dtype).removeprefix("torch.") for t in blueprint.parameters.values() if len(t.shape) > 1}
     for target in blueprint.targets:
         lacks = get_backend(target.backend).compiler.lacks
         for capability in target.compute_capabilities:
-            if dtype := next((each for each in lacks.get(capability, ()) if each in matrices), None):
-                what = f"{target.backend} has no {dtype} matrix products for compute capability {capability}"
-                fix = f"leave {capability} out of --compute-capability"
-                raise UserError(f"{what}, which {matrices[dtype]} needs", where="--compute-capability", fix=fix)
+            if dtype := next((each for each in lacks.get(capability, ()) if each in needed), None):
+                what = f"{target.backend} has no {dtype} matrix products for compute capability {capability}, which the model needs"
+                alone = len(target.compute_capabilities) == 1
+                fix = "name another GPU with" if alone else f"leave {capability} out of"
+                raise UserError(what, where="--compute-capability", fix=f"{fix} --compute-capability")
 
 
 def make_files(

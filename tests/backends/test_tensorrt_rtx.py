@@ -228,9 +228,12 @@ def test_what_a_builder_refuses_is_one_line(bundle_of, refused, tmp_path):
     for dtype, more in (("float32", ()), ("bfloat16", ("--precision", "bf16", "--adapters", "drop"))):
         turing = (*args, "--backend", "tensorrt-rtx", "--compute-capability", "75,86", *more)
         said = refused(*turing)
-        assert f"no {dtype} matrix products for compute capability 7.5, which " in said and "leave 7.5 out" in said
+        assert f"no {dtype} matrix products for compute capability 7.5, which the model needs" in said
+        assert "leave 7.5 out of --compute-capability" in said
         assert refused(*turing, "--dry-run") == said  # before any work
     assert not [*tmp_path.iterdir()]
+    alone = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "75")
+    assert "(--compute-capability): name another GPU with --compute-capability" in alone
     unknown = refused(*args, "--backend", "tensorrt-rtx", "--compute-capability", "9.0,86")
     assert "does not support compute capability 9.0" in unknown and "80" in unknown and "120" in unknown
     assert "is not a list of compute capabilities" in refused(
