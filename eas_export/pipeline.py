@@ -35,6 +35,7 @@ from .core.progress import Progress
 from .core.registry import find
 from .families import get_family, load_checkpoint, tokenizer_notes
 from .families.contract import Sources
+from .inputs.questions import require_no_root
 from .networks.drop import drop_adapters
 from .networks.graphs import fold_modes
 from .networks.memory import DeviceMemory
@@ -178,14 +179,19 @@ def verify(
     negative_controls      also plant known faults in copies and check that each is found, on the CPU (verify/controls.py)
 
     Raises UserError where the checkpoint is of another shape, says another scale or temperature, or was trained with other skips, for more
-    steps than the bundle's limits allow, and for cuda where PyTorch sees no GPU.
+    steps than the bundle's limits allow, for steps of a model that does not decode, and for cuda where PyTorch sees no GPU.
     """
     place = device_named(device)
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
     m, progress = opened.manifest, progress or Progress()
+    if steps is not None and get_family(m.config.family).prompts is None:
+        what = "the bundle's model answers in one pass and decodes nothing"
+        raise UserError(what, where="--steps", fix="leave --steps out")
     if steps is not None and not 0 <= steps < m.limits.max_tokens:
         fix = f"give 0 to {m.limits.max_tokens - 1}, or build with another --max-tokens"
         raise UserError(f"--steps is {steps}, out of range 0 to {m.limits.max_tokens - 1}", where="--steps", fix=fix)
+    file, root = (None if path is None else Path(path) for path in (inputs, image_root))
+    require_no_root(root, file)
     checkpoint, reference = None, "the bundle's own weights"
     sources = Sources.given("verify", ckpt, weights, vision, base_weights, tokenizer, **m.options.settings)
     if sources and opened.is_unchanged:
@@ -202,8 +208,6 @@ def verify(
         witness = (against, partial(get_family(m.config.family).witness, sources))
     chosen = None if backend is None else _names(backend)
     count = DEFAULT_STEPS if steps is None else steps
-    file = None if inputs is None else Path(inputs)
-    root = None if image_root is None else Path(image_root)
     request = ParityRequest(
         checkpoint, reference, chosen, _names(require), file, count, witness=witness, device=place, image_root=root
     )

@@ -143,6 +143,9 @@ def run(
         _chat(bundle, asked | beside, options)
         return
     questions = _questions(inputs, image_root, asked)
+    if exif_rotate and questions is None:
+        fix = "leave --exif-rotate out"
+        raise UserError("arrays have pixels, without a rotation beside them", where="--exif-rotate", fix=fix)
     if outputs:
         _check_outputs(outputs, inputs, ".npz" if questions is None else ".jsonl")
     if resume and (questions is None or not outputs):
@@ -197,29 +200,27 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
 
     from ..core.record import refusal
     from ..families.processing.question import Question
-    from ..inputs.questions import holds_questions, read_questions, read_texts
+    from ..inputs.questions import holds_questions, read_questions, read_texts, require_no_root
 
     given = {
         name: _stdin() if value == "-" and name in ("prompt", "question") else value
         for name, value in asked.items()
         if value not in (None, ())
     }
-    if inputs is not None and set(given) == {"image"}:
-        return read_texts(inputs, given["image"])
-    if bool(given) == bool(inputs):
+    of_texts = inputs is not None and set(given) == {"image"}
+    if bool(given) == bool(inputs) and not of_texts:
         what = "both --inputs and a question are given" if given else "there is no question, prompt or --inputs file"
         raise UserError(what, where="command line", fix="pass --prompt TEXT, --question TEXT or --inputs FILE")
-    of_questions = inputs is not None and holds_questions(inputs)
-    if image_root and not of_questions:
-        fix = "leave --image-root out"
-        raise UserError("only the images of a jsonl file are looked for in a folder", where="--image-root", fix=fix)
+    require_no_root(image_root, None if given else inputs)
+    if of_texts:
+        return read_texts(inputs, given["image"])
     if inputs is None:
         try:
             return [Question(**given)]
         except ValidationError as error:
             where = "--prompt, --question, --context, --option, --image"
             raise refusal(error, Question, "option", where) from None
-    return read_questions(inputs, image_root) if of_questions else None
+    return read_questions(inputs, image_root) if holds_questions(inputs) else None
 
 
 def _stdin() -> str:

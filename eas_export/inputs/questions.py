@@ -28,10 +28,11 @@ from ..families.processing.image_processor import read_image
 from ..families.processing.question import FileQuestion, Question
 from ..families.processing.tokenizer import Tokenizer
 from ..networks.decoder.prompts import Prompts
-from ..system.files import require_file, standard_input
+from ..system.files import require_file, require_folder, standard_input
 from .npz import make_inputs, require_tower
 
 STDIN = Path("-")  # in place of a file's path
+ONE_FOLDER = "name the folder of all images, --image-root DIR, and write paths from there"
 LONGEST_LINE = 1 << 20  # bytes; a prompt is a few kilobytes
 
 
@@ -43,6 +44,13 @@ def holds_questions(path: Path) -> bool:
         what = f"unknown file type {path.suffix!r}: expected .jsonl or .npz"
         raise UserError(what, where=path, fix="give questions as .jsonl, or token ids as .npz")
     return path.suffix.lower() == ".jsonl"
+
+
+def require_no_root(image_root: Path | None, inputs: Path | None) -> None:
+    """Raise UserError for a folder of images without a file of questions that could name them."""
+    if image_root and not (inputs and holds_questions(inputs)):
+        fix = "leave --image-root out"
+        raise UserError("only the images of a jsonl file are looked for in a folder", where="--image-root", fix=fix)
 
 
 def read_questions(path: Path, image_root: Path | None = None) -> list[Question]:
@@ -66,6 +74,8 @@ def read_questions(path: Path, image_root: Path | None = None) -> list[Question]
                 lines.append((_parse(line, where), where))
     if not lines:
         raise UserError("there are no questions", where=name, fix="write one JSON object per line")
+    if image_root:
+        require_folder(image_root, "give the folder of the images: --image-root DIR")
     root = _Root(image_root or path.parent, [name for question, _ in lines for name in question.image])
     return [question.plain(root.find(question.image, where)).at(where) for question, where in lines]
 
@@ -175,9 +185,11 @@ class _Root:
         if not Path(name).parts or "\0" in name:
             raise UserError(f"image {shown} is not the name of a file", where=where, fix="name the image's file")
         root = Path(os.path.abspath(self.folder))
-        if ".." in Path(name).parts or not Path(os.path.abspath(path)).is_relative_to(root):
+        if ".." in Path(name).parts:
+            raise UserError(f"image {shown} has .. in it", where=where, fix=f"{ONE_FOLDER}, without ..")
+        if not Path(os.path.abspath(path)).is_relative_to(root):
             what = f"image {shown} is outside {self.folder}, where the images are looked for"
-            raise UserError(what, where=where, fix=self._remedy(name))
+            raise UserError(what, where=where, fix=self._remedy())
         try:
             require_file(path)
         except UserError as error:
@@ -186,11 +198,11 @@ class _Root:
             raise UserError(what, where=where, fix=error.fix if there else fix) from None
         return str(path)
 
-    def _remedy(self, name: str) -> str:
-        if ".." in Path(name).parts:
-            return "name the folder of all images, --image-root DIR, and write paths from there, without .."
-        absolute = [os.path.dirname(os.path.normpath(each)) for each in self.names if Path(each).is_absolute()]
-        return f"pass --image-root {shlex.quote(os.path.commonpath(absolute))}"
+    def _remedy(self) -> str:
+        if not all(Path(each).is_absolute() for each in self.names):
+            return f"{ONE_FOLDER}; absolute and relative paths together must lie below it"
+        folders = [os.path.dirname(os.path.normpath(each)) for each in self.names]
+        return f"pass --image-root {shlex.quote(os.path.commonpath(folders))}"
 
 
 def _parse(line: bytes, where: str) -> FileQuestion:

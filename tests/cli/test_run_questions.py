@@ -94,12 +94,28 @@ def test_every_command_looks_for_images_where_it_is_told(bundle_of, plain, tmp_p
     """They are found in one folder and missed in another."""
     path, file = bundle_of(TINY, fold="lowrank").path, tmp_path / "x.jsonl"
     file.write_text(json.dumps({"question": "x", "image": PICTURE.name, "answer": "y"}) + "\n")
+    (tmp_path / "nowhere").mkdir()
     trained = ("search", "--ckpt", plain, "--out", tmp_path / "o", "--count", 1, "--data", file)
     for asked in (("run", path, "--inputs", file), ("verify", path, "--inputs", file), trained):
         missed = refused(*asked, "--image-root", tmp_path / "nowhere")
         assert f"image {PICTURE.name!r}: there is no such file in {tmp_path / 'nowhere'}" in missed
+        assert "there is no such folder" in refused(*asked, "--image-root", tmp_path / "none")
     samples = read_samples(open_bundle(path), file, 2, longest=False, image_root=PICTURE.parent)
     assert samples.prompts["question 1"].pixel_values is not None
+
+
+def test_options_that_would_do_nothing_are_refused(bundle_of, tmp_path, refused):
+    path, texts, arrays = bundle_of(TINY, fold="lowrank").path, tmp_path / "x.txt", SET.parent / "token_ids.npz"
+    texts.write_text("x")
+    root = ("--image-root", tmp_path)
+    for asked in (
+        ("verify", path),
+        ("verify", path, "--inputs", arrays),
+        ("run", path, "--inputs", arrays),
+        ("run", path, "--inputs", texts, "--image", PICTURE),
+    ):
+        assert "leave --image-root out" in refused(*asked, *root)
+    assert "leave --exif-rotate out" in refused("run", path, "--inputs", arrays, "--exif-rotate")
 
 
 def test_a_rotation_is_noted_and_applied_where_asked_for(bundle_of, tmp_path, command):
@@ -394,6 +410,8 @@ def test_run_says_what_is_wrong_with_a_question(bundle_of, tmp_path, refused):
     assert "both --inputs and a question" in refused("run", path, "--inputs", SET, "--prompt", "x")
     assert "go with question" in refused("run", path, "--prompt", "x", "--option", "y")
     assert "needs either 'prompt' or 'question'" in refused("run", path, "--image", PICTURE)
+    both = refused("run", path, "--prompt", "x", "--question", "y")
+    assert "needs either 'prompt' or 'question'" in both and "): give one of them" in both
     assert "not an image of a known format" in refused("run", path, "--prompt", "x", "--image", SET)
     assert "no such file" in refused("run", path, "--prompt", "x", "--image", tmp_path / "absent.png")
     assert "without a temperature" in refused("run", path, "--prompt", "x", "--top-p", "0.5")

@@ -118,6 +118,11 @@ def test_inputs_that_do_not_fit_are_wrong_use(meter_bundle_of, tmp_path, refused
     assert "the bundle has no tokenizer" in refused("verify", path, "--inputs", tmp_path / "x.jsonl")
 
 
+def test_steps_are_refused_where_nothing_is_decoded(meter_bundle_of, refused):
+    said = refused("verify", meter_bundle_of(VQA).path, "--steps", 4)
+    assert "answers in one pass and decodes nothing (--steps): leave --steps out" in said
+
+
 def test_engines_that_are_not_there_are_not_run(meter_bundle_of, command):
     code, out, _ = command("verify", meter_bundle_of(VQA).path, "--require", "tensorrt-rtx", "--json")
     said = json.loads(out)

@@ -88,9 +88,9 @@ class Question(Record):
         given = sum(getattr(self, form) is not None for form in self.FORMS)
         if given > 1 or (given == 0 and not self.options):
             *others, last = map(repr, self.FORMS)
-            raise ValueError(f"a question needs either {', '.join(others)} or {last}")
+            raise ValueError(f"a question needs either {', '.join(others)} or {last}: give one of them")
         if self.prompt is not None and (self.context is not None or self.options):
-            raise ValueError("context and options go with question, not with prompt")
+            raise ValueError("context and options go with question, not with prompt: give question in place of prompt")
         return self
 
 
