@@ -13,6 +13,7 @@ from .run_options import DEFAULT_NEW_TOKENS, RunOptions
 from .sources import image_root_option
 
 if TYPE_CHECKING:
+    from ..bundle.bundle import Bundle
     from ..families.processing.question import Question
     from ..generation.sampling import Sampling
 
@@ -136,11 +137,12 @@ def run(
 
     sampling, progress = _sampling(temperature=temperature, top_p=top_p, seed=seed), make_progress(as_json)
     asked["image"] = tuple(map(str, image))
+    opened = open_bundle(bundle)
     options = RunOptions(outputs, max_new_tokens, sampling, backend, as_json, progress, exif_rotate, resume, top)
     if chat:
         beside = {"inputs": inputs, "image-root": image_root, "outputs": outputs, "resume": resume, "top": top}
         beside |= {"json": as_json, "json-file": output.json_file}
-        _chat(bundle, asked | beside, options)
+        _chat(opened, asked | beside, options)
         return
     questions = _questions(inputs, image_root, asked)
     if exif_rotate and questions is None:
@@ -151,7 +153,6 @@ def run(
     if resume and (questions is None or not outputs):
         what = "only answers to questions are resumed, from the partial file of --outputs"
         raise UserError(what, where="--resume", fix="pass --outputs ANSWERS.jsonl, or leave --resume out")
-    opened = open_bundle(bundle)
     name, given = ("run_arrays", inputs) if questions is None else ("run_questions", questions)
     options.note_rotations(name for question in questions or () for name in question.image)
     record, shown = network_part(opened.manifest.config, name)(opened, given, options)
@@ -160,9 +161,8 @@ def run(
         stdout_console().print(shown)
 
 
-def _chat(bundle: Path, beside: dict, options: RunOptions) -> None:
+def _chat(bundle: "Bundle", beside: dict, options: RunOptions) -> None:
     """beside: what else the command line has, by the names of its options. Raises UserError for what does not go with a chat."""
-    from ..bundle.bundle import open_bundle
     from ..networks import network_part
 
     images = beside.pop("image")
@@ -170,12 +170,11 @@ def _chat(bundle: Path, beside: dict, options: RunOptions) -> None:
         option = f"--{name.removesuffix('s') if name == 'options' else name}"
         fix = f"leave out {option}, or --chat"
         raise UserError("a chat reads its questions line by line, and prints the answers", where=option, fix=fix)
-    opened = open_bundle(bundle)
-    run_chat = network_part(opened.manifest.config, "run_chat")
+    run_chat = network_part(bundle.manifest.config, "run_chat")
     if run_chat is None:
         fix = "ask with --question and --image, or with --inputs"
         raise UserError("the bundle's model takes one question at a time", where="--chat", fix=fix)
-    run_chat(opened, images, options)
+    run_chat(bundle, images, options)
 
 
 def _sampling(**given: float | int | None) -> "Sampling":

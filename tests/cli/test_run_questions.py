@@ -254,6 +254,10 @@ def test_a_closed_standard_input_is_said(asked, bundle_of, command, monkeypatch)
     assert code == 2 and "error: standard input is closed" in err
 
 
+def test_a_bundle_that_is_not_there_is_said_before_anything_else(refused):
+    assert refused("run", "nothere").startswith("error: there is no such file or folder (nothere)")
+
+
 @pytest.mark.parametrize("sent", [b"", b"\n"])
 def test_an_empty_standard_input_asks_nothing(sent, bundle_of, refused, monkeypatch):
     for option in ("--prompt", "--question"):
