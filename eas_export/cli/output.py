@@ -53,16 +53,17 @@ def _require_own(path: Path, given: Mapping[str, Any]) -> Path:
     others = {value.resolve() for value in values if isinstance(value, Path)}
     fix = "give another name"
     if target in others:
-        kind = "is a file that the command reads or writes"
+        kind = "names a file that the command reads or writes"
     elif (target.parent / MANIFEST).exists():
         kind = "is inside a bundle"
     elif target.exists() and not others.isdisjoint(target.parents):
-        kind, fix = "is a file inside a folder of the command", "give a name outside of that folder, or a new one"
+        kind = "names a file in a folder that the command reads or writes"
+        fix = "give a name outside of that folder, or a new one"
     elif target.exists() and not _is_own(target):
-        kind = "is there already, and is not what --json-file writes"
+        kind = "would replace a file that it did not write"
     else:
         return target
-    raise UserError(f"the file of --json-file {kind}", where=f"--json-file {path}", fix=fix)
+    raise UserError(f"--json-file {kind}", where=f"--json-file {path}", fix=fix)
 
 
 def _is_own(path: Path) -> bool:

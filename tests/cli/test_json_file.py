@@ -70,14 +70,14 @@ def test_no_other_file_is_replaced(bundle_of, tmp_path, command):
         (("inspect", bundle, "--json-file", bundle / "manifest.json"), "inside a bundle"),
         (("inspect", bundle, "--json-file", bundle / "new.json"), "inside a bundle"),
         (("inspect", bundle, "--json-file", tmp_path), "the path is a folder"),
-        (("inspect", ckpt, "--json-file", ckpt / "config.json"), "is a file inside a folder of the command"),
+        (("inspect", ckpt, "--json-file", ckpt / "config.json"), "names a file in a folder that the command reads"),
         (
             ("inspect", ckpt, "--json-file", ckpt / "weights" / "params.json"),
-            "is a file inside a folder of the command",
+            "names a file in a folder that the command reads",
         ),
         (("run", bundle, "--prompt", "x", "--image", image, "--json-file", image), "reads or writes"),
-        (("run", bundle, "--prompt", "x", "--json-file", image), "is there already, and is not what --json-file"),
-        (("inspect", bundle, "--json-file", settings), "is there already, and is not what --json-file"),
+        (("run", bundle, "--prompt", "x", "--json-file", image), "would replace a file that it did not write"),
+        (("inspect", bundle, "--json-file", settings), "would replace a file that it did not write"),
         (("inspect", bundle, "--json-file", tmp_path / "no" / "x.json"), "is not a writable folder"),
         (("inspect", bundle, "--bogus", "--json-file", bundle / "manifest.json"), "No such option"),
     ):
