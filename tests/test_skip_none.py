@@ -190,7 +190,7 @@ def test_a_folder_that_is_no_model_is_no_base(fine_tuned, tmp_path, refused):
     assert "the folder has no model.safetensors, pytorch_model.bin or index" in refused(*asked, tmp_path)
     assert "there is no such folder" in refused(*asked, tmp_path / "absent")
     torch.save({"x": torch.ones(1)}, tmp_path / "pytorch_model.bin")
-    assert "the first of 1 is x, expected are keys such as model.embed_tokens.weight" in refused(*asked, tmp_path)
+    assert "the first of 1 is 'x', expected are keys such as model.embed_tokens.weight" in refused(*asked, tmp_path)
     torch.save({"model.embed_tokens.weight": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert "no such file" in (line := refused(*asked, tmp_path)) and "config.json" in line
     (tmp_path / "config.json").write_text('{"hidden_size": "x"}')

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field, StrictBool, model_validator
 
 from ..core.errors import UserError
-from ..core.record import validated
+from ..core.record import quoted, validated
 from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
-from .hugging_face import HfRecord, find_weights, quoted, read_folder
+from .hugging_face import HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
 from .layouts import refuse_part

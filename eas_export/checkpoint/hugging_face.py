@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool
 
 from ..core.errors import UserError
+from ..core.record import quoted
 from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
@@ -27,7 +28,6 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which th
 NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
 
 Tensors = dict[str, LazyTensor]
-LONGEST_PATH = 1024  # characters
 # null stands for false, as in LLaVA's code and the transformers that it runs on; transformers 5 refuses it
 Flag = Annotated[StrictBool, BeforeValidator(lambda value: value is not None and value)]
 
@@ -103,10 +103,10 @@ def read_weights(folder: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ..
         shard = _read(path, table)
         if missing := sorted(keys - set(shard)):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            what = f"shard {path.name} lacks {missing[0]}{more}, which {index} places in it"
+            what = f"shard {path.name} lacks {quoted(missing[0])}{more}, which {index} places in it"
             raise UserError(what, where=path, fix="copy all shards again")
         if unknown := sorted(set(shard) - keys):
-            what = f"shard {path.name} has {unknown[0]}, which {index} does not place in it"
+            what = f"shard {path.name} has {quoted(unknown[0])}, which {index} does not place in it"
             raise UserError(what, where=path, fix="copy the index and the shards of one model")
         tensors |= shard
     return tensors, (weights, *shards)
@@ -124,11 +124,6 @@ def _shards(index: Path) -> dict[Path, set[str]]:
     if not shards:
         raise UserError("the index has an empty weight_map", where=index, fix="copy the file again")
     return dict(sorted(shards.items()))
-
-
-def quoted(name: str) -> str:
-    """A path or a name on the hub that a file holds, whole unless none is so long, for messages."""
-    return repr(name[:LONGEST_PATH])
 
 
 def stays_inside(name: str) -> bool:

@@ -9,6 +9,7 @@ from functools import reduce
 import torch
 
 from ..core.errors import UserError
+from ..core.record import quoted
 from .layouts import LORA, LORA_PART
 from .lazy_tensor import LazyTensor, combine
 from .quantised import require_floats
@@ -64,7 +65,7 @@ def rename(
     require_floats(used, file, wanted)
     for key in used:
         if key not in wanted:
-            what = f"unknown key {key} of shape {list(tensors[key].shape)}"
+            what = f"unknown key {quoted(key)} of shape {list(tensors[key].shape)}"
             if LORA_PART in key:
                 raise UserError(
                     f"{what}: a LoRA beside the model's weights", where=file, fix=LORA.fix.format(folder=file)
@@ -109,7 +110,7 @@ def _rows(table: KeyTable, blocks: int, groups: Mapping[str, Collection[int]]) -
 def require(tensors: Mapping[str, LazyTensor], key: str, rank: int, file: str) -> tuple[int, ...]:
     """The shape of a tensor, from which sizes are read. Raises UserError when it is missing or not of this rank."""
     if key not in tensors:
-        others = f" (the file has {next(iter(tensors))} and {len(tensors) - 1} more)" if tensors else ""
+        others = f" (the file has {quoted(next(iter(tensors)))} and {len(tensors) - 1} more)" if tensors else ""
         raise UserError(f"missing key {key}{others}", where=file, fix="check that the file is the right one, and whole")
     if len(tensors[key].shape) != rank or 0 in tensors[key].shape:
         what = f"key {key} has shape {list(tensors[key].shape)}, expected {rank} sizes above 0"
@@ -126,7 +127,7 @@ def merge_shards(shards: list[dict[str, LazyTensor]], table: KeyTable, files: li
         row = table.get(re.sub(r"\.\d+\.", ".{i}.", key))
         for shard, file in zip(shards, files):
             if key not in shard:
-                what = f"missing key {key}, which {files[0]} has"
+                what = f"missing key {quoted(key)}, which {files[0]} has"
                 raise UserError(what, where=file, fix="give all shards of one model")
         if row is None or row.shard is None:
             merged[key] = shards[0][key]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..core.errors import UserError
+from ..core.record import quoted
 from .lazy_tensor import LazyTensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -68,7 +69,7 @@ def require_floats(
     """
     for key, tensor in tensors.items():
         if tensor.dtype not in FLOATS and (key in wanted or tensor.dtype not in BUFFERS):
-            what = f"key {key} is {str(tensor.dtype).removeprefix('torch.')}"
+            what = f"key {quoted(key)} is {str(tensor.dtype).removeprefix('torch.')}"
             if method := _method(tensors, recorded):
                 raise UserError(f"the weights are quantised ({method}): {what}", where=where, fix=FIX)
             raise UserError(f"{what}, which is no weight without the scales of a quantisation", where=where, fix=FIX)

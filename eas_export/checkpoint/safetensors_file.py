@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..core.errors import UserError
+from ..core.record import quoted
 from ..system.files import require_file
 from .lazy_tensor import LazyTensor
 from .quantised import FIX
@@ -41,7 +42,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     tensors = {}
     for name, (shape, dtype) in headers.items():
         if dtype not in DTYPES:
-            raise UserError(f"tensor {name} is of the unknown type {dtype}", where=path, fix=FIX)
+            raise UserError(f"tensor {quoted(name)} is of the unknown type {dtype}", where=path, fix=FIX)
         read = lambda name=name: file.get_tensor(name)
         tensors[name] = LazyTensor(shape, DTYPES[dtype], f"{path.name}: {name}", read)
     return tensors

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..core.errors import UserError
+from ..core.record import quoted
 from .keys import KeyTable
 from .lazy_tensor import LazyTensor
 from .restricted_unpickler import Inert, PlainObject
@@ -43,7 +44,7 @@ def find_state(saved: Any, table: KeyTable, path: Path, entry: str = "") -> dict
     parts, layout = _parts(saved, path), _Layout(table)
     fitting = [name for name, tensors in parts.items() if layout.prefixes(tensors)]
     if len(fitting) > 1 and entry not in fitting:
-        named = " and ".join(repr(name) if name else "the file itself" for name in fitting)
+        named = " and ".join(quoted(name) if name else "the file itself" for name in fitting)
         what = f"the file holds {len(fitting)} state dicts that fit: {named}"
         raise UserError(what, where=path, fix=ALONE)
     if not parts:
@@ -88,7 +89,7 @@ def published_names(keys: Iterable[str], table: KeyTable, where: object) -> dict
     unwrapped = {key: layout.unwrapped(key) for key in keys}
     prefixes = layout.prefixes(unwrapped)
     if not prefixes and unwrapped:
-        what = f"the keys are not those of this model: the first of {len(unwrapped)} is {next(iter(unwrapped))}, expected are keys such as {layout.example}"
+        what = f"the keys are not those of this model: the first of {len(unwrapped)} is {quoted(next(iter(unwrapped)))}, expected are keys such as {layout.example}"
         raise UserError(what, where=where, fix="check that the file is the right one, and whole")
     prefix = _commonest(prefixes)
     names: dict[str, str] = {}
@@ -98,12 +99,14 @@ def published_names(keys: Iterable[str], table: KeyTable, where: object) -> dict
         if own is not None and (own == prefix or not layout.fits(names[key])):
             first.setdefault(own, key)
     if others := [key for own, key in first.items() if own != prefix]:
-        what = f"the keys have different prefixes, only some have one, or one is unknown: {first[prefix]} and {others[0]}; expected are keys such as {layout.example}"
+        what = f"the keys have different prefixes, only some have one, or one is unknown: {quoted(first[prefix])} and {quoted(others[0])}; expected are keys such as {layout.example}"
         raise UserError(what, where=where, fix=ALONE)
     once: dict[str, str] = {}
     for key, name in names.items():
         if (other := once.setdefault(name, key)) != key:
-            raise UserError(f"{other} and {key} are one key of the model, {name}", where=where, fix=ALONE)
+            raise UserError(
+                f"{quoted(other)} and {quoted(key)} are one key of the model, {quoted(name)}", where=where, fix=ALONE
+            )
     return names
 
 

@@ -16,6 +16,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LONGEST_NAME = 1024  # characters
 Size = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension of a model is larger
 
 
@@ -69,3 +70,8 @@ def shown(value: Any) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python does not print integers of more than 4300 digits
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "too long to show"
+
+
+def quoted(name: str) -> str:
+    """A key, a path or a name on the hub that a file holds, whole unless none is so long, for messages."""
+    return repr(name[:LONGEST_NAME])

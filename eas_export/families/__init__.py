@@ -10,6 +10,7 @@ from ..checkpoint.layouts import refuse_part
 from ..checkpoint.state_dict import first_key
 from ..core.configs import AnyConfig
 from ..core.errors import UserError
+from ..core.record import quoted
 from ..core.registry import lookup
 from ..system.files import require_file
 from .contract import Family, Sources
@@ -65,7 +66,7 @@ def detect(path: Path) -> Family:
         require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
     key = first_key(path)
-    what = f"this is not a checkpoint of a known family{f': its first key is {key}' if key else ''}"
+    what = f"this is not a checkpoint of a known family{f': its first key is {quoted(key)}' if key else ''}"
     raise UserError(what, where=path, fix=f"give one of these: {layouts}")
 
 

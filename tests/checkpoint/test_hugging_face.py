@@ -83,7 +83,7 @@ def header(**tensors: dict) -> bytes:
         (header(x={"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}) + bytes(8), "not a whole safetensors"),
         (
             header(x={"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}) + bytes(2),
-            "tensor x is of the unknown type F4",
+            "tensor 'x' is of the unknown type F4",
         ),
     ],
 )
@@ -105,9 +105,9 @@ def edited(folder: Path, **changes: str | None) -> Path:
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_an_index_and_its_shards_must_agree(tmp_path, suffix):
     first = f"model-00001-of-00002{suffix}"
-    with pytest.raises(UserError, match=f"shard {first} lacks d, which .*index.json places"):
+    with pytest.raises(UserError, match=f"shard {first} lacks 'd', which .*index.json places"):
         read_folder(edited(write_shards(tmp_path / "lost", suffix), d=first), TABLE)
-    with pytest.raises(UserError, match=r"has b, which .*index.json does not place"):
+    with pytest.raises(UserError, match=r"has 'b', which .*index.json does not place"):
         read_folder(edited(write_shards(tmp_path / "unnamed", suffix), b=None), TABLE)
     gone = write_shards(tmp_path / "gone", suffix)
     (gone / first).unlink()

@@ -76,7 +76,7 @@ FORMS = {  # what the methods write -> tensors of a layer, quantization_config, 
     "int8 without scales": (
         lambda name, w: {f"{name}.weight": int8(w)[0]},
         None,
-        r"key model\.layers\S+_proj\.weight is int8, which is no weight without the scales",
+        r"key 'model\.layers\S+_proj\.weight' is int8, which is no weight without the scales",
     ),
     "bitsandbytes int8": (
         lambda name, w: {
@@ -85,29 +85,29 @@ FORMS = {  # what the methods write -> tensors of a layer, quantization_config, 
             f"{name}.weight_format": torch.tensor(0, dtype=torch.uint8),
         },
         {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        r"\(bitsandbytes, int8\): key model\.\S+ is u?int8",
+        r"\(bitsandbytes, int8\): key 'model\.\S+ is u?int8",
     ),
     "bitsandbytes int8, older": (
         lambda name, w: {f"{name}.weight": int8(w)[0], f"{name}.SCB": int8(w)[1]},
         {"load_in_8bit": True},
-        r"\(bitsandbytes, int8\): key model\.\S+_proj\.weight is int8",
+        r"\(bitsandbytes, int8\): key 'model\.\S+_proj\.weight' is int8",
     ),
     "bitsandbytes 4-bit": (
         bitsandbytes_4bit,
         {"quant_method": "bitsandbytes", "load_in_4bit": True},
-        r"\(bitsandbytes, 4-bit\): key model\.\S+_proj\.weight\S* is uint8",
+        r"\(bitsandbytes, 4-bit\): key 'model\.\S+_proj\.weight\S* is uint8",
     ),
-    "GPTQ": (gptq, {"quant_method": "gptq", "bits": 4}, r"\(GPTQ\): key model\.\S+_proj\.(g_idx|q\w+) is int32"),
-    "AWQ": (awq, {"quant_method": "awq", "bits": 4}, r"\(AWQ\): key model\.\S+_proj\.q\w+ is int32"),
+    "GPTQ": (gptq, {"quant_method": "gptq", "bits": 4}, r"\(GPTQ\): key 'model\.\S+_proj\.(g_idx|q\w+)' is int32"),
+    "AWQ": (awq, {"quant_method": "awq", "bits": 4}, r"\(AWQ\): key 'model\.\S+_proj\.q\w+' is int32"),
     "fine-grained fp8": (
         lambda name, w: fp8(name, w, "weight_scale_inv"),
         {"quant_method": "fp8"},
-        r"\(fine-grained fp8\): key model\.\S+_proj\.weight is float8_e4m3fn",
+        r"\(fine-grained fp8\): key 'model\.\S+_proj\.weight' is float8_e4m3fn",
     ),
     "torchao": (
         lambda name, w: {f"{name}._weight_qdata": int8(w)[0], f"{name}._weight_scale": int8(w)[1]},
         {"quant_method": "torchao"},
-        r"\(torchao\): key model\.\S+_proj\._weight_qdata is int8",
+        r"\(torchao\): key 'model\.\S+_proj\._weight_qdata' is int8",
     ),
     "compressed-tensors, packed": (
         lambda name, w: {
@@ -116,7 +116,7 @@ FORMS = {  # what the methods write -> tensors of a layer, quantization_config, 
             f"{name}.weight_shape": torch.tensor(w.shape),
         },
         {"quant_method": "compressed-tensors"},
-        r"\(compressed-tensors\): key model\.\S+_proj\.weight_packed is int32",
+        r"\(compressed-tensors\): key 'model\.\S+_proj\.weight_packed' is int32",
     ),
 }
 BY_CONFIG = {  # the same tensors, told apart by config.json alone
@@ -164,7 +164,7 @@ def test_a_quantised_llava_is_called_by_its_method(tmp_path, title, file):
 def test_config_json_tells_methods_of_the_same_tensors_apart(tmp_path, method):
     config = {"quant_method": method} if method else None
     folder = quantised(tmp_path / "ckpt", lambda n, w: fp8(n, w, "weight_scale"), config, "model.safetensors")
-    refused(BY_CONFIG[method] + r"key model\.\S+_proj\.weight is float8_e4m3fn", load_checkpoint, Sources(folder))
+    refused(BY_CONFIG[method] + r"key 'model\.\S+_proj\.weight' is float8_e4m3fn", load_checkpoint, Sources(folder))
 
 
 def test_every_recorded_method_is_one_of_transformers():
@@ -189,7 +189,7 @@ def test_a_quantised_tower_is_called_one(tmp_path):
         path.unlink()
     key = "vision_model.encoder.layers.1.mlp.fc1.weight"
     save_file(tensors | {key: int8(tensors[key])[0]}, tower / "model.safetensors")
-    refused(f"key {key} is int8", load_checkpoint, Sources(folder), where=tower)
+    refused(f"key '{key}' is int8", load_checkpoint, Sources(folder), where=tower)
 
 
 def test_positions_are_no_weights(tmp_path):
@@ -239,7 +239,9 @@ LAVIN_PARTS = {
 def test_integers_are_no_weights_of_lavin(tmp_path, file):
     folder, (key, *inside) = shutil.copytree(golden_case("first").folder, tmp_path / "ckpt"), LAVIN_PARTS[file]
     changed_torch(folder / file, folder / file, key, *inside)
-    refused(f"key {key.removeprefix('module.')} is int8, which is no weight without", load_checkpoint, Sources(folder))
+    refused(
+        f"key '{key.removeprefix('module.')}' is int8, which is no weight without", load_checkpoint, Sources(folder)
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_integers_are_no_weights_of_lavin(tmp_path, file):
 def test_integers_are_no_weights_of_meter(tmp_path, key):
     case, file = MeterCase("vqa_skip10"), tmp_path / "last.ckpt"
     changed_torch(case.file, file, key, "state_dict")
-    refused(f"key {key} is int8", load_checkpoint, Sources(file, text_heads=case.text_heads), where=file)
+    refused(f"key '{key}' is int8", load_checkpoint, Sources(file, text_heads=case.text_heads), where=file)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint16])
@@ -258,7 +260,7 @@ def test_no_other_integers_are_weights(tmp_path, dtype):
     file = folder / "weights/7B/consolidated.00.pth"
     saved = torch.load(file)
     torch.save(saved | {"norm.weight": saved["norm.weight"].to(dtype)}, file)
-    refused(f"key norm.weight is {str(dtype).removeprefix('torch.')}", load_checkpoint, Sources(folder))
+    refused(f"key 'norm.weight' is {str(dtype).removeprefix('torch.')}", load_checkpoint, Sources(folder))
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu])

@@ -8,10 +8,12 @@ import torch
 
 from eas_export.checkpoint.hf_llama import LLAMA_KEYS as HF_KEYS
 from eas_export.checkpoint.hf_llama import attention_keys
+from eas_export.checkpoint.keys import merge_shards, rename, require
 from eas_export.checkpoint.meta_llama import LLAMA_KEYS
 from eas_export.checkpoint.openai_clip import CLIP_KEYS
 from eas_export.checkpoint.state_dict import published_names, read_state
 from eas_export.core.errors import UserError
+from eas_export.families import detect
 
 META = ["tok_embeddings.weight", "norm.weight", "output.weight", "layers.0.ffn_norm.weight", "layers.1.ffn_norm.weight"]
 HUGGING_FACE = [key.replace("{i}", "0").replace("{attention}", "0") for key in HF_KEYS | attention_keys("attention")]
@@ -53,23 +55,23 @@ def test_what_is_beside_the_model_keeps_its_name():
 REFUSED = {
     "another model": (
         HUGGING_FACE,
-        r"not those of this model: the first of \d+ is model.embed_tokens.weight, expected are keys such as tok_embeddings.weight",
+        r"not those of this model: the first of \d+ is 'model.embed_tokens.weight', expected are keys such as tok_embeddings.weight",
     ),
     "some with a prefix": (
         [*META[:3], "module.layers.0.ffn_norm.weight"],
-        "only some have one, or one is unknown: tok_embeddings.weight and module.layers.0.ffn_norm.weight",
+        "only some have one, or one is unknown: 'tok_embeddings.weight' and 'module.layers.0.ffn_norm.weight'",
     ),
     "one without a prefix": (
         [*(f"model.{key}" for key in META), "output.weight"],
-        "only some have one, or one is unknown: output.weight and model.tok_embeddings.weight",
+        "only some have one, or one is unknown: 'output.weight' and 'model.tok_embeddings.weight'",
     ),
     "two models": (
         [f"{prefix}{key}" for key in META for prefix in ("student.", "teacher.")],
-        "different prefixes.*student.tok_embeddings.weight and teacher.tok_embeddings.weight",
+        "different prefixes.*'student.tok_embeddings.weight' and 'teacher.tok_embeddings.weight'",
     ),
     "two keys that become one": (
         [*META, "layers.0._orig_mod.ffn_norm.weight"],
-        "layers.0.ffn_norm.weight and layers.0._orig_mod.ffn_norm.weight are one key of the model, layers.0.ffn_norm.weight",
+        "'layers.0.ffn_norm.weight' and 'layers.0._orig_mod.ffn_norm.weight' are one key of the model, 'layers.0.ffn_norm.weight'",
     ),
 }
 
@@ -80,6 +82,28 @@ def test_what_is_not_told_is_refused(title):
     with pytest.raises(UserError, match=said) as raised:
         names(keys)
     assert raised.value.where == "here" and raised.value.fix
+
+
+HOSTILE = f"\x1b[2J{'a' * 100_000}"  # clears a terminal
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda tmp_path: names([HOSTILE]),
+        lambda tmp_path: names([*META, f"{HOSTILE}.{META[-1]}"]),
+        lambda tmp_path: names([f"{HOSTILE}.{key}" for key in META] + [f"{HOSTILE}.module.{META[-1]}"]),
+        lambda tmp_path: require({HOSTILE: torch.ones(1)}, "norm.weight", 1, "here"),
+        lambda tmp_path: rename({HOSTILE: torch.ones(1)}, {}, {}, 0, "here"),
+        lambda tmp_path: merge_shards([{HOSTILE: torch.ones(1)}, {}], {}, ["a", "b"]),
+        lambda tmp_path: read_state(save(tmp_path, {"a": state(), HOSTILE: state()}), LLAMA_KEYS),
+        lambda tmp_path: detect(save(tmp_path, {HOSTILE: torch.ones(1)})),
+    ],
+)
+def test_a_files_key_is_shown_with_its_control_characters_escaped_and_not_whole(tmp_path, refuse):
+    with pytest.raises(UserError, match=r"\\x1b\[2Jaaa") as raised:
+        refuse(tmp_path)
+    assert "\x1b" not in str(raised.value) and len(str(raised.value)) < 5000
 
 
 def state(prefix: str = "") -> dict[str, torch.Tensor]:
@@ -103,7 +127,7 @@ def test_two_state_dicts_are_one_too_many(tmp_path):
 
 
 def test_the_first_key_of_a_file_that_does_not_fit_is_shown(tmp_path):
-    with pytest.raises(UserError, match=r"the first of 1 is a.b, expected are keys such as tok_embeddings.weight"):
+    with pytest.raises(UserError, match=r"the first of 1 is 'a.b', expected are keys such as tok_embeddings.weight"):
         read_state(save(tmp_path, {"model": {"a.b": torch.ones(2)}}), LLAMA_KEYS, "model")
 
 

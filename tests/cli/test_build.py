@@ -194,7 +194,7 @@ SPOILED = {
     ),
     "unknown key": (
         lambda d: change(llama(d), lambda c: c.update({"layers.6.attention.wq.weight": torch.ones(2)})),
-        "unknown key layers.6.attention.wq.weight",
+        "unknown key 'layers.6.attention.wq.weight",
     ),
     "mis-shaped key": (
         spoil_adapter(KEY, torch.ones(64, 8, 1)),

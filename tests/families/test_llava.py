@@ -100,7 +100,7 @@ REFUSED = {
     "a resampler without tensors": (config(mm_resampler_type="spatial_pool"), "mm_resampler_type is 'spatial_pool'"),
     "a tower by other names": (
         tensors(model__vision_tower__vision_model__embeddings__class_embedding=torch.zeros(64)),
-        "unknown key model.vision_tower.vision_model.embeddings.class_embedding",
+        "unknown key 'model.vision_tower.vision_model.embeddings.class_embedding",
     ),
     "a flag in quotes": (
         config(unfreeze_mm_vision_tower="false"),
@@ -126,8 +126,11 @@ REFUSED = {
         lambda f: (config(tie_word_embeddings=True)(f), tensors(lm_head__weight=torch.ones(95, 64))(f)),
         r"lm_head.weight has shape \[95, 64\], expected \[96, 64\]",
     ),
-    "unknown key": (tensors(model__layers__1__mlp__bias=torch.ones(1)), "unknown key model.layers.1.mlp.bias of shape"),
-    "a layer too many": (config(num_hidden_layers=3), "unknown key model.layers.3"),
+    "unknown key": (
+        tensors(model__layers__1__mlp__bias=torch.ones(1)),
+        "unknown key 'model.layers.1.mlp.bias' of shape",
+    ),
+    "a layer too many": (config(num_hidden_layers=3), "unknown key 'model.layers.3"),
     "a layer too few": (config(num_hidden_layers=5), "layer 4 has neither replaced_adapter nor self_attn"),
     "no adapter": (
         tensors(
@@ -274,7 +277,7 @@ def test_keys_of_another_model_are_shown(folder):
 def test_a_lora_among_the_tensors_is_named(folder):
     key = "model.layers.0.mlp.up_proj.lora_A.weight"
     tensors(**{key: torch.ones(2, 2)})(folder)
-    with pytest.raises(UserError, match=f"unknown key {key} .*a LoRA beside the model's weights.*merge_and_unload"):
+    with pytest.raises(UserError, match=f"unknown key '{key}' .*a LoRA beside the model's weights.*merge_and_unload"):
         load_checkpoint(Sources(folder))
 
 

@@ -156,7 +156,9 @@ def test_a_state_dict_alone_is_read(name, tmp_path):
 
 def test_an_unknown_torch_file_shows_its_first_key(tmp_path):
     torch.save({"model": {"net.a": torch.ones(2), "net.b": torch.ones(2)}}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"not a checkpoint of a known family: its first key is net.a .*meter: a Light"):
+    with pytest.raises(
+        UserError, match=r"not a checkpoint of a known family: its first key is 'net.a' .*meter: a Light"
+    ):
         detect(tmp_path / "x.pth")
 
 

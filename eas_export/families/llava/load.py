@@ -18,7 +18,7 @@ from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import rename_tower
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
-from ...checkpoint.hugging_face import left_over, quoted, read_folder
+from ...checkpoint.hugging_face import left_over, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor
@@ -27,7 +27,7 @@ from ...checkpoint.state_dict import first_unknown
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ...core.plan import SkipEvidence
-from ...core.record import validated
+from ...core.record import quoted, validated
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
 from .files import LAYER_KEYS, LlavaConfig

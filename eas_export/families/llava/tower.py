@@ -19,9 +19,10 @@ from ...checkpoint.hf_clip import (
     towers_differ,
 )
 from ...checkpoint.hf_files import CONFIG_FILE
-from ...checkpoint.hugging_face import left_over, quoted, stays_inside
+from ...checkpoint.hugging_face import left_over, stays_inside
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
+from ...core.record import quoted
 from ..contract import Sources
 from .files import OWN_TOWER, LlavaConfig
 
