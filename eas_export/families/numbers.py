@@ -36,7 +36,7 @@ def settle(
     found: dict[str, int | None] = {}
     contradicted: dict[str, int] = {}
     for field, number in numbers.items():
-        given, recorded = getattr(sources, field), settings.get(number.recorded)
+        given, recorded = getattr(sources, field), number.recorded and settings.get(number.recorded)
         if given is None and recorded is not None:
             found[field] = setting(settings, number.recorded, file, f"pass {_option(field)} N ({number.usual})")
         else:

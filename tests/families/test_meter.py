@@ -19,6 +19,7 @@ from eas_export.core.plan import SkipEvidence, choose_plan, disagreement, make_p
 from eas_export.families import detect, get_family, load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.families.meter import METER
+from eas_export.families.numbers import Number, settle
 from eas_export.networks.prune import prune
 
 CASE = MeterCase("vqa_skip10")
@@ -368,3 +369,8 @@ def test_too_many_layers_are_no_bug_of_ours(tmp_path, refused):
 def test_the_image_transform_is_what_the_file_says(said, transform, tmp_path):
     change = lambda state, config: config.update(val_transform_keys=said)
     assert load(changed(tmp_path, change)).config.image_transform == transform
+
+
+def test_a_number_that_no_file_records_is_not_looked_for_under_no_name():
+    names = {"text_heads": Number("how many heads it has", "published: 12")}
+    assert settle(names, {None: 8}, Sources(Path("x")), Path("x"), text_heads=12) == {"text_heads": 12}
