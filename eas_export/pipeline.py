@@ -19,7 +19,7 @@ from .build.artifacts import (
     require_matrix_products,
     require_shared,
 )
-from .build.difference import first_difference
+from .build.difference import differing, first_difference
 from .build.estimate import Estimate, check_resources, estimate_build
 from .build.keys import Identity, hash_sources, identify
 from .build.recipe import Request, resolve
@@ -246,21 +246,13 @@ def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
     if m.plan.origin != EXPLICIT and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
-    if theirs != ours:
-        key, their, our = _first_difference(theirs, ours)
+    if found := differing(theirs, ours):
+        key, their, our = found
         raise UserError(
             f"the checkpoint is another model: its {key} is {their}, the bundle's {our}",
             where=checkpoint.files[0],
             fix="pass the checkpoint that the bundle was built from, or build the bundle again with --force",
         )
-
-
-def _first_difference(theirs: Any, ours: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The innermost field in which two nested records of the same kind differ, by its dotted name, and both values."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        name = next(name for name in ours if theirs.get(name) != ours[name])
-        return _first_difference(theirs.get(name), ours[name], f"{key}.{name}".lstrip("."))
-    return key, theirs, ours
 
 
 def _open_base(path: Path, out: Path, blueprint: Blueprint) -> Bundle:

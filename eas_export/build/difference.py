@@ -1,6 +1,6 @@
 """In what a bundle differs from the one that a build would make, for the message that refuses to replace it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..bundle.manifest import Manifest, SourceRecord, Target
@@ -25,11 +25,24 @@ def first_difference(blueprint: Blueprint, identity: Identity, m: Manifest) -> s
     theirs = _facts(m.config, m.plan, m.options, targets.values())
     ours |= identity.toolchain | _base(identity.base)
     theirs |= m.toolchain | _base(m.base)
+    if not (found := differing(ours, theirs)):
+        return "another version of eas-export made it"
+    name, our, their = found
+    return f"{name} is {_shown(our)}, the bundle's {_shown(their)}"
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first of two records' innermost fields that differs, by its dotted name, and both values, None where one lacks it."""
+    ours, theirs = _flat(ours), _flat(theirs)
     names = (name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
-    return next(
-        (f"{n} is {_shown(ours.get(n))}, the bundle's {_shown(theirs.get(n))}" for n in names),
-        "another version of eas-export made it",
-    )
+    return next(((name, ours.get(name), theirs.get(name)) for name in names), None)
+
+
+def _flat(record: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
+    return flat
 
 
 def _facts(config: AnyConfig, plan: SkipPlan, options: BuildOptions, targets: Iterable[Target]) -> dict[str, Any]:
@@ -42,9 +55,7 @@ def _facts(config: AnyConfig, plan: SkipPlan, options: BuildOptions, targets: It
     facts |= {"backend": tuple(target.backend for target in targets) or BuildOptions().backend}
     for target in targets:
         facts |= {f"{target.backend}'s {name}": value for name, value in target if name != "backend"}
-    for name, value in config.model_dump().items():
-        facts |= {f"{name} {part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
-    return facts
+    return facts | config.model_dump()
 
 
 def _base(base: SourceRecord | None) -> dict[str, Any]:

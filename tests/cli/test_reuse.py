@@ -66,7 +66,7 @@ def test_a_damaged_file_is_made_again_and_only_that(built, command, refused):
         (("--fold", "lowrank", "--adapter-scale", "1.0"), "fold is lowrank, the bundle's weights"),
         (("--skip", "none"), "skip is none, the bundle's 0"),
         (("--skip", "0,2"), "skip is 0, 2, the bundle's 0"),
-        (("--router-temperature", "5"), "kept_adapter temperature is 5.0, the bundle's 1.0"),
+        (("--router-temperature", "5"), "kept_adapter.temperature is 5.0, the bundle's 1.0"),
         (
             ("--backend", "tensorrt-rtx", "--compute-capability", "86"),
             "backend is tensorrt-rtx, the bundle's onnxruntime",
