@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPACE = "\u2581"  # a space in pieces
+INTERNAL = "\ufdd0"  # no character, in no text
 PANIC = (
     "PanicException"  # the library's, for what it does not expect in a file; no Exception, and importable from nowhere
 )
@@ -101,7 +102,8 @@ def merges_of(pieces: Iterable[str], vocab: Mapping[str, int]) -> list[tuple[str
 
 
 def llama_tokenizer(vocab: Mapping[str, int], merges: Merges, prefix: str, unk_token: str | None = None) -> "Tokenizer":
-    """LLaMA's tokenizer without added tokens: pairs merge in their order, unknown characters are bytes, or else unk_token, or vanish.
+    """LLaMA's tokenizer without added tokens: pairs merge in their order, unknown characters are bytes, or else unk_token, which
+    decodes to sentencepiece's text for it, or vanish.
 
     prefix  which texts between added tokens begin with a space: always, first or never
     """
@@ -111,9 +113,10 @@ def llama_tokenizer(vocab: Mapping[str, int], merges: Merges, prefix: str, unk_t
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prefix, split=False)
     strip = [] if prefix == "never" else [decoders.Strip(" ", left=1)]
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    if unk_token:  # the space before it is not stripped
+        steps = [decoders.Replace(unk_token, f"{INTERNAL}\u2047 "), *steps, decoders.Replace(INTERNAL, " ")]
+    tokenizer.decoder = decoders.Sequence(steps)
     return tokenizer
 
 
