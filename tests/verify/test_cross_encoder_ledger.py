@@ -173,4 +173,6 @@ def test_another_checkpoint_is_wrong_use(meter_bundle_of, tmp_path, refused):
     path = meter_bundle_of(VQA).path
     assert "its text_length is 9, the bundle's 10" in refused("verify", path, "--ckpt", OLDER.file)
     assert "its task is nlvr2, the bundle's vqa" in refused("verify", path, "--ckpt", NLVR2.file)
-    assert "this is a checkpoint of lavin, the bundle's is of meter" in refused("verify", path, "--ckpt", GOLDEN / "lavin" / "first")
+    assert "this is a checkpoint of lavin, the bundle's is of meter" in refused(
+        "verify", path, "--ckpt", GOLDEN / "lavin" / "first"
+    )
