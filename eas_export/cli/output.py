@@ -35,7 +35,7 @@ def json_option(command: Callable[..., int | None]) -> Callable[..., int | None]
         json_file = json_path and _require_own(json_path, given)
         return command(**given)
 
-    to_file = "Also write that object to a file, which it replaces; standard output stays as it is."
+    to_file = "Also write that object to a file, a new one or an earlier --json-file; standard output stays as it is."
     run = click.option("--json-file", "json_path", type=PATH, help=to_file)(run)
     as_json = (
         "Print one JSON object on standard output instead of tables, and progress as JSON lines on standard error."

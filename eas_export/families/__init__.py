@@ -1,5 +1,6 @@
 """WHO: the model families. To add one, write its file with a Family in it and add its row here."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -56,11 +57,13 @@ def detect(path: Path) -> Family:
     if family := _family_of(path):
         return family
     refuse_part(path)
-    inside = [folder for folder in sorted(path.glob("*/")) if _family_of(folder)]
-    if inside:
-        names = " or ".join(map(str, inside))
-        raise UserError("this is a folder of checkpoints, not one of them", where=path, fix=f"give {names}")
-    for folder in sorted(path.glob("*/")):
+    folders = [folder for folder in sorted(path.glob("*/")) if os.access(folder, os.R_OK | os.X_OK)]
+    if inside := [str(folder) for folder in folders if _family_of(folder)]:
+        others = f", or another of {len(inside)}" if inside[1:] else ""
+        raise UserError(
+            "this is a folder of checkpoints, not one of them", where=path, fix=f"give {inside[-1]}{others}"
+        )
+    for folder in folders:
         refuse_part(folder)
     if (path / CONFIG_FILE).is_file():
         require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
@@ -78,7 +81,7 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
     """Load a checkpoint of the family called `name`; by default the family is detected. Raises UserError for an option that the family
     does not take, and as Family.load does."""
     family = get_family(name) if name else detect(sources.ckpt)
-    if not family.detect(sources.ckpt) and (other := _family_of(sources.ckpt)):
+    if name and not family.detect(sources.ckpt) and (other := _family_of(sources.ckpt)):
         what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
         raise UserError(what, where=sources.ckpt, fix="pass the checkpoint that the bundle was built from")
     for field in fields(sources):

@@ -251,6 +251,7 @@ def test_only_openais_tower_is_known_by_its_shapes(folder, name):
             "'google/siglip.*(siglip): only CLIP's ViT is supported.*with a CLIP tower",
         ),
         ("/data/of/training/clip-vit-large", "copy '/data/of/training/clip-vit-large' here and pass --vision DIR"),
+        ("/convnext/runs/clip-vit-large", "copy '/convnext/runs/clip-vit-large' here and pass --vision DIR"),
     ],
 )
 def test_a_tower_that_cannot_be_downloaded_is_not_to_be(folder, name, said):
@@ -263,6 +264,9 @@ def test_the_folder_of_training_runs_names_the_checkpoint_inside(folder, tmp_pat
     runs = tmp_path / "runs"
     shutil.copytree(folder, runs / "checkpoint-500")
     with pytest.raises(UserError, match=r"a folder of checkpoints, not one of them .*give \S+/runs/checkpoint-500$"):
+        load_checkpoint(Sources(runs))
+    shutil.copytree(folder, runs / "checkpoint-600")
+    with pytest.raises(UserError, match=r"give \S+/runs/checkpoint-600, or another of 2$"):
         load_checkpoint(Sources(runs))
 
 

@@ -27,7 +27,7 @@ from ..contract import Sources
 from .files import OWN_TOWER, LlavaConfig
 
 Tensors = dict[str, LazyTensor]
-OTHER_TOWERS = ("siglip", "dino", "eva", "convnext", "internvit")  # in the names of towers that are no CLIP
+OTHER_TOWERS = ("siglip", "dinov2", "convnext", "internvit")  # in the names of towers that are no CLIP
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _place(named: str | None, ckpt: Path) -> str:
 
 def _no_tower(named: str | None, ckpt: Path) -> UserError:
     place, tower = _place(named, ckpt), quoted(named) if named else "the tower"
-    if named and (other := next((kind for kind in OTHER_TOWERS if kind in named.lower()), None)):
+    if named and (other := next((kind for kind in OTHER_TOWERS if kind in Path(named).name.lower()), None)):
         what = f"the vision tower is {tower} ({other}): only CLIP's ViT is supported"
         return UserError(what, where=ckpt / CONFIG_FILE, fix="give a model that was trained with a CLIP tower")
     get = f"copy {tower} here" if named and Path(named).is_absolute() else f"download {tower}"
