@@ -16,7 +16,7 @@ from ..checkpoint.hf_files import MERGES, TOKENIZER_JSON, VOCAB
 from ..checkpoint.labels import LABELS, read_labels
 from ..core.errors import UserError
 from ..families import get_family, make_tokenizer
-from ..families.processing.question import Question
+from ..families.processing.question import Question, as_questions
 from ..inputs.pair_questions import Item, PairReader, items_of
 from .encode import encode_each
 
@@ -36,11 +36,15 @@ class PairModel:
         """words: the answers in the order of the logits"""
         self.runtime, self.reader, self.words = runtime, reader, words
 
-    def answers(self, questions: Sequence[Question], top: int = 5, begin: int = 0) -> Iterator[list[Answer]]:
+    def answers(self, questions: Question | Sequence[Question], top: int = 5, begin: int = 0) -> Iterator[list[Answer]]:
         """The `top` most probable answers to each question from the one at `begin` on, the most probable first, in batches of the bundle's
-        limit. Raises UserError for a question that does not suit the model, before any is answered, and for an image that cannot be read."""
+        limit. Raises UserError for a question that does not suit the model, before any is answered, for an image that cannot be read, and
+        for a model that ranks."""
         config = self.runtime.config
-        probabilities = get_family(config.family).pairs.probabilities[config.task]
+        probabilities = get_family(config.family).pairs.probabilities.get(config.task)
+        if probabilities is None:
+            fix = "call scores(items), with the pairs that items(questions) makes"
+            raise UserError("the model gives scores, not answers", where=f"task {config.task}", fix=fix)
         items = [item for each in self.items(questions) for item in each][begin:]
         for outputs in encode_each(self.runtime, self._batches(items)):
             for row in probabilities(outputs["logits"]):
@@ -52,10 +56,12 @@ class PairModel:
         for outputs in encode_each(self.runtime, self._batches(items)):
             yield from outputs["scores"].tolist()
 
-    def items(self, questions: Sequence[Question]) -> list[list[Item]]:
+    def items(self, questions: Question | Sequence[Question]) -> list[list[Item]]:
         """Each question's pairs: one, or those that it ranks. Raises UserError for a question that does not suit the model."""
         config = self.runtime.config
-        return [items_of(each, config, each.where(number)) for number, each in enumerate(questions, start=1)]
+        return [
+            items_of(each, config, each.where(number)) for number, each in enumerate(as_questions(questions), start=1)
+        ]
 
     def _batches(self, items: Sequence[Item]) -> Iterator:
         return self.reader.batches(items, self.runtime.limits.max_batch)

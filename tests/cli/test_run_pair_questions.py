@@ -17,6 +17,7 @@ from roberta_files import write_tokenizer
 from transformers import RobertaTokenizer
 
 from eas_export.cli import run_pair_questions
+from eas_export.core.errors import UserError
 from eas_export.families.processing.question import Question
 from eas_export.generation.pair_model import open_pair_model
 from eas_export.pipeline import build
@@ -104,6 +105,14 @@ def test_a_text_longer_than_those_of_training_is_cut_with_a_note(bundle_of, file
     asked = ("run", bundle_of(VQA), "--image", "photos/a.png", "--json", "--question")
     short, long = (command(*asked, text) for text in (TEXTS[1], TEXTS[1] * 50))
     assert "is not read, as in training" in long[2] and "not read" not in short[2]
+
+
+def test_from_python_one_question_is_asked_and_a_model_that_ranks_says_so(bundle_of, files):
+    asked = Question(question=TEXTS[1], image=files / "photos" / "a.png")
+    ((best, *_),) = open_pair_model(bundle_of(VQA)).answers(asked)
+    assert best.text in WORDS and 0 < best.probability < 1
+    with pytest.raises(UserError, match=r"gives scores, not answers .*call scores"):
+        next(open_pair_model(bundle_of(RETRIEVAL)).answers(asked))
 
 
 def test_nlvr2_compares_two_images_in_their_order(said, files):
