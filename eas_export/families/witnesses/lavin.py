@@ -16,7 +16,7 @@ from ...checkpoint.llama import main_file
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
 from ...checkpoint.state_dict import WRAPPER
 from ..contract import Sources
-from ..lavin import open_files
+from ..lavin.load import open_files
 from . import exactly, from_tensors, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 

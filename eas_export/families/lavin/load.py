@@ -1,4 +1,4 @@
-"""LaVIN-EAS: a LLaMA, an adapter checkpoint (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
+"""Read LaVIN-EAS's files: a LLaMA, an adapter checkpoint (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
 
 Formats, from the published training code:
 - weights/<name>/params.json and consolidated.NN.pth (one file, or model-parallel shards); also the same model in Hugging Face's layout
@@ -10,32 +10,24 @@ Formats, from the published training code:
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.eas_adapter import adapter_keys, rank_sizes
-from ..checkpoint.keys import Key, KeyTable, rename, require
-from ..checkpoint.lazy_tensor import LazyTensor
-from ..checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
-from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
-from ..checkpoint.restricted_unpickler import PlainObject
-from ..checkpoint.state_dict import holds, read_state
-from ..core.configs.decoder import ModelConfig
-from ..core.errors import UserError
-from ..core.plan import SkipEvidence
-from ..core.record import validated
-from ..core.registry import deferred
-from ..system.files import only_file
-from .contract import LLAMA_PADDING, Family, PromptFormat, Sources
-from .processing.image_processor import to_pixels
-from .processing.question import Question
-from .processing.tokenizer import Tokenizer, find_tokenizer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.eas_adapter import rank_sizes
+from ...checkpoint.keys import rename, require
+from ...checkpoint.lazy_tensor import LazyTensor
+from ...checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
+from ...checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
+from ...checkpoint.restricted_unpickler import PlainObject
+from ...checkpoint.state_dict import read_state
+from ...core.configs.decoder import ModelConfig
+from ...core.errors import UserError
+from ...core.plan import SkipEvidence
+from ...core.record import validated
+from ...system.files import only_file
+from ..contract import Sources
+from ..processing.tokenizer import find_tokenizer
+from .keys import ADAPTER_KEYS, LAYER_ADAPTER_KEYS, VISION_ADAPTER_KEYS
 
 NAMED = "--ckpt FILE --weights DIR --vision FILE"
 LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
@@ -49,40 +41,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Tensors = dict[str, LazyTensor]
 
 
-LAYER_ADAPTER_KEYS: KeyTable = {
-    **adapter_keys("layers.{i}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A"),
-    **adapter_keys("layers.{i}.replaced_adapter", "layers.{i}.skipped_adapter", "dim", "skipped", "AC"),
-    "adapter_modality_embedding.weight": Key("modality.weight", (2, "dim")),
-    "adapter_proj.conv_A.weight": Key("vision.project1.weight", ("projector", "width")),
-    "adapter_proj.conv_A.bias": Key("vision.project1.bias", ("projector",)),
-    "adapter_proj.conv_B.weight": Key("vision.project2.weight", ("dim", "projector")),
-    "adapter_proj.conv_B.bias": Key("vision.project2.bias", ("dim",)),
-    "backbone.visual.*": None,  # read with the next table
-}
-
-VISION_ADAPTER_KEYS: KeyTable = {
-    **adapter_keys(
-        "backbone.visual.transformer.resblocks.{i}.adapter_attn", "vision.blocks.{i}.adapter", "width", "visual", "A"
-    ),
-    "backbone.visual.transformer.resblocks.*.adapter_mlp.*": None,  # type 'normal' trains them and never calls them
-    "layers.*": None,  # read with the table before
-    "adapter_*": None,
-}
-ADAPTER_KEYS = LAYER_ADAPTER_KEYS | VISION_ADAPTER_KEYS  # of the file; each table has rows for a part
-
-
 @dataclass(frozen=True)
 class Files:
     adapters: Path
     weights: Path  # LLaMA's folder
     vision: Path
     tokenizer: tuple[Path, ...]
-
-
-def detect(path: Path) -> bool:
-    if path.is_dir():
-        return bool(list(path.glob("checkpoint-*.pth"))) or (path / "weights").is_dir()
-    return path.suffix == ".pth" and holds(path, ADAPTER_KEYS)
 
 
 def load(sources: Sources) -> Checkpoint:
@@ -118,58 +82,6 @@ def open_files(sources: Sources) -> tuple[Files, Tensors, dict[str, Any]]:
     adapters = only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if folder else sources.ckpt
     trained, args = _read_trained(adapters)
     return _find_files(sources, adapters, args), trained, args
-
-
-def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
-    """Put the image in place of the prompt's first n_prompt zeros, which must be consecutive. Without an image no prompt has several
-    zeros in a row: LLaMA's tokenizer writes none."""
-    n_prompt = config.vision.tokens
-    if images == 0:
-        places = range(len(token_ids) - n_prompt + 1)
-        if n_prompt > 1 and any(not any(token_ids[start : start + n_prompt]) for start in places):
-            what = f"a prompt without an image has {n_prompt} zeros (n_prompt) in a row, where an image belongs"
-            fix = "give the image as pixel_values and image_row; a text prompt has no zeros, but 'Image: N/A'"
-            raise UserError(what, where="input_ids", fix=fix)
-        return token_ids, []
-    if images > 1:
-        what = f"a prompt has {images} images"
-        raise UserError(what, where="image_row", fix="give at most one image per prompt: LaVIN takes no more")
-    zeros = [position for position, token in enumerate(token_ids) if token == 0][:n_prompt]
-    if len(zeros) < n_prompt or zeros[-1] - zeros[0] != n_prompt - 1:
-        what = f"a prompt with an image has zeros at {zeros}, expected {n_prompt} (n_prompt) in a row"
-        fix = f"write {n_prompt} zeros where the image belongs: 'Image: ' + zeros + prompt"
-        raise UserError(what, where="input_ids", fix=fix)
-    return token_ids, zeros
-
-
-def format_question(question: Question) -> str:
-    """ScienceQA's published format; a missing context is N/A."""
-    options = " ".join(f"({letter}) {text}" for letter, text in zip(ascii_uppercase, question.options))
-    context = question.context or "N/A"
-    return f"Question: {question.question}\nContext: {context}\nOptions: {options}\nResponse:"
-
-
-def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
-    """BOS, "Image: " and n_prompt zeros (without an image "Image: N/A"), then the text; each part is encoded separately."""
-    if images == 0:
-        return [tokenizer.bos, *tokenizer.encode("Image: N/A"), *tokenizer.encode(text)]
-    return [tokenizer.bos, *tokenizer.encode("Image: "), *[0] * config.vision.tokens, *tokenizer.encode(text)]
-
-
-def pixels(config: ModelConfig, image: "Image") -> Tensor:
-    return to_pixels(image, config.vision.image_size, config.vision.image)
-
-
-LAVIN = Family(
-    name="lavin",
-    layout="a folder with weights/, clip/ and checkpoint-*.pth, or the checkpoint-*.pth with --weights and --vision",
-    detect=detect,
-    load=load,
-    takes=("weights", "vision", "tokenizer", "router_temperature", "adapter_scale"),
-    prompts=PromptFormat(place_images, format_question, encode, pixels, padding=LLAMA_PADDING, most_images=1),
-    published_deviations=("published fold", "published dynamic decode"),
-    witness=deferred(".families.witnesses.lavin:open_witness"),
-)
 
 
 def _read_trained(path: Path) -> tuple[Tensors, dict[str, Any]]:
