@@ -27,6 +27,7 @@ from .build.workspace import check_destination, lock, workspace
 from .bundle.bundle import Bundle, find_bundle, open_bundle, read_bundle, write_manifest
 from .bundle.manifest import MANIFEST, Accounts, Manifest
 from .checkpoint.checkpoint import Checkpoint
+from .core.configs import AnyConfig
 from .core.errors import UserError
 from .core.options import BuildOptions
 from .core.plan import EXPLICIT, SkipPlan, choose_plan, disagreement
@@ -37,8 +38,9 @@ from .families import get_family, load_checkpoint, tokenizer_notes
 from .families.contract import Sources
 from .inputs.questions import require_no_root
 from .networks.drop import drop_adapters
-from .networks.graphs import fold_modes
+from .networks.graphs import fold_modes, takes_one_prompt
 from .networks.memory import DeviceMemory
+from .networks.parameters import exported
 from .networks.prune import prune
 from .system.hashing import remembered_sha256
 from .verify.compare import DEFAULT_BACKEND, DEFAULT_STEPS, compare_bundle
@@ -105,14 +107,15 @@ def build(
 
     with request.suiting():
         checkpoint = _load(sources, opts)
-        opts = opts.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
+        opts = settle(opts, checkpoint.config)
         _require_images_fit(opts, checkpoint)
     request = replace(request, options=opts)
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip, request.recipe_skip)
     accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     untrained = disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters)
     notes = (*checkpoint.notes, *checkpoint.config.notes(plan.skipped), *untrained, *tokenizer_notes(checkpoint))
-    blueprint = Blueprint(prune(checkpoint, plan), plan, opts, engine_targets(opts))
+    network = exported(prune(checkpoint, plan), plan, opts.fold)
+    blueprint = Blueprint(network, plan, opts, engine_targets(opts), checkpoint.config)
     require_matrix_products(blueprint)
     check_destination(out)
     shared = _open_base(Path(base), out, blueprint) if base else None
@@ -128,7 +131,7 @@ def build(
         return result
 
     with lock(out) as home:
-        identity = identify(checkpoint, plan, opts, blueprint.targets, shared, progress)
+        identity = identify(network, plan, opts, blueprint.targets, shared, progress)
         if (out / MANIFEST).exists() and not force:
             bundle = _same_bundle(out, blueprint, identity, progress)
             report = (_kept_report(bundle) or _verify(bundle, checkpoint, progress)) if verify else None
@@ -140,6 +143,13 @@ def build(
             report = _verify(bundle, checkpoint, progress) if verify else None
             write_manifest(space.folder, bundle.manifest)  # only now can the bundle be opened
     return replace(result, bundle=open_bundle(out), report=report)
+
+
+def settle(options: BuildOptions, config: AnyConfig) -> BuildOptions:
+    """The options for this network. Raises UserError where they do not fit it."""
+    modes = fold_modes(config)
+    one_prompt = [mode for mode in modes if takes_one_prompt(config, mode)]
+    return options.settled(modes, config.unused_limits, one_prompt)
 
 
 def _require_images_fit(options: BuildOptions, checkpoint: Checkpoint) -> None:
@@ -243,7 +253,7 @@ def _load(sources: Sources, options: BuildOptions, family: str | None = None) ->
 
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
-    theirs, ours = checkpoint.config.model_dump(), m.config.model_dump()
+    theirs, ours = checkpoint.config.model_dump(), m.checkpoint_config.model_dump()
     if m.plan.origin != EXPLICIT and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
     if found := differing(theirs, ours):

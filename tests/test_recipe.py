@@ -137,7 +137,7 @@ def test_the_fold_mode_is_one_of_the_networks():
     with pytest.raises(UserError, match=r"has no fold mode offline .*choose weights or lowrank"):
         BuildOptions(fold="offline").settled(modes)
     with pytest.raises(UserError, match=r"one prompt at a time, but max_batch is 2.*lowrank"):
-        BuildOptions(max_batch=2).settled(modes)
+        BuildOptions(max_batch=2).settled(modes, one_prompt=("weights",))
 
 
 def test_limits_that_mean_nothing_to_a_network_are_refused_where_they_are_given():

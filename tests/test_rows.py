@@ -38,11 +38,10 @@ from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.networks.decoder.graphs import FOLD_MODES
 from eas_export.networks.drop import drop_adapters
-from eas_export.networks.graphs import fold_modes
 from eas_export.networks.network import build_network, load_parameters
 from eas_export.networks.parameters import network_parameters, plain
 from eas_export.networks.prune import prune
-from eas_export.pipeline import build
+from eas_export.pipeline import build, settle
 from eas_export.system.hashing import key_of
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +89,7 @@ def keys_of(**options: object) -> SimpleNamespace:
     checkpoint = load_checkpoint(Sources(ckpt, **request.options.settings))
     if request.options.adapters == "drop":
         checkpoint = drop_adapters(checkpoint)
-    opts = request.options.settled(fold_modes(checkpoint.config), checkpoint.config.unused_limits)
+    opts = settle(request.options, checkpoint.config)
     plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip)
     targets = engine_targets(opts)
     made = identify(checkpoint, plan, opts, targets, None, Progress())
@@ -163,7 +162,7 @@ options.BuildOptions = More
 from eas_export.build.recipe import resolve
 from eas_export.cli.build import build as command
 from eas_export.core.errors import UserError
-from eas_export.pipeline import build
+from eas_export.pipeline import build, settle
 
 assert "--colour [red|blue]" in command.get_help(command.make_context("build", [], resilient_parsing=True))
 ckpt, recipe, out = map(Path, sys.argv[1:])

@@ -119,7 +119,7 @@ def test_it_verifies_and_faults_are_found(dropped, tmp_path, case):
     assert report.exit_code == 0 and report.verdict == "same as the checkpoint", report.first_divergence
     assert [step.name for step in report.steps] == ["pytorch, the bundle's weights", "onnxruntime"]
     assert {control.name: control.why_not for control in report.controls} == {
-        "published bias": "fold mode none has no fold graph",
+        "published bias": "the bundle has no fold graph",
         "router weights off by 1 %": "the model has no routers",
         "transposed weight": "",
         "position off by one": "",

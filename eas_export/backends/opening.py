@@ -7,6 +7,7 @@ import torch
 from ..bundle.bundle import Bundle
 from ..core.errors import UserError
 from ..core.precision import PRECISIONS
+from ..networks import network_part
 from ..networks.graphs import fold_modes, graphs_of
 from ..networks.network import build_network, parameter_shapes
 from ..system.memory import enough_memory
@@ -20,16 +21,28 @@ def open_runtime(bundle: Bundle, backend: str, device: torch.device = CPU) -> Ru
     require_own_graphs_and_weights(bundle)
     row = get_backend(backend)
     if device == CPU or row.open_on is None:
-        return row.open(bundle)
+        return _with_sets(row.open(bundle), bundle)
     with enough_memory(bundle.path):
-        runtime = row.open_on(bundle, device)
+        runtime = _with_sets(row.open_on(bundle, device), bundle)
     return replace(runtime, backend=f"{runtime.backend} on {device.type}")
 
 
 def open_low_memory_runtime(bundle: Bundle, backend: str) -> Runtime:
     """The low-memory variant of `open_runtime`, which may be slow."""
     require_own_graphs_and_weights(bundle)
-    return get_backend(backend).open_low_memory(bundle)
+    return _with_sets(get_backend(backend).open_low_memory(bundle), bundle)
+
+
+def _with_sets(runtime: Runtime, bundle: Bundle) -> Runtime:
+    """The runtime with the weights that were folded at build time, mapped from the store on a CPU."""
+    names = network_part(runtime.config, "folded_sets")
+    if names is None:
+        return runtime
+    sets = {
+        modality: {name: bundle.store.tensor(stored).to(runtime.device) for name, stored in of_inputs.items()}
+        for modality, of_inputs in names(runtime.config, runtime.plan).items()
+    }
+    return replace(runtime, sets=sets)
 
 
 def weights_in_memory(bundle: Bundle) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The interface that every backend implements: a Runtime of sessions that run graphs on tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -63,6 +63,8 @@ class Runtime:
 
     device  of all tensors
     empty   (sizes, dtype=...) -> memory for an output; None: torch.empty on the device
+    sets    modality -> graph input -> weights that were folded at build time, on the device; graphs that take them run prompts of one
+            modality at a time (networks/decoder/specs.folded_sets)
     stays_open  whether sessions keep their weights between runs; if not, decoding token by token is slow
     """
 
@@ -74,6 +76,7 @@ class Runtime:
     device: torch.device = CPU
     empty: Callable[..., Tensor] | None = None
     stays_open: bool = True
+    sets: Mapping[str, Tensors] = field(default_factory=dict)
 
     def run(self, graph: str, inputs: Tensors) -> Tensors:
         """Run a graph; outputs are newly allocated, except aliased ones. Raises UserError for sizes beyond the graph's limits, and if

@@ -32,7 +32,7 @@ from ..export.derived_bundle import DerivedBundle
 from ..export.export_graph import export_graph
 from ..families.contract import Sources
 from ..networks import network_part
-from ..networks.graphs import every_fold_mode, fold_modes, graphs_of
+from ..networks.graphs import every_fold_mode, fold_modes, graphs_of, takes_one_prompt
 from ..pipeline import build
 from .genai import export_genai, require_genai
 from .llama import write_llama
@@ -75,7 +75,7 @@ class BaselineBundles:
 
     def limits(self, fold: str) -> Limits:
         """The bundle's limits, with room for the workload's rows where the fold mode takes several."""
-        rows = 1 if every_fold_mode()[fold].one_prompt else max(self.workload.batches)
+        rows = 1 if takes_one_prompt(self.manifest.config, fold) else max(self.workload.batches)
         return self.manifest.limits.model_copy(update={"max_batch": rows})
 
 

@@ -36,7 +36,11 @@ _ROWS = {
     "pytorch-captured-lowrank": Baseline("lowrank", "captured", f"PyTorch's step as a CUDA graph, adapters {_BESIDE}"),
     "pytorch-captured-floor": Baseline("floor", "captured", "PyTorch's step as a CUDA graph, the adapters left out"),
 }
-_MODES = {f: f"adapters {_FOLDED if mode.one_prompt else _BESIDE}" for f, mode in FOLD_MODES.items() if mode.adapters}
+_MODES = {
+    f: f"adapters {_FOLDED if 'fold' in mode.graphs else _BESIDE}"
+    for f, mode in FOLD_MODES.items()
+    if None not in mode.routers
+}
 BASELINES = with_backends(_ROWS, _MODES)
 
 # The comparisons behind the published claims and ours

@@ -23,8 +23,9 @@ from ..core.plan import SkipPlan
 from ..core.precision import PRECISIONS
 from ..families import get_family
 from ..networks.contract import Graph
+from ..networks.decoder.blocks import KeptBlock, SkippedBlock
 from ..networks.decoder.decode import decode_step, unfolded_decode_reads, unfolded_decode_spec
-from ..networks.decoder.modules import Decoder, KeptBlock, SkippedBlock
+from ..networks.decoder.modules import Decoder
 from ..networks.decoder.prefill import PREFILL
 from ..networks.decoder.vision import VISION
 from ..networks.graphs import fold_modes

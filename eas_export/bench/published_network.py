@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..checkpoint.eas_adapter import GROUPS, grouped
 from ..networks.adapter import Adapter, Pool, mean_over
-from ..networks.decoder.modules import AdaptedKeptBlock, AdaptedSkippedBlock, KeptBlock, Prompt, SkippedBlock, Tokens
+from ..networks.decoder.blocks import AdaptedKeptBlock, AdaptedSkippedBlock, KeptBlock, SkippedBlock, Tokens
+from ..networks.decoder.routers import Prompt
 from ..networks.skeleton import skeleton
 from ..networks.vision import AdapterVisionBlock
 
@@ -81,7 +82,7 @@ class PublishedKeptBlock(KeptBlock):
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
         rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
-        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        router = self.router(n, prompt)  # [B, 2]
         return Tokens(n, self.adapter(rows, router.to(n.dtype)).flatten(0, 1), router)
 
 
@@ -96,7 +97,7 @@ class PublishedSkippedBlock(SkippedBlock):
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
         rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
-        router = self.router(mean_over(rows, prompt.router_mean))  # [B, 2]
+        router = self.router(n, prompt)  # [B, 2]
         pooled = mean_over(self.adapter.features(rows), prompt.pooled_mean)  # [B, rank]
         y = self.adapter(rows, router.to(n.dtype), pooled.to(n.dtype))  # [B, L, dim]
         return Tokens(n, y.flatten(0, 1), router, pooled)

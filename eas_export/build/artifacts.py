@@ -15,6 +15,7 @@ from ..bundle.store import Parameter, Store, write_store
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.labels import LABELS
 from ..checkpoint.lazy_tensor import LazyTensor
+from ..core.configs import AnyConfig
 from ..core.errors import UserError
 from ..core.graph_spec import GraphSpec
 from ..core.options import DEFAULT_OPSET, BuildOptions
@@ -35,12 +36,18 @@ ANOTHER_BASE = "give a bundle over the same base model and in the same precision
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What to build. checkpoint: pruned by the plan; targets: of the engines, if any"""
+    """What to build.
+
+    checkpoint  of the network that is exported (networks/parameters.exported)
+    targets     of the engines, if any
+    trained     the config of the checkpoint as it was loaded; None: the same
+    """
 
     checkpoint: Checkpoint
     plan: SkipPlan
     options: BuildOptions
     targets: tuple[Target, ...] = ()
+    trained: AnyConfig | None = None
 
     @property
     def precision(self) -> Precision:
@@ -130,6 +137,7 @@ def describe(
         schema_version=SCHEMA_VERSION,
         key=identity.key,
         config=blueprint.checkpoint.config,
+        trained=None if blueprint.trained == blueprint.checkpoint.config else blueprint.trained,
         plan=blueprint.plan,
         precision=options.precision,
         fold=options.fold,

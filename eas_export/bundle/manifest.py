@@ -106,8 +106,10 @@ class Manifest(Record):
     The file also has `digest`, the sha256 of all its other content (bundle.py).
 
     key      sha256 over sources, options, toolchain and base: builds with the same key make the same bundle
+    config   of the network that the graphs compute
     options  the resolved recipe
     base     the store that is shared with the --base bundle; None: a store of its own
+    trained  the checkpoint's config, where the network that is exported is another; None: `config`
     """
 
     schema_version: int
@@ -125,6 +127,12 @@ class Manifest(Record):
     accounts: Accounts
     base: SourceRecord | None = None
     notes: tuple[str, ...] = ()
+    trained: AnyConfig | None = None
+
+    @property
+    def checkpoint_config(self) -> AnyConfig:
+        """The config of the checkpoint that the bundle was built from."""
+        return self.trained or self.config
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":

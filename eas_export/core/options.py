@@ -14,7 +14,6 @@ from .choices import RowOf
 from .errors import UserError
 from .limits import Limits
 from .record import Record
-from .registry import load
 
 FOLD_MODES = ".networks.graphs:every_fold_mode"
 PrecisionName = Annotated[str, RowOf(".core.precision:PRECISIONS")]
@@ -150,9 +149,16 @@ class BuildOptions(Record):
         """The options that are facts of the checkpoint, for families/contract.Sources."""
         return {name: getattr(self, name) for name, option in options_of(type(self)).items() if option.of_checkpoint}
 
-    def settled(self, fold_modes: Sequence[str], unused: Sequence[str] = ()) -> "BuildOptions":
-        """The options with a fold mode and a max_prompt. Raises UserError for one that the network does not have, for batches that it cannot take, and for
-        limits that were set but do not apply."""
+    def settled(
+        self, fold_modes: Sequence[str], unused: Sequence[str] = (), one_prompt: Sequence[str] = ()
+    ) -> "BuildOptions":
+        """The options with a fold mode, a max_batch and a max_prompt.
+
+        fold_modes  of the network, the default first; one_prompt: those that take one prompt at a time
+        unused      limits that do not apply to it
+
+        Raises UserError for a fold mode that it does not have, for batches that it cannot take, and for limits that were set but do not apply.
+        """
         for name in unused:
             if name in self.model_fields_set:
                 option = f"--{name.replace('_', '-')}"
@@ -163,25 +169,22 @@ class BuildOptions(Record):
             kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
             what = f"{kind} has no fold mode {self.fold}"
             raise UserError(what, where="--fold", fix=f"leave --fold out, or choose {' or '.join(fold_modes)}")
-        options = self.model_copy(update={"fold": self.fold or fold_modes[0], "max_prompt": self.limits.max_prompt})
-        if options._one_prompt and options.limits.max_batch > 1:
+        fold = self.fold or fold_modes[0]
+        most = self.max_batch or (1 if fold in one_prompt else DEFAULT_MAX_BATCH)
+        if fold in one_prompt and most > 1:
             raise UserError(
-                f"fold mode {options.fold} takes one prompt at a time, but max_batch is {options.max_batch}",
+                f"fold mode {fold} takes one prompt at a time, but max_batch is {most}",
                 where="--max-batch",
                 fix="leave it at 1, or build with --fold lowrank",
             )
-        return options
+        return self.model_copy(update={"fold": fold, "max_batch": most, "max_prompt": self.limits.max_prompt})
 
     @property
     def limits(self) -> Limits:
         return Limits(
-            max_batch=self.max_batch or (1 if self._one_prompt else DEFAULT_MAX_BATCH),
+            max_batch=self.max_batch or DEFAULT_MAX_BATCH,
             max_images=self.max_images,
             max_prompt=self.max_prompt
             or (DEFAULT_MAX_PROMPT if DEFAULT_MAX_PROMPT < self.max_tokens else self.max_tokens // 2),
             max_tokens=self.max_tokens,
         )
-
-    @property
-    def _one_prompt(self) -> bool:
-        return self.fold is not None and load(FOLD_MODES)()[self.fold].one_prompt

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..backends.runtime import Runtime
-from ..generation.conversation import Conversation
+from ..generation.conversation import Conversation, together
 from ..generation.generate import Generation
 from ..generation.stream import answer
 from ..networks.decoder.prompts import Prompts, join_prompts
@@ -81,8 +81,13 @@ def continued(
     answers, size = [], runtime.limits.max_batch
     for first in range(0, len(prompts), size):
         batch = slice(first, first + size)
-        answers += _continue_batch(runtime, ends, prompts[batch], begun[batch])
-        done(len(prompts[batch]))
+        mine, before = prompts[batch], begun[batch]
+        whole: dict[int, Tokens] = {}
+        for rows in together(runtime, mine):
+            group = [mine[row] for row in rows], [before[row] for row in rows]
+            whole |= zip(rows, _continue_batch(runtime, ends, *group))
+        answers += [whole[row] for row in range(len(mine))]
+        done(len(mine))
     return answers
 
 

@@ -5,6 +5,7 @@ frozen. Later tokens, of the model or the user, go through decode and change the
 with its own state. Any other rule would make folded and unfolded decoding differ.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..backends.runtime import Bound, Runtime, Tensors
 from ..core.errors import UserError
 from ..networks.decoder.prompts import Prompts
+from ..networks.decoder.routers import MODALITIES
 from ..system.memory import enough_memory
 
 
@@ -39,7 +41,7 @@ class Conversation:
     finish          why each row's last answer ended, None before its end
     answers         the tokens of each row's last answer
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
-    folded          the weights folded with the state, empty if the runtime does not fold
+    folded          weights with adapters folded in: with the state, or those of the prompts' modality; empty if the runtime does not fold
     image_features  [N * tokens, dim], or None without images
 
     Raises UserError for prompts beyond the runtime's limits, and for a fold or logits that are not finite.
@@ -57,14 +59,15 @@ class Conversation:
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
         self._step: Bound | None = None  # the decode graph, bound to the caches
         features = encode_images(runtime, prompts)
-        after = prefill(runtime, prompts, features, self._caches)
+        self.folded = set_of(runtime, prompts)
+        after = prefill(runtime, prompts, features, self._caches | self.folded)
         self.image_features = None if prompts.pixel_values is None else features
         self.state = _finite(
             {name: after[name] for name in ("router", "pooled") if name in after}, "values of the fold state"
         )
         self.logits = _finite({"prefill": after["logits"]}, "logits")["prefill"]
-        folds = "fold" in runtime.sessions
-        self.folded = _finite(runtime.run("fold", self.state), "folded weights") if folds else {}
+        if "fold" in runtime.sessions:
+            self.folded = _finite(runtime.run("fold", self.state), "folded weights")
 
     @property
     def room(self) -> Tensor:
@@ -166,6 +169,26 @@ def encode_images(runtime: Runtime, prompts: Prompts) -> Tensor:
     return runtime.run("vision", {"pixel_values": pixels})["image_features"].flatten(0, 1)
 
 
+def set_of(runtime: Runtime, prompts: Prompts) -> Tensors:
+    """The folded weights of the prompts' modality, by the graphs' inputs; empty for a runtime whose graphs take none. Raises UserError for
+    prompts of both modalities."""
+    if not runtime.sets:
+        return {}
+    with_image = (prompts.image_index >= 0).any(1)  # [B]
+    if with_image.any() and not with_image.all():
+        what = "there are prompts with an image and prompts without, but folded weights belong to one of both"
+        raise UserError(what, where="input_ids", fix="run them apart, or build with --fold lowrank")
+    return runtime.sets[MODALITIES[int(with_image[0])]]
+
+
+def together(runtime: Runtime, prompts: Sequence[Prompts]) -> list[list[int]]:
+    """Which of the prompts can be in one batch: all, or those with an image and those without, as `set_of` needs them."""
+    groups: dict[bool, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(bool(runtime.sets) and prompt.pixel_values is not None, []).append(row)
+    return list(groups.values())
+
+
 def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
     """Key and value caches of `slots` tokens, or of the number that the runtime fixes. They are zeroed: NaN in an unwritten slot would
     spoil masked results."""
@@ -179,9 +202,10 @@ def empty_caches(runtime: Runtime, batch: int, slots: int) -> Tensors:
         }
 
 
-def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, caches: Tensors) -> Tensors:
-    """Run prefill: fills the caches and returns the logits and the fold state."""
-    return runtime.run("prefill", prefill_inputs(prompts, features) | caches)
+def prefill(runtime: Runtime, prompts: Prompts, features: Tensor, others: Tensors) -> Tensors:
+    """Run prefill: fills the caches and returns the logits and the fold state. others: the caches and, where the graph takes them, folded
+    weights"""
+    return runtime.run("prefill", prefill_inputs(prompts, features) | others)
 
 
 def prefill_inputs(prompts: Prompts, features: Tensor) -> Tensors:

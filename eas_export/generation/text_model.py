@@ -20,8 +20,8 @@ from ..families import get_family, make_tokenizer
 from ..families.processing.question import Question, as_questions
 from ..families.processing.tokenizer import TextStream, Tokenizer
 from ..inputs.questions import make_prompt, require_known, require_short
-from ..networks.decoder.prompts import join_prompts
-from .conversation import Conversation, Finish
+from ..networks.decoder.prompts import Prompts, join_prompts
+from .conversation import Conversation, Finish, together
 from .sampling import GREEDY, Sampling
 from .stream import Token, answer, stream
 
@@ -59,12 +59,7 @@ class TextModel:
         if not questions:
             raise UserError("there is no question", where="questions", fix="ask at least one")
         self._require_short(questions, first)
-        config = self.runtime.config
-        prompts = [
-            make_prompt(question, config, self.family, self.tokenizer, question.where(number), self.exif_rotate)
-            for number, question in enumerate(questions, start=first)
-        ]
-        return Conversation(self.runtime, join_prompts(prompts), room)
+        return Conversation(self.runtime, join_prompts(self._prompts(questions, first)), room)
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
         """Feed the next turn's text, one per row; see Conversation.extend."""
@@ -121,12 +116,23 @@ class TextModel:
         for begin in range(answered, len(questions), size):
             yield from self._reply(questions[begin : begin + size], begin, max_new_tokens, sampling)
 
+    def _prompts(self, questions: Sequence[Question], first: int) -> list[Prompts]:
+        config = self.runtime.config
+        return [
+            make_prompt(question, config, self.family, self.tokenizer, question.where(number), self.exif_rotate)
+            for number, question in enumerate(questions, start=first)
+        ]
+
     def _reply(self, batch: Sequence[Question], begin: int, max_new_tokens: int, sampling: Sampling) -> list[Reply]:
-        """A batch's replies. Its caches and folded weights are freed before the next batch."""
-        conversation = self.start(batch, max_new_tokens, first=begin + 1)
-        rows = range(begin, begin + len(batch))
-        answers = answer(conversation, max_new_tokens, self.tokenizer.ends, sampling, rows)
-        return [Reply(self.tokenizer.decode(each.tokens), each.tokens, each.finish) for each in answers]
+        """A batch's replies, of several batches where it cannot be one. Its caches and folded weights are freed before the next batch."""
+        prompts, replies = self._prompts(batch, begin + 1), {}
+        for group in together(self.runtime, prompts):
+            conversation = Conversation(self.runtime, join_prompts([prompts[row] for row in group]), max_new_tokens)
+            rows = [begin + row for row in group]
+            answers = answer(conversation, max_new_tokens, self.tokenizer.ends, sampling, rows)
+            for row, each in zip(group, answers):
+                replies[row] = Reply(self.tokenizer.decode(each.tokens), each.tokens, each.finish)
+        return [replies[row] for row in range(len(batch))]
 
     def _require_short(self, questions: Sequence[Question], first: int = 1) -> None:
         config, limits = self.runtime.config, self.runtime.limits

@@ -21,8 +21,11 @@ class Network:
     modules           (config, plan, limits) -> the network as a torch module
     fold_modes        fold mode -> contract.FoldMode; the first that the config supports is the default
     parameters        (checkpoint after prune, plan, limits) -> the network's parameters by name
+    settled           (pruned checkpoint, plan, fold mode) -> the checkpoint of the network that is exported, where that is another; None: it is not
+    folded_sets       (config, plan) -> modality -> graph input -> name in the store, of weights that were folded at build time; None: none are
     useless           (config, plan) -> name prefixes of a checkpoint's tensors that the plan makes useless
-    without_adapters  config -> the config without adapters, and parts of their tensors' names; None: it needs its adapters
+    without_adapters  config -> the config without adapters, parts of their tensors' names, and whether what training skipped is kept; None: it needs its
+                      adapters
     costs             (config, plan) -> contract.Costs
     requests          (config, plan, precision) -> fold mode -> memory.RequestMemory
     reference_bytes   (config, parameters by block, longest prompt) -> bytes of memory that verification needs for the reference
@@ -38,6 +41,8 @@ class Network:
     modules: str
     fold_modes: str
     parameters: str
+    settled: str | None
+    folded_sets: str | None
     useless: str
     without_adapters: str | None
     costs: str
@@ -58,6 +63,8 @@ NETWORKS = {
         modules=".networks.decoder.modules:DecoderNetwork",
         fold_modes=".networks.decoder.graphs:FOLD_MODES",
         parameters=".networks.decoder.parameters:parameters",
+        settled=".networks.decoder.constant_routers:settle_routers",
+        folded_sets=".networks.decoder.specs:folded_sets",
         useless=".networks.decoder.parameters:useless",
         without_adapters=".networks.decoder.parameters:without_adapters",
         costs=".networks.decoder.costs:costs",
@@ -76,6 +83,8 @@ NETWORKS = {
         modules=".networks.cross_encoder.modules:folded_cross_encoder",
         fold_modes=".networks.cross_encoder.graphs:FOLD_MODES",
         parameters=".networks.cross_encoder.parameters:folded_parameters",
+        settled=None,
+        folded_sets=None,
         useless=".networks.cross_encoder.parameters:useless",
         without_adapters=None,
         costs=".networks.cross_encoder.costs:costs",

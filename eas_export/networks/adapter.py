@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..core.configs.adapter import AdapterConfig
 from . import ops
-from .fold import pooled_shift, shifted_bias, spread
+from .fold import mix, pooled_shift, shifted_bias, spread
 
 
 class Adapter(nn.Module):
@@ -30,6 +30,21 @@ class Adapter(nn.Module):
     def shifted_bias(self, pooled: Tensor) -> Tensor:
         """down's bias of a skipped layer with the prompt's pooled feature in it: [..., rank] float32 -> [..., width]"""
         return shifted_bias(self.down.bias, pooled_shift(pooled))
+
+
+class Change(Adapter):
+    """y = up (v * down(n)): an adapter without n itself."""
+
+    def forward(self, n: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        h1 = ops.gemm(n, self.down.weight, self.down.bias if bias is None else bias)  # [n, width]
+        return F.linear(v * h1, self.up)
+
+
+def fold_factors(adapter: Adapter, router: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An adapter as the last arguments of networks.fold.fold_linear: outer [dim, rank + 1] float32, inner [rank + 1, dim] and its bias
+    [rank + 1]. router [2] float32; down_bias [width]"""
+    half = adapter.width // 2  # rank + 1
+    return mix(adapter.up, router), adapter.down.weight[:half], down_bias[:half]
 
 
 class Router(nn.Module):

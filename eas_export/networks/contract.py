@@ -10,6 +10,8 @@ from ..core.plan import SkipPlan
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..core.configs.adapter import Router
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -29,16 +31,16 @@ class Graph:
 class FoldMode:
     """How a bundle computes the adapters.
 
-    help        for --help
-    graphs      name -> ".module:GRAPH", in the order in which they run
-    adapters    True: for networks with adapters; False: for networks without
-    one_prompt  whether its graphs take one prompt at a time
+    help     for --help
+    graphs   name -> ".module:GRAPH", in the order in which they run; those of a config's `absent_graphs` are left out
+    routers  the routers that it takes (a config's `router`, None without adapters); empty: any
+    settles  what becomes of routers that read the modality token (AdapterConfig.router)
     """
 
     help: str
     graphs: Mapping[str, str]
-    adapters: bool = True
-    one_prompt: bool = False
+    routers: "tuple[Router | None, ...]" = ()
+    settles: "Router" = "constant"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.errors import UserError
+from ..core.plan import SkipEvidence
 from . import network_part
 
 NOTE = "the adapters were left out (--adapters drop): the model is a latency baseline, its answers mean nothing"
@@ -15,6 +16,7 @@ def drop_adapters(checkpoint: Checkpoint) -> Checkpoint:
     if without is None:
         what = f"a {checkpoint.config.kind} cannot be built without its adapters"
         raise UserError(what, where="--adapters drop", fix="leave it out")
-    config, parts = without(checkpoint.config)
+    config, parts, keeps_all = without(checkpoint.config)
     tensors = {name: t for name, t in checkpoint.tensors.items() if not any(part in name for part in parts)}
-    return replace(checkpoint, config=config, tensors=tensors, notes=(*checkpoint.notes, NOTE))
+    evidence = SkipEvidence(text="none", origin="--adapters drop") if keeps_all else checkpoint.evidence
+    return replace(checkpoint, config=config, tensors=tensors, evidence=evidence, notes=(*checkpoint.notes, NOTE))

@@ -16,7 +16,12 @@ def every_fold_mode() -> Mapping[str, FoldMode]:
 def fold_modes(config: AnyConfig) -> tuple[str, ...]:
     """The fold modes that a network supports; the first is the default."""
     modes = network_part(config, "fold_modes").items()
-    return tuple(name for name, mode in modes if mode.adapters == config.has_adapters)
+    return tuple(name for name, mode in modes if not mode.routers or config.router in mode.routers)
+
+
+def takes_one_prompt(config: AnyConfig, fold: str) -> bool:
+    """Whether a fold mode's graphs take one prompt at a time: they compute its own weights."""
+    return "fold" in graphs_of(config, fold)
 
 
 def graphs_of(config: AnyConfig, fold: str) -> Mapping[str, Graph]:

@@ -16,11 +16,20 @@ def network_parameters(
 ) -> dict[str, LazyTensor]:
     """Every tensor of the network's store, by name. Nothing is read.
 
-    checkpoint  after `prune` with the same plan
+    checkpoint  after `prune` and, for a bundle's store, `exported`, with the same plan
     """
     make, pack = network_part(checkpoint.config, "parameters"), load(WEIGHT_FORMATS[precision.weights].pack)
     parameters = make(checkpoint, plan, limits).items()
     return {stored: part for name, tensor in parameters for stored, part in pack(name, tensor, precision).items()}
+
+
+def exported(checkpoint: Checkpoint, plan: SkipPlan, fold: str) -> Checkpoint:
+    """The checkpoint of the network that a fold mode's graphs compute. Nothing is read.
+
+    checkpoint  after `prune` with the same plan
+    """
+    settle = network_part(checkpoint.config, "settled")
+    return settle(checkpoint, plan, network_part(checkpoint.config, "fold_modes")[fold]) if settle else checkpoint
 
 
 def plain(name: str, tensor: LazyTensor, precision: Precision) -> dict[str, LazyTensor]:

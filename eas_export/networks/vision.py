@@ -4,7 +4,8 @@ x = norm([class; patches] + positions)
 per block: x = x + MHA(norm1(x)); x = x + MLP(norm2(x)); MLP has QuickGELU or GELU
 features = projector(x[class] after blocks k, 2k, ...), or projector(x[patches] after the last block)
 
-With adapters (LaVIN) the attention reads adapter(norm1(x)): a kept layer's adapter, whose router sees patches only.
+With adapters (LaVIN) the attention reads adapter(norm1(x)): a kept layer's adapter, whose router sees patches only (EAS), or each token
+on its own (LaVIN-7B, DAS).
 """
 
 from collections.abc import Callable
@@ -65,13 +66,23 @@ class AdapterVisionBlock(VisionBlock):
         self.adapter = Adapter(config.width, adapter)
 
     def adapt(self, n: Tensor, tokens: int) -> Tensor:
-        return self.adapter(n, per_token(self.adapter.spread(self.route(n, tokens)), tokens))
+        return self.adapter(n, self.adapter.spread(self.route(n, tokens)))
 
     def route(self, n: Tensor, tokens: int) -> Tensor:
-        """Each image's router weights: n [N*tokens, width] -> [N, 2] float32"""
+        """Each token's router weights: n [N*tokens, width] -> [N*tokens, 2] float32"""
         patches = torch.full((1, tokens - 1), 1 / (tokens - 1), dtype=torch.float32, device=n.device)
         weights = torch.cat([torch.zeros_like(patches[:, :1]), patches], 1)  # without the class token
-        return self.router(mean_over(n.unflatten(0, (-1, tokens)), weights))
+        return per_token(self.router(mean_over(n.unflatten(0, (-1, tokens)), weights)), tokens)
+
+
+class TokenAdapterVisionBlock(AdapterVisionBlock):
+    """The same, but the router reads each token on its own."""
+
+    def route(self, n: Tensor, tokens: int) -> Tensor:
+        return self.router(n.float())
+
+
+ADAPTED = {"prompt": AdapterVisionBlock, "token": TokenAdapterVisionBlock}  # by AdapterConfig.router
 
 
 class VisionTransformer(nn.Module):
@@ -105,7 +116,8 @@ class VisionTower(VisionTransformer):
 
     def __init__(self, config: VisionConfig, dim: int):
         def make_block(config: VisionConfig) -> VisionBlock:
-            return AdapterVisionBlock(config, config.adapter) if config.adapter else VisionBlock(config)
+            adapter = config.adapter
+            return ADAPTED[adapter.router](config, adapter) if adapter else VisionBlock(config)
 
         super().__init__(config, make_block)
         self.feature_every, self.activation = config.feature_every, ACTIVATIONS[config.projector_activation]

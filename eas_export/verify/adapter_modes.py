@@ -9,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..networks.decoder.fold import fold_factors
-from ..networks.decoder.modules import KeptBlock, SkippedBlock, Tokens
+from ..networks.adapter import fold_factors
+from ..networks.decoder.blocks import Block, SkippedBlock, Tokens
 from ..networks.fold import fold_linear
 
-Block = KeptBlock | SkippedBlock
 # (layer, block, tokens [B*L, .], fed [B, L] bool: after its prompt) -> the outputs of the linear layers after the adapter, [B*L, out]
 AdapterMode = Callable[[int, Block, Tokens, Tensor], tuple[Tensor, ...]]
 
 
 def unfolded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
     """Router weights and pooled feature frozen at the prompt's, the adapter in place: the paper, and the reference."""
-    return block.project(tokens.y)
+    return block.read(tokens)
 
 
 def folded(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
@@ -72,7 +71,7 @@ def _through_folded(block: Block, tokens: Tokens, where: Tensor, fold: Callable)
     parts = block.project(tokens.y)
     for row, at in _rows(where):
         bias = block.adapter.down.bias if tokens.bias is None else tokens.bias[row]
-        factors = fold_factors(block, tokens.router[row], bias)
+        factors = fold_factors(block.adapter, tokens.router[row], bias)
         for part, name in zip(parts, block.folds):
             part[at] = F.linear(tokens.n[at], *fold(block.get_submodule(name).weight, *factors))
     return parts

@@ -18,6 +18,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..core.errors import UserError
 from ..core.progress import Progress
 from ..networks import network_part
+from ..networks.parameters import exported
 from ..system.scratch import scratch_folder
 from .ledger import Ledger, open_for_verifying
 from .report import Divergence, FileLine, ParityReport, Verdict
@@ -100,7 +101,9 @@ def compare_bundle(bundle: Bundle, request: Request, progress: Progress | None =
     shown = {name: (rows[name], runtime) for name, runtime in on_cpu.items() if rows[name].open_instrumented}
     if request.thorough:
         right = {step.name: runtimes[step.name] for step in steps if step.name in runtimes and step.ran and step.ok}
-        weights = compare_weights(bundle, ledger.checkpoint, progress) if ledger.checkpoint else ()
+        weights = (
+            compare_weights(bundle, exported(ledger.checkpoint, m.plan, m.fold), progress) if ledger.checkpoint else ()
+        )
         extra = {"weights": weights, "shortcuts": ledger.published_deviations(), "accuracy": ledger.accuracy(right)}
         report = report.model_copy(update={"blocks": (*report.blocks, *ledger.blocks(shown)), **extra})
     if not report.all_same:

@@ -25,6 +25,7 @@ from ..networks.cross_encoder.encode import PIXELS
 from ..networks.cross_encoder.modules import CrossEncoder, unfolded_cross_encoder
 from ..networks.cross_encoder.pairs import Pairs, join_pairs
 from ..networks.cross_encoder.parameters import unfolded_parameters
+from ..networks.decoder.streaming import Readers
 from ..networks.graphs import graphs_of
 from ..networks.network import build_network, load_parameters, parameter_shapes
 from ..networks.skeleton import skeleton
@@ -33,7 +34,6 @@ from .lines import Line, Output, compare_tokens
 from .locate import Fault, Pass, Search, watched
 from .metrics import spread
 from .pair_samples import PairSamples, measure_accuracy, read_samples
-from .streaming import Readers
 from .taps import Block
 
 GRAPH = "encode"

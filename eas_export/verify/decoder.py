@@ -17,27 +17,32 @@ from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy, measure_accuracy
 from ..families import get_family
 from ..families.witnesses import DecoderWitness, Witnessed
-from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs
+from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs, set_of
 from ..generation.generate import Generation, generate, join_generations
 from ..generation.text_model import open_tokenizer
 from ..networks.decoder.teacher_forcing import force_tokens
 from ..networks.drop import drop_adapters
-from ..networks.parameters import network_parameters
+from ..networks.parameters import exported, network_parameters
 from ..networks.prune import prune
 from .adapter_modes import PUBLISHED, AdapterMode, folded, unfolded
 from .decoder_passes import Decode, Prefill, make_blocks
-from .decoder_samples import Samples, choose_tokens, join_samples, read_samples
-from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases
+from .decoder_samples import Sample, Samples, choose_tokens, join_samples, read_samples
+from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases, readers_of
 from .lines import Line, Output, compare_tokens, worst
 from .locate import Fault, Search
 from .metrics import relative_error, spread
 from .reference import Reference, groups
 from .report import PublishedDeviation
-from .streaming import Readers
+
+UNFOLDED = "lowrank"  # the fold mode whose network is the exported one with its adapters in place
 
 
 class DecoderLedger(Ledger):
-    """runtimes: the bundle on every available backend. Raises UserError for samples that do not fit the bundle."""
+    """runtimes: the bundle on every available backend. Raises UserError for samples that do not fit the bundle.
+
+    The reference is the checkpoint's network as it was trained; the judge of single blocks is the exported one, unfolded: it differs where
+    routers read the modality token, which is not exported.
+    """
 
     blocks_graph = "prefill"
     read_samples = staticmethod(read_samples)
@@ -52,19 +57,25 @@ class DecoderLedger(Ledger):
     ):
         super().__init__(bundle, checkpoint, progress)
         m = bundle.manifest
-        self._reference = self._open(self.checkpoint_readers() if checkpoint else self.stored_readers())
+        self._reference = self._judge = self._stored()
+        if self.checkpoint:
+            self._reference = self._open(self.checkpoint)
+            self._judge = self._open(exported(self.checkpoint, m.plan, UNFOLDED))
         fits = Runtime("verify", m.config, m.plan, m.limits, sessions={})
         for sample in samples.each.values():
             check_prompts(fits, sample.prompts, sample.forced)
-        self._samples = choose_tokens(samples, runtimes)
-        self.cases = make_cases(self._samples.each, m.limits.max_batch, join_samples)
+        folded = m.config.router == "folded"  # a batch has one modality
+        self._samples = choose_tokens(samples.by_modality() if folded else samples, runtimes)
+        self.cases = make_cases(
+            self._samples.each, m.limits.max_batch, join_samples, _of_one_modality if folded else lambda *_: True
+        )
         with_image = (i for i, case in enumerate(self.cases) if case.batch.prompts.pixel_values is not None)
         probe = next(with_image, 0)
         self.probe, blocks = self.cases[probe], make_blocks(m.plan)
 
         def keep(prompt: int, layer: int, x: Tensor) -> None:
             if prompt == probe:
-                self.boundaries[blocks[layer]] = x.clone()
+                self.boundaries[blocks[layer]] = x[self._reference.config.prefix - m.config.prefix :].clone()
 
         self.wanted = self._read("running the reference", self._reference, unfolded, keep)
         self.before = (self.before[0], self.wanted)
@@ -74,7 +85,7 @@ class DecoderLedger(Ledger):
         if mode is folded:
             yield FOLDED, self._read(f"running {FOLDED.name}", self._reference, mode)
         if self.checkpoint:
-            yield STORED, self._read(f"running {STORED.name}", self._open(self.stored_readers()), mode)
+            yield STORED, self._read(f"running {STORED.name}", self._stored(), mode)
 
     def run(self, case: Case, runtime: Runtime) -> Generation:
         return generate(runtime, case.batch.prompts, forced=case.batch.forced)
@@ -89,7 +100,7 @@ class DecoderLedger(Ledger):
         state = []
         if want.image_features is not None:
             state.append(Output("vision", got.image_features, want.image_features, before.image_features))
-        for name, value in want.state.items():
+        for name, value in ((name, value) for name, value in want.state.items() if name in got.state):
             # router weights that lie close together: a probability's rounding does not shrink with their spread
             allowed = self.precision.state * max(1.0, spread(value))
             state.append(Output(name, got.state[name], value, before.state[name], allowed=allowed))
@@ -105,10 +116,10 @@ class DecoderLedger(Ledger):
     def probe_inputs(self, runtime: Runtime) -> Tensors:
         prompts = self.probe.batch.prompts
         caches = empty_caches(runtime, 1, prompts.input_ids.shape[1])
-        return prefill_inputs(prompts, encode_images(runtime, prompts)) | caches
+        return prefill_inputs(prompts, encode_images(runtime, prompts)) | caches | set_of(runtime, prompts)
 
     def faults(self, search: Search, case: Case) -> Iterator[Fault]:
-        reference, runtime = self._reference, search.runtime
+        reference, runtime = self._judge, search.runtime
         prompts, forced = case.batch.prompts, case.batch.forced
         features = encode_images(runtime, prompts)
         if prompts.pixel_values is not None:
@@ -116,24 +127,31 @@ class DecoderLedger(Ledger):
             if error is None or error > self.precision.tolerance:
                 yield Fault("vision", None, "vision", error)
         caches = empty_caches(runtime, len(prompts.input_ids), prompts.input_ids.shape[1] + len(forced))
-        given = prefill_inputs(prompts, features)
-        after = yield from search.walk(Prefill(reference, given | caches, given, prompts))
-        state = {name: after[name] for name in ("router", "pooled") if name in after}
-        adapters = state
+        given, adapters = prefill_inputs(prompts, features), set_of(runtime, prompts)
+        state = self._of(case, self.wanted).state if adapters else {}
+        yield from self._fold_faults(search, adapters, state)
+        after = yield from search.walk(Prefill(reference, given | caches | adapters, given, prompts))
+        if not adapters:
+            state = {name: after[name] for name in ("router", "pooled") if name in after}
+            adapters = state
         if "fold" in runtime.sessions:
             adapters = runtime.run("fold", state)
-            for layer in range(reference.config.layers):
-                for name, wanted in reference.fold(layer, state).items():
-                    error = relative_error(adapters[name], wanted)
-                    if not search.allowed(error):
-                        yield Fault("fold", layer, f"fold of {name.removeprefix(f'folded.layers.{layer}.')}", error)
+            yield from self._fold_faults(search, adapters, state)
         for step, token in enumerate(forced):
             before = {name: cache.float().clone() for name, cache in caches.items()}
             inputs, unfolded_inputs = (
                 decode_inputs(token, prompts.prompt_lengths + step, *each)
-                for each in ((caches, adapters), (before, state))
+                for each in ((caches, adapters), (before, state or adapters))
             )
             yield from search.walk(Decode(reference, inputs, unfolded_inputs))
+
+    def _fold_faults(self, search: Search, folded: Tensors, state: Tensors) -> Iterator[Fault]:
+        """Folded weights and biases that are not those of the state, [1, ...]."""
+        for layer in range(self._reference.config.layers if folded and state else 0):
+            for name, wanted in self._reference.fold(layer, state).items():
+                error = relative_error(folded[name], wanted)
+                if not search.allowed(error):
+                    yield Fault("fold", layer, f"fold of {name.removeprefix(f'folded.layers.{layer}.')}", error)
 
     def base_path(self, witness: DecoderWitness) -> Iterator[tuple[str, Witnessed, Witnessed]]:
         """Without adapters, and without the attentions that the witness does not find in the files."""
@@ -147,12 +165,14 @@ class DecoderLedger(Ledger):
             blocks: dict[tuple[str, int], Tensor] = {}
 
             def keep(_: int, layer: int, x: Tensor, blocks: dict = blocks) -> None:
-                blocks["", layer] = x[m.config.prefix :].clone()
+                blocks["", layer] = x.clone()
 
             (ours,) = reference.read([sample.prompts], [sample.forced], on_block=keep)
-            fed = force_tokens([sample.prompts], [sample.forced[:, 0]], m.config.prefix)
-            positions, length = fed.position_ids[:, m.config.prefix :], int(fed.lengths)
-            theirs = witness.read(fed.batch.input_ids, positions, fed.batch.image_index, sample.prompts.pixel_values)
+            fed = force_tokens(
+                [sample.prompts], [sample.forced[:, 0]], whole.config.prefix, whole.config.first_position
+            )
+            length, index = int(fed.lengths), fed.batch.image_index
+            theirs = witness.read(fed.batch.input_ids, fed.position_ids, index, sample.prompts.pixel_values)
             outputs = {"logits": ours.logits[:, 0]} | (
                 {} if ours.image_features is None else {"vision": ours.image_features}
             )
@@ -162,7 +182,8 @@ class DecoderLedger(Ledger):
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:
         m, deviations = self.bundle.manifest, []
-        names = get_family(m.config.family).published_deviations if self.checkpoint and m.config.has_adapters else ()
+        of_prompts = self.checkpoint and self.checkpoint.config.router == "prompt"
+        names = get_family(m.config.family).published_deviations if of_prompts else ()
         for name in names:
             gains = {i: self.checkpoint.tensors[f"layers.{i}.ffn_norm.weight"].read().float() for i in m.plan.skipped}
             results = self._read(f"running the {name}", self._reference, PUBLISHED[name](gains))
@@ -186,7 +207,7 @@ class DecoderLedger(Ledger):
         """Every folded weight and bias against the exact ones, layer by layer, as one line."""
         lines = [
             Output(name, got.folded[name].float(), value).line(0, self.precision)
-            for layer in (range(self.bundle.manifest.config.layers) if got.folded else ())
+            for layer in (range(self.bundle.manifest.config.layers) if got.folded and want.state else ())
             for name, value in self._reference.fold(layer, want.state).items()
         ]
         return [worst("fold", lines)] if lines else []
@@ -197,6 +218,14 @@ class DecoderLedger(Ledger):
         with self.progress.stage(title, layers, "layers") as done:
             return reference.read(prompts, forced, done, mode, on_block)
 
-    def _open(self, readers: Readers) -> Reference:
+    def _open(self, checkpoint: Checkpoint) -> Reference:
         m = self.bundle.manifest
-        return Reference(m.config, m.plan, m.limits, readers)
+        return Reference(checkpoint.config, m.plan, m.limits, readers_of(checkpoint, m))
+
+    def _stored(self) -> Reference:
+        m = self.bundle.manifest
+        return Reference(m.config, m.plan, m.limits, self.stored_readers())
+
+
+def _of_one_modality(a: Sample, b: Sample) -> bool:
+    return (a.prompts.pixel_values is None) == (b.prompts.pixel_values is None)

@@ -10,10 +10,17 @@ import onnx_ir as ir
 from ..bundle.manifest import Manifest
 from ..core.plan import SkipPlan
 from ..export.derived_bundle import DerivedBundle
-from ..networks.decoder.modules import KeptBlock, SkippedBlock
+from ..networks.decoder.blocks import KeptBlock, SkippedBlock, SkippedLayer
+from ..networks.decoder.specs import folded_sets
 from .controls import Control, Place, given_by, maker, named, transposed_weight, unexpected
 
-FOLDS = tuple(f"fold of {part}.{kind}" for part in KeptBlock.folds + SkippedBlock.folds for kind in ("weight", "bias"))
+FOLDS = tuple(
+    f"fold of {part}.{kind}"
+    for part in (*KeptBlock.folds, *SkippedBlock.folds, *SkippedLayer.folds)
+    for kind in ("weight", "bias")
+)
+
+NOTHING_KEPT = "no layer keeps its attention"
 
 # Operator that writes into a cache -> which of its inputs is the position, and one slot in that: a number for slots [B], the last of
 # (row, head, slot) for places [B, H, 1, 3]
@@ -76,6 +83,28 @@ def earlier_slot(copy: DerivedBundle, place: Place) -> None:
     scatter.replace_input_with(at, slot)
 
 
+def transposed(copy: DerivedBundle, place: Place) -> None:
+    """The first linear layer behind the layer's adapter; where it has several sets of weights, all of them."""
+    m, name = copy.manifest, first_folded(copy.manifest.plan, place.layer)
+    sets = [names[f"folded.{name}.weight"] for names in folded_sets(m.config, m.plan).values()]
+    for stored in sets or [f"{name}.weight"]:
+        transposed_weight(copy, stored)
+
+
+def other_modality(copy: DerivedBundle, place: Place) -> None:
+    """The layer's folded weights, or its router's weights, of both modalities, exchanged."""
+    m = copy.manifest
+    sets = [*folded_sets(m.config, m.plan).values()]
+    for name in sets[0] if sets else ():
+        if name.startswith(f"folded.layers.{place.layer}."):
+            first, second = (copy.weight(of[name]).clone() for of in sets)
+            copy.replace_weight(sets[0][name], second)
+            copy.replace_weight(sets[1][name], first)
+    if not sets:
+        table = f"layers.{place.layer}.router.table"
+        copy.replace_weight(table, copy.weight(table).flip(0))
+
+
 def first_folded(plan: SkipPlan, layer: int) -> str:
     """The first linear layer behind a layer's adapter: ffn.gate of a skipped layer, attention.q of a kept one."""
     return f"layers.{layer}.{(SkippedBlock if layer in plan.skipped else KeptBlock).folds[0]}"
@@ -107,26 +136,35 @@ def _constant(tape: ir.tape.Tape, numbers: int | list, dtype: ir.DataType) -> ir
 
 def _in_fold(m: Manifest) -> Place | str:
     if "fold" not in m.graphs:
-        return f"fold mode {m.fold} has no fold graph"
+        return "the bundle has no fold graph"
     return Place("fold", _middle(m.plan.kept or m.plan.skipped))
 
 
 def _where_routers_are_used(m: Manifest) -> Place | str:
     if m.precision != "fp32":
         return f"1 % of a router weight changes less than {m.precision} rounding may"
-    if not m.config.has_adapters:
-        return "the model has no routers"
+    if m.config.router in (None, "folded"):
+        return "the graphs have no routers"
     return Place("fold" if "fold" in m.graphs else "decode", _middle(range(m.plan.sites)))
 
 
 def _in_prompt(m: Manifest) -> Place | str:
     if m.limits.max_prompt < 2:
         return "in a prompt of one token the query has no effect"
-    return Place("prefill", _middle(m.plan.kept or m.plan.skipped))
+    layers = m.plan.kept or (() if m.config.site == "layer" else m.plan.skipped)
+    return Place("fold" if folded_sets(m.config, m.plan) else "prefill", _middle(layers)) if layers else NOTHING_KEPT
+
+
+def _where_modality_is_used(m: Manifest) -> Place | str:
+    if m.config.router not in ("constant", "folded"):
+        return "no weights depend on a prompt's modality alone"
+    if m.precision != "fp32":
+        return f"the constants of both modalities may differ less than {m.precision} rounding"
+    return Place("fold" if m.config.router == "folded" else "prefill", _middle(range(m.plan.sites)))
 
 
 def _in_kept_decode(m: Manifest) -> Place | str:
-    return Place("decode", _middle(m.plan.kept)) if m.plan.kept else "no layer keeps its attention"
+    return Place("decode", _middle(m.plan.kept)) if m.plan.kept else NOTHING_KEPT
 
 
 def _middle(layers: Sequence[int]) -> int:
@@ -154,8 +192,15 @@ CONTROLS = {
             "transposed weight",
             "a linear layer's weight is stored transposed",
             _in_prompt,
-            lambda copy, place: transposed_weight(copy, f"{first_folded(copy.manifest.plan, place.layer)}.weight"),
-            ("q", "gate"),
+            transposed,
+            ("q", "gate", "fold of attention.q.weight"),
+        ),
+        Control(
+            "weights of the other modality",
+            "prompts without an image get a layer's constants of prompts with one, and the reverse",
+            _where_modality_is_used,
+            other_modality,
+            (*FOLDS, "router"),
         ),
         Control(
             "position off by one",

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..backends.runtime import Tensors
 from ..core.plan import SkipPlan
+from ..networks.decoder.blocks import AdaptedSkippedBlock
 from ..networks.decoder.decode import decode_block, through_adapters, without_adapters
-from ..networks.decoder.modules import SkippedBlock
+from ..networks.decoder.folded import read_folded
 from ..networks.decoder.prefill import start_reading
 from ..networks.decoder.prompts import Prompts
 from .locate import Pass, watched
@@ -140,10 +141,10 @@ class Decode(DecoderPass):
     def replay(self, block: Block, values: Tensors) -> Tensors:
         layer, inputs = block.layer, self.unfolded
         with self.block(block) as (module, seen):
-            project = without_adapters
+            project = read_folded(inputs) or without_adapters
             if "router" in inputs:
                 biases = {}
-                if isinstance(module, SkippedBlock):
+                if isinstance(module, AdaptedSkippedBlock):
                     pooled = inputs["pooled"][:, self.reference.plan.skipped.index(layer)]
                     biases = {layer: module.adapter.shifted_bias(pooled)}
                 project = through_adapters({layer: module.adapter.spread(inputs["router"][:, layer])}, biases)

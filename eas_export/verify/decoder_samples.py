@@ -41,6 +41,11 @@ class Samples:
     def prompts(self) -> dict[str, Prompts]:
         return {name: sample.prompts for name, sample in self.each.items()}
 
+    def by_modality(self) -> "Samples":
+        """Those without an image first."""
+        each = sorted(self.each.items(), key=lambda item: item[1].prompts.pixel_values is not None)
+        return replace(self, each=dict(each))
+
     @property
     def forced(self) -> dict[str, Tensor]:
         return {name: sample.forced for name, sample in self.each.items()}

@@ -12,12 +12,14 @@ from ..backends.contract import Backend
 from ..backends.opening import open_low_memory_runtime, open_runtime
 from ..backends.runtime import CPU, Runtime, Tensors
 from ..bundle.bundle import Bundle
+from ..bundle.manifest import Manifest
 from ..checkpoint.checkpoint import Checkpoint
 from ..core.errors import OutOfSpace, UserError
 from ..core.precision import PRECISIONS, Precision
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy
 from ..families.witnesses import Witnessed
+from ..networks.decoder.streaming import Readers
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
 from ..system.scratch import Scratch, scratch_folder
@@ -25,7 +27,6 @@ from .lines import Line, compare
 from .locate import Fault, Search
 from .metrics import spread
 from .report import BlockLine, Divergence, PublishedDeviation, StepReport
-from .streaming import Readers
 from .taps import Block, InstrumentedGraph
 
 REFERENCE = "pytorch, unfolded"
@@ -78,14 +79,23 @@ class Case:
     batch: Any
 
 
-def make_cases(samples: Mapping[str, Any], size: int, join: Callable[[Sequence[Any]], Any]) -> list[Case]:
-    """Each sample on its own, and all in batches of up to `size`; a batch of one sample is left out."""
+def make_cases(
+    samples: Mapping[str, Any],
+    size: int,
+    join: Callable[[Sequence[Any]], Any],
+    alike: Callable[[Any, Any], bool] = lambda a, b: True,
+) -> list[Case]:
+    """Each sample on its own, and all in batches of up to `size` neighbours that are alike; a batch of one sample is left out."""
     each = list(samples.values())
     cases = [Case(name, slice(i, i + 1), each[i]) for i, name in enumerate(samples)]
-    for first in range(0, len(each), size):
-        rows = slice(first, min(first + size, len(each)))
-        if rows.stop - first > 1:
-            cases.append(Case(f"{first + 1} to {rows.stop} in one batch", rows, join(each[rows])))
+    first = 0
+    while first < len(each):
+        end = first + 1
+        while end < len(each) and end - first < size and alike(each[first], each[end]):
+            end += 1
+        if end - first > 1:
+            cases.append(Case(f"{first + 1} to {end} in one batch", slice(first, end), join(each[first:end])))
+        first = end
     return cases
 
 
@@ -98,6 +108,12 @@ def open_for_verifying(bundle: Bundle, backend: str, device: torch.device = CPU)
     if runtime.device == CPU:
         return replace(runtime, empty=Scratch(scratch_folder(bundle.path)).empty)
     return runtime
+
+
+def readers_of(checkpoint: Checkpoint, m: Manifest) -> Readers:
+    """The parameters of a checkpoint's network with a bundle's plan, in float32."""
+    parameters = network_parameters(checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
+    return {name: tensor.read for name, tensor in parameters.items()}
 
 
 class Ledger:
@@ -242,10 +258,8 @@ class Ledger:
         return Divergence(**where, graph=None, layer=None, stage=line.stage, error=line.relative)
 
     def checkpoint_readers(self) -> Readers:
-        """The exported network's parameters, made from the checkpoint."""
-        m = self.bundle.manifest
-        parameters = network_parameters(self.checkpoint, m.plan, PRECISIONS["fp32"], m.limits)
-        return {name: tensor.read for name, tensor in parameters.items()}
+        """The network's parameters, made from the checkpoint."""
+        return readers_of(self.checkpoint, self.bundle.manifest)
 
     def stored_readers(self) -> Readers:
         store = self.bundle.store

@@ -16,9 +16,9 @@ from ..generation.generate import Generation
 from ..networks.decoder.fold import fold_layer
 from ..networks.decoder.prefill import join_state, start_reading
 from ..networks.decoder.prompts import Prompts
+from ..networks.decoder.streaming import Readers, StreamedNetwork
 from ..networks.decoder.teacher_forcing import force_tokens
 from .adapter_modes import AdapterMode, unfolded
-from .streaming import Readers, StreamedNetwork
 
 MOST_TOKENS = 2048  # go through the network together
 A_PASS = 256  # tokens that cost about as much as reading the weights once more, which are in memory block by block
@@ -59,11 +59,13 @@ class Reference:
     def fold(self, layer: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The folded weights and biases of one layer for one prompt's state, in float32 (see networks/decoder/fold.py)."""
         block = self.network.layers[layer]
+        modules = dict(block.named_modules())
         with ExitStack() as loaded:  # only what folds
             for part in ("adapter", *block.folds):
-                loaded.enter_context(self.network.loaded(f"layers.{layer}.{part}", block.get_submodule(part)))
+                if part in modules:
+                    loaded.enter_context(self.network.loaded(f"layers.{layer}.{part}", modules[part]))
             bias = block.adapter.down.bias
-            if layer in self.plan.skipped:
+            if "pooled" in state and layer in self.plan.skipped:
                 bias = block.adapter.shifted_bias(state["pooled"][0, self.plan.skipped.index(layer)])
             return fold_layer(layer, block, state["router"][0, layer], bias)
 
@@ -77,7 +79,7 @@ class Reference:
         see: Callable[[int, int, Tensor], None],
     ) -> list[Generation]:
         decoder, prefix = self.network.decoder, self.config.prefix
-        forced_batch = force_tokens(prompts, [fed[:, 0] for fed in forced], prefix)
+        forced_batch = force_tokens(prompts, [fed[:, 0] for fed in forced], prefix, self.config.first_position)
         pixels, lengths = forced_batch.batch.pixel_values, forced_batch.lengths
         features = None if pixels is None else self.encode_images(pixels)
         inputs = forced_batch.inputs(torch.zeros(1, self.config.dim) if features is None else features)

@@ -249,7 +249,7 @@ def test_what_does_not_apply_says_why(bundle_of, tmp_path):
             said = reasons(bundle.manifest)
             assert said.keys() == CONTROLS.keys()
             none = {each: why for each, why in said.items() if why}
-            folded = {} if fold == "weights" else {"published bias": "fold mode lowrank has no fold graph"}
+            folded = {} if fold == "weights" else {"published bias": "the bundle has no fold graph"}
             in_attention = ("position off by one", "stale cache slot")
             kept = dict.fromkeys(in_attention, "no layer keeps its attention") if name == "all" else {}
             assert none == folded | kept

@@ -20,14 +20,15 @@ from ...checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
 from ...checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ...checkpoint.restricted_unpickler import PlainObject
 from ...checkpoint.state_dict import read_state
+from ...core.configs.adapter import Router
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ...core.plan import SkipEvidence
-from ...core.record import validated
+from ...core.record import quoted, validated
 from ...system.files import only_file
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
-from .keys import ADAPTER_KEYS, LAYER_ADAPTER_KEYS, VISION_ADAPTER_KEYS
+from .keys import ADAPTER_KEYS, SYSTEMS, VISION_ADAPTER_KEYS, System, layer_keys
 
 NAMED = "--ckpt FILE --weights DIR --vision FILE"
 LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
@@ -56,20 +57,19 @@ def load(sources: Sources) -> Checkpoint:
     llama = read_llama(files.weights)
     clip, _ = read_state(files.vision, CLIP_KEYS)
 
-    sizes, vit = _sizes(llama, trained, clip, files)
-    tensors = llama.tensors | rename(trained, LAYER_ADAPTER_KEYS, sizes, llama.config["layers"], str(adapters_file))
+    system, layers = _system(trained, adapters_file), llama.config["layers"]
+    held = _layers_with(trained, layers)
+    sizes, vit = _sizes(llama, trained, held, system, clip, files)
+    tensors = llama.tensors | rename(trained, layer_keys(system.inner), sizes, layers, str(adapters_file), groups=held)
     tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, vit.blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, vit.blocks, str(files.vision))
 
     _check_n_prompt(args, vit.blocks, adapters_file)
     scale, temperature = _settings(sources, args, adapters_file)
-    skip_list = args.get("skip_list")
     return Checkpoint(
-        config=_config(llama, sizes, vit, scale, temperature, files.vision),
+        config=_config(llama, system, sizes, vit, scale, temperature, files.vision),
         tensors=tensors,
-        evidence=SkipEvidence(
-            text=None if skip_list is None else str(skip_list), origin=f"args.skip_list of {adapters_file.name}"
-        ),
+        evidence=_evidence(held, layers, args, adapters_file),
         files=(adapters_file, *llama.files, files.vision, *files.tokenizer),
         notes=(*_notes(args), *llama.notes),
         tokenizer=files.tokenizer,
@@ -106,14 +106,49 @@ def _plain(value: Any) -> Any:
     return value if shown else type(value).__name__
 
 
-def _sizes(llama: Llama, trained: Tensors, clip: Tensors, files: Files) -> tuple[dict[str, int], ClipSizes]:
+def _system(trained: Tensors, where: Path) -> System:
+    """The system that the keys tell. Raises UserError where they are no system's."""
+    for system in SYSTEMS:
+        if system.has(trained):
+            return system
+    known = ", ".join(f"{system.name} ({system.known_by})" for system in SYSTEMS)
+    first = quoted(next(iter(trained))) if trained else "nothing"
+    raise UserError(f"no layer of the checkpoint has adapters: it has {first}", where=where, fix=f"give one of {known}")
+
+
+def _layers_with(trained: Tensors, layers: int) -> dict[str, tuple[int, ...]]:
+    """The layers that have an adapter before their attention, or nothing at all, and those that have a replacement."""
+    replaced = tuple(
+        i for i in range(layers) if any(key.startswith(f"layers.{i}.replaced_adapter.") for key in trained)
+    )
+    kept = (
+        i
+        for i in range(layers)
+        if i not in replaced or any(key.startswith(f"layers.{i}.adapter_attn.") for key in trained)
+    )
+    return {"kept": tuple(kept), "skipped": replaced}
+
+
+def _evidence(held: dict[str, tuple[int, ...]], layers: int, args: dict[str, Any], file: Path) -> SkipEvidence:
+    """The skip list that the keys tell, where a layer has one adapter; else that of the training arguments."""
+    kept, skipped = held["kept"], held["skipped"]
+    if not set(kept) & set(skipped):
+        return SkipEvidence(text=",".join(map(str, skipped)) or "none", origin=f"the keys of {file.name}")
+    text = args.get("skip_list")
+    return SkipEvidence(text=None if text is None else str(text), origin=f"args.skip_list of {file.name}")
+
+
+def _sizes(
+    llama: Llama, trained: Tensors, held: dict[str, tuple[int, ...]], system: System, clip: Tensors, files: Files
+) -> tuple[dict[str, int], ClipSizes]:
     """The sizes that the key tables name, and the tower's. Raises UserError where no LaVIN model has them."""
     where, tower = str(files.adapters), str(files.vision)
-    ranks = {
-        "kept": require(trained, "layers.0.adapter_attn.conv_A.weight", 3, where)[0],
-        "skipped": require(trained, "layers.0.replaced_adapter.conv_C.weight", 3, where)[0],
-        "visual": require(trained, "backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight", 3, where)[0],
+    places = {
+        "skipped": [f"layers.{i}.replaced_adapter.conv_{system.inner[-1]}.weight" for i in held["skipped"][:1]],
+        "kept": [f"layers.{i}.adapter_attn.conv_A.weight" for i in held["kept"][:1]],
+        "visual": ["backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight"],
     }
+    ranks = {name: require(trained, key, 3, where)[0] for name, keys in places.items() for key in keys}
     ranks = rank_sizes(ranks, where)
     vit = clip_sizes(clip, tower)
     if vit.blocks % FEATURE_EVERY or not vit.is_published or vit.positions == AT_336_PIXELS:
@@ -133,10 +168,17 @@ def _sizes(llama: Llama, trained: Tensors, clip: Tensors, files: Files) -> tuple
 
 
 def _config(
-    llama: Llama, sizes: dict[str, int], vit: ClipSizes, scale: float, temperature: float, where: Path
+    llama: Llama,
+    system: System,
+    sizes: dict[str, int],
+    vit: ClipSizes,
+    scale: float,
+    temperature: float,
+    where: Path,
 ) -> ModelConfig:
-    def adapter(name: str) -> dict[str, float]:
-        return {"rank": sizes[name], "scale": scale, "temperature": temperature}
+    def adapter(name: str, router: Router = system.router) -> dict[str, Any] | None:
+        numbers = {"rank": sizes.get(name), "scale": scale, "temperature": temperature, "router": router}
+        return numbers if name in sizes else None
 
     return validated(
         ModelConfig,
@@ -145,6 +187,7 @@ def _config(
         family="lavin",
         **llama.config,
         modality_token=True,
+        site=system.site if "skipped" in sizes else "attention",
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),
         vision=dict(
@@ -154,7 +197,7 @@ def _config(
             projector_width=sizes["projector"],
             projector_activation="silu",
             image=dict(square="squash", mean=IMAGENET_MEAN, std=IMAGENET_STD),
-            adapter=adapter("visual"),
+            adapter=adapter("visual", system.of_tower),
         ),
     )
 

@@ -1,8 +1,8 @@
 """decode: one new token per row, and the caches -> its logits, and the caches with the new token
 
 Inputs   input_ids [B, 1] · position_ids [B, 1] · cache_lengths [B] (the slot to write) · past_key_values.N.key/value
-         and the prompt's adapters, either as folded weights (`--fold weights`, B = 1: the fold graph's outputs) or as the fold state
-         (`--fold lowrank`, any B); neither without adapters
+         and the prompt's adapters, either as folded weights (`--fold weights`: the fold graph's outputs, B = 1, or those of the prompts'
+         modality) or as the fold state (`--fold lowrank`, any B); neither without adapters
 Outputs  logits [B, vocab] float32 · present.N.key/value
 
 All forms share one loop over the blocks; they differ in how the linear layers after an adapter are applied.
@@ -20,28 +20,25 @@ from ...core.precision import Precision
 from .. import ops
 from ..contract import Graph
 from ..recordable import within
+from .blocks import Block, KeptBlock
 from .fold_state import shifted_biases, spread_routers
-from .modules import Decoder, KeptBlock, SkippedBlock, apply_folded, fold_names
-from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs
+from .folded import read_folded
+from .modules import Decoder
+from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_parameters, folded_specs, is_of_a_set
 
 # (layer, block, n [B, dim]) -> the outputs of the linear layers after the block's adapter: q, k, v or gate, up
-Project = Callable[[int, KeptBlock | SkippedBlock, Tensor], tuple[Tensor, ...]]
+Project = Callable[[int, Block, Tensor], tuple[Tensor, ...]]
 
 
 class FoldedDecodeGraph(nn.Module):
-    """Decoding with weights into which one prompt's adapters are folded."""
+    """Decoding with weights into which adapters are folded."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        folded = {name.removeprefix("folded."): tensor for name, tensor in inputs.items() if name.startswith("folded.")}
-
-        def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
-            return tuple(apply_folded(folded, name, n) for name in fold_names(layer, block))
-
-        return decode_step(self.network.decoder, inputs, project)
+        return decode_step(self.network.decoder, inputs, read_folded(inputs))
 
 
 class UnfoldedDecodeGraph(nn.Module):
@@ -71,14 +68,14 @@ class PlainDecodeGraph(nn.Module):
         return decode_step(self.network.decoder, inputs, without_adapters)
 
 
-def without_adapters(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+def without_adapters(layer: int, block: Block, n: Tensor) -> tuple[Tensor, ...]:
     return block.project(n)
 
 
 def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: Mapping[int, Tensor]) -> Project:
     """Project with unfolded adapters: each layer's v [B, width] and, in a skipped layer, its down's bias [B, width]."""
 
-    def project(layer: int, block: KeptBlock | SkippedBlock, n: Tensor) -> tuple[Tensor, ...]:
+    def project(layer: int, block: Block, n: Tensor) -> tuple[Tensor, ...]:
         return block.project(block.adapter(n, spreads[layer], biases.get(layer)))
 
     return project
@@ -97,7 +94,7 @@ def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -
 def decode_block(
     decoder: Decoder,
     layer: int,
-    block: KeptBlock | SkippedBlock,
+    block: Block,
     x: Tensor,
     inputs: dict[str, Tensor],
     project: Project,
@@ -105,7 +102,7 @@ def decode_block(
 ) -> Tensor:
     """One step through one block: x [B, dim] -> the same. A kept block's caches, with the new token's key and value, go into `outputs`."""
     projected = project(layer, block, block.norm(x))
-    if isinstance(block, SkippedBlock):
+    if not isinstance(block, KeptBlock):
         return block.finish(x, *projected)
     slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
     head_dim = decoder.config.head_dim
@@ -118,7 +115,8 @@ def decode_block(
 
 
 def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
-    return _spec(config, plan, precision, limits, 1, folded_specs(config, plan, precision))
+    rows = "B" if config.router == "folded" else 1
+    return _spec(config, plan, precision, limits, rows, folded_specs(config, plan, precision))
 
 
 def unfolded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:
@@ -158,7 +156,8 @@ def folded_decode_reads(plan: SkipPlan, name: str) -> bool:
 
 def unfolded_decode_reads(plan: SkipPlan, name: str) -> bool:
     """All parameters except those that only a prompt needs."""
-    return not name.startswith(("vision.", "modality.")) and ".router." not in name and ".pool." not in name
+    only_prompt = name.startswith(("vision.", "modality.")) or ".router." in name or ".pool." in name
+    return not only_prompt and not is_of_a_set(name)
 
 
 FOLDED_DECODE = Graph(FoldedDecodeGraph, folded_decode_spec, folded_decode_reads)

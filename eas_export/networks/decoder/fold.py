@@ -12,10 +12,10 @@ from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ...core.precision import Precision
 from ..contract import Graph
-from ..fold import fold_linear, mix
 from ..recordable import within
+from .blocks import Block
 from .fold_state import shifted_biases
-from .modules import Decoder, KeptBlock, SkippedBlock
+from .modules import Decoder
 from .specs import fold_state_specs, folded_parameters, folded_specs
 
 
@@ -36,21 +36,14 @@ class FoldGraph(nn.Module):
         return outputs
 
 
-def fold_layer(layer: int, block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> dict[str, Tensor]:
-    """One layer's folded weights and biases, by the outputs' names: router [2] float32; down_bias [width], shifted by the pooled feature
-    in a skipped layer"""
-    folded, factors = {}, fold_factors(block, router, down_bias)
-    for part in block.folds:
-        weight, bias = fold_linear(block.get_submodule(part).weight, *factors)
-        folded |= {f"folded.layers.{layer}.{part}.weight": weight, f"folded.layers.{layer}.{part}.bias": bias}
-    return folded
-
-
-def fold_factors(block: KeptBlock | SkippedBlock, router: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A block's adapter as the last arguments of networks.fold.fold_linear: outer [dim, rank + 1] float32, inner [rank + 1, dim] and its
-    bias [rank + 1]"""
-    half = block.adapter.width // 2  # rank + 1
-    return mix(block.adapter.up, router), block.adapter.down.weight[:half], down_bias[:half]
+def fold_layer(layer: int, block: Block, router: Tensor, down_bias: Tensor) -> dict[str, Tensor]:
+    """One layer's folded weights and biases, by the outputs' names; arguments as for Block.fold"""
+    folded = block.fold(router, down_bias).items()
+    return {
+        f"folded.layers.{layer}.{part}.{kind}": tensor
+        for part, tensors in folded
+        for kind, tensor in zip(("weight", "bias"), tensors)
+    }
 
 
 def fold_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..fold import pooled_shift, shifted_bias
-from .modules import Decoder, SkippedBlock
+from .blocks import SkippedBlock
+from .modules import Decoder
 
 
 def spread_routers(decoder: Decoder, router: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ goes into gate and up (W diag(g)). Every conversion is computed in float32 and r
 """
 
 import torch
+from torch import Tensor
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.lazy_tensor import LazyTensor, combine
@@ -12,9 +13,12 @@ from ...core.configs.adapter import AdapterConfig
 from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
-from ..fold import stack_inner, stack_inner_bias, stack_outer
+from ..fold import fold_linear, mix, stack_inner, stack_inner_bias, stack_outer
+from .blocks import KeptBlock
+from .routers import MODALITIES
 
 Tensors = dict[str, LazyTensor]
+WIDE = torch.float32
 
 
 def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensors:
@@ -23,10 +27,11 @@ def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensor
     checkpoint  after `prune` with the same plan
     """
     config, source = checkpoint.config, checkpoint.tensors
+    skipped = {"attention": _skipped, "layer": _skipped_layer}[config.site]
     result = {name: t for name, t in source.items() if not name.startswith(("layers.", "vision."))}
     for i in range(config.layers):
         tensors = {n.removeprefix(f"layers.{i}."): t for n, t in source.items() if n.startswith(f"layers.{i}.")}
-        block = _skipped(tensors, config) if i in plan.skipped else _kept(tensors, config)
+        block = skipped(tensors, config) if i in plan.skipped else _kept(tensors, config)
         result |= {f"layers.{i}.{name}": tensor for name, tensor in block.items()}
     result |= _vision({n.removeprefix("vision."): t for n, t in source.items() if n.startswith("vision.")}, config)
     if plan.kept:
@@ -38,7 +43,47 @@ def _kept(tensors: Tensors, config: ModelConfig) -> Tensors:
     plain = {name: t for name, t in tensors.items() if not name.startswith("kept_adapter.")}
     if config.kept_adapter is None:
         return plain
-    return plain | _adapter(tensors, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
+    if config.router != "folded":
+        return plain | _adapter(tensors, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
+    adapter = [tensors[f"kept_adapter.{letter}"] for letter in "AaBbDdw"]
+    for part in KeptBlock.folds:
+        weight = plain.pop(f"{part}.weight")
+        for which, name in enumerate(MODALITIES):
+            plain[f"{part}.{name}.weight"] = combine(
+                [weight, *adapter], lambda *each, i=which: _folded(config, i, *each)[0], weight.shape, WIDE
+            )
+            plain[f"{part}.{name}.bias"] = combine(
+                [weight, *adapter], lambda *each, i=which: _folded(config, i, *each)[1], weight.shape[:1], WIDE
+            )
+    return plain
+
+
+def _folded(config: ModelConfig, modality: int, weight: Tensor, *adapter: Tensor) -> tuple[Tensor, Tensor]:
+    """A kept layer's linear layer with the adapter folded in, for one modality. adapter: A, a, B, b, D, d, w"""
+    outer = _outer(config.kept_adapter, modality, *adapter[2:])
+    half = len(adapter[1]) + 1
+    inner, bias = stack_inner(adapter[0].float())[:half], stack_inner_bias(adapter[1].float())[:half]
+    return fold_linear(weight.float(), outer, inner, bias)
+
+
+def _outer(config: AdapterConfig, modality: int, *letters: Tensor) -> Tensor:
+    """U of one modality, [dim, rank + 1] float32. letters: B, b, D, d, and router weights of both modalities, w [2, 2]"""
+    *outer, table = (letter.float() for letter in letters)
+    return mix(stack_outer(*outer, config.scale), table[modality])
+
+
+def _skipped_layer(tensors: Tensors, config: ModelConfig) -> Tensors:
+    norm = {"norm.weight": tensors["norm.weight"]}
+    if config.router != "folded":
+        return norm | _adapter(tensors, "skipped_adapter.", config.skipped_adapter, inner=("A", "a"), half=1.0)
+    letters = [tensors[f"skipped_adapter.{letter}"] for letter in "BbDdw"]
+    dim, rank = letters[0].shape
+    result = norm | {"inner.weight": tensors["skipped_adapter.A"], "inner.bias": tensors["skipped_adapter.a"]}
+    for which, name in enumerate(MODALITIES):
+        outer = combine(letters, lambda *each, i=which: _outer(config.skipped_adapter, i, *each), (dim, rank + 1), WIDE)
+        result[f"change.{name}.weight"] = outer.map(lambda u: u[:, :-1], (dim, rank))
+        result[f"change.{name}.bias"] = outer.map(lambda u: u[:, -1], (dim,))
+    return result
 
 
 def _skipped(tensors: Tensors, config: ModelConfig) -> Tensors:
@@ -73,16 +118,22 @@ def _vision(source: Tensors, config: ModelConfig) -> Tensors:
 def _adapter(tensors: Tensors, prefix: str, config: AdapterConfig, inner: tuple[str, str], half: float) -> Tensors:
     """The stacked form of one adapter (see networks/fold.py) and its router, with the temperature in its weights."""
     part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    outer, wide = [part[letter] for letter in "BbDd"], torch.float32
+    outer, wide = [part[letter] for letter in "BbDd"], WIDE
     dim, width = outer[0].shape[0], 2 * (config.rank + 1)
-    return {
+    router = (
+        {"router.table": part["w"]}
+        if "w" in part
+        else {
+            "router.weight": part["E"].map(lambda e: e.float() / config.temperature, dtype=wide),
+            "router.bias": part["e"].map(lambda e: e.float() / config.temperature, dtype=wide),
+        }
+    )
+    return router | {
         "adapter.down.weight": part[inner[0]].map(lambda m: stack_inner(half * m.float()), (width, dim), wide),
         "adapter.down.bias": part[inner[1]].map(lambda m: stack_inner_bias(half * m.float()), (width,), wide),
         "adapter.up": combine(
             outer, lambda *parts: stack_outer(*(t.float() for t in parts), config.scale), (dim, width), wide
         ),
-        "router.weight": part["E"].map(lambda e: e.float() / config.temperature, dtype=wide),
-        "router.bias": part["e"].map(lambda e: e.float() / config.temperature, dtype=wide),
     }
 
 
@@ -92,7 +143,7 @@ def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
     Angles are products in float32, as published. Powers and cosines are rounded from float64: in float32 their last bit depends on
     the library, and a frequency's last bit rotates a key at position 1000 by 3e-5.
     """
-    shape = (limits.max_tokens + config.prefix, config.head_dim // 2)
+    shape = (limits.max_tokens + config.prompt_position, config.head_dim // 2)
 
     def table(function) -> LazyTensor:
         def read() -> torch.Tensor:
@@ -107,15 +158,19 @@ def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
 
 
 def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:
-    """Name prefixes of q, k, v, o and the kept-layer adapter of skipped layers, and of the skipped-layer adapter of kept ones."""
+    """Name prefixes of what a skip leaves out and of the kept-layer adapter, of skipped layers, and of the skipped-layer adapter of kept ones."""
+    parts = {"attention": ("attention",), "layer": ("attention", "ffn", "ffn_norm")}[config.site]
     if not config.has_adapters:
-        return [f"layers.{i}.attention." for i in plan.skipped]
-    gone = [f"layers.{i}.{part}." for i in plan.skipped for part in ("attention", "kept_adapter")]
+        return [f"layers.{i}.{part}." for i in plan.skipped for part in parts]
+    gone = [f"layers.{i}.{part}." for i in plan.skipped for part in (*parts, "kept_adapter")]
     return gone + [f"layers.{i}.skipped_adapter." for i in plan.kept]
 
 
-def without_adapters(config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The config without adapters, and parts of their tensors' names."""
+def without_adapters(config: ModelConfig) -> tuple[ModelConfig, tuple[str, ...], bool]:
+    """The config without adapters, parts of their tensors' names, and whether what training skipped is kept: layers that were skipped as a
+    whole would be nothing at all. The modality token changes nothing without adapters."""
     vision = config.vision and config.vision.model_copy(update={"adapter": None})
-    bare = config.model_copy(update={"kept_adapter": None, "skipped_adapter": None, "vision": vision})
-    return bare, (".kept_adapter.", ".skipped_adapter.", ".adapter.")
+    adapters = {"kept_adapter": None, "skipped_adapter": None, "site": "attention", "vision": vision}
+    token = {"modality_token": False, "first_position": config.prompt_position}
+    parts = (".kept_adapter.", ".skipped_adapter.", ".adapter.", "modality.")
+    return config.model_copy(update=adapters | token), parts, config.site == "layer"

@@ -2,6 +2,7 @@
 
 Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 = text, else a row of image_features); a text-only model
          lacks these two · prompt_lengths [B] (prompts are padded on the right) · past_key_values.N.key/value [B, kv_heads, T, head_dim]
+         and, where adapters are folded at build time, the folded weights of the prompts' modality
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
@@ -20,8 +21,11 @@ from ...core.precision import Precision
 from .. import ops
 from ..contract import Graph
 from ..recordable import within
-from .modules import Decoder, KeptBlock, Prompt, SkippedBlock, State, Tokens
-from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs
+from .blocks import Block, KeptBlock, State, Tokens
+from .folded import read_folded
+from .modules import Decoder
+from .routers import Prompt
+from .specs import cache_aliases, cache_specs, dims_of, fold_state_specs, folded_specs, is_of_a_set
 
 
 class PrefillGraph(nn.Module):
@@ -41,10 +45,14 @@ class PrefillGraph(nn.Module):
                 outputs[f"present.{layer}.{part}"] = ops.scatter_cache(cache, update, first_slot)
 
         x, reading = start_reading(decoder, inputs)
-        states = []
+        apply, states = read_folded(inputs), []
+
+        def project(layer: int, block: Block, tokens: Tokens) -> tuple[Tensor, ...]:
+            return apply(layer, block, tokens.n) if apply else block.read(tokens)
+
         for i, block in enumerate(decoder.layers):
             with within(f"layers.{i}"):
-                x, tokens = reading.block(i, block, x, keep)
+                x, tokens = reading.block(i, block, x, keep, project)
             states.append(tokens.state)
         rows = torch.arange(reading.prompt.batch, device=x.device)
         last = rows * reading.prompt.length + decoder.config.prefix + lengths - 1  # [B]
@@ -52,11 +60,11 @@ class PrefillGraph(nn.Module):
 
 
 # (layer, block, tokens) -> the outputs of the linear layers after the block's adapter: q, k, v or gate, up, each [B*L, out]
-Project = Callable[[int, KeptBlock | SkippedBlock, Tokens], tuple[Tensor, ...]]
+Project = Callable[[int, Block, Tokens], tuple[Tensor, ...]]
 
 
-def project(layer: int, block: KeptBlock | SkippedBlock, tokens: Tokens) -> tuple[Tensor, ...]:
-    return block.project(tokens.y)
+def project(layer: int, block: Block, tokens: Tokens) -> tuple[Tensor, ...]:
+    return block.read(tokens)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Reading:
     def block(
         self,
         layer: int,
-        block: KeptBlock | SkippedBlock,
+        block: Block,
         x: Tensor,
         keep: Callable[[int, Tensor, Tensor], None],
         project: Project = project,
@@ -81,7 +89,7 @@ class Reading:
         """x [B*L, dim] -> the block's output [B*L, dim], and its tokens. keep: called with (layer, key, value) of a kept block."""
         tokens = block.adapt(block.norm(x), self.prompt)
         projected = project(layer, block, tokens)
-        if isinstance(block, SkippedBlock):
+        if not isinstance(block, KeptBlock):
             return block.finish(x, *projected), tokens
         batch, length = self.prompt.batch, self.prompt.length
         prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
@@ -95,7 +103,7 @@ class Reading:
 def start_reading(
     decoder: Decoder, inputs: dict[str, Tensor], position_ids: Tensor | None = None
 ) -> tuple[Tensor, Reading]:
-    """x [B*L, dim] before the first block, and the Reading for the blocks. position_ids: by default 0 to L - 1.
+    """x [B*L, dim] before the first block, and the Reading for the blocks. position_ids: by default one after the other.
 
     Means are over `prompt_lengths` only: tokens after a prompt use its state and do not change it.
     """
@@ -105,10 +113,14 @@ def start_reading(
     prefix = decoder.config.prefix
     positions = torch.arange(length, device=x.device)  # [L]
     if position_ids is None:
-        position_ids = positions[None, :].expand(batch, length)
-    router_mean = _mean_weights(positions, prefix, lengths + prefix)
+        position_ids = (positions + decoder.config.first_position)[None, :].expand(batch, length)
+    reads_token = decoder.config.router == "modality"
+    router_mean = _mean_weights(
+        positions, *(0, torch.ones_like(lengths)) if reads_token else (prefix, lengths + prefix)
+    )
     pooled_mean = _mean_weights(positions, 0, lengths + prefix)
-    return x.flatten(0, 1), Reading(decoder, Prompt(batch, length, router_mean, pooled_mean), position_ids)
+    prompt = Prompt(batch, length, router_mean, pooled_mean, _modality(inputs, lengths))
+    return x.flatten(0, 1), Reading(decoder, prompt, position_ids)
 
 
 def join_state(states: Sequence[State]) -> dict[str, Tensor]:
@@ -133,6 +145,7 @@ def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limi
             TensorSpec(name="input_ids", dtype="int64", shape=("B", "S")),
             *images,
             TensorSpec(name="prompt_lengths", dtype="int64", shape=("B",)),
+            *(folded_specs(config, plan, precision) if config.router == "folded" else ()),
             *cache_specs(config, plan, precision, "B", "past_key_values"),
         ),
         outputs=(
@@ -145,7 +158,7 @@ def prefill_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limi
 
 
 def prefill_reads(plan: SkipPlan, name: str) -> bool:
-    return not name.startswith("vision.")
+    return not name.startswith("vision.") and not is_of_a_set(name)
 
 
 def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
@@ -158,8 +171,13 @@ def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
     x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embed(ids))  # [B, S, dim]
     if not decoder.config.modality_token:
         return x
-    has_image = (index.amax(1, keepdim=True) >= 0).long()  # [B, 1]
-    return torch.cat([decoder.modality(has_image), x], 1)
+    return torch.cat([decoder.modality(_modality(inputs, inputs["prompt_lengths"])[:, None]), x], 1)
+
+
+def _modality(inputs: dict[str, Tensor], lengths: Tensor) -> Tensor:
+    """1 for prompts with an image: [B] int64"""
+    index = inputs.get("image_index")  # [B, S]
+    return torch.zeros_like(lengths) if index is None else (index.amax(1) >= 0).long()
 
 
 def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:

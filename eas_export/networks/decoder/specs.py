@@ -5,7 +5,8 @@ from ...core.graph_spec import Dim, TensorSpec
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ...core.precision import Precision
-from .modules import KeptBlock, SkippedBlock
+from .blocks import Block, KeptBlock, SkippedBlock, block_types
+from .routers import MODALITIES
 
 
 def dims_of(config: ModelConfig, limits: Limits) -> dict[str, Dim]:
@@ -40,12 +41,14 @@ def cache_aliases(plan: SkipPlan) -> dict[str, str]:
 
 def fold_state_specs(config: ModelConfig, plan: SkipPlan, batch: int | str) -> tuple[TensorSpec, ...]:
     """The fold state, a prompt's whole influence on the adapters: router [B, layers, 2] and, where layers are skipped, pooled
-    [B, skipped, rank]; empty without adapters."""
-    if config.skipped_adapter is None:
+    [B, skipped, rank]; empty without adapters, and where they are folded at build time."""
+    if config.router in (None, "folded"):
         return ()
     router = TensorSpec(name="router", dtype="float32", shape=(batch, config.layers, 2))
-    pooled = TensorSpec(name="pooled", dtype="float32", shape=(batch, len(plan.skipped), config.skipped_adapter.rank))
-    return (router, pooled) if plan.skipped else (router,)
+    if config.site == "layer" or not plan.skipped:
+        return (router,)
+    rank = config.skipped_adapter.rank
+    return (router, TensorSpec(name="pooled", dtype="float32", shape=(batch, len(plan.skipped), rank)))
 
 
 def folded_parameters(plan: SkipPlan) -> frozenset[str]:
@@ -55,13 +58,36 @@ def folded_parameters(plan: SkipPlan) -> frozenset[str]:
 
 
 def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
-    """One prompt's folded weights and biases: q, k, v of kept layers, gate and up of skipped ones."""
-    widths = dict(zip(KeptBlock.folds, (config.dim, config.kv_dim, config.kv_dim)))
-    widths |= dict.fromkeys(SkippedBlock.folds, config.ffn_dim)
+    """Folded weights and biases, of one prompt or one modality: q, k, v of kept layers, gate and up of skipped attentions, what skipped
+    layers add."""
+    wide = {"attention.q": config.dim, "attention.k": config.kv_dim, "attention.v": config.kv_dim}
+    sizes = {
+        part: (out, config.dim) for part, out in (wide | dict.fromkeys(SkippedBlock.folds, config.ffn_dim)).items()
+    }
+    if config.skipped_adapter:
+        sizes["change"] = (config.dim, config.skipped_adapter.rank)
     specs = []
-    for i in range(config.layers):
-        for part in (SkippedBlock if i in plan.skipped else KeptBlock).folds:
-            name, width = f"folded.layers.{i}.{part}", widths[part]
-            specs.append(TensorSpec(name=f"{name}.weight", dtype=precision.dtype, shape=(width, config.dim)))
-            specs.append(TensorSpec(name=f"{name}.bias", dtype=precision.dtype, shape=(width,)))
+    for i, part in fold_places(config, plan):
+        for kind, shape in (("weight", sizes[part]), ("bias", sizes[part][:1])):
+            specs.append(TensorSpec(name=f"folded.layers.{i}.{part}.{kind}", dtype=precision.dtype, shape=shape))
     return tuple(specs)
+
+
+def fold_places(config: ModelConfig, plan: SkipPlan) -> list[tuple[int, str]]:
+    """Layer and name of every linear layer that an adapter is folded into."""
+    kept, skipped = block_types(config)
+    blocks: list[type[Block]] = [skipped if i in plan.skipped else kept for i in range(plan.sites)]
+    return [(i, part) for i, block in enumerate(blocks) for part in block.folds]
+
+
+def folded_sets(config: ModelConfig, plan: SkipPlan) -> dict[str, dict[str, str]]:
+    """Modality -> graph input -> name in the store, of the weights that were folded at build time; empty where none were."""
+    if config.router != "folded":
+        return {}
+    places = [(f"layers.{i}.{part}", kind) for i, part in fold_places(config, plan) for kind in ("weight", "bias")]
+    return {set_: {f"folded.{place}.{kind}": f"{place}.{set_}.{kind}" for place, kind in places} for set_ in MODALITIES}
+
+
+def is_of_a_set(name: str) -> bool:
+    """Whether a parameter belongs to a set of folded weights, which graphs take as inputs."""
+    return name.startswith("layers.") and name.split(".")[-2] in MODALITIES

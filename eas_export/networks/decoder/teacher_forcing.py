@@ -36,10 +36,13 @@ class TeacherForced:
         }
 
 
-def force_tokens(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int) -> TeacherForced:
+def force_tokens(
+    prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int, first_position: int = 0
+) -> TeacherForced:
     """One batch of prompts of one row each, followed by the tokens [steps] int64 that are fed after each.
 
-    prefix  positions before a prompt's first token (ModelConfig.prefix)
+    prefix          positions before a prompt's first token (ModelConfig.prefix)
+    first_position  see ModelConfig
     """
     whole = [
         Prompts(
@@ -54,7 +57,7 @@ def force_tokens(prompts: Sequence[Prompts], fed: Sequence[Tensor], prefix: int)
     lengths = torch.cat([p.prompt_lengths for p in prompts])  # [B]
     slots = torch.arange(batch.input_ids.shape[1])  # [S]
     behind = slots >= lengths[:, None]  # [B, S]
-    positions = torch.where(behind, slots, slots + prefix)  # a fed token's position is its slot
-    positions = torch.cat([torch.arange(prefix).expand(len(prompts), -1), positions], 1)  # [B, L]
+    positions = torch.where(behind, slots, slots + prefix + first_position)  # a fed token's position is its slot
+    positions = torch.cat([(torch.arange(prefix) + first_position).expand(len(prompts), -1), positions], 1)  # [B, L]
     is_fed = F.pad(behind & (slots < batch.prompt_lengths[:, None]), (prefix, 0))  # [B, L]
     return TeacherForced(batch, lengths, positions, is_fed)

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
-from ..core.configs.decoder import ModelConfig
-from ..core.limits import Limits
-from ..core.plan import SkipPlan
-from ..core.precision import PRECISIONS
-from ..networks.network import build_network, load_parameters, parameter_shapes
-from ..system.machine import give_back_memory
+from ...core.configs.decoder import ModelConfig
+from ...core.limits import Limits
+from ...core.plan import SkipPlan
+from ...core.precision import PRECISIONS
+from ...system.machine import give_back_memory
+from ..network import build_network, load_parameters, parameter_shapes
 
 Readers = Mapping[str, Callable[[], Tensor]]  # parameter's name in the store -> reader of it in float32
 
