@@ -28,6 +28,7 @@ class Facts(Record):
     accounts   parameters and bytes before and after pruning
     requests   fold mode -> memory of a request
     precision  in which bytes are counted: a bundle's own, a checkpoint's in fp16
+    system, known_by  which published system a checkpoint is, and what told; empty for bundles
     """
 
     kind: Literal["checkpoint", "bundle"]
@@ -37,6 +38,8 @@ class Facts(Record):
     requests: dict[str, RequestMemory]
     precision: str
     notes: tuple[str, ...]
+    system: str = ""
+    known_by: str = ""
 
 
 class BundleFacts(Facts):
@@ -157,4 +160,6 @@ def _checkpoint_facts(path: Path, **given: Any) -> Facts:
         requests=request_memory(checkpoint.config, plan, precision),
         precision="fp16",
         notes=tuple(notes),
+        system=checkpoint.system,
+        known_by=checkpoint.known_by,
     )

@@ -31,6 +31,8 @@ class Checkpoint:
     tokenizer  its files, which bundles carry under their own names; empty without one
     labels     a classifier's answers in the order of its logits, which bundles carry; empty where no file has them
     prints     each file's print when it was opened, to notice changes
+    system     the published system that the model is, "LaVIN-EAS"
+    known_by   what told: "layers.*.replaced_adapter.conv_C.weight in checkpoint-19.pth"
     """
 
     config: AnyConfig
@@ -41,6 +43,8 @@ class Checkpoint:
     tokenizer: tuple[Path, ...] = ()
     labels: tuple[str, ...] = ()
     prints: tuple[FilePrint, ...] = ()
+    system: str = ""
+    known_by: str = ""
 
     def __post_init__(self):
         if not self.prints:

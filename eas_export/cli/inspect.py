@@ -47,6 +47,8 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     console = stdout_console()
     config, plan = facts.config, facts.plan
     console.print(f"{path}: {facts.kind}, {config.family}")
+    if facts.system:
+        console.print(f"system: {facts.system}, known by {facts.known_by}")
     console.print(model_table(config, plan))
     console.print(accounts_table(facts.accounts, facts.precision))
     if facts.requests:

@@ -188,6 +188,8 @@ def load(sources: Sources) -> Checkpoint:
         tokenizer=tokenizer,
         labels=labels,
         notes=() if labels or config.task != "vqa" else (NO_LABELS,),
+        system="METER-EAS",
+        known_by=f"the keys *.adapter_self_attn.* of {file.name}",
     )
 
 

@@ -1,6 +1,7 @@
 """METER's checkpoints: what is read from the file, what must be given, and what is refused."""
 
 import argparse
+import json
 import sys
 import types
 from collections import defaultdict
@@ -75,6 +76,15 @@ def test_the_published_sizes_need_no_option(monkeypatch, task):
     assert METER.load(Sources(CASE.file, **given)).config == config
     settings.clear()
     assert METER.load(Sources(CASE.file, **given)).config == config
+
+
+def test_inspect_says_which_system_it_is_first(command):
+    _, text, _ = command("inspect", CASE.file, "--text-heads", 4)
+    first, second, *_ = text.splitlines()
+    assert first == f"{CASE.file}: checkpoint, meter"
+    assert second == "system: METER-EAS, known by the keys *.adapter_self_attn.* of last.ckpt"
+    said = json.loads(command("inspect", CASE.file, "--text-heads", 4, "--json")[1])
+    assert (said["system"], said["known_by"]) == ("METER-EAS", "the keys *.adapter_self_attn.* of last.ckpt")
 
 
 def test_every_tensor_of_the_network_is_there_and_no_other():
