@@ -15,7 +15,8 @@ from test_layout import ROOMS
 
 from eas_export.backends import BACKENDS
 from eas_export.cli.main import cli
-from eas_export.families import FAMILIES, meter
+from eas_export.families import FAMILIES
+from eas_export.families.meter.load import ROBERTA_HEADS
 from eas_export.pipeline import build
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +58,7 @@ def blocks(page: Path) -> list[Block]:
 def small_meter():
     """A METER of width 48 is read as RoBERTa's widths are, without --text-heads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(meter.ROBERTA_HEADS, METER.dim, METER.heads)
+        patch.setitem(ROBERTA_HEADS, METER.dim, METER.heads)
         yield
 
 

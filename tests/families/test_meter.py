@@ -59,7 +59,6 @@ PUBLISHED = {"vqa": ("vqa2", 3129, 50), "nlvr2": ("nlvr2", 2, 50), "retrieval": 
 def test_the_published_sizes_need_no_option(monkeypatch, task):
     """Of RoBERTa base, and of a file that records nothing beside a recipe; no tensor is read."""
     from eas_export.checkpoint.lazy_tensor import LazyTensor
-    from eas_export.families import meter
 
     def unread():
         raise AssertionError("a tensor was read")
@@ -68,7 +67,9 @@ def test_the_published_sizes_need_no_option(monkeypatch, task):
     shapes = meter_shapes(MeterShape(task=task, answers=answers))
     tensors = {key: LazyTensor(size, torch.float32, key, unread) for key, size in shapes.items()}
     settings = {"num_heads": 12, "max_text_len": length}
-    monkeypatch.setattr(meter, "read_lightning", lambda file, table: (tensors, settings))
+    monkeypatch.setattr(
+        sys.modules["eas_export.families.meter.load"], "read_lightning", lambda file, table: (tensors, settings)
+    )
     config = METER.load(Sources(CASE.file)).config
     assert (config.text.heads, config.answers, config.task, config.image_tokens) == (12, answers, task, 577)
     assert (config.heads, config.text_length) == (12, length)

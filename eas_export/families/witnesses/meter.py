@@ -8,7 +8,8 @@ from torch import Tensor
 from ...checkpoint.lightning import read_lightning
 from ...system.files import only_file
 from ..contract import Sources
-from ..meter import EVERY_KEY, ROBERTA_HEADS
+from ..meter.keys import EVERY_KEY
+from ..meter.load import ROBERTA_HEADS
 from . import Witnessed, from_tensors, import_transformers, outputs_of, translated
 
 TEXT, IMAGE = "text_transformer.", "vit_model.visual."

@@ -1,4 +1,4 @@
-"""METER-EAS: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
+"""Read METER-EAS's file: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
 
 Format, from the published training code: {state_dict, hyper_parameters.config, ...}; a state dict alone is read, too. Every attention is
 in the file, even the skipped ones. Checkpoints of the search record the attentions' scores (nas_gate) and how many were skipped
@@ -7,33 +7,28 @@ in the file, even the skipped ones. Checkpoints of the search record the attenti
 
 import reprlib
 from collections.abc import Mapping
-from functools import partial, reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.eas_adapter import block_diagonal, rank_sizes
-from ..checkpoint.hf_files import MERGES, TOKENIZER_JSON, VOCAB
-from ..checkpoint.keys import Key, KeyTable, count_blocks, rename, require
-from ..checkpoint.labels import read_labels
-from ..checkpoint.lazy_tensor import LazyTensor
-from ..checkpoint.lightning import read_lightning
-from ..checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
-from ..checkpoint.state_dict import holds
-from ..core.configs.cross_encoder import CrossEncoderConfig
-from ..core.errors import UserError
-from ..core.plan import SkipEvidence
-from ..core.record import validated
-from ..core.registry import deferred
-from ..system.files import only_file
-from .contract import Family, PairFormat, Sources
-from .numbers import Number, called, setting, settle
-from .processing.clip_transform import transform_of
-from .processing.roberta_tokenizer import RobertaTokenizer
-from .processing.tokenizer import find_tokenizer
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.eas_adapter import rank_sizes
+from ...checkpoint.hf_files import MERGES, TOKENIZER_JSON, VOCAB
+from ...checkpoint.keys import count_blocks, rename, require
+from ...checkpoint.labels import read_labels
+from ...checkpoint.lazy_tensor import LazyTensor
+from ...checkpoint.lightning import read_lightning
+from ...checkpoint.openai_clip import ClipSizes, clip_sizes
+from ...core.configs.cross_encoder import CrossEncoderConfig
+from ...core.errors import UserError
+from ...core.plan import SkipEvidence
+from ...core.record import validated
+from ...system.files import only_file
+from ..contract import Sources
+from ..numbers import Number, called, setting, settle
+from ..processing.tokenizer import find_tokenizer
+from .keys import CROSS_KEYS, EVERY_KEY, HEAD_KEYS, LAYER, TASKS, TEXT, TEXT_KEYS, VISION_KEYS
 
 ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
 ROBERTA_USUAL = "RoBERTa base: 12, large: 16"
@@ -44,123 +39,8 @@ NUMBERS = {  # beside the text encoder's heads
 AS_TRAINED = "give the checkpoint as fine-tuning wrote it"
 NO_LABELS = "answers are numbers: build with --labels FILE, the list of answers in the order of training, to have words"
 FIRST_PLACE = 2  # RoBERTa's position of a text's first token
-TASKS = {"vqa_classifier.3.weight": "vqa", "nlvr2_classifier.3.weight": "nlvr2", "rank_output.weight": "retrieval"}
 
 Tensors = Mapping[str, LazyTensor]
-
-
-def _linear(published: str, ours: str, out: str, into: str) -> KeyTable:
-    return {f"{published}.weight": Key(f"{ours}.weight", (out, into)), f"{published}.bias": Key(f"{ours}.bias", (out,))}
-
-
-def _norm(published: str, ours: str, width: str) -> KeyTable:
-    return {f"{published}.{part}": Key(f"{ours}.{part}", (width,)) for part in ("weight", "bias")}
-
-
-def _attention(published: str, ours: str, width: str) -> KeyTable:
-    """BERT's names of one attention and of the norm after it."""
-    names = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
-    table = _norm(f"{published}.output.LayerNorm", f"{ours}_norm", width)
-    for theirs, letter in names.items():
-        table |= _linear(f"{published}.{theirs}", f"{ours}.{letter}", width, width)
-    return table
-
-
-def _feed_forward(published: str, ours: str, width: str, inner: str) -> KeyTable:
-    return {
-        **_linear(f"{published}.intermediate.dense", f"{ours}ffn.fc1", inner, width),
-        **_linear(f"{published}.output.dense", f"{ours}ffn.fc2", width, inner),
-        **_norm(f"{published}.output.LayerNorm", f"{ours}ffn_norm", width),
-    }
-
-
-def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
-    """One adapter without a router: conv_B, and conv_C or conv_A and conv_C."""
-    table: dict[str, Key | None] = {
-        f"{published}.conv_B.weight": Key(
-            f"{ours}.B", ("dim", f"{rank}_per_group", 1), convert=block_diagonal, becomes=("dim", rank)
-        ),
-        f"{published}.conv_B.bias": Key(f"{ours}.b", ("dim",)),
-        f"{published}.conv_D.*": None,  # the second branch and its router: trained, never called
-        f"{published}.expert_weights.*": None,
-    }
-    for letter in inner:
-        matrix = Key(f"{ours}.{letter}", (rank, "dim", 1), convert=lambda w: w.squeeze(-1), becomes=(rank, "dim"))
-        table |= {
-            f"{published}.conv_{letter}.weight": matrix,
-            f"{published}.conv_{letter}.bias": Key(f"{ours}.{letter.lower()}", (rank,)),
-        }
-    return {pattern.replace("{i}", "*") if key is None else pattern: key for pattern, key in table.items()}
-
-
-def _cross_modal(stream: str) -> KeyTable:
-    theirs, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
-    return {
-        **_attention(f"{theirs}.attention", f"{ours}attention", "dim"),
-        **_attention(f"{theirs}.crossattention", f"{ours}cross_attention", "dim"),
-        **_feed_forward(theirs, ours, "dim", "ffn"),
-        **_adapter(f"{theirs}.attention.adapter", f"{ours}attention_adapter", "before", "C"),
-        **_adapter(f"{theirs}.crossattention.adapter", f"{ours}cross_attention_adapter", "before", "C"),
-        **_adapter(f"{theirs}.intermediate.adapter", f"{ours}ffn_adapter", "before", "C"),
-        **_adapter(f"{theirs}.adapter_self_attn", f"{ours}skipped_attention_adapter", "skipped", "AC"),
-        **_adapter(f"{theirs}.adapter_cross_attn", f"{ours}skipped_cross_attention_adapter", "skipped", "AC"),
-        **_linear(f"cross_modal_{stream}_pooler.dense", f"{stream}_pooler", "dim", "dim"),
-    }
-
-
-def _classifier(published: str, into: str) -> KeyTable:
-    return {
-        **_linear(f"{published}.0", "head.fc1", "2*dim", into),
-        **_norm(f"{published}.1", "head.norm", "2*dim"),
-        **_linear(f"{published}.3", "head.fc2", "answers", "2*dim"),
-    }
-
-
-_TEXT, _LAYER = "text_transformer", "text_transformer.encoder.layer.{i}"
-
-TEXT_KEYS: KeyTable = {
-    f"{_TEXT}.embeddings.word_embeddings.weight": Key("text.words.weight", ("vocab", "text_width")),
-    f"{_TEXT}.embeddings.position_embeddings.weight": Key("text.positions.weight", ("text_positions", "text_width")),
-    f"{_TEXT}.embeddings.token_type_embeddings.weight": Key(
-        "text.first_type", ("text_types", "text_width"), convert=lambda table: table[0], becomes=("text_width",)
-    ),
-    **_norm(f"{_TEXT}.embeddings.LayerNorm", "text.norm", "text_width"),
-    **_attention(f"{_LAYER}.attention", "text.layers.{i}.attention", "text_width"),
-    **_feed_forward(_LAYER, "text.layers.{i}.", "text_width", "text_ffn"),
-    f"{_TEXT}.embeddings.position_ids": None,
-    f"{_TEXT}.pooler.*": None,
-}
-
-VISION_KEYS: KeyTable = {
-    **{f"vit_model.{pattern}": key for pattern, key in CLIP_KEYS.items() if pattern != "visual.ln_post.*"},
-    **_norm("vit_model.visual.ln_post", "vision.last_norm", "width"),
-}
-
-CROSS_KEYS: KeyTable = {
-    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0], becomes=("dim",)),
-    "token_type_embeddings.weight": Key("types", ("types", "dim")),
-    **_linear("cross_modal_text_transform", "text_transform", "dim", "text_width"),
-    **_linear("cross_modal_image_transform", "image_transform", "dim", "width"),
-    **_cross_modal("text"),
-    **_cross_modal("image"),
-    "itm_score.*": None,  # heads of pre-training
-    "mlm_score.*": None,
-    "nas_gate": None,  # read for the skip list
-    "skip_num": None,
-}
-
-HEAD_KEYS: Mapping[str, KeyTable] = {
-    "vqa": _classifier("vqa_classifier", "2*dim"),
-    "nlvr2": _classifier("nlvr2_classifier", "4*dim"),
-    "retrieval": _linear("rank_output", "head", "answers", "2*dim"),
-}
-EVERY_KEY: KeyTable = reduce(or_, HEAD_KEYS.values(), TEXT_KEYS | VISION_KEYS | CROSS_KEYS)  # of any task
-
-
-def detect(path: Path) -> bool:
-    if path.is_dir():
-        return bool(list(path.glob("*.ckpt")))
-    return path.suffix == ".ckpt" or (path.suffix in (".pth", ".pt") and holds(path, EVERY_KEY))
 
 
 def load(sources: Sources) -> Checkpoint:
@@ -193,22 +73,6 @@ def load(sources: Sources) -> Checkpoint:
     )
 
 
-METER = Family(
-    name="meter",
-    layout="a Lightning checkpoint *.ckpt, or a folder with one, or a state dict as *.ckpt, *.pth or *.pt",
-    detect=detect,
-    load=load,
-    takes=("text_heads", "text_length", "cross_heads", "image_cross_reading", "tokenizer", "labels"),
-    pairs=PairFormat(
-        tokenizer=RobertaTokenizer,
-        image=transform_of,
-        answers={"nlvr2": ("false", "true")},
-        probabilities={"vqa": torch.sigmoid, "nlvr2": partial(torch.softmax, dim=-1)},
-    ),
-    witness=deferred(".families.witnesses.meter:open_witness"),
-)
-
-
 def _part(key: str) -> str:
     return {"text_transformer": "text", "vit_model": "vit"}.get(key.split(".")[0], "cross")
 
@@ -230,7 +94,7 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
         return require(published, key, rank, str(file))
 
     layer = "cross_modal_text_layers.0"
-    vocab, text_width = shape(f"{_TEXT}.embeddings.word_embeddings.weight", 2)
+    vocab, text_width = shape(f"{TEXT}.embeddings.word_embeddings.weight", 2)
     vit = clip_sizes(published, str(file), "vit_model.")
     ranks = {
         "before": shape(f"{layer}.attention.adapter.conv_C.weight", 3)[0],
@@ -252,9 +116,9 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
     sizes = {
         "vocab": vocab,
         "text_width": text_width,
-        "text_positions": shape(f"{_TEXT}.embeddings.position_embeddings.weight", 2)[0],
-        "text_types": shape(f"{_TEXT}.embeddings.token_type_embeddings.weight", 2)[0],
-        "text_ffn": shape(_LAYER.format(i=0) + ".intermediate.dense.weight", 2)[0],
+        "text_positions": shape(f"{TEXT}.embeddings.position_embeddings.weight", 2)[0],
+        "text_types": shape(f"{TEXT}.embeddings.token_type_embeddings.weight", 2)[0],
+        "text_ffn": shape(LAYER.format(i=0) + ".intermediate.dense.weight", 2)[0],
         "width": vit.width,
         "patch": vit.patch,
         "positions": vit.positions,
@@ -291,7 +155,7 @@ def _config(
         CrossEncoderConfig,
         file,
         "check that the file is complete and belongs to this model",
-        family=METER.name,
+        family="meter",
         task=task,
         dim=sizes["dim"],
         heads=_dividing(numbers["cross_heads"], sizes["dim"], name("cross_heads"), file),
