@@ -80,16 +80,20 @@ class LavinReference:
         """y = n + s [ w0 (B h + b) + w1 (D h + d) ]."""
         return n + self.scale * (w[0] * self.conv(f"{name}.conv_B", h) + w[1] * self.conv(f"{name}.conv_D", h))
 
+    def adapted(self, name: str, n: Tensor, w: Tensor) -> Tensor:
+        """What a kept attention reads: h = A n + a;  y = mix."""
+        return self.mix(name, n, self.conv(f"{name}.conv_A", n), w)
+
     def feed_forward(self, name: str, z: Tensor) -> Tensor:
         """FFN(z) = w2(silu(w1 z) * w3 z)."""
         return self.linear(f"{name}.w2", F.silu(self.linear(f"{name}.w1", z)) * self.linear(f"{name}.w3", z))
 
     def kept_layer(self, i: int, x: Tensor, positions: list[int], router: dict[int, Tensor]) -> Tensor:
-        """h = A n + a;  y = mix;  x1 = x + Attention(y);  out = x1 + FFN(RMSNorm(x1; ffn norm))."""
+        """x1 = x + Attention(y), y adapted;  out = x1 + FFN(RMSNorm(x1; ffn norm))."""
         name, adapter = f"layers.{i}", f"layers.{i}.adapter_attn"
         n = self.rms_norm(f"{name}.attention_norm", x)  # [T, dim]
         w = router.setdefault(i, self.route(adapter, n))  # frozen: what the prefill stored stays  [2]
-        y = self.mix(adapter, n, self.conv(f"{adapter}.conv_A", n), w)  # [T, dim]
+        y = self.adapted(adapter, n, w)  # [T, dim]
         q, k, v = (self.linear(f"{name}.attention.w{c}", y).unflatten(-1, (self.heads, -1)) for c in "qkv")
         # Causal; nobody attends to position 0, which attends to itself only.
         allowed = [[0 < key <= query or key == query == 0 for key in range(len(x))] for query in range(len(x))]
@@ -107,8 +111,8 @@ class LavinReference:
         y = self.mix(adapter, n, h, w)  # [T, dim]
         return x + self.feed_forward(f"{name}.feed_forward", y * self.weights[f"{name}.ffn_norm.weight"])
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """The CLS token after CLIP blocks 4, 8, ... (no ln_post, no proj), through Linear - SiLU - Linear."""
+    def clip_features(self, image: Tensor) -> Tensor:
+        """The CLS token after CLIP blocks 4, 8, ... (no ln_post, no proj): image [3, H, W] -> [n_prompt, width]"""
         kernel = self.weights["visual.conv1.weight"]  # [width, 3, patch, patch]
         patches = F.conv2d(image[None], kernel, stride=kernel.shape[-1])[0].flatten(1).T  # [N - 1, width]
         x = torch.cat([self.weights["visual.class_embedding"][None], patches])  # [N, width]
@@ -118,21 +122,26 @@ class LavinReference:
             name, adapter = (f"visual.transformer.resblocks.{i}{suffix}" for suffix in ("", ".adapter_attn"))
             n = self.layer_norm(f"{name}.ln_1", x)
             # The kept layer's adapter before attention; router mean over tokens 1.. of this image, same s and t.
-            y = self.mix(adapter, n, self.conv(f"{adapter}.conv_A", n), self.route(adapter, n))  # [N, width]
+            y = self.adapted(adapter, n, self.route(adapter, n))  # [N, width]
             qkv = F.linear(y, self.weights[f"{name}.attn.in_proj_weight"], self.weights[f"{name}.attn.in_proj_bias"])
             q, k, v = (part.unflatten(-1, (-1, 64)) for part in qkv.chunk(3, -1))  # heads = width / 64
             x = x + self.linear(f"{name}.attn.out_proj", attend(q, k, v, torch.ones(len(x), len(x), dtype=torch.bool)))
             z = self.linear(f"{name}.mlp.c_fc", self.layer_norm(f"{name}.ln_2", x))
             x = x + self.linear(f"{name}.mlp.c_proj", z * torch.sigmoid(1.702 * z))  # QuickGELU
             feats.append(x[0])  # [width]
-        return self.linear("adapter_proj.conv_B", F.silu(self.linear("adapter_proj.conv_A", torch.stack(feats[3::4]))))
+        return torch.stack(feats[3::4])
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """An image's features through Linear - SiLU - Linear: [n_prompt, dim]"""
+        return self.linear("adapter_proj.conv_B", F.silu(self.linear("adapter_proj.conv_A", self.clip_features(image))))
 
     @torch.no_grad()
     def run(self, input_ids: Sequence[int], image: Tensor | None = None, forced_tokens: Sequence[int] = ()) -> dict:
         """Prefill on input_ids (S ints, image placeholder zeros included), then one decode call per forced token.
 
         Returns logits [steps + 1, vocab] and, of the prefill, hidden [layers, S + 1, dim] after each layer, router
-        [layers, 2], pooled [layers, h] (NaN for kept layers), image_embeds [n_prompt, dim] (None for a text prompt).
+        [layers, 2], pooled [layers, h] (NaN for kept layers), image_embeds [n_prompt, dim]; None for what no layer has,
+        and for the images of a text prompt.
         """
         ids = [int(token) for token in input_ids]
         table, image_embeds = self.weights["tok_embeddings.weight"], None
@@ -151,10 +160,13 @@ class LavinReference:
             positions.append(len(ids) + k)  # S + k: the first generated token shares the last prompt token's position
             last.append(self.forward(rows, positions, router, pooled)[-1, -1])
         logits = self.linear("output", self.rms_norm("norm", torch.stack(last)))  # [steps + 1, vocab]
-        nothing = torch.full_like(self.weights["layers.0.replaced_adapter.conv_A.bias"], math.nan)  # [h]
-        w = torch.stack([router[i] for i in range(self.layers)])
-        p = torch.stack([pooled.get(i, nothing) for i in range(self.layers)])
-        return {"logits": logits, "hidden": hidden, "router": w, "pooled": p, "image_embeds": image_embeds}
+        state = {"router": self.stacked(router), "pooled": self.stacked(pooled), "image_embeds": image_embeds}
+        return {"logits": logits, "hidden": hidden} | state
+
+    def stacked(self, state: dict[int, Tensor]) -> Tensor | None:
+        """[layers, ...], NaN for layers without"""
+        nothing = [torch.full_like(value, math.nan) for value in state.values()]
+        return torch.stack([state.get(i, nothing[0]) for i in range(self.layers)]) if state else None
 
     def forward(self, rows: list[Tensor], positions: list[int], router: dict, pooled: dict) -> Tensor:
         """All layers over the whole sequence; empty router and pooled are filled, filled ones are used as they are."""

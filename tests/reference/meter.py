@@ -120,12 +120,15 @@ class MeterReference:
         inner = F.gelu(self.linear(f"{name}.intermediate.dense", self.adapted(f"{name}.intermediate.adapter", z)))
         return self.norm(f"{name}.output.LayerNorm", z + self.linear(f"{name}.output.dense", inner), 1e-12)
 
+    def classifier_token(self, x: Tensor) -> Tensor:
+        """token4classifier takes the place of text position 0"""
+        return torch.cat([self.weights["token4classifier"][0], x[1:]])
+
     def infer(self, ids: Tensor, mask: Tensor, image: Tensor, image_type: int = 1) -> dict[str, Tensor]:
         """One text and one image through both streams; names as in golden.npz."""
         added = torch.where(mask == 0, -10000.0, 0.0)  # [L]
         got = {"text_encoder_out": self.encode_text(ids, added), "image_encoder_out": self.encode_image(image)}
-        x = self.linear("cross_modal_text_transform", got["text_encoder_out"])
-        x = torch.cat([self.weights["token4classifier"][0], x[1:]])
+        x = self.classifier_token(self.linear("cross_modal_text_transform", got["text_encoder_out"]))
         y = self.linear("cross_modal_image_transform", got["image_encoder_out"])
         types = self.weights["token_type_embeddings.weight"]
         x, y = x + types[0], y + types[image_type]
