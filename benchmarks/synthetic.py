@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+GAINS = {"expert_weights": 3.0, "lora_B": 0.05}
 SHARD_DIMS = {"tok_embeddings": 1, "output": 0, "wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wo": 1, "w2": 1}
 
 
@@ -103,30 +104,48 @@ def llama_shapes(shape: Shape) -> Sizes:
     return result | {"rope.freqs": (d // shape.heads // 2,)}
 
 
-def adapter_shapes(shape: Shape) -> Sizes:
-    """Key -> shape of the adapter checkpoint."""
+def adapter(prefix: str, dim: int, rank: int, inner: str) -> Sizes:
+    """Key -> shape of one adapter; `inner` are the letters of its matrices that read the input."""
     result: Sizes = {}
+    for letter in inner:
+        result |= {f"{prefix}.conv_{letter}.weight": (rank, dim, 1), f"{prefix}.conv_{letter}.bias": (rank,)}
+    for letter in "BD":
+        result |= {f"{prefix}.conv_{letter}.weight": (dim, rank // 2, 1), f"{prefix}.conv_{letter}.bias": (dim,)}
+    return result | linear(f"{prefix}.expert_weights", 2, dim)
 
-    def adapter(prefix: str, dim: int, rank: int, inner: str) -> None:
-        for letter in inner:
-            result.update({f"{prefix}.conv_{letter}.weight": (rank, dim, 1), f"{prefix}.conv_{letter}.bias": (rank,)})
-        for letter in "BD":
-            result.update(
-                {f"{prefix}.conv_{letter}.weight": (dim, rank // 2, 1), f"{prefix}.conv_{letter}.bias": (dim,)}
-            )
-        result.update(linear(f"{prefix}.expert_weights", 2, dim))
 
-    for i in range(shape.layers):
-        adapter(f"module.layers.{i}.adapter_attn", shape.dim, shape.rank, "A")
-        adapter(f"module.layers.{i}.replaced_adapter", shape.dim, 4 * shape.rank, "AC")
+def tower_adapters(shape: Shape) -> Sizes:
+    """Key -> shape of the adapters in the tower."""
+    result: Sizes = {}
     for i in range(shape.clip_blocks):
         block = f"module.backbone.visual.transformer.resblocks.{i}"
-        adapter(f"{block}.adapter_attn", shape.clip_width, shape.rank, "A")
+        result |= adapter(f"{block}.adapter_attn", shape.clip_width, shape.rank, "A")
         if shape.visual_adapter_type != "router":
-            adapter(f"{block}.adapter_mlp", shape.clip_width, shape.rank, "A")
+            result |= adapter(f"{block}.adapter_mlp", shape.clip_width, shape.rank, "A")
+    return result
+
+
+def image_inputs(shape: Shape) -> Sizes:
+    """Key -> shape of the projector and the modality token, which are trained in every system."""
     p, w, d = shape.hidden_proj, shape.clip_width, shape.dim
-    result |= linear("module.adapter_proj.conv_A", p, w) | linear("module.adapter_proj.conv_B", d, p)
+    result = linear("module.adapter_proj.conv_A", p, w) | linear("module.adapter_proj.conv_B", d, p)
     return result | {"module.adapter_modality_embedding.weight": (2, d)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves in the adapter checkpoint: its tensors' keys and shapes, and the arguments."""
+
+    sizes: Sizes
+    args: dict
+
+
+def eas(shape: Shape) -> Trained:
+    sizes: Sizes = {}
+    for i in range(shape.layers):
+        sizes |= adapter(f"module.layers.{i}.adapter_attn", shape.dim, shape.rank, "A")
+        sizes |= adapter(f"module.layers.{i}.replaced_adapter", shape.dim, 4 * shape.rank, "AC")
+    return Trained(sizes | tower_adapters(shape) | image_inputs(shape), args_of(shape))
 
 
 def clip_shapes(shape: Shape) -> Sizes:
@@ -148,27 +167,29 @@ def clip_shapes(shape: Shape) -> Sizes:
     return result
 
 
-def args_of(shape: Shape) -> argparse.Namespace:
-    """The training arguments in the adapter checkpoint."""
-    return argparse.Namespace(
-        llm_model=shape.name,
-        adapter_type="attn",
-        visual_adapter_type=shape.visual_adapter_type,
-        adapter_dim=shape.rank,
-        hidden_proj=shape.hidden_proj,
-        temperature=shape.temperature,
-        n_prompt=shape.clip_blocks // 4,
-        adapter_scale=shape.scale,
-        max_seq_len=512,
-        skip_list=str(list(shape.skip)),
-        use_vicuna=False,
-        bits="16bit",
-        prompt_format="QCM-ALE",
-    )
+def args_of(shape: Shape) -> dict:
+    """EAS's training arguments."""
+    return {
+        "llm_model": shape.name,
+        "adapter_type": "attn",
+        "visual_adapter_type": shape.visual_adapter_type,
+        "adapter_dim": shape.rank,
+        "hidden_proj": shape.hidden_proj,
+        "temperature": shape.temperature,
+        "n_prompt": shape.clip_blocks // 4,
+        "adapter_scale": shape.scale,
+        "max_seq_len": 512,
+        "skip_list": str(list(shape.skip)),
+        "use_vicuna": False,
+        "bits": "16bit",
+        "prompt_format": "QCM-ALE",
+    }
 
 
-def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = False) -> Path:
-    """Write the checkpoint; `out` must not exist. A skeleton keeps the holes for the tensors."""
+def write_checkpoint(
+    out: Path, shape: Shape, seed: int = 0, skeleton: bool = False, trained: Trained | None = None
+) -> Path:
+    """Write the checkpoint; `out` must not exist. A skeleton keeps the holes for the tensors. trained: another system's than EAS's."""
     random = torch.Generator().manual_seed(seed)
     weights = out / "weights" / shape.name
     weights.mkdir(parents=True)
@@ -187,14 +208,14 @@ def write_checkpoint(out: Path, shape: Shape, seed: int = 0, skeleton: bool = Fa
         sizes = {name: _shard_shape(name, size, shape.shards) for name, size in llama_shapes(shape).items()}
         write_torch(weights / f"consolidated.{shard:02d}.pth", sizes, torch.float16, draw)
     write_torch(out / "clip" / "ViT.pth", clip_shapes(shape), torch.float16, draw)
-    write_adapters(out / "checkpoint-19.pth", shape, draw)
+    write_adapters(out / "checkpoint-19.pth", trained or eas(shape), draw)
     return out
 
 
-def write_adapters(path: Path, shape: Shape, random: torch.Generator | None) -> None:
+def write_adapters(path: Path, trained: Trained, random: torch.Generator | None) -> None:
     """Write what training leaves: the adapters beside optimizer, epoch and arguments."""
-    around = {"optimizer": {}, "epoch": 19, "scaler": {}, "args": args_of(shape)}
-    write_torch(path, adapter_shapes(shape), torch.float32, random, lambda tensors: {"model": tensors} | around)
+    around = {"optimizer": {}, "epoch": 19, "scaler": {}, "args": argparse.Namespace(**trained.args)}
+    write_torch(path, trained.sizes, torch.float32, random, lambda tensors: {"model": tensors} | around)
 
 
 def write_torch(
@@ -227,14 +248,14 @@ def _shard_shape(name: str, size: tuple[int, ...], shards: int) -> tuple[int, ..
 
 
 def _draw(name: str, size: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
-    """Norms near 1, biases small, matrices of gain 1 by their input width; routers wide enough to prefer a branch."""
+    """Norms near 1, biases small, matrices of gain 1 by their input width; routers wide enough to prefer a branch, LoRA small."""
     values = torch.randn(size, generator=random)
     if len(size) == 1:
         norm = any(part in name for part in ("norm.", "ln_")) and name.endswith("weight")
         values = 1 + 0.1 * values if norm else 0.1 * values
     elif "embed" not in name:
         fan_in = torch.Size(size[1:]).numel()
-        values *= (3.0 if "expert_weights" in name else 1.0) / fan_in**0.5
+        values *= next((gain for part, gain in GAINS.items() if part in name), 1.0) / fan_in**0.5
     return values
 
 

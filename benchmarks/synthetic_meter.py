@@ -8,7 +8,7 @@ keep a sensible size through the layers.
 
 import argparse
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -101,9 +101,20 @@ def meter_shapes(shape: MeterShape) -> Sizes:
     )
 
 
-def write_meter(folder: Path, shape: MeterShape, seed: int = 0, skeleton: bool = False) -> Path:
-    """last.ckpt of this shape in the folder. A skeleton has holes for the tensors."""
-    random = torch.Generator().manual_seed(seed)
+@dataclass(frozen=True)
+class MeterState:
+    """What training leaves in the file: its tensors' keys and shapes, those of them that are not drawn, and more settings."""
+
+    sizes: Sizes
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+
+def write_meter(
+    folder: Path, shape: MeterShape, seed: int = 0, skeleton: bool = False, state: MeterState | None = None
+) -> Path:
+    """last.ckpt of this shape in the folder. A skeleton has holes for the tensors. state: another system's than EAS's."""
+    random, state = torch.Generator().manual_seed(seed), state or MeterState(meter_shapes(shape))
 
     def draw(key: str, size: tuple[int, ...]) -> torch.Tensor:
         if key.endswith("position_ids"):
@@ -118,15 +129,16 @@ def write_meter(folder: Path, shape: MeterShape, seed: int = 0, skeleton: bool =
         )
 
     settings = {"num_heads": shape.heads, "max_text_len": shape.text_length, "num_top_layer": shape.layers}
+    settings |= state.settings
     around = {"epoch": 9, "global_step": 1, "pytorch-lightning_version": "1.3.2"}
     around |= {"hparams_name": "config", "hyper_parameters": {"config": settings}}
     folder.mkdir(parents=True, exist_ok=True)
     if skeleton:
         wrap = lambda tensors: {"state_dict": tensors} | around
-        write_torch(folder / "last.ckpt", meter_shapes(shape), torch.float32, None, wrap)
+        write_torch(folder / "last.ckpt", state.sizes, torch.float32, None, wrap)
     else:
-        weights = OrderedDict((key, draw(key, size)) for key, size in meter_shapes(shape).items())
-        torch.save({"state_dict": weights} | around, folder / "last.ckpt")
+        weights = OrderedDict((key, draw(key, size)) for key, size in state.sizes.items())
+        torch.save({"state_dict": weights | state.values} | around, folder / "last.ckpt")
     return folder / "last.ckpt"
 
 
