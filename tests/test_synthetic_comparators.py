@@ -20,6 +20,12 @@ from synthetic import Shape, clip_shapes, llama_shapes, write_checkpoint
 from synthetic_comparators import lavin, lavin_das, lavin_lora, meter_das, meter_full
 from synthetic_meter import MeterShape, write_meter
 
+from eas_export.backends.opening import open_runtime
+from eas_export.families import get_family
+from eas_export.generation.generate import generate
+from eas_export.inputs.npz import make_inputs
+from eas_export.pipeline import build
+
 COMPARATORS = GOLDEN / "comparators"
 
 # CLIP's text side and RoBERTa's counted positions
@@ -143,6 +149,45 @@ def test_lavins_adapters_fold_offline(tmp_path):
         for image in (False, True):
             error = max_error(folded.run(*drawn(shape, image))["logits"], wanted[image]["logits"])
             assert error < FP32 if modality == image else error > 0.01
+
+
+RANDOM_LAVINS = {
+    "LaVIN, three image tokens, hot router": (
+        lavin,
+        LavinRouterReference,
+        "weights",
+        dict(clip_blocks=12, temperature=0.3),
+    ),
+    "LaVIN, two shards, scaled": (lavin, LavinRouterReference, "lowrank", WIDE),
+    "DAS, the first layer": (lavin_das, LavinDasReference, "weights", dict(skip=(0,), scale=0.4)),
+    "DAS, the last layers, wide adapters": (lavin_das, LavinDasReference, "lowrank", dict(skip=(2, 1), rank=16)),
+    "DAS, all but one": (lavin_das, LavinDasReference, "weights", dict(skip=(0, 2))),
+}
+
+
+@pytest.mark.parametrize("title", RANDOM_LAVINS)
+def test_bundles_equal_the_reference_on_random_models(tmp_path, title):
+    """Row by row, in one batch of both modalities and of different lengths where the bundle takes batches."""
+    trained, system, fold, sizes = RANDOM_LAVINS[title]
+    shape = Shape("tiny", **(TINY | sizes))
+    folder = write_checkpoint(tmp_path / "ckpt", shape, seed=len(title), trained=trained(shape))
+    bundle = build(folder, tmp_path / "out", verify=False, fold=fold, max_prompt=64, max_tokens=128, max_batch=2).bundle
+    family, config = get_family("lavin"), bundle.manifest.config
+    runtime = open_runtime(bundle, "onnxruntime")
+    (text, _, forced), (seen, pixels, _) = drawn(shape, False), drawn(shape, True)
+    rows = [(text + text[:4], None), (seen, pixels)]
+    want = [system(folder).run(ids, image, forced)["logits"] for ids, image in rows]
+    for batch in [[0, 1]] if fold == "lowrank" else [[0], [1]]:
+        length = max(len(rows[row][0]) for row in batch)
+        arrays = {"input_ids": np.array([rows[row][0] + [0] * (length - len(rows[row][0])) for row in batch])}
+        arrays |= {"prompt_lengths": np.array([len(rows[row][0]) for row in batch])}
+        arrays |= {"forced_tokens": np.array([forced] * len(batch)).T}
+        if 1 in batch:
+            arrays |= {"pixel_values": pixels[None], "image_row": np.array([batch.index(1)])}
+        inputs = make_inputs(arrays, config, family, title)
+        got = generate(runtime, inputs.prompts, forced=inputs.forced_tokens).logits
+        for place, row in enumerate(batch):
+            assert max_error(got[:, place], want[row]) < FP32
 
 
 TINY_METER = dict(dim=48, heads=4, layers=2, ffn=96, rank=6, skipped_rank=10, vocab=60, positions=20, text_layers=2)

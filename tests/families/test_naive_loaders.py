@@ -38,9 +38,12 @@ def test_it_is_short_and_shares_no_code():
         assert "eas_export" not in text
 
 
-@pytest.mark.parametrize(
-    "folder", [*(GOLDEN / "lavin" / name for name in LAVIN_CASES), TINY.folder], ids=lambda f: f.name
-)
+LAVINS = [*(GOLDEN / "lavin" / name for name in LAVIN_CASES), TINY.folder]
+LAVINS += [GOLDEN / "comparators" / name for name in ("lavin/router", "lavin/scaled")]
+LAVINS += [GOLDEN / "comparators" / "lavin-das" / name for name in ("mid", "first_search")]
+
+
+@pytest.mark.parametrize("folder", LAVINS, ids=lambda f: f"{f.parent.name}-{f.name}")
 def test_lavin(folder):
     check(folder, naive.lavin(folder))
 

@@ -96,21 +96,26 @@ def decoder(tensors: Weights) -> dict:
         "dim": dim,
         "ffn_dim": ffn,
         "tied_head": "head.weight" not in tensors,
+        "first_position": 0,
+        "site": "attention",
     }
 
 
-def adapter(tensors: Weights, name: str, scale: float, temperature: float) -> dict | None:
+def adapter(tensors: Weights, name: str, scale: float, temperature: float, router: str = "prompt") -> dict | None:
     """An adapter's config, its rank from the first that there is."""
     ranks = [len(value) for key, value in tensors.items() if re.search(rf"{name}\.A$", key)]
-    return {"rank": ranks[0], "scale": scale, "temperature": temperature} if ranks else None
+    return {"rank": ranks[0], "scale": scale, "temperature": temperature, "router": router} if ranks else None
 
 
 def lavin(folder: Path) -> tuple[Weights, dict]:
     weights, args, params = read_lavin(folder)
     tensors, heads = rename(weights, LAVIN), params["n_heads"]
+    eas = any(
+        "replaced_adapter.conv_C" in name for name in weights
+    )  # else LaVIN-DAS or, without replaced_adapter, LaVIN
     kept, skipped, visual = (
-        adapter(tensors, name, args.adapter_scale, args.temperature)
-        for name in ("kept_adapter", "skipped_adapter", r"\d\.adapter")
+        adapter(tensors, name, args.adapter_scale, args.temperature, "prompt" if eas else router)
+        for name, router in (("kept_adapter", "modality"), ("skipped_adapter", "modality"), (r"\d\.adapter", "token"))
     )
     tower = openai(tensors) | {"features": "class", "feature_every": 4, "image": {"square": "squash"} | IMAGENET}
     tower |= {
@@ -121,6 +126,7 @@ def lavin(folder: Path) -> tuple[Weights, dict]:
     config = {"family": "lavin", "layers": params["n_layers"], "heads": heads, "kv_heads": heads, "vision": tower}
     config |= {"norm_eps": params.get("norm_eps", 1e-5), "rope_theta": 1e4, "rope_interleaved": True}
     config |= {"modality_token": True, "kept_adapter": kept, "skipped_adapter": skipped}
+    config |= {"site": "layer" if skipped and not eas else "attention"}
     return tensors, decoder(tensors) | config
 
 
