@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FP32, GOLDEN, max_error
+from meter_cases import opened, run_form
 from reference.comparators import (
     LavinDasReference,
     LavinLoraReference,
@@ -204,7 +205,7 @@ METER_FORMS = {
 
 
 @pytest.mark.parametrize("title", METER_FORMS)
-def test_meters_of_any_shape_run(tmp_path, title):
+def test_meters_of_any_shape_run_and_the_network_is_equal(tmp_path, title):
     sizes, state, skip = METER_FORMS[title]
     shape = MeterShape(**(TINY_METER | sizes))
     file = write_meter(tmp_path, shape, state=state(shape))
@@ -214,9 +215,17 @@ def test_meters_of_any_shape_run(tmp_path, title):
         reference = MeterDasReference(file, 4)
         assert reference.skip == skip
     random = np.random.default_rng(3)
-    images = torch.tensor(random.standard_normal((2 if shape.task == "nlvr2" else 1, 3, 24, 24)), dtype=torch.float32)
-    mask = torch.tensor([1] * 6 + [0] * 3)
-    got = reference.run(torch.where(mask == 1, torch.tensor(random.integers(2, 60, 9)), 1), mask, *images)
-    answer = got["scores"] if shape.task == "retrieval" else got["logits"]
-    assert answer.shape == (() if shape.task == "retrieval" else (shape.answers,))
-    assert torch.isfinite(answer).all() and 0.1 < float(got["cls_feats"].std()) < 2
+    masks = (np.arange(9) < [[6], [9]]).astype(np.int64)
+    inputs = {"text_ids": np.where(masks, random.integers(2, 60, (2, 9)), 1), "text_masks": masks}
+    images = random.standard_normal((2, 2, 3, 24, 24)).astype(np.float32)
+    inputs |= {"pixel_values": images[:, 0]}
+    inputs |= {"pixel_values_1": images[:, 1]} if shape.task == "nlvr2" else {}
+    inputs |= {"text_index": np.arange(2), "image_index": np.arange(2)} if shape.task == "retrieval" else {}
+    looked_at = images if shape.task == "nlvr2" else images[:, :1]
+    rows = [reference.run(*map(torch.tensor, (inputs["text_ids"][i], masks[i], *looked_at[i]))) for i in range(2)]
+    assert 0.1 < float(rows[0]["cls_feats"].std()) < 2
+    for form in ("folded", "onnxruntime"):
+        got = run_form(form, *opened(file, sorted(skip or ()), 4), inputs)
+        assert got.keys() == {"cls_feats", "scores" if shape.task == "retrieval" else "logits"}
+        for name, value in got.items():
+            assert max_error(value, torch.stack([row[name] for row in rows])) < FP32, (form, name)

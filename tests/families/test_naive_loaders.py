@@ -56,7 +56,11 @@ def test_llava(folder):
     check(folder, naive.llava(folder))
 
 
-@pytest.mark.parametrize("name", METER_CASES)
+METERS = [*METER_CASES, *(f"../comparators/{name}" for name in ("meter/vqa_full", "meter/nlvr2_full"))]
+METERS += [f"../comparators/meter-das/{name}" for name in ("vqa_train", "vqa_none", "irtr_search")]
+
+
+@pytest.mark.parametrize("name", METERS)
 def test_meter(name):
     case = MeterCase(name)
     check(case.file, naive.meter(case.file, case.text_heads), text_heads=case.text_heads)

@@ -29,33 +29,28 @@ LLAVA |= {"position_embedding.weight": "position_embedding", "patch_embedding": 
 LLAVA |= {"encoder.layers": "blocks", r"(vision.*)attention\.(\w)": r"\1\2", "self_attn.out_proj": "out"}
 LLAVA |= {"layer_norm": "norm", "mlp.fc": "fc"}
 METER = OPENAI | {"^text_transformer.": "text.", "embeddings.word_embeddings": "words", "encoder.layer": "layers"}
-METER |= {
-    "embeddings.position_embeddings": "positions",
-    "^text.embeddings.token_type_embeddings.weight": "text.first_type",
-}
-METER |= {
-    "embeddings.LayerNorm": "norm",
-    "^token4classifier": "classifier_token",
-    "^token_type_embeddings.weight": "types",
-}
-METER |= {"cross_modal_(text|image)": r"\1", "pooler.dense": "pooler", "crossattention": "cross_attention"}
-METER |= {
-    "attention.self.query": "attention.q",
-    "attention.self.key": "attention.k",
-    "attention.self.value": "attention.v",
-}
+METER |= {"embeddings.position_embeddings": "positions", "embeddings.LayerNorm": "norm"}
+METER |= {"^text.embeddings.token_type_embeddings.weight": "text.first_type", "^token_type_embeddings.weight": "types"}
+METER |= {"^token4classifier": "classifier_token", "cross_modal_(text|image)": r"\1", "pooler.dense": "pooler"}
+METER |= {"crossattention": "cross_attention", r"attention.self.([qkv])\w+": r"attention.\1"}
 METER |= {"attention.output.dense": "attention.o", "attention.output.LayerNorm": "attention_norm"}
+METER |= {"attention.adapter": "attention_adapter", "intermediate.adapter": "ffn_adapter"}
+METER |= {"intermediate.dense": "ffn.fc1", "output.dense": "ffn.fc2", "output.LayerNorm": "ffn_norm"}
+METER |= {r"adapter_(\w+)_attn": r"skipped_\1_adapter", "skipped_self": "skipped_attention"}
+METER |= {"skipped_cross": "skipped_cross_attention", "rank_output": "head", r"\w+_classifier.0": "head.fc1"}
+METER |= {r"\w+_classifier.1": "head.norm", r"\w+_classifier.3": "head.fc2"}
 METER |= {
-    "attention.adapter": "attention_adapter",
-    "intermediate.adapter": "ffn_adapter",
-    "intermediate.dense": "ffn.fc1",
+    r"(cross_)?attention\.output\.adapter": r"adapters.\1attention",
+    r"(layers\.\d+)\.adapter\.": r"\1.adapters.ffn.",
 }
-METER |= {"output.dense": "ffn.fc2", "output.LayerNorm": "ffn_norm", r"adapter_(\w+)_attn": r"skipped_\1_adapter"}
-METER |= {"skipped_self": "skipped_attention", "skipped_cross": "skipped_cross_attention", "rank_output": "head"}
-METER |= {r"\w+_classifier.0": "head.fc1", r"\w+_classifier.1": "head.norm", r"\w+_classifier.3": "head.fc2"}
+METER |= {r"adapter_list_l\.(\d+)\.0": r"text_layers.\1.skipped_adapter", "adapter_layer_norm_before": "norm"}
+METER |= {r"adapter_list_v\.(\d+)\.0": r"image_layers.\1.skipped_adapter", "(down|up)_proj": r"\1"}
+METER_ADAPTERS = [("before", "ffn_adapter.C"), ("beside", "adapters.attention.down.weight")]  # where each has its rank
+METER_ADAPTERS += [("behind", "adapters.ffn.down.weight"), ("skipped", "skipped_attention_adapter.C")]
+METER_ADAPTERS += [("skipped", "skipped_adapter.down.weight")]
 UNUSED = r"(.*\.)?rope\.freqs|visual\.(proj|ln_post.*)|.*adapter_mlp.*|.*rotary_emb.*|.*position_ids"
 UNUSED += r"|vision_model\.(post_layernorm|text_|visual_projection|logit_scale).*|model\.vision_tower.*"
-UNUSED += r"|vit_model\.(?!visual\.).*|text_transformer\.pooler.*|(itm|mlm)_score.*|nas_gate|skip_num"
+UNUSED += r"|vit_model\.(?!visual\.).*|text_transformer\.pooler.*|(itm|mlm)_score.*|[nd]as_gate|skip_num"
 
 
 def rename(weights: Weights, steps: dict[str, str]) -> Weights:
@@ -166,7 +161,9 @@ def meter(file: Path, text_heads: int) -> tuple[Weights, dict]:
     unused = ("conv_D", "expert_weights")  # of adapters: trained, and never called
     tensors = rename({name: value for name, value in weights.items() if not any(map(name.count, unused))}, METER)
     types = len(tensors["text.first_type"])
-    tensors |= {"classifier_token": tensors["classifier_token"][0, 0], "text.first_type": tensors["text.first_type"][0]}
+    tensors["text.first_type"] = tensors["text.first_type"][0]
+    if "classifier_token" in tensors:
+        tensors["classifier_token"] = tensors["classifier_token"][0, 0]
     vocab, width = tensors["text.words.weight"].shape
     text = {
         "vocab_size": vocab,
@@ -181,7 +178,16 @@ def meter(file: Path, text_heads: int) -> tuple[Weights, dict]:
     config = {"kind": "cross-encoder", "family": "meter", "task": task, "text": text, "image": openai(tensors)}
     config |= {"dim": tensors["types"].shape[1], "heads": said["num_heads"], "layers": said["num_top_layer"]}
     config |= {"ffn_dim": len(tensors["text_layers.0.ffn.fc1.weight"]), "norm_eps": 1e-12, "head_norm_eps": 1e-5}
-    config |= {"adapter_rank": len(tensors["text_layers.0.ffn_adapter.C"]), "text_length": said["max_text_len"]}
-    config |= {"skipped_rank": len(tensors["text_layers.0.skipped_attention_adapter.C"]), "answers": answers}
+    config |= {
+        "text_length": said["max_text_len"],
+        "answers": answers,
+        "classifier_token": "classifier_token" in tensors,
+    }
+    config |= {"site": "layer" if "das_gate" in weights else "attention"}
+    config |= dict.fromkeys(f"{place}_adapter" for place, _ in METER_ADAPTERS)
+    for place, name in METER_ADAPTERS:
+        if (down := tensors.get(f"text_layers.0.{name}")) is not None:  # EAS's are linear
+            kind = ("none", None) if name.endswith("C") else ("relu", 1e-5)
+            config |= {f"{place}_adapter": {"rank": len(down), "activation": kind[0], "norm_eps": kind[1]}}
     config |= {"image_transform": ", ".join(said.get("val_transform_keys", ["clip"]))}
     return tensors, config | {"image_cross_reading": "published"}
