@@ -17,7 +17,7 @@ from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
 from .keys import KeyTable
-from .layouts import refuse_lora_beside, refuse_part
+from .layouts import LORA_PART, refuse_lora_beside, refuse_part
 from .lazy_tensor import LazyTensor
 from .quantised import require_floats
 from .safetensors_file import read_safetensors
@@ -90,17 +90,23 @@ def read_weights(folder: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ..
     if weights is None:
         fix = "give the folder that save_pretrained wrote, with all its files"
         raise UserError(NO_WEIGHTS, where=require_folder(folder, fix), fix=fix)
-    refuse_lora_beside(folder)
-    if weights.name in WEIGHTS:
-        return _read(weights, table), (weights,)
-    index, shards = weights.name, _shards(weights)
+    whole = weights.name in WEIGHTS
+    tensors, files = (read_file(weights, table), (weights,)) if whole else _read_shards(weights, table)
+    if not any(LORA_PART in key for key in tensors):  # else they are the adapter_config.json's
+        refuse_lora_beside(folder)
+    return tensors, files
+
+
+def _read_shards(weights: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ...]]:
+    """The tensors of an index's shards, and these files."""
+    folder, index, shards = weights.parent, weights.name, _shards(weights)
     tensors: Tensors = {}
     for path, keys in shards.items():
         if not path.exists():
             others = " or ".join(other.name for other in _weights_in(folder) if other != weights)
             fix = "copy all shards again" + (f", or move {index} elsewhere to read {others}" if others else "")
             raise UserError(f"shard {path.name} of {index} is missing", where=folder, fix=fix)
-        shard = _read(path, table)
+        shard = read_file(path, table)
         if missing := sorted(keys - set(shard)):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             what = f"shard {path.name} lacks {quoted(missing[0])}{more}, which {index} places in it"
@@ -138,7 +144,8 @@ def stays_inside(name: str) -> bool:
     )
 
 
-def _read(path: Path, table: KeyTable) -> Tensors:
+def read_file(path: Path, table: KeyTable) -> Tensors:
+    """The tensors of a file by its suffix, by the keys in it. Raises UserError for a damaged file."""
     read: Callable[[], Tensors] = {
         ".safetensors": lambda: read_safetensors(path),
         ".bin": lambda: find_state(read_torch_zip(path), table, path),

@@ -10,7 +10,7 @@ import torch
 
 from ..core.errors import UserError
 from ..core.record import quoted
-from .layouts import LORA, LORA_PART
+from .layouts import LORA_PART, MERGE_LORA
 from .lazy_tensor import LazyTensor, combine
 from .quantised import require_floats
 
@@ -67,9 +67,7 @@ def rename(
         if key not in wanted:
             what = f"unknown key {quoted(key)} of shape {list(tensors[key].shape)}"
             if LORA_PART in key:
-                raise UserError(
-                    f"{what}: a LoRA beside the model's weights", where=file, fix=LORA.fix.format(folder=file)
-                )
+                raise UserError(f"{what}: this part of a LoRA is not supported", where=file, fix=MERGE_LORA)
             fix = f"check that the file belongs to this model of {blocks} blocks{_nearest(key, wanted)}"
             raise UserError(what, where=file, fix=fix)
     renamed = {}

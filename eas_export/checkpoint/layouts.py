@@ -1,4 +1,5 @@
 """Layouts of parts of a model and of training's own checkpoints, which are refused by name, with the tool that makes a whole model of each.
+A LoRA is refused but for where its base model is given (peft.py).
 
 Formats: PEFT's save_pretrained; LLaVA's training of the projector alone; DeepSpeed's ZeRO, also as PyTorch Lightning's strategy, whose
 checkpoint is a folder; torch.distributed.checkpoint, as FSDP uses it; llama.cpp's GGUF; NVIDIA NeMo's archives.
@@ -12,6 +13,9 @@ from shlex import quote
 from ..core.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
+MERGE_LORA = (
+    "merge the LoRA into its base model with PEFT's merge_and_unload() and save_pretrained(), and give the result"
+)
 LORA_PART = ".lora_"  # in the keys of its tensors
 MERGE = "python scripts/merge_lora_weights.py --model-path {folder} --model-base BASE --save-model-path OUT"
 
@@ -29,14 +33,12 @@ class Layout:
     fix: str
 
 
-LORA = Layout(  # before the next row: a LoRA of LLaVA has non_lora_trainables.bin, too
-    "a LoRA, not a whole model",
-    (ADAPTER_CONFIG, "adapter_model.*"),
-    "merge it into its base model and give the result: with PEFT's merge_and_unload() and save_pretrained(); a LLaVA's, in LLaVA's "
-    f"repository, with: {MERGE}",
-)
 LAYOUTS = (  # the first that fits
-    LORA,
+    Layout(  # before the next row: a LoRA of LLaVA has non_lora_trainables.bin, too
+        "a LoRA, not a whole model",
+        (ADAPTER_CONFIG, "adapter_model.*"),
+        f"pass a LLaVA's with --base-weights DIR, the folder of the model that it was trained on; or {MERGE_LORA}",
+    ),
     Layout(
         "LLaVA's projector, without a language model",
         ("mm_projector.bin", "non_lora_trainables.bin"),
@@ -91,6 +93,7 @@ def refuse_lora_beside(folder: Path) -> None:
     if (folder / ADAPTER_CONFIG).is_file():
         what = f"the folder has a LoRA ({ADAPTER_CONFIG}) beside whole weights, and either may be meant"
         fix = (
-            f"if it is merged into these weights, move {ADAPTER_CONFIG} and adapter_model.* elsewhere; else {LORA.fix}"
+            f"move {ADAPTER_CONFIG} and adapter_model.* into another folder; if they are not merged into these weights yet, pass that as --ckpt "
+            f"and --base-weights {quote(str(folder))}"
         )
-        raise UserError(what, where=folder, fix=fix.format(folder=quote(str(folder))))
+        raise UserError(what, where=folder, fix=fix)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -26,10 +27,6 @@ def pair_keys(table: KeyTable) -> KeyTable:
         (place, ours), (outputs, inputs) = (name.removesuffix(WEIGHT) for name in (pattern, key.name)), key.shape
         rows |= {place + A: Key(ours + A, ("rank", inputs)), place + B: Key(ours + B, (outputs, "rank"))}
     return rows
-
-
-def has_pairs(keys: Mapping[str, LazyTensor]) -> bool:
-    return any(map(HALF.fullmatch, keys))
 
 
 def merge_pairs(
@@ -58,7 +55,7 @@ def merge_pairs(
             shapes = f"B {list(b.shape)} times A {list(a.shape)} is no change of a weight {list(weight.shape)}"
             raise UserError(f"the LoRA of {quoted(name)} does not fit: {shapes}", where=where, fix=FIX)
         add = partial(_add_product, scale=scale(name, rank))
-        merged[name + WEIGHT] = combine([weight, a, b], add, dtype=torch.float32)
+        merged[name + WEIGHT] = replace(combine([weight, a, b], add, dtype=torch.float32), source=weight.source)
     return merged
 
 

@@ -1,7 +1,8 @@
 """Which tensors of a file are the model's, and what they are called in the published layout.
 
 Whatever holds or wraps a model while it is trained puts its name before the keys, or into them: "module." (DistributedDataParallel),
-"_orig_mod." (torch.compile), "base_model.model." (PEFT), or an attribute of the program, such as "model.". Programs save the state dict
+"_orig_mod." (torch.compile), "base_model.model." (PEFT), or an attribute of the program, such as "model.". PEFT also puts the name of a LoRA
+behind lora_A and lora_B, and "base_layer." before a weight that has one. Programs save the state dict
 alone or as one entry among others. The key table of the model tells what belongs to it.
 """
 
@@ -15,13 +16,16 @@ from typing import Any, TypeVar
 from ..core.errors import UserError
 from ..core.record import quoted
 from .keys import KeyTable
+from .layouts import refuse_part
 from .lazy_tensor import LazyTensor
 from .restricted_unpickler import Inert, PlainObject
 from .torch_zip import read_torch_zip, state_dict_of
 
 T = TypeVar("T")
 # Inside a key: a wrapped part of the model. Before all of it they are prefixes like any other
-WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPER = re.compile(
+    r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.|(?<=\.lora_[AB]\.)[^.]+\.(?=weight$)"
+)
 NUMBER = re.compile(r"\.(?:\d+|\{\w+\})(?=\.|$)")
 ALONE = "save the state dict of one model alone: torch.save(model.state_dict(), FILE)"
 
@@ -35,6 +39,7 @@ def read_state(
 
     Raises UserError where no tensors fit the table, several state dicts do, or names are not told (see published_names).
     """
+    refuse_part(path)
     saved = read_torch_zip(path, unknown)
     return fit(find_state(saved, table, path, entry), table, path), saved
 

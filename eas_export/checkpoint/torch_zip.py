@@ -23,7 +23,6 @@ import torch
 
 from ..core.errors import UserError
 from ..system.files import require_file
-from .layouts import refuse_part
 from .lazy_tensor import LazyTensor
 from .quantised import refuse_pickled
 from .restricted_unpickler import PlainObject, make_stand_ins, plain_class, require_plain_key
@@ -46,7 +45,6 @@ def read_torch_zip(path: Path, unknown: type[PlainObject] | None = None) -> Any:
 
     Raises UserError for files that are truncated, damaged or of another format, and for any other class or function without `unknown`.
     """
-    refuse_part(path)
     try:
         with zipfile.ZipFile(require_file(path)) as archive:
             members = {info.filename: info for info in archive.infolist()}

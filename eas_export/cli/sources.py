@@ -27,7 +27,7 @@ def path_options(command: Callable) -> Callable:
             "--base-weights",
             type=PATH,
             metavar="DIR",
-            help="LLaVA: the original model, for attentions that the fine-tuned checkpoint lacks.",
+            help="LLaVA: the model that a LoRA in --ckpt was trained on, or the original one, for attentions that fine-tuning removed.",
         ),
         tokenizer_option,
     )

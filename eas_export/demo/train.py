@@ -29,7 +29,8 @@ from ..families import make_tokenizer
 from ..families.contract import Sources
 from ..families.llava import LLAVA
 from ..families.llava.files import LAYER_KEYS, OWN_TOWER
-from ..families.llava.load import assemble, read_config
+from ..families.llava.load import assemble
+from ..families.llava.read import Published, read_config
 from ..networks.skeleton import skeleton
 from ..networks.vision import TOWERS
 from ..search import search
@@ -115,7 +116,7 @@ def train_base(folder: Path, data: Path, seed: int, progress: Progress, steps: i
         key: LazyTensor(tuple(t.shape), t.dtype, f"training: {key}", lambda t=t: t.requires_grad_())
         for key, t in weights.items()
     }
-    checkpoint = assemble(Sources(folder), read_config(folder), live, ())
+    checkpoint = assemble(Sources(folder), Published(read_config(folder), live, (), (folder,)))
     examples = Examples(data, checkpoint.config, LLAVA, make_tokenizer(checkpoint.tokenizer, checkpoint.config))
     train_tower(checkpoint, weights, seed, progress)
     supernet = Supernet(checkpoint, PRECISIONS["fp32"], examples.limits, torch.device("cpu"))

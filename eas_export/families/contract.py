@@ -34,7 +34,7 @@ class Sources:
 
     ckpt               a folder in the family's published layout, or its main file
     weights, vision    the other files, where `ckpt` does not contain them
-    base_weights       the original model, for attentions that fine-tuning removed
+    base_weights       the model that a LoRA was trained on, or the original one, for attentions that fine-tuning removed
     tokenizer          a tokenizer's file or folder, in place of the checkpoint's
     labels             a list of a classifier's answers
     router_temperature, adapter_scale, text_heads, text_length, cross_heads, image_cross_reading  see core/options.BuildOptions

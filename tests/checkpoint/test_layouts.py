@@ -20,8 +20,8 @@ from eas_export.inspect import inspect
 LLAVA = GOLDEN / "llava" / "a"
 KEYS = {key: Key(key, (2,)) for key in ("t", "t1", "t2")}
 PARTS = {  # files of a layout -> its name, and the tool
-    ("adapter_config.json", "adapter_model.safetensors"): ("a LoRA", r"merge_and_unload\(\).*scripts/merge_lora_weights"),
-    ("adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin"): ("a LoRA", "merge_lora_weights"),
+    ("adapter_config.json", "adapter_model.safetensors"): ("a LoRA", r"with --base-weights DIR.*merge_and_unload\(\)"),
+    ("adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin"): ("a LoRA", "--base-weights DIR"),
     ("mm_projector.bin",): ("LLaVA's projector", "--model-base BASE"),
     ("non_lora_trainables.bin",): ("LLaVA's projector", "merge_lora_weights"),
     ("latest", "zero_to_fp32.py", "global_step8/mp_rank_00_model_states.pt"): ("DeepSpeed ZeRO", r"zero_to_fp32.py \. \."),
@@ -84,7 +84,10 @@ def test_whole_weights_beside_trainings_files_are_read(tmp_path):
     put(folder, ("latest", "zero_to_fp32.py", "global_step8/mp_rank_00_model_states.pt", "mm_projector.bin"))
     assert load_checkpoint(Sources(folder)).config == load_checkpoint(Sources(LLAVA)).config
     put(folder, ("adapter_config.json",))  # transformers would add the LoRA to the base model that it names
-    with pytest.raises(UserError, match=r"a LoRA .* beside whole weights.*move adapter_config.json .*; else merge it"):
+    with pytest.raises(
+        UserError,
+        match=r"a LoRA .* beside whole weights.*move adapter_config.json .*as --ckpt and --base-weights \S+/whole$",
+    ):
         load_checkpoint(Sources(folder))
 
 

@@ -20,7 +20,7 @@ from eas_export.checkpoint.torch_zip import read_torch_zip
 from eas_export.core.errors import UserError
 from eas_export.families import get_family, load_checkpoint
 from eas_export.families.contract import Ranks, Sources
-from eas_export.families.llava.load import EVERY_KEY
+from eas_export.families.llava.read import EVERY_KEY
 
 CASE = llava_golden_case("a")
 REMEDY = "give the original weights, in float16, bfloat16 or float32: quantised ones are not supported"

@@ -278,13 +278,6 @@ def test_keys_of_another_model_are_shown(folder):
         load_checkpoint(Sources(folder))
 
 
-def test_a_lora_among_the_tensors_is_named(folder):
-    key = "model.layers.0.mlp.up_proj.lora_A.weight"
-    tensors(**{key: torch.ones(2, 2)})(folder)
-    with pytest.raises(UserError, match=f"unknown key '{key}' .*a LoRA beside the model's weights.*merge_and_unload"):
-        load_checkpoint(Sources(folder))
-
-
 def test_a_wider_tower_has_heads_that_no_shape_tells(tmp_path):
     """laion's ViT-H/14 is 1280 wide and has 16 heads of 80."""
     shape = LlavaShape(clip_width=1280, clip_heads=16, clip_mlp=64, clip_blocks=2)

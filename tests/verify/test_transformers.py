@@ -25,6 +25,7 @@ from eas_export.families import NO_TOKENIZER
 from eas_export.families.llava import tower
 
 load = import_module("eas_export.families.llava.load")  # the package has a function of this name
+read_part = import_module("eas_export.families.llava.read")
 SHAPE = LlavaShape(layers=3, skip=(1,), heads=4, kv_heads=2)
 WITNESS = "transformers"
 SMALL = {"max_prompt": 24, "max_tokens": 32}
@@ -238,13 +239,13 @@ def swapped(monkeypatch) -> None:
 
 
 def other_theta(monkeypatch) -> None:
-    read = load.read_config
-    monkeypatch.setattr(load, "read_config", lambda f: read(f).model_copy(update={"rope_theta": 2e4}))
+    read = read_part.read_config
+    monkeypatch.setattr(read_part, "read_config", lambda f: read(f).model_copy(update={"rope_theta": 2e4}))
 
 
 def other_epsilon(monkeypatch) -> None:
-    read = load.read_config
-    monkeypatch.setattr(load, "read_config", lambda f: read(f).model_copy(update={"rms_norm_eps": 1e-1}))
+    read = read_part.read_config
+    monkeypatch.setattr(read_part, "read_config", lambda f: read(f).model_copy(update={"rms_norm_eps": 1e-1}))
 
 
 def other_tower(monkeypatch) -> None:

@@ -1,9 +1,10 @@
-"""LLaVA-EAS: load.py reads its files, prompt.py makes its prompts, train.py trains its adapters."""
+"""LLaVA-EAS: read.py and load.py read its files, prompt.py makes its prompts, train.py trains its adapters."""
 
 import json
 from pathlib import Path
 
 from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.layouts import ADAPTER_CONFIG
 from ...core.registry import deferred
 from ..contract import Family
 from .files import MODEL_TYPES
@@ -16,6 +17,8 @@ LARGEST_CONFIG = 1 << 20  # bytes
 
 def detect(path: Path) -> bool:
     config = path / CONFIG_FILE
+    if (path / ADAPTER_CONFIG).is_file():  # a LoRA, whose base model need not be known here
+        return True
     if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
         return False
     try:
@@ -27,7 +30,7 @@ def detect(path: Path) -> bool:
 
 LLAVA = Family(
     name="llava",
-    layout="LLaVA-EAS's Hugging Face folder, with config.json and weights",
+    layout="LLaVA-EAS's Hugging Face folder, with config.json and weights, or a LoRA with --base-weights",
     detect=detect,
     load=load,
     takes=("vision", "base_weights", "tokenizer", "router_temperature", "adapter_scale"),

@@ -8,7 +8,7 @@ Formats, from the published training code:
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,11 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import rename_tower
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
-from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, LlamaConfig, attention_keys, llama_sizes, tie
-from ...checkpoint.hugging_face import left_over, read_folder
-from ...checkpoint.json_file import read_json
+from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, attention_keys, llama_sizes, tie
+from ...checkpoint.hugging_face import Tensors, left_over, read_folder
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor
+from ...checkpoint.peft import is_lora
 from ...checkpoint.quantised import recorded_method
 from ...checkpoint.state_dict import first_unknown
 from ...core.configs.decoder import ModelConfig
@@ -31,14 +31,11 @@ from ...core.record import quoted, validated
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
 from .files import LAYER_KEYS, LlavaConfig
+from .read import EVERY_KEY, Published, read_model, require_same_attentions
 from .tower import Tower, find_tower
 
 SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
 PART = re.compile(r"model\.layers\.(\d{1,4})\.(self_attn\.\w_proj|adapter_attn|replaced_adapter)\.")
-
-EVERY_KEY = {**LAYER_KEYS, **UNTIED_HEAD}
-
-Tensors = dict[str, LazyTensor]
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class _Layers:
 
     def evidence(self, folder: Path) -> SkipEvidence:
         """Layers without an attention are skipped, none in a plain model. Layers with both leave the skip list undecided."""
-        both = sorted(self.attention & self.skipped)
+        both = sorted(self.attention & self.kept & self.skipped)
         if both:
             return SkipEvidence(text=None, origin=f"{folder}: layers {_list(both)} have self_attn and replaced_adapter")
         text = str(sorted(self.skipped)) if self.skipped else "none"
@@ -66,25 +63,20 @@ class _Layers:
 
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's and the tower's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
-    return assemble(sources, read_config(sources.ckpt), *read_folder(sources.ckpt, EVERY_KEY))
+    return assemble(sources, read_model(sources))
 
 
-def read_config(folder: Path) -> LlavaConfig:
-    fix = f"give a LLaVA-1.5 model, or correct {CONFIG_FILE} where it says something else than its training did"
-    return read_json(folder / CONFIG_FILE, LlavaConfig, "the config.json of a LLaVA-1.5 model", fix)
-
-
-def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
+def assemble(sources: Sources, model: Published) -> Checkpoint:
     """Build a Checkpoint from published tensors. Raises UserError as `load` does.
 
     A quantization_config beside floating weights is left over from training on a quantised copy, or from undoing it: a method's own tensors
     are not there to scale anything, so the numbers in the file are the model's. transformers would quantise them again; a note says so.
     """
-    folder = sources.ckpt
-    published, tied, notes = tie(published, config)
+    folder, config, files = model.home, model.config, model.files
+    published, tied, notes = tie(model.tensors, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
-    tower = find_tower(config, sources, published)
-    notes = (*left_over(folder), *notes, *tower.notes)
+    tower = find_tower(config, replace(sources, ckpt=folder), published)
+    notes = (*model.notes, *notes, *tower.notes)
     sizes = _sizes(config, published, layers, tower, folder)
 
     table = {**LAYER_KEYS, **(TIED_HEAD if tied else UNTIED_HEAD)}
@@ -96,12 +88,12 @@ def assemble(sources: Sources, config: LlavaConfig, published: Tensors, files: t
             *notes,
             f"config.json says that the model is quantised ({method}), but its weights are not: they are used as they are",
         )
-    if sources.base_weights:
+    if sources.base_weights and not is_lora(sources.ckpt):
         extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
-    tokenizer = find_tokenizer([folder], sources.tokenizer, beside=BESIDE_TOKENIZER)
+    tokenizer = find_tokenizer(model.folders, sources.tokenizer, beside=BESIDE_TOKENIZER)
     if tokenizer:
-        tokenizer = (*tokenizer, *(folder / name for name in OF_THE_MODEL if (folder / name).is_file()))
+        tokenizer = (*tokenizer, *filter(None, map(model.find, OF_THE_MODEL)))
     return Checkpoint(
         config=_config(config, sizes, tower, tied, sources),
         tensors=tensors,
@@ -152,7 +144,7 @@ def _from_base(
     """The checkpoint's missing attentions, from the model it was trained from; that model's files; and a note. The adapters before
     these attentions were never trained: they are zeros, which have no effect."""
     published, files = read_folder(base, EVERY_KEY)
-    _require_same_attentions(base, config)
+    require_same_attentions(base, config)
     missing = sorted(set(range(layers.count)) - layers.attention)
     untrained = sorted(set(range(layers.count)) - layers.kept) if "kept" in sizes else []
     wanted = {
@@ -165,20 +157,6 @@ def _from_base(
     name = base.resolve().name
     note = f"layers {_list(missing)}, where kept, have the attention of {name}; adapters before it have no effect"
     return tensors, (base / CONFIG_FILE, *files), (*left_over(base), *((note,) if missing else ()))
-
-
-def _require_same_attentions(base: Path, config: LlavaConfig) -> None:
-    """Raise UserError for a model whose attentions compute something else, even if its weights have the same shapes."""
-    theirs = read_json(
-        base / CONFIG_FILE,
-        LlamaConfig,
-        "the config.json of a LLaMA model",
-        "give the model that EAS training started from",
-    )
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
-        if getattr(theirs, key) != getattr(config, key):
-            what = f"the base model's {key} is {getattr(theirs, key)}, the checkpoint's is {getattr(config, key)}"
-            raise UserError(what, where=f"--base-weights {base}", fix="give the model that EAS training started from")
 
 
 def _untrained_adapter(layer: int, sizes: dict[str, int]) -> Tensors:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from ...bundle.store import Parameter, write_store
 from ...checkpoint.eas_adapter import fresh_adapter
 from ...checkpoint.hf_files import CONFIG_FILE, TOKENIZER_CONFIG
-from ...checkpoint.hugging_face import read_folder
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.errors import UserError
 from ...core.precision import DTYPES
 from ...core.progress import Progress
 from ...system.files import written_whole
 from ..contract import Ranks, Sources, Trainable
-from .load import EVERY_KEY, assemble, read_config
+from .load import assemble
+from .read import read_model
 
 WEIGHTS, TOWER = "model.safetensors", "vision_tower"
 ALONG = "*_config.json"  # copied along with the weights, beside the tokenizer
@@ -46,9 +46,9 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
 
     Raises UserError where a layer has no attention, and as load.load does.
     """
-    config = read_config(sources.ckpt)
-    read, files = read_folder(sources.ckpt, EVERY_KEY)
-    published = {key: tensor for key, tensor in read.items() if not key.endswith(COMPUTED)}
+    model = read_model(sources)
+    config = model.config
+    published = {key: tensor for key, tensor in model.tensors.items() if not key.endswith(COMPUTED)}
     for key, tensor in published.items():
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
             fix = f"convert the model to one of {', '.join(DTYPES)}"
@@ -68,8 +68,8 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
             raise UserError(what, where=sources.ckpt, fix="give the model from before its attentions were removed")
     adapters = {key: tensor.to(device).requires_grad_() for key, tensor in adapters.items()}
     live = {key: _live(key, tensor) for key, tensor in adapters.items()}
-    checkpoint = assemble(sources, config, published | live, files)
-    own_files = {sources.ckpt / CONFIG_FILE, *files, *checkpoint.tokenizer}
+    checkpoint = assemble(sources, replace(model, tensors=published | live))
+    own_files = {sources.ckpt / CONFIG_FILE, *model.files, *checkpoint.tokenizer}
     beside = [path for path in sources.ckpt.glob(ALONG) if path.is_file() and path.name != TOKENIZER_CONFIG]
     beside += [path for path in checkpoint.tokenizer if path.name != CONFIG_FILE]
     tower = [path for path in checkpoint.files if path not in own_files]

@@ -15,8 +15,10 @@ import torch
 from ...checkpoint.hf_clip import TOWER_KEYS
 from ...checkpoint.hf_files import CONFIG_FILE
 from ...checkpoint.hugging_face import find_weights, stays_inside
+from ...checkpoint.layouts import ADAPTER_CONFIG
+from ...core.errors import UserError
 from ..contract import Sources
-from ..llava.load import EVERY_KEY
+from ..llava.read import EVERY_KEY
 from . import exactly, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
@@ -33,6 +35,9 @@ TOWER = "model.vision_tower."
 def open_witness(sources: Sources) -> LlamaWitness:
     """Raises UserError where transformers is not installed, cannot load the files, or finds a tensor missing that is not an attention."""
     transformers, folder = import_transformers(), sources.ckpt
+    if (folder / ADAPTER_CONFIG).is_file():
+        what = f"transformers merges no LoRA ({ADAPTER_CONFIG}) without another package"
+        raise UserError(what, where=folder, fix="verify without --against")
     settings = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
     tower = _tower_folder(sources, settings)
     fix = "verify without --against" + (
