@@ -28,7 +28,7 @@ class Facts(Record):
     accounts   parameters and bytes before and after pruning
     requests   fold mode -> memory of a request
     precision  in which bytes are counted: a bundle's own, a checkpoint's in fp16
-    system, known_by  which published system a checkpoint is, and what told; empty for bundles
+    system, known_by  which published system a checkpoint is, and what told; the latter is empty for bundles
     """
 
     kind: Literal["checkpoint", "bundle"]
@@ -112,6 +112,7 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
         config=m.config,
         plan=m.plan,
         accounts=m.accounts,
+        system=m.system,
         requests=request_memory(m.config, m.plan, PRECISIONS[m.precision]),
         precision=m.precision,
         fold=m.fold,

@@ -138,6 +138,7 @@ def describe(
         key=identity.key,
         config=blueprint.checkpoint.config,
         trained=None if blueprint.trained == blueprint.checkpoint.config else blueprint.trained,
+        system=blueprint.checkpoint.system,
         plan=blueprint.plan,
         precision=options.precision,
         fold=options.fold,

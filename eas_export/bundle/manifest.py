@@ -109,6 +109,7 @@ class Manifest(Record):
     config   of the network that the graphs compute
     options  the resolved recipe
     base     the store that is shared with the --base bundle; None: a store of its own
+    system   the published system that the model is ("LaVIN-EAS"); empty in older bundles
     trained  the checkpoint's config, where the network that is exported is another; None: `config`
     """
 
@@ -127,6 +128,7 @@ class Manifest(Record):
     accounts: Accounts
     base: SourceRecord | None = None
     notes: tuple[str, ...] = ()
+    system: str = ""
     trained: AnyConfig | None = None
 
     @property

@@ -48,7 +48,7 @@ def inspect(path: Path, skip: str | None, check: bool, as_json: bool, **sources:
     config, plan = facts.config, facts.plan
     console.print(f"{path}: {facts.kind}, {config.family}")
     if facts.system:
-        console.print(f"system: {facts.system}, known by {facts.known_by}")
+        console.print(f"system: {facts.system}" + (f", known by {facts.known_by}" if facts.known_by else ""))
     console.print(model_table(config, plan))
     console.print(accounts_table(facts.accounts, facts.precision))
     if facts.requests:

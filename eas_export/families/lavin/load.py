@@ -73,6 +73,8 @@ def load(sources: Sources) -> Checkpoint:
         files=(adapters_file, *llama.files, files.vision, *files.tokenizer),
         notes=(*_notes(args), *llama.notes),
         tokenizer=files.tokenizer,
+        system=system.name,
+        known_by=f"{system.known_by} in the keys of {adapters_file.name}",
     )
 
 

@@ -60,6 +60,12 @@ class _Layers:
         text = str(sorted(self.skipped)) if self.skipped else "none"
         return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
 
+    def system(self, folder: Path) -> dict[str, str]:
+        """The published system and what told it, as fields of Checkpoint."""
+        found = "replaced_adapter" if self.skipped else "adapter_attn" if self.kept else "no adapter"
+        name = "LLaVA-EAS" if self.skipped or self.kept else "LLaVA"
+        return {"system": name, "known_by": f"{found} in the keys of {folder.resolve().name}"}
+
 
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's and the tower's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
@@ -101,6 +107,7 @@ def assemble(sources: Sources, model: Published) -> Checkpoint:
         files=tuple(dict.fromkeys((folder / CONFIG_FILE, *files, *tower.files, *tokenizer))),
         notes=notes,
         tokenizer=tokenizer,
+        **layers.system(folder),
     )
 
 
