@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...checkpoint.eas_adapter import adapter_keys
 from ...checkpoint.keys import Key, KeyTable
+from ...checkpoint.layouts import LORA_PART
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.configs.adapter import Router
 from ...core.configs.decoder import Site
@@ -40,46 +41,104 @@ VISION_ADAPTER_KEYS: KeyTable = {
 }
 
 
+def _pair(published: str, ours: str, outputs: str, inputs: str) -> KeyTable:
+    """The rows of a low-rank pair (see lora.merge_pairs), whose published keys have no ".weight"."""
+    return {
+        f"{published}.lora_A": Key(f"{ours}.lora_A.weight", ("lora", inputs)),
+        f"{published}.lora_B": Key(f"{ours}.lora_B.weight", (outputs, "lora")),
+    }
+
+
+LORA_KEYS: KeyTable = {
+    **{
+        row: key
+        for x in "qkvo"
+        for row, key in _pair(f"{LAYER}.attention.w{x}", f"{LAYER}.attention.{x}", *("dim",) * 2).items()
+    },
+    **PROJECTOR_KEYS,
+    "adapter_modality_embedding.weight": None,  # no other token attends to it, and no router reads it
+    "backbone.visual.*": None,  # read with VISION_LORA_KEYS
+}
+VISION_LORA_KEYS: KeyTable = {
+    **_pair(f"{_BLOCK}.{{i}}.mlp.c_proj", "vision.blocks.{i}.fc2", "width", "4*width"),
+    "layers.*": None,  # read with LORA_KEYS
+    "adapter_*": None,
+}
+
+
 @dataclass(frozen=True)
 class System:
     """A system whose checkpoints have LaVIN's layout.
 
     name      as it is published
     known_by  what its checkpoints have, in words; has: tests it
-    inner     of the adapters in place of what is skipped (layer_keys)
+    layers    the rows of the decoder and the projector; tower: of the tower
     site      what a skip leaves out
-    router    of the decoder's adapters; of_tower: of the tower's
+    router    of the decoder's adapters; of_tower: of the tower's; None: it has none
+    modality_token  see ModelConfig. Its position is left free where the network does not have it
     """
 
     name: str
     known_by: str
     has: Callable[[Tensors], bool]
-    inner: str
+    layers: KeyTable
+    tower: KeyTable
     site: Site
-    router: Router
-    of_tower: Router
+    router: Router | None
+    of_tower: Router | None
+    modality_token: bool = True
 
 
 def _has(*parts: str) -> Callable[[Tensors], bool]:
     return lambda tensors: any(all(part in key for part in parts) for key in tensors)
 
 
+_EAS, _DAS = layer_keys("AC"), layer_keys("A")
 SYSTEMS = (  # the first that fits
     System(
-        "LaVIN-EAS", "replaced_adapter.conv_C", _has("replaced_adapter.conv_C"), "AC", "attention", "prompt", "prompt"
+        "LaVIN-EAS",
+        "replaced_adapter.conv_C",
+        _has("replaced_adapter.conv_C"),
+        _EAS,
+        VISION_ADAPTER_KEYS,
+        "attention",
+        "prompt",
+        "prompt",
     ),
-    System("LaVIN-DAS", "replaced_adapter without conv_C", _has("replaced_adapter"), "A", "layer", "modality", "token"),
     System(
-        "LaVIN",
-        "adapter_attn without replaced_adapter",
-        _has("layers.", "adapter_attn"),
-        "A",
+        "LaVIN-DAS",
+        "replaced_adapter without conv_C",
+        _has("replaced_adapter"),
+        _DAS,
+        VISION_ADAPTER_KEYS,
         "layer",
         "modality",
         "token",
     ),
+    System(
+        "LaVIN",
+        "adapter_attn without replaced_adapter",
+        _has("layers.", "adapter_attn"),
+        _DAS,
+        VISION_ADAPTER_KEYS,
+        "layer",
+        "modality",
+        "token",
+    ),
+    System(
+        "LaVIN-LoRA",
+        "lora_A without adapters",
+        _has("layers.", LORA_PART),
+        LORA_KEYS,
+        VISION_LORA_KEYS,
+        "attention",
+        None,
+        None,
+        modality_token=False,
+    ),
 )
 EVERY = {  # all that a file of any system may have
-    key.replace("{kept}", "{i}").replace("{skipped}", "{i}"): row for key, row in layer_keys("AC").items()
+    key.replace("{kept}", "{i}").replace("{skipped}", "{i}"): row
+    for key, row in (LORA_KEYS | VISION_LORA_KEYS | _EAS).items()
 }
 ADAPTER_KEYS: KeyTable = EVERY | VISION_ADAPTER_KEYS

@@ -1,4 +1,4 @@
-"""Read LaVIN-EAS's files: a LLaMA, an adapter checkpoint (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
+"""Read LaVIN's files: a LLaMA, a checkpoint of adapters or low-rank pairs (`checkpoint-<epoch>.pth`) and OpenAI's CLIP ViT.
 
 Formats, from the published training code:
 - weights/<name>/params.json and consolidated.NN.pth (one file, or model-parallel shards); also the same model in Hugging Face's layout
@@ -17,6 +17,7 @@ from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.keys import rename, require
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
+from ...checkpoint.lora import merge_pairs
 from ...checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ...checkpoint.restricted_unpickler import PlainObject
 from ...checkpoint.state_dict import read_state
@@ -28,7 +29,7 @@ from ...core.record import quoted, validated
 from ...system.files import only_file
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
-from .keys import ADAPTER_KEYS, SYSTEMS, VISION_ADAPTER_KEYS, System, layer_keys
+from .keys import ADAPTER_KEYS, SYSTEMS, System
 
 NAMED = "--ckpt FILE --weights DIR --vision FILE"
 LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
@@ -36,6 +37,7 @@ FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
 AT_336_PIXELS = 577  # positions of the ViT-L/14 that the published code never uses
 QUANTISED = ("4bit", "8bit")  # values of args.bits
 OPTIONS = {"adapter_scale": "--adapter-scale 1", "temperature": "--router-temperature 10"}  # with published values
+LORA_ALPHA = 16.0  # a constant of the published code, in no file
 LARGEST_SETTING = 1e6  # scales are near 1, temperatures near 10
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,14 +62,15 @@ def load(sources: Sources) -> Checkpoint:
     system, layers = _system(trained, adapters_file), llama.config["layers"]
     held = _layers_with(trained, layers)
     sizes, vit = _sizes(llama, trained, held, system, clip, files)
-    tensors = llama.tensors | rename(trained, layer_keys(system.inner), sizes, layers, str(adapters_file), groups=held)
-    tensors |= rename(trained, VISION_ADAPTER_KEYS, sizes, vit.blocks, str(adapters_file))
+    tensors = llama.tensors | rename(trained, system.layers, sizes, layers, str(adapters_file), groups=held)
+    tensors |= rename(trained, system.tower, sizes, vit.blocks, str(adapters_file))
     tensors |= rename(clip, CLIP_KEYS, sizes, vit.blocks, str(files.vision))
+    tensors = merge_pairs(tensors, lambda _, rank: LORA_ALPHA / rank, adapters_file)
 
     _check_n_prompt(args, vit.blocks, adapters_file)
-    scale, temperature = _settings(sources, args, adapters_file)
+    settings = _settings(sources, args, adapters_file) if system.router else (1.0, 1.0)
     return Checkpoint(
-        config=_config(llama, system, sizes, vit, scale, temperature, files.vision),
+        config=_config(llama, system, sizes, vit, *settings, files.vision),
         tensors=tensors,
         evidence=_evidence(held, layers, args, adapters_file),
         files=(adapters_file, *llama.files, files.vision, *files.tokenizer),
@@ -146,12 +149,15 @@ def _sizes(
     """The sizes that the key tables name, and the tower's. Raises UserError where no LaVIN model has them."""
     where, tower = str(files.adapters), str(files.vision)
     places = {
-        "skipped": [f"layers.{i}.replaced_adapter.conv_{system.inner[-1]}.weight" for i in held["skipped"][:1]],
+        "skipped": [f"layers.{i}.replaced_adapter.conv_A.weight" for i in held["skipped"][:1]],
         "kept": [f"layers.{i}.adapter_attn.conv_A.weight" for i in held["kept"][:1]],
         "visual": ["backbone.visual.transformer.resblocks.0.adapter_attn.conv_A.weight"],
     }
-    ranks = {name: require(trained, key, 3, where)[0] for name, keys in places.items() for key in keys}
-    ranks = rank_sizes(ranks, where)
+    if system.router:
+        found = {name: require(trained, key, 3, where)[0] for name, keys in places.items() for key in keys}
+        ranks = rank_sizes(found, where)
+    else:
+        ranks = {"lora": require(trained, "layers.0.attention.wq.lora_A", 2, where)[0]}
     vit = clip_sizes(clip, tower)
     if vit.blocks % FEATURE_EVERY or not vit.is_published or vit.positions == AT_336_PIXELS:
         raise UserError(
@@ -178,7 +184,7 @@ def _config(
     temperature: float,
     where: Path,
 ) -> ModelConfig:
-    def adapter(name: str, router: Router = system.router) -> dict[str, Any] | None:
+    def adapter(name: str, router: Router | None = system.router) -> dict[str, Any] | None:
         numbers = {"rank": sizes.get(name), "scale": scale, "temperature": temperature, "router": router}
         return numbers if name in sizes else None
 
@@ -188,7 +194,8 @@ def _config(
         "check that the files are complete and belong together",
         family="lavin",
         **llama.config,
-        modality_token=True,
+        modality_token=system.modality_token,
+        first_position=int(not system.modality_token),
         site=system.site if "skipped" in sizes else "attention",
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),

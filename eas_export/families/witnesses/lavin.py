@@ -4,6 +4,7 @@ Meta rotates neighbouring pairs of a head's features, transformers its halves: r
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.hf_llama import EVERY_KEY
+from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.llama import main_file
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
 from ...checkpoint.state_dict import WRAPPER
@@ -42,10 +44,12 @@ NAMES = {
 def open_witness(sources: Sources) -> LlamaWitness:
     """Raises UserError where transformers is not installed or cannot use the files."""
     transformers = import_transformers()
-    folder = open_files(sources)[0].weights
+    files, trained, _ = open_files(sources)
+    folder = files.weights
     with translated(folder):
         read = _from_meta if main_file(folder) == PARAMS_FILE else _from_hugging_face
         model = read(transformers, folder)
+    _add_pairs(model, trained)
     return LlamaWitness(model.model, model.lm_head)
 
 
@@ -83,6 +87,18 @@ def _from_meta(transformers: ModuleType, folder: Path) -> Any:
     return from_tensors(transformers.LlamaForCausalLM, config, state)
 
 
+@torch.no_grad()
+def _add_pairs(model: Any, trained: Mapping[str, LazyTensor]) -> None:
+    """Merge LaVIN-LoRA's pairs, whose alpha is 16, into the attentions; in other systems there are none."""
+    for i, layer in enumerate(model.model.layers):
+        for x in "qkvo":
+            a, b = (trained.get(f"layers.{i}.attention.w{x}.lora_{half}") for half in "AB")
+            if a and b:
+                rows = b.read().float()
+                product = (_halves(rows, model.config.num_attention_heads) if x in "qk" else rows) @ a.read().float()
+                getattr(layer.self_attn, f"{x}_proj").weight.add_(16 / a.shape[0] * product)
+
+
 def _published(saved: dict[str, Any]) -> dict[str, Tensor]:
     """A shard's tensors by Meta's names, out of the entry that they are in, without wrappers in the keys and the prefix before the embedding's."""
     states = [part for part in (saved, *saved.values()) if isinstance(part, dict)]
@@ -97,5 +113,5 @@ def _joined(parts: list[Tensor], dim: int | None) -> Tensor:
 
 
 def _halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head from (0, 1), (2, 3), ... to the first of every pair, then the second: [dim, dim]"""
+    """Rows of each head from (0, 1), (2, 3), ... to the first of every pair, then the second: [dim, n]"""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
