@@ -60,8 +60,8 @@ def config_of(shape: MeterShape, reading: str) -> CrossEncoderConfig:
             ffn_dim=4 * shape.vit_width,
         ),
         text_length=shape.text_length,
-        adapter_rank=shape.rank,
-        skipped_rank=shape.skipped_rank,
+        before_adapter={"rank": shape.rank},
+        skipped_adapter={"rank": shape.skipped_rank},
         answers=shape.answers,
         image_cross_reading=reading,
     )

@@ -169,9 +169,14 @@ def meter_bundle_of(tmp_path_factory):
     built: dict[tuple, Bundle] = {}
 
     def get(case: MeterCase, precision: str = "fp32", reading: str = "published", skip: str | None = None) -> Bundle:
-        key = ("meter", case.name, precision, reading, skip or "own")
+        key = ("meter", case.name.replace("/", "-"), precision, reading, skip or "own")
         if key not in built:
-            options = {"skip": skip or case.skip, "precision": precision, "max_batch": 2, "text_heads": case.text_heads}
+            options = {
+                "skip": skip or case.given_skip,
+                "precision": precision,
+                "max_batch": 2,
+                "text_heads": case.text_heads,
+            }
             options |= {"image_cross_reading": reading, "opset": 21 if case.name == "vqa_small_ln" else 24}
             with made_once(tmp_path_factory, "bundles", *key) as out:
                 built[key] = open_bundle(out) if out.exists() else build(case.file, out, verify=False, **options).bundle

@@ -26,8 +26,11 @@ from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
 from eas_export.networks.skeleton import skeleton
 
-GOLDEN = Path(__file__).parent / "golden" / "meter"
+GOLDEN = Path(__file__).parent / "golden"
 METER_CASES = ("vqa_skip10", "vqa_small_ln", "nlvr2_skip10", "irtr_skip10")
+PLAIN_CASES = ("comparators/meter/vqa_full", "comparators/meter/nlvr2_full")
+DAS_CASES = tuple(f"comparators/meter-das/{name}" for name in ("vqa_train", "vqa_none", "irtr_search"))
+EVERY_CASE = (*METER_CASES, *PLAIN_CASES, *DAS_CASES)
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,39 @@ class MeterCase:
     name: str
 
     @property
+    def folder(self) -> Path:
+        """EAS's are named without theirs."""
+        return GOLDEN / ("" if "/" in self.name else "meter") / self.name
+
+    @property
     def file(self) -> Path:
-        return GOLDEN / self.name / "last.ckpt"
+        return self.folder / "last.ckpt"
+
+    @property
+    def system(self) -> str:
+        """Its name for users."""
+        return {"meter": "METER", "meter-das": "METER-DAS"}.get(self.name.split("/")[-2:][0], "METER-EAS")
 
     @cached_property
     def meta(self) -> dict:
-        return json.loads((GOLDEN / self.name / "meta.json").read_text())
+        return json.loads((self.folder / "meta.json").read_text())
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray]:
-        return dict(np.load(GOLDEN / self.name / "inputs.npz"))
+        return dict(np.load(self.folder / "inputs.npz"))
 
     @cached_property
     def golden(self) -> dict[str, np.ndarray]:
-        return dict(np.load(GOLDEN / self.name / "golden.npz"))
+        return dict(np.load(self.folder / "golden.npz"))
 
     @property
     def skip(self) -> list[int]:
         return self.meta["skip_list"]
+
+    @property
+    def given_skip(self) -> list[int] | None:
+        """What --skip must be given; None where the checkpoint says it."""
+        return self.skip if self.name in METER_CASES else None
 
     @property
     def text_heads(self) -> int:
@@ -72,7 +90,7 @@ class MeterCase:
         return {names.get(name, name): value for name, value in self.inputs.items()}
 
     def images(self, row: int) -> list[np.ndarray]:
-        """The image of a row, or both of NLVR2's; retrieval has one image for all its texts."""
+        """The image of a row, or both of NLVR2's; retrieval may have one image for all its texts."""
         if "pixels" not in self.inputs:
             return [self.inputs["pixels_0"][row], self.inputs["pixels_1"][row]]
         return [self.inputs["pixels"][row % len(self.inputs["pixels"])]]
@@ -94,7 +112,7 @@ def graph_inputs(case: MeterCase) -> Arrays:
     inputs = dict(case.arrays)
     if case.meta["task"] == "irtr":
         rows = len(inputs["text_ids"])
-        inputs |= {"text_index": np.arange(rows), "image_index": np.zeros(rows, np.int64)}
+        inputs |= {"text_index": np.arange(rows), "image_index": np.arange(rows) % len(inputs["pixel_values"])}
     return inputs
 
 

@@ -7,24 +7,26 @@ import onnx
 import onnx_ir as ir
 import pytest
 from conftest import FP32, max_error
-from meter_cases import METER_CASES, MeterCase, graph_inputs, opened, run_bundle, run_form
+from meter_cases import DAS_CASES, EVERY_CASE, PLAIN_CASES, MeterCase, graph_inputs, opened, run_bundle, run_form
+
+CELLS = ("down.weight", "down.bias", "up.weight", "up.bias")  # of an adapter whose norm is folded
 
 
 def check(case: MeterCase, got: dict[str, np.ndarray]) -> None:
-    assert set(got) == {"cls_feats", "scores" if case.meta["task"] == "irtr" else "logits"}
+    assert set(got) == {"cls_feats", case.head}
     for each, value in got.items():
         assert value.shape == case.golden[each].shape and value.dtype == np.float32
         assert max_error(value, case.golden[each]) < FP32, each
 
 
 @pytest.mark.parametrize("form", ["folded", "unfolded"])
-@pytest.mark.parametrize("name", METER_CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_the_network_equals_the_published_code(name, form):
     case = MeterCase(name)
     check(case, run_form(form, *opened(case.file, case.skip, case.text_heads), graph_inputs(case)))
 
 
-@pytest.mark.parametrize("name", METER_CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_the_graph_equals_the_published_code(meter_bundle_of, name):
     """The file of a bundle on ONNX Runtime; one of the cases is in the older opset."""
     case = MeterCase(name)
@@ -56,6 +58,39 @@ def test_the_graph_holds_no_adapter_but_those_of_skipped_attentions(meter_bundle
     heads = 2 + (1 if config.task == "retrieval" else 2)  # poolers, head
     assert counts["Gemm"] == encoders + heads + 2 * 2 * config.layers + 4 * kept + 3 * len(skipped)
     assert "MatMul" not in counts
+
+
+@pytest.mark.parametrize("name", [*PLAIN_CASES, *DAS_CASES])
+def test_a_skipped_layer_is_an_adapter_and_nothing_else(meter_bundle_of, name):
+    """No name or shape of its attentions, feed-forward network or norms is in the store or the graph; what is kept is all there."""
+    bundle = meter_bundle_of(MeterCase(name))
+    m, config, entries = bundle.manifest, bundle.manifest.config, bundle.store.entries
+    assert sorted(m.plan.skipped) == sorted(MeterCase(name).skip)
+    places = [f"{stream}_layers.{i}" for stream in ("text", "image") for i in range(6)]  # by site, where layers are
+    skipped = [places[site] for site in m.plan.skipped]
+    for place in places:
+        held = {each.removeprefix(f"{place}.") for each in entries if each.startswith(f"{place}.")}
+        beside = {each for each in held if each.startswith("adapters.")}
+        if place in skipped:
+            assert held == {f"skipped_adapter.{cell}" for cell in CELLS}
+        else:
+            slots = ("attention", "cross_attention", "ffn") if name in DAS_CASES else ()
+            assert beside == {f"adapters.{slot}.{cell}" for slot in slots for cell in CELLS}
+            assert {"attention.q.weight", "cross_attention.v.bias", "ffn.fc1.weight", "ffn_norm.bias"} < held - beside
+            assert len(held - beside) == 2 * 8 + 4 + 3 * 2
+    assert ("classifier_token" in entries) == (name in DAS_CASES)
+    of_layers = [entry.shape for each, entry in entries.items() if "_layers." in each]
+    assert of_layers.count((config.ffn_dim, config.dim)) == len(places) - len(skipped)  # fc1
+    assert of_layers.count((config.dim, config.dim)) == 8 * (len(places) - len(skipped))  # q, k, v, o
+    graph = ir.load(bundle.graph_file("encode")).graph
+    onnx.checker.check_model(bundle.graph_file("encode"))
+    counts = Counter(node.op_type for node in graph)
+    kept = len(places) - len(skipped)
+    assert counts["Attention"] == config.text.layers + config.image.blocks + 2 * kept
+    assert counts["Relu"] == (3 * kept + len(skipped) if name in DAS_CASES else 0)
+    encoders = 6 * config.text.layers + 4 * config.image.blocks + 2  # q k v o fc1 fc2; qkv out fc1 fc2; transforms
+    heads = 2 + (1 if config.task == "retrieval" else 2)  # poolers, head
+    assert counts["Gemm"] == encoders + heads + 10 * kept + 2 * counts["Relu"]
 
 
 @pytest.mark.parametrize("form", ["folded", "unfolded"])

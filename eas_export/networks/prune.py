@@ -16,8 +16,8 @@ def prune(checkpoint: Checkpoint, plan: SkipPlan) -> Checkpoint:
     gone = config.attentions(plan.skipped)
     left = tuple(site for site in plan.kept if gone.isdisjoint(config.attentions([site])))
     opposite = plan.model_copy(update={"skipped": left})  # it would drop what this plan needs
-    _require_complete(checkpoint, plan, useless(config, opposite))
     names = tuple(useless(config, plan))
+    _require_complete(checkpoint, plan, [name for name in useless(config, opposite) if name not in names])
     return replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if not n.startswith(names)})
 
 

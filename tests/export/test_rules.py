@@ -114,6 +114,8 @@ CASES: dict[str, tuple[Callable, tuple, tuple]] = {
         (f32("B", 4), f32(4), f32(4)),
         f32("B", 4),
     ),
+    "a layer norm alone": (lambda a: F.layer_norm(a, (4,), eps=1e-3), (f32("B", 4),), f32("B", 4)),
+    "its positive part": (F.relu, (f32("B", 4),), f32("B", 4)),
     "softmax over an axis": (lambda a: torch.softmax(a, 1), (f32("B", 3, "S"),), f32("B", 3, "S")),
     "padding of two axes": (lambda a: F.pad(a, (0, 1, 2, 0)), (f32("B", 2, 3),), f32("B", 4, 4)),
     "gemm onto a row of its own": (ops.gemm, (f32("B", 4), f32(3, 4), f32("B", 3)), f32("B", 3)),

@@ -44,7 +44,8 @@ def test_what_a_file_says(tmp_path):
     sizes = CASE.meta["sizes"]
     assert (config.family, config.kind, config.task) == ("meter", "cross-encoder", "vqa")
     assert (config.dim, config.heads, config.layers, config.sites) == (sizes["hidden"], sizes["heads"], 6, 24)
-    assert (config.adapter_rank, config.skipped_rank) == (sizes["ffn_adapter_dim"], sizes["attn_adapter_dim"])
+    ranks = (config.before_adapter.rank, config.skipped_adapter.rank)
+    assert ranks == (sizes["ffn_adapter_dim"], sizes["attn_adapter_dim"])
     assert (config.text_length, config.answers) == (sizes["text_len"], 31)
     assert (config.image.image_size, config.image.blocks, config.image.heads) == (32, sizes["vit_blocks"], 1)
     assert (config.text.layers, config.text.vocab_size) == (sizes["text_layers"], sizes["vocab"])
@@ -83,9 +84,10 @@ def test_inspect_says_which_system_it_is_first(command):
     _, text, _ = command("inspect", CASE.file, "--text-heads", 4)
     first, second, *_ = text.splitlines()
     assert first == f"{CASE.file}: checkpoint, meter"
-    assert second == "system: METER-EAS, known by the keys *.adapter_self_attn.* of last.ckpt"
+    told = "the key cross_modal_image_layers.0.adapter_self_attn.conv_A.weight of last.ckpt"
+    assert second == f"system: METER-EAS, known by {told}"
     said = json.loads(command("inspect", CASE.file, "--text-heads", 4, "--json")[1])
-    assert (said["system"], said["known_by"]) == ("METER-EAS", "the keys *.adapter_self_attn.* of last.ckpt")
+    assert (said["system"], said["known_by"]) == ("METER-EAS", told)
 
 
 def test_every_tensor_of_the_network_is_there_and_no_other():
@@ -336,10 +338,10 @@ def test_a_folder_has_one_checkpoint(tmp_path):
 def test_sites_are_attentions_and_what_is_said_of_them():
     published = load(CASE.file).config
     paper = load(CASE.file, image_cross_reading="paper").config
-    assert published.attention(4) == Attention("text", "attention", 4)
-    assert published.attention(11) == Attention("text", "cross_attention", 5)
-    assert published.attention(12) == published.attention(18) == Attention("image", "attention", 0)
-    assert paper.attention(23) == Attention("image", "cross_attention", 5)
+    assert published.attentions([4]) == {Attention("text", "attention", 4)}
+    assert published.attentions([11]) == {Attention("text", "cross_attention", 5)}
+    assert published.attentions([12]) == published.attentions([18]) == {Attention("image", "attention", 0)}
+    assert paper.attentions([23]) == {Attention("image", "cross_attention", 5)}
     assert len(published.attentions(range(24))) == 18 and len(paper.attentions(range(24))) == 24
     assert published.notes([0, 17]) == paper.notes([0, 17]) == ()
     (note,) = published.notes([12, 18, 23])

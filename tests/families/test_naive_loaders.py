@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import GOLDEN, LAVIN_CASES, LLAVA_CASES, TINY
-from meter_cases import METER_CASES, MeterCase
+from meter_cases import EVERY_CASE, MeterCase
 from reference import files, naive
 from synthetic import Shape, write_checkpoint
 from synthetic_llava import LlavaShape, write_llava
@@ -56,11 +56,7 @@ def test_llava(folder):
     check(folder, naive.llava(folder))
 
 
-METERS = [*METER_CASES, *(f"../comparators/{name}" for name in ("meter/vqa_full", "meter/nlvr2_full"))]
-METERS += [f"../comparators/meter-das/{name}" for name in ("vqa_train", "vqa_none", "irtr_search")]
-
-
-@pytest.mark.parametrize("name", METERS)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_meter(name):
     case = MeterCase(name)
     check(case.file, naive.meter(case.file, case.text_heads), text_heads=case.text_heads)

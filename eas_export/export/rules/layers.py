@@ -61,20 +61,34 @@ def conv2d(
 
 @rule(F.layer_norm)
 def layer_norm(
-    w: GraphWriter, x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor, bias: Tensor, eps: float
+    w: GraphWriter,
+    x: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
-    """F.layer_norm over the last axis -> LayerNormalization, which sums in float32 like PyTorch"""
+    """F.layer_norm over the last axis -> LayerNormalization, which sums in float32 like PyTorch; without a weight and a bias, or with both"""
     if tuple(normalized_shape) != tuple(x.shape[-1:]):
         raise NotCovered("more than one axis is normalised")
-    if weight is None or bias is None or {weight.dtype, bias.dtype} != {x.dtype}:
-        raise NotCovered("weight or bias is missing or of another dtype")
-    return w.node("LayerNormalization", [x, weight, bias], like(x), axis=-1, epsilon=float(eps))
+    if (weight is None) != (bias is None) or any(part is not None and part.dtype != x.dtype for part in (weight, bias)):
+        raise NotCovered("one of weight and bias is missing, or of another dtype")
+    inputs = [x, torch.ones(normalized_shape, dtype=x.dtype)] if weight is None else [x, weight, bias]
+    return w.node("LayerNormalization", inputs, like(x), axis=-1, epsilon=float(eps))
 
 
 @rule(torch.softmax)
 def softmax(w: GraphWriter, x: Tensor, dim: int) -> Tensor:
     """softmax in x's dtype -> Softmax"""
     return w.node("Softmax", [x], like(x), axis=axis_of(x, dim))
+
+
+@rule(F.relu)
+def relu(w: GraphWriter, x: Tensor, inplace: bool = False) -> Tensor:
+    """F.relu -> Relu. In place is not covered."""
+    if inplace:
+        raise NotCovered("x is overwritten")
+    return w.node("Relu", [x], like(x))
 
 
 @rule(F.gelu)

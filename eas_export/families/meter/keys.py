@@ -55,18 +55,43 @@ def _adapter(published: str, ours: str, rank: str, inner: str) -> KeyTable:
     return {pattern.replace("{i}", "*") if key is None else pattern: key for pattern, key in table.items()}
 
 
+def _bottleneck(published: str, ours: str, rank: str) -> KeyTable:
+    """One adapter of DAS: a norm, down and up."""
+    return {
+        **_norm(f"{published}.adapter_layer_norm_before", f"{ours}.norm", "dim"),
+        **_linear(f"{published}.down_proj", f"{ours}.down", rank, "dim"),
+        **_linear(f"{published}.up_proj", f"{ours}.up", "dim", rank),
+    }
+
+
 def _cross_modal(stream: str) -> KeyTable:
     theirs, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
     return {
         **_attention(f"{theirs}.attention", f"{ours}attention", "dim"),
         **_attention(f"{theirs}.crossattention", f"{ours}cross_attention", "dim"),
         **_feed_forward(theirs, ours, "dim", "ffn"),
+        **_linear(f"cross_modal_{stream}_pooler.dense", f"{stream}_pooler", "dim", "dim"),
+    }
+
+
+def _eas_adapters(stream: str) -> KeyTable:
+    theirs, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
+    return {
         **_adapter(f"{theirs}.attention.adapter", f"{ours}attention_adapter", "before", "C"),
         **_adapter(f"{theirs}.crossattention.adapter", f"{ours}cross_attention_adapter", "before", "C"),
         **_adapter(f"{theirs}.intermediate.adapter", f"{ours}ffn_adapter", "before", "C"),
         **_adapter(f"{theirs}.adapter_self_attn", f"{ours}skipped_attention_adapter", "skipped", "AC"),
         **_adapter(f"{theirs}.adapter_cross_attn", f"{ours}skipped_cross_attention_adapter", "skipped", "AC"),
-        **_linear(f"cross_modal_{stream}_pooler.dense", f"{stream}_pooler", "dim", "dim"),
+    }
+
+
+def _das_adapters(stream: str, letter: str) -> KeyTable:
+    theirs, ours = f"cross_modal_{stream}_layers.{{i}}", f"{stream}_layers.{{i}}."
+    return {
+        **_bottleneck(f"{theirs}.attention.output.adapter", f"{ours}adapters.attention", "beside"),
+        **_bottleneck(f"{theirs}.crossattention.output.adapter", f"{ours}adapters.cross_attention", "beside"),
+        **_bottleneck(f"{theirs}.adapter", f"{ours}adapters.ffn", "behind"),
+        **_bottleneck(f"adapter_list_{letter}.{{i}}.0", f"{ours}skipped_adapter", "skipped"),
     }
 
 
@@ -99,7 +124,6 @@ VISION_KEYS: KeyTable = {
 }
 
 CROSS_KEYS: KeyTable = {
-    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0], becomes=("dim",)),
     "token_type_embeddings.weight": Key("types", ("types", "dim")),
     **_linear("cross_modal_text_transform", "text_transform", "dim", "text_width"),
     **_linear("cross_modal_image_transform", "image_transform", "dim", "width"),
@@ -107,7 +131,23 @@ CROSS_KEYS: KeyTable = {
     **_cross_modal("image"),
     "itm_score.*": None,  # heads of pre-training
     "mlm_score.*": None,
+}
+
+_TOKEN: KeyTable = {
+    "token4classifier": Key("classifier_token", (1, 1, "dim"), convert=lambda token: token[0, 0], becomes=("dim",)),
+}
+EAS_KEYS: KeyTable = {
+    **_TOKEN,
+    **_eas_adapters("text"),
+    **_eas_adapters("image"),
     "nas_gate": None,  # read for the skip list
+    "skip_num": None,
+}
+DAS_KEYS: KeyTable = {
+    **_TOKEN,
+    **_das_adapters("text", "l"),
+    **_das_adapters("image", "v"),
+    "das_gate": None,
     "skip_num": None,
 }
 
@@ -116,4 +156,6 @@ HEAD_KEYS: Mapping[str, KeyTable] = {
     "nlvr2": _classifier("nlvr2_classifier", "4*dim"),
     "retrieval": _linear("rank_output", "head", "answers", "2*dim"),
 }
-EVERY_KEY: KeyTable = reduce(or_, HEAD_KEYS.values(), TEXT_KEYS | VISION_KEYS | CROSS_KEYS)  # of any task
+EVERY_KEY: KeyTable = reduce(
+    or_, HEAD_KEYS.values(), TEXT_KEYS | VISION_KEYS | CROSS_KEYS | EAS_KEYS | DAS_KEYS
+)  # of any task and system

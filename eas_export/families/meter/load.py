@@ -1,19 +1,14 @@
-"""Read METER-EAS's file: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
+"""Read METER's file: one PyTorch Lightning checkpoint (`last.ckpt`) with RoBERTa, CLIP's ViT, the cross-modal layers and a task's head.
 
 Format, from the published training code: {state_dict, hyper_parameters.config, ...}; a state dict alone is read, too. Every attention is
-in the file, even the skipped ones. Checkpoints of the search record the attentions' scores (nas_gate) and how many were skipped
-(skip_num); others do not record the skip list. No file records RoBERTa's number of heads.
+in the file, even the skipped ones. No file records RoBERTa's number of heads. What EAS and DAS add is in systems.py.
 """
 
 import reprlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_files import MERGES, TOKENIZER_JSON, VOCAB
 from ...checkpoint.keys import count_blocks, rename, require
 from ...checkpoint.labels import read_labels
@@ -22,13 +17,13 @@ from ...checkpoint.lightning import read_lightning
 from ...checkpoint.openai_clip import ClipSizes, clip_sizes
 from ...core.configs.cross_encoder import CrossEncoderConfig
 from ...core.errors import UserError
-from ...core.plan import SkipEvidence
 from ...core.record import validated
 from ...system.files import only_file
 from ..contract import Sources
 from ..numbers import Number, called, setting, settle
 from ..processing.tokenizer import find_tokenizer
 from .keys import CROSS_KEYS, EVERY_KEY, HEAD_KEYS, LAYER, TASKS, TEXT, TEXT_KEYS, VISION_KEYS
+from .systems import System, Tensors, find_system
 
 ROBERTA_HEADS = {768: 12, 1024: 16}  # width -> heads of base and large
 ROBERTA_USUAL = "RoBERTa base: 12, large: 16"
@@ -40,8 +35,6 @@ AS_TRAINED = "give the checkpoint as fine-tuning wrote it"
 NO_LABELS = "answers are numbers: build with --labels FILE, the list of answers in the order of training, to have words"
 FIRST_PLACE = 2  # RoBERTa's position of a text's first token
 
-Tensors = Mapping[str, LazyTensor]
-
 
 def load(sources: Sources) -> Checkpoint:
     """Read the file's headers. Raises UserError for missing, unknown, mis-shaped or mismatched tensors."""
@@ -49,11 +42,11 @@ def load(sources: Sources) -> Checkpoint:
     if file.is_dir():
         file = only_file(file, ("*.ckpt",), "name the checkpoint: --ckpt FILE", "--ckpt FILE")
     published, settings = read_lightning(file, EVERY_KEY)
-    task = _task(published, file)
-    sizes, counts, vit = _sizes(published, task, file)
-    config = _config(task, sizes, counts, vit, settings, sources, file)
+    task, (system, known_by) = _task(published, file), find_system(published, file)
+    sizes, counts, vit = _sizes(published, task, system, file)
+    config = _config(task, system, sizes, counts, vit, settings, sources, file)
     tensors: dict[str, LazyTensor] = {}
-    parts = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | HEAD_KEYS[task]}
+    parts = {"text": TEXT_KEYS, "vit": VISION_KEYS, "cross": CROSS_KEYS | system.keys | HEAD_KEYS[task]}
     for part, table in parts.items():
         own = {key: tensor for key, tensor in published.items() if _part(key) == part}
         tensors |= rename(own, table, sizes, counts[part], str(file))
@@ -63,13 +56,13 @@ def load(sources: Sources) -> Checkpoint:
     return Checkpoint(
         config=config,
         tensors=tensors,
-        evidence=_evidence(published, config, file),
+        evidence=system.skips(published, settings, config, file),
         files=(file, *tokenizer),
         tokenizer=tokenizer,
         labels=labels,
         notes=() if labels or config.task != "vqa" else (NO_LABELS,),
-        system="METER-EAS",
-        known_by=f"the keys *.adapter_self_attn.* of {file.name}",
+        system=system.name,
+        known_by=known_by,
     )
 
 
@@ -86,7 +79,9 @@ def _task(published: Tensors, file: Path) -> str:
     return tasks[0]
 
 
-def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], dict[str, int], ClipSizes]:
+def _sizes(
+    published: Tensors, task: str, system: System, file: Path
+) -> tuple[dict[str, int], dict[str, int], ClipSizes]:
     """The sizes that the key tables name, each part's number of blocks, and the tower's sizes. Raises UserError where no METER model
     has them."""
 
@@ -96,16 +91,12 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
     layer = "cross_modal_text_layers.0"
     vocab, text_width = shape(f"{TEXT}.embeddings.word_embeddings.weight", 2)
     vit = clip_sizes(published, str(file), "vit_model.")
-    ranks = {
-        "before": shape(f"{layer}.attention.adapter.conv_C.weight", 3)[0],
-        "skipped": shape(f"{layer}.adapter_self_attn.conv_C.weight", 3)[0],
-    }
+    ranks = system.sizes(published, file)
     counts = {
         "text": count_blocks(published, "text_transformer.encoder.layer"),
         "vit": vit.blocks,
         "cross": count_blocks(published, "cross_modal_text_layers"),
     }
-    ranks = rank_sizes(ranks, file)
     if 0 in counts.values() or not vit.is_published:
         raise UserError(
             f"{counts['text']} text layers, {counts['cross']} cross-modal layers and a vision tower of {counts['vit']} blocks, "
@@ -132,6 +123,7 @@ def _sizes(published: Tensors, task: str, file: Path) -> tuple[dict[str, int], d
 
 def _config(
     task: str,
+    system: System,
     sizes: dict[str, int],
     counts: dict[str, int],
     vit: ClipSizes,
@@ -173,10 +165,9 @@ def _config(
         image=vit.config,
         image_transform=_transform(settings),
         text_length=length,
-        adapter_rank=sizes["before"],
-        skipped_rank=sizes["skipped"],
         answers=sizes["answers"],
         image_cross_reading=sources.image_cross_reading or "published",
+        **system.config(sizes),
     )
 
 
@@ -222,23 +213,3 @@ def _dividing(heads: int, width: int, name: str, file: Path) -> int:
         what = f"{name} is {heads}, which does not divide the width {width}"
         raise UserError(what, where=file, fix="give the number that the model was trained with")
     return heads
-
-
-def _evidence(published: Tensors, config: CrossEncoderConfig, file: Path) -> SkipEvidence:
-    """The skip list of a search checkpoint: the skip_num attentions with the highest nas_gate scores."""
-    if "nas_gate" not in published or "skip_num" not in published:
-        return SkipEvidence(text=None, origin=f"state_dict of {file.name}")
-    gate, number = published["nas_gate"], published["skip_num"]
-    if gate.shape != (config.sites,) or number.numel != 1:
-        raise UserError(
-            f"nas_gate has shape {list(gate.shape)} and skip_num {list(number.shape)}, expected [{config.sites}] and [1]",
-            where=file,
-            fix="check that the file belongs to this model",
-        )
-    scores, count = gate.read().float(), float(number.read().float())
-    if not torch.isfinite(scores).all() or not 0 <= count <= config.sites:
-        what = f"nas_gate is {scores.tolist()} and skip_num {count}"
-        fix = f"give a file with finite scores and 0 to {config.sites} skips, or remove both and pass --skip"
-        raise UserError(what, where=file, fix=fix)
-    top = scores.sort(descending=True, stable=True).indices[: round(count)].sort().values.tolist()
-    return SkipEvidence(text=",".join(map(str, top)) or "none", origin=f"nas_gate and skip_num of {file.name}")

@@ -1,38 +1,48 @@
-"""The adapters of a cross-encoder: one before a part, which folds away, and one in place of a skipped attention.
+"""The adapters of a cross-encoder.
 
-F(x) = x + B(C x + c) + b                              before attentions and feed-forward networks
-R(x0, x1) = B(0.5 (C x0 + c + mean(A x1 + a))) + b     in place of an attention of x0 on x1; the mean is over all tokens
+P(x) = up(f(down(n(x))))                               n a LayerNorm or nothing, f ReLU or nothing, as the config says
+R(x0, x1) = up(0.5 (C x0 + c + mean(A x1 + a)))        in place of an attention of x0 on x1; the mean is over all tokens
 
-R is stored as down = 0.5 C, pool = (0.5 A, 0.5 (a + c)), up = (B, b): R(x0, x1) = up(down x0 + pool(mean x1)).
+x + P(x) before a part folds away where P is linear. R is stored as down = 0.5 C, pool = (0.5 A, 0.5 (a + c)), up = (B, b):
+R(x0, x1) = up(down x0 + pool(mean x1)).
 """
 
 from torch import Tensor, nn
 
+from ...core.configs.cross_encoder import BottleneckConfig
 from .. import ops
 from ..adapter import Pool, per_token
 
+ACTIVATIONS = {"none": nn.Identity, "relu": nn.ReLU}
 
-class InputAdapter(nn.Module):
-    """F: [n, width] -> [n, width]"""
 
-    def __init__(self, width: int, rank: int):
+class Bottleneck(nn.Module):
+    """P: [n, width] -> [n, width]
+
+    bare  its norm's weight and bias are folded into `down`
+    """
+
+    def __init__(self, width: int, config: BottleneckConfig, bare: bool):
         super().__init__()
-        self.down = nn.Linear(width, rank)
-        self.up = nn.Linear(rank, width)
+        eps = config.norm_eps
+        self.norm = nn.LayerNorm(width, eps=eps, elementwise_affine=not bare) if eps else nn.Identity()
+        self.down = nn.Linear(width, config.rank)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.up = nn.Linear(config.rank, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.up(self.down(x))
+        return self.up(self.activation(self.down(self.norm(x))))
 
 
 class BehindAdapter(nn.Module):
-    """A part that reads F(x) in place of x, unfolded, as in the published code."""
+    """A part that reads x + P(x) in place of x, as in the published code."""
 
-    def __init__(self, part: nn.Module, width: int, rank: int):
+    def __init__(self, part: nn.Module, adapter: Bottleneck):
         super().__init__()
-        self.adapter, self.part = InputAdapter(width, rank), part
+        self.adapter, self.part = adapter, part
 
     def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
-        return self.part(self.adapter(x), *others)
+        return self.part(x + self.adapter(x), *others)
 
 
 class Replacement(nn.Module):

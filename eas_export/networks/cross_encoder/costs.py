@@ -11,16 +11,22 @@ from .flops import flops
 
 
 def costs(config: CrossEncoderConfig, plan: SkipPlan) -> Costs:
+    before = config.before_adapter
+    folded = "adapters that fold" if before and before.is_linear else ""
     marks = {
         "text encoder": "text.",
         "image encoder": "vision.",
-        "adapters of skipped attentions": ".skipped_",
-        "adapters that fold": "_adapter.",
+        f"adapters of skipped {config.site}s": ".skipped_" if config.skipped_adapter else None,
+        "adapters beside attention and feed-forward": ".adapters."
+        if config.beside_adapter or config.behind_adapter
+        else None,
+        folded or "adapters before attention and feed-forward": "_adapter." if before else None,
         "attention": "attention.",
         "feed-forward": ".ffn.",
     }
-    before, after = (flops(config, (), adapters=True), flops(config, plan.skipped, adapters=False))
-    return Costs(marks | {"other": ""}, {}, "adapters that fold", (0, 0), (sum(before.values()), sum(after.values())))
+    marks = {part: mark for part, mark in marks.items() if mark}
+    counts = (flops(config, (), adapters=True), flops(config, plan.skipped, adapters=False))
+    return Costs(marks | {"other": ""}, {}, folded, (0, 0), tuple(sum(parts.values()) for parts in counts))
 
 
 def requests(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:

@@ -1,6 +1,6 @@
 """A cross-encoder's config in words."""
 
-from ...core.configs.cross_encoder import CrossEncoderConfig
+from ...core.configs.cross_encoder import BottleneckConfig, CrossEncoderConfig
 
 READINGS = {
     "published": "the image stream's self-attentions again, as published",
@@ -12,7 +12,7 @@ def describe(config: CrossEncoderConfig) -> list[list[str]]:
     """Rows of a name and a description."""
     text, image = config.text, config.image
     streams = f"{config.layers} layers each of width {config.dim}, {config.heads} heads, feed-forward {config.ffn_dim}"
-    return [
+    rows = [
         [
             "task",
             f"{config.task}, answers chosen among {config.answers}"
@@ -28,6 +28,25 @@ def describe(config: CrossEncoderConfig) -> list[list[str]]:
             "image encoder",
             f"{image.blocks} blocks of width {image.width}, {image.image_size} pixels, {config.image_tokens} tokens",
         ],
-        ["adapter ranks", f"those that fold {config.adapter_rank}, of skipped attentions {config.skipped_rank}"],
-        ["sites 18-23 of 24" if config.sites == 24 else "last group of sites", READINGS[config.image_cross_reading]],
     ]
+    return rows + _adapters(config)
+
+
+def _adapters(config: CrossEncoderConfig) -> list[list[str]]:
+    places = {
+        "before each kept attention and feed-forward network": config.before_adapter,
+        "beside each kept attention": config.beside_adapter,
+        "behind each kept feed-forward network": config.behind_adapter,
+        f"in place of each skipped {config.site}": config.skipped_adapter,
+    }
+    rows = [["adapters", f"rank {each.rank} {place}{_form(each)}"] for place, each in places.items() if each]
+    if config.skipped_adapter and config.site == "attention":
+        last = f"sites {3 * config.layers}-{4 * config.layers - 1} of {config.sites}"
+        rows.append([last, READINGS[config.image_cross_reading]])
+    return rows or [["adapters", "none"]]
+
+
+def _form(adapter: BottleneckConfig) -> str:
+    """What an adapter has between its products, and before them."""
+    parts = [adapter.activation] * (adapter.activation != "none") + ["norm"] * (adapter.norm_eps is not None)
+    return f" ({', '.join(parts)})" if parts else ""
