@@ -21,6 +21,7 @@ from ..evaluate.accuracy import Accuracy
 from ..families.witnesses import EncodersWitness, Witnessed, outputs_of
 from ..generation.encode import encode, graph_inputs
 from ..networks.adapter import Pool
+from ..networks.cross_encoder.adapters import Bottleneck
 from ..networks.cross_encoder.encode import PIXELS
 from ..networks.cross_encoder.modules import CrossEncoder, unfolded_cross_encoder
 from ..networks.cross_encoder.pairs import Pairs, join_pairs
@@ -80,10 +81,13 @@ class CrossEncoderLedger(Ledger):
                 hooks.callback(module.register_forward_hook(keep).remove)
             self.wanted = [answer(self._reference, pair) for pair in self._samples]
         self.before = (self.before[0], self.wanted)
-        # output -> the standard deviation of the reference's on all samples: one score has none
+        # output -> the standard deviation of the reference's on all samples. A few scores may be close by chance: theirs is what the head
+        # makes of features with their deviation
         self._units = {
             name: spread(torch.cat([each[name].flatten() for each in self.wanted])) for name in self.wanted[0]
         }
+        if "scores" in self._units:
+            self._units["scores"] = self._units["cls_feats"] * float(self._reference.head.weight.norm())
 
     def accuracy(self, runtimes: Mapping[str, Runtime]) -> Accuracy | None:
         runs = {name: (partial(encode, runtime), runtime.limits.max_batch) for name, runtime in runtimes.items()}
@@ -174,7 +178,7 @@ class Encode(Pass):
         return network.enter_images(network.vision.last_norm(self._last("vision.blocks", values))).flatten(0, 1)
 
     def replay(self, block: Block, values: Tensors) -> Tensors:
-        """Without the outputs of pools, which show in what follows them."""
+        """Without the outputs of pools, which show in what follows them, and of norms whose weights are folded into what follows."""
         row, x, module = _row(block), values[block.input], self.network.get_submodule(block.path)
         if row == "vision.blocks":
             others = (self.config.image_tokens,)
@@ -186,8 +190,10 @@ class Encode(Pass):
         # an adapter stands before a part in the reference
         with watched(module, block.path, name=lambda place: place.replace(".part.", ".")) as seen:
             module(x, *others)
-        pools = {f"{block.path}.{name}" for name, part in module.named_modules() if isinstance(part, Pool)}
-        return {place: value for place, value in seen.items() if place not in pools}
+        parts = dict(module.named_modules())
+        hidden = {f"{block.path}.{name}" for name, part in parts.items() if isinstance(part, Pool)}
+        hidden |= {f"{block.path}.{name}.norm" for name, part in parts.items() if isinstance(part, Bottleneck)}
+        return {place: value for place, value in seen.items() if place not in hidden}
 
     def finish(self, values: Tensors) -> Iterator[tuple[str, Tensor, Tensor]]:
         pairs = self.network.pool(*(self._last(row, values) for row in BESIDE))  # [images, 2 dim]
@@ -209,7 +215,8 @@ def make_blocks(m: Manifest) -> list[Block]:
 
     def block(row: str, layer: int) -> Block:
         path = f"{row}.{layer}"
-        end = "" if row == "vision.blocks" else "ffn_norm"
+        last = row in BESIDE and (config.behind_adapter or (path in skipped and config.site == "layer"))  # a sum
+        end = "" if row == "vision.blocks" or last else "ffn_norm"
         return Block(path, layer, "skipped" if path in skipped else "kept", PARTS[row], end)
 
     rows = [("text.layers", config.text.layers), ("vision.blocks", config.image.blocks)]

@@ -43,8 +43,18 @@ def _nearest(node: ir.Node, kinds: tuple[str, ...]) -> ir.Node:
     raise InternalError(f"there is no {' or '.join(kinds)} upstream of {node.name}")
 
 
-def _middle_layer(m: Manifest) -> Place:
-    return Place(GRAPH, m.config.layers // 2, PARTS[STREAM])
+def no_activation(copy: DerivedBundle, place: Place) -> None:
+    """An adapter without its activation."""
+    graph, adapter = copy.graph(place.graph), _activated(copy.manifest)[place.layer]
+    node = given_by(graph, f"{STREAM}.{place.layer}.{adapter}.activation", "Relu")
+    ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+    graph.remove(node, safe=True)
+
+
+def _middle_layer(m: Manifest) -> Place | str:
+    gone = _skipped(m) if m.config.site == "layer" else []
+    kept = [layer for layer in range(m.config.layers) if layer not in gone]
+    return _middle(kept) if kept else "no layer of the text stream is kept"
 
 
 def _reads_padding(m: Manifest) -> Place | str:
@@ -56,20 +66,37 @@ def _reads_padding(m: Manifest) -> Place | str:
         return "no layer of the text stream keeps its self-attention"
     if m.config.text_length < 2:
         return "a text of one token has no padding"
-    return Place(GRAPH, kept[len(kept) // 2], PARTS[STREAM])
+    return Place(GRAPH, kept[0], PARTS[STREAM])  # where tokens differ most
 
 
 def _pooled(m: Manifest) -> Place | str:
+    if m.config.site == "layer":
+        return "what stands for a skipped layer pools nothing"
     if m.precision in COARSE:
         return f"half a mean changes less than {m.precision} rounding may"
     skipped = _skipped(m)
-    if not skipped:
-        return "no self-attention of the text stream is skipped"
-    return Place(GRAPH, skipped[len(skipped) // 2], PARTS[STREAM])
+    return _middle(skipped) if skipped else "no self-attention of the text stream is skipped"
+
+
+def _not_linear(m: Manifest) -> Place | str:
+    layers = sorted(_activated(m))
+    return _middle(layers) if layers else "no adapter of the text stream has an activation"
+
+
+def _activated(m: Manifest) -> dict[int, str]:
+    """Layers of the text stream with an adapter that has an activation -> its name there."""
+    gone = _skipped(m) if m.config.site == "layer" else []
+    skipped, kept = (m.config.skipped_adapter, "skipped_adapter"), (m.config.beside_adapter, "adapters.attention")
+    found = {layer: skipped if layer in gone else kept for layer in range(m.config.layers)}
+    return {layer: name for layer, (each, name) in found.items() if each and each.activation != "none"}
+
+
+def _middle(layers: list[int]) -> Place:
+    return Place(GRAPH, layers[len(layers) // 2], PARTS[STREAM])
 
 
 def _skipped(m: Manifest) -> list[int]:
-    """Layers of the text stream whose self-attention is skipped."""
+    """Layers of the text stream whose self-attention is skipped, alone or with the layer."""
     attentions = m.config.attentions(m.plan.skipped)
     here = (STREAM, "attention")
     return sorted(each.layer for each in attentions if (f"{each.stream}_layers", each.part) == here)
@@ -98,6 +125,13 @@ CONTROLS = {
             _pooled,
             pooled_twice,
             ("attention.up",),
+        ),
+        Control(
+            "adapter without its activation",
+            "ReLU is left out of an adapter, as if it were linear",
+            _not_linear,
+            no_activation,
+            ("skipped_adapter.up", "adapters.attention.up"),
         ),
     )
 }

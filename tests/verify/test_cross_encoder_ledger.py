@@ -15,12 +15,24 @@ from eas_export.verify.cross_encoder_faults import CONTROLS
 
 VQA, NLVR2, RETRIEVAL = (MeterCase(name) for name in ("vqa_skip10", "nlvr2_skip10", "irtr_skip10"))
 OLDER = MeterCase("vqa_small_ln")  # opset 21: attention is written out
+PLAIN, DAS, DAS_RETRIEVAL = (
+    MeterCase(f"comparators/{name}") for name in ("meter/vqa_full", "meter-das/vqa_train", "meter-das/irtr_search")
+)
+LINEAR = {"adapter without its activation": "no adapter of the text stream has an activation"}
+WHY_NOT = {  # controls that do not apply to a system
+    "METER-EAS": LINEAR,
+    "METER": {"pooled feature counted twice": "no self-attention of the text stream is skipped"} | LINEAR,
+    "METER-DAS": {"pooled feature counted twice": "what stands for a skipped layer pools nothing"},
+}
 STEPS = ["pytorch, folded", "pytorch, the bundle's weights", "onnxruntime"]
 
 
 @pytest.mark.parametrize(
     "case, precision",
-    [(VQA, "fp32"), (NLVR2, "fp32"), (RETRIEVAL, "fp32"), (VQA, "fp16"), (OLDER, "fp32")],
+    [
+        *((VQA, "fp32"), (NLVR2, "fp32"), (RETRIEVAL, "fp32"), (VQA, "fp16"), (OLDER, "fp32")),
+        *((PLAIN, "fp32"), (DAS, "fp16"), (DAS_RETRIEVAL, "fp32")),
+    ],
     ids=lambda each: getattr(each, "name", each),
 )
 def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of, tmp_path, case, precision):
@@ -34,7 +46,7 @@ def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of,
     assert [step.name for step in report.steps] == STEPS and all(step.ran for step in report.steps)
     cases = ["full text", "padded text", "shortest text", "1 to 2 in one batch"]  # a batch of two, and one left over
     assert all(list(step.cases) == cases for step in report.steps)
-    stages = ["cls_feats", "scores"] if case is RETRIEVAL else ["cls_feats", "logits", "answers"]
+    stages = ["cls_feats", "scores"] if case.head == "scores" else ["cls_feats", "logits", "answers"]
     assert all([line.stage for line in lines] == stages for step in report.steps for lines in step.cases.values())
     blocks = make_blocks(m)
     assert [(block.part, block.layer) for block in report.blocks] == [(block.part, block.layer) for block in blocks]
@@ -43,8 +55,9 @@ def test_every_case_passes_and_every_fault_is_found_where_it_is(meter_bundle_of,
     skipping = {(f"{each.stream} stream", each.layer) for each in m.config.attentions(m.plan.skipped)}
     assert {(block.part, block.layer) for block in report.blocks if block.kind == "skipped"} == skipping
     assert [control.name for control in report.controls] == list(CONTROLS)
-    for control in report.controls:
-        assert control.ok and not control.why_not, control
+    assert {control.name: control.why_not for control in report.controls if control.why_not} == WHY_NOT[case.system]
+    for control in (each for each in report.controls if not each.why_not):
+        assert control.ok, control
         assert (control.found.part, control.found.layer) == (control.part, control.layer) and control.part
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]  # copies and debug graphs are gone
 
@@ -55,7 +68,7 @@ def test_bf16_is_computed_in_float32_and_it_is_said(meter_bundle_of, command):
     said = json.loads(out)
     assert code == 0, err
     assert "bf16 computed in float32" in said["steps"][-1]["what"]
-    here, padding, pooled = said["controls"]
+    here, padding, pooled, _ = said["controls"]
     assert here["ok"] and here["found"]["stage"] == "ffn.fc1"
     assert all("changes less than bf16 rounding may" in each["why_not"] for each in (padding, pooled))
 
@@ -74,6 +87,10 @@ FAULTS = [  # weight, its factor, where it shows
     (VQA, "text_pooler.weight", ("", None, "cls_feats")),
     (VQA, "head.fc2.weight", ("", None, "logits")),
     (RETRIEVAL, "head.weight", ("", None, "scores")),
+    (DAS, "text_layers.1.skipped_adapter.down.weight", ("text stream", 1, "skipped_adapter.down")),
+    (DAS, "image_layers.1.adapters.cross_attention.up.bias", ("image stream", 1, "adapters.cross_attention.up")),
+    (DAS, "image_layers.4.adapters.ffn.down.bias", ("image stream", 4, "adapters.ffn.down")),
+    (PLAIN, "text_layers.5.cross_attention.v.weight", ("text stream", 5, "cross_attention.v")),
 ]
 
 
@@ -166,7 +183,7 @@ def test_the_baseline_without_skipping_passes(meter_bundle_of):
     assert {block.kind for block in report.blocks} == {"kept"}
     assert not [name for name in bundle.store.entries if ".pool." in name or ".up." in name]
     reasons = {control.name: control.why_not for control in report.controls if control.why_not}
-    assert reasons == {"pooled feature counted twice": "no self-attention of the text stream is skipped"}
+    assert reasons == WHY_NOT["METER"]
 
 
 def test_another_checkpoint_is_wrong_use(meter_bundle_of, tmp_path, refused):
