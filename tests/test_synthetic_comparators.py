@@ -162,6 +162,7 @@ RANDOM_LAVINS = {
     "LaVIN, two shards, scaled": (lavin, LavinRouterReference, "lowrank", WIDE),
     "DAS, the first layer": (lavin_das, LavinDasReference, "weights", dict(skip=(0,), scale=0.4)),
     "DAS, the last layers, wide adapters": (lavin_das, LavinDasReference, "lowrank", dict(skip=(2, 1), rank=16)),
+    "LoRA": (lambda shape: lavin_lora(shape, rank=6), LavinLoraReference, "none", dict(clip_blocks=8)),
     "DAS, all but one": (lavin_das, LavinDasReference, "weights", dict(skip=(0, 2))),
     "LoRA of an odd rank, two shards": (lambda shape: lavin_lora(shape, rank=3), LavinLoraReference, "none", WIDE),
 }

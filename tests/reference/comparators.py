@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import read_meter
+from .files import merge_lora, read_meter
 from .lavin import LavinReference
 from .meter import MeterReference
 
@@ -54,10 +54,7 @@ class LavinLoraReference(LavinReference):
 
     def __init__(self, folder: str | Path, **options: object) -> None:
         super().__init__(folder, (), **options)
-        for name in [name for name in self.weights if name.endswith(".lora_A")]:
-            a, b = self.weights[name], self.weights[name.replace("lora_A", "lora_B")]  # [r, in], [out, r]
-            weight = name.replace("lora_A", "weight")
-            self.weights[weight] = self.weights[weight] + 16 / len(a) * b @ a
+        self.weights = merge_lora(self.weights)
 
     def route(self, name: str, n: Tensor) -> Tensor:
         return n.new_empty(0)  # there is no router

@@ -40,6 +40,15 @@ def read_lavin(folder: Path) -> tuple[Weights, argparse.Namespace, dict]:
     return weights, adapters["args"], json.loads(params.read_text())
 
 
+def merge_lora(weights: Weights) -> Weights:
+    """LaVIN-LoRA's W + 16/r B A in place of each W with A [r, in] and B [out, r] beside it"""
+    merged = {name: value for name, value in weights.items() if ".lora_" not in name}
+    for name in [name for name in weights if name.endswith(".lora_A")]:
+        a, b, weight = (weights[name.replace("lora_A", part)] for part in ("lora_A", "lora_B", "weight"))
+        merged[name.replace("lora_A", "weight")] = weight + 16 / len(a) * (b @ a)
+    return merged
+
+
 def read_llava(folder: Path, tower: Path | None = None) -> tuple[Weights, dict, dict]:
     """Model and tower in one, its keys as "vision_model."; the model's config.json; the tower's, empty without one. A tied head is left out.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .files import Weights, read_lavin, read_llava, read_meter
+from .files import Weights, merge_lora, read_lavin, read_llava, read_meter
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "mode": "RGB"}
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711), "mode": "RGB"}
@@ -104,7 +104,10 @@ def adapter(tensors: Weights, name: str, scale: float, temperature: float, route
 
 def lavin(folder: Path) -> tuple[Weights, dict]:
     weights, args, params = read_lavin(folder)
-    tensors, heads = rename(weights, LAVIN), params["n_heads"]
+    tensors, heads = rename(merge_lora(weights), LAVIN), params["n_heads"]
+    token = not any("lora_A" in name for name in weights)  # nobody looks at LoRA's modality token
+    if not token:
+        del tensors["modality.weight"]
     eas = any(
         "replaced_adapter.conv_C" in name for name in weights
     )  # else LaVIN-DAS or, without replaced_adapter, LaVIN
@@ -120,8 +123,8 @@ def lavin(folder: Path) -> tuple[Weights, dict]:
     }
     config = {"family": "lavin", "layers": params["n_layers"], "heads": heads, "kv_heads": heads, "vision": tower}
     config |= {"norm_eps": params.get("norm_eps", 1e-5), "rope_theta": 1e4, "rope_interleaved": True}
-    config |= {"modality_token": True, "kept_adapter": kept, "skipped_adapter": skipped}
-    config |= {"site": "layer" if skipped and not eas else "attention"}
+    config |= {"modality_token": token, "kept_adapter": kept, "skipped_adapter": skipped}
+    config |= {"first_position": int(not token), "site": "layer" if skipped and not eas else "attention"}
     return tensors, decoder(tensors) | config
 
 
