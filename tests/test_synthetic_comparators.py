@@ -1,5 +1,5 @@
-"""The random checkpoints of the compared systems: laid out as the published code's files are, and the naive transcriptions run them in
-every shape."""
+"""The random checkpoints of the compared systems: laid out as the published code's files are, and in every shape what is built of them equals
+the naive transcriptions."""
 
 import argparse
 import json
@@ -112,24 +112,6 @@ def drawn(shape: Shape, image: bool) -> tuple[list[int], np.ndarray | None, list
     return ids.tolist(), pixels if image else None, random.integers(0, shape.vocab, 2).tolist()
 
 
-def require_sensible(got: dict[str, torch.Tensor], shape: Shape) -> None:
-    assert got["logits"].shape == (3, shape.vocab) and 0.3 < float(got["logits"].std()) < 3
-    assert len(got["hidden"]) == shape.layers and float(got["hidden"].abs().max()) < 100
-
-
-@pytest.mark.parametrize("sizes", [TINY, WIDE], ids=["tiny", "wide"])
-@pytest.mark.parametrize(
-    "trained, system",
-    [(lavin, LavinRouterReference), (lavin_das, LavinDasReference), (lavin_lora, LavinLoraReference)],
-)
-def test_lavins_of_any_shape_run(tmp_path, trained, system, sizes):
-    shape = Shape("tiny", **sizes)
-    reference = system(write_checkpoint(tmp_path / "ckpt", shape, trained=trained(shape)))
-    assert reference.skip == (set(shape.skip) if system is LavinDasReference else set())
-    for image in (False, True):
-        require_sensible(reference.run(*drawn(shape, image)), shape)
-
-
 def test_lavins_adapters_fold_offline(tmp_path):
     """With its own modality's router weights, a decoder without adapters gives the same logits; with the other's it does not."""
     shape = Shape("tiny", **WIDE)
@@ -160,11 +142,9 @@ RANDOM_LAVINS = {
         dict(clip_blocks=12, temperature=0.3),
     ),
     "LaVIN, two shards, scaled": (lavin, LavinRouterReference, "lowrank", WIDE),
-    "DAS, the first layer": (lavin_das, LavinDasReference, "weights", dict(skip=(0,), scale=0.4)),
     "DAS, the last layers, wide adapters": (lavin_das, LavinDasReference, "lowrank", dict(skip=(2, 1), rank=16)),
     "LoRA": (lambda shape: lavin_lora(shape, rank=6), LavinLoraReference, "none", dict(clip_blocks=8)),
-    "DAS, all but one": (lavin_das, LavinDasReference, "weights", dict(skip=(0, 2))),
-    "LoRA of an odd rank, two shards": (lambda shape: lavin_lora(shape, rank=3), LavinLoraReference, "none", WIDE),
+    "DAS, all but one": (lavin_das, LavinDasReference, "weights", dict(skip=(0, 2), scale=0.4)),
 }
 
 
@@ -179,7 +159,10 @@ def test_bundles_equal_the_reference_on_random_models(tmp_path, title):
     runtime = open_runtime(bundle, "onnxruntime")
     (text, _, forced), (seen, pixels, _) = drawn(shape, False), drawn(shape, True)
     rows = [(text + text[:4], None), (seen, pixels)]
-    want = [system(folder).run(ids, image, forced)["logits"] for ids, image in rows]
+    reference = system(folder)
+    assert reference.skip == (set(shape.skip) if system is LavinDasReference else set())
+    want = [reference.run(ids, image, forced)["logits"] for ids, image in rows]
+    assert all(0.3 < float(logits.std()) < 3 for logits in want)
     for batch in [[0], [1]] if fold == "weights" else [[0, 1]]:
         length = max(len(rows[row][0]) for row in batch)
         arrays = {"input_ids": np.array([rows[row][0] + [0] * (length - len(rows[row][0])) for row in batch])}
