@@ -4,7 +4,7 @@ run.py does it in this order:
 
     settings.py          the workload: how long prompts and answers are, how many rows, how many rounds
     baselines.py         what the bundle is compared with; decoder.py and cross_encoder.py hold what differs by kind of network
-    baseline_bundles.py  makes the bundles that baselines run
+    baseline_bundles.py  makes the bundles that baselines run; systems.py those of the systems that EAS is compared with
     child_process.py     starts a process for each baseline, so that none shares threads, memory or crashes with another; inside,
                          worker.py answers, runners.py opens the bundle, and stages.py lists the parts that can be timed
                          (published.py and genai.py open it as the published code and onnxruntime-genai would)

@@ -11,7 +11,7 @@ All are in one scratch folder. Weights that are the same are shared with the bun
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ class BaselineBundles:
 
     sources  of the checkpoint, None without one
     folder   scratch, removed after the run
+    more     rows beside those of BUNDLES
     """
 
     bundle: Bundle
@@ -52,13 +53,14 @@ class BaselineBundles:
     workload: Workload
     folder: Path
     progress: Progress
+    more: "Mapping[str, Maker]" = field(default_factory=dict)
     _made: dict[str, Path | UserError] = field(default_factory=dict)
 
     def place(self, name: str) -> Path:
-        """The folder of a row of BUNDLES. Raises UserError, each time, where it cannot be made, OutOfSpace on a full disk."""
+        """The folder of a row of BUNDLES or of `more`. Raises UserError, each time, where it cannot be made, OutOfSpace on a full disk."""
         if name not in self._made:
             try:
-                self._made[name] = BUNDLES[name](self, self.folder / name)
+                self._made[name] = {**BUNDLES, **self.more}[name](self, self.folder / name)
             except UserError as error:
                 self._made[name] = error
             except OSError as error:
@@ -166,11 +168,16 @@ def _over_the_same_weights(
 
 
 def _build(bundles: BaselineBundles, folder: Path, base: Path | None, **asked: Any) -> None:
-    """Build from the checkpoint with the bundle's options, except for those in `asked`."""
+    """`build_from` the bundle's own checkpoint. Raises UserError without one."""
     if bundles.sources is None:
         what = "this baseline needs weights that the bundle no longer has"
         raise UserError(what, where="bench", fix="pass --ckpt too")
-    m, sources = bundles.manifest, bundles.sources
+    build_from(bundles, bundles.sources, folder, base, **asked)
+
+
+def build_from(bundles: BaselineBundles, sources: Sources, folder: Path, base: Path | None, **asked: Any) -> None:
+    """Build from a checkpoint with the bundle's options, except for those in `asked`."""
+    m = bundles.manifest
     limits = bundles.limits(asked["fold"] or "none").model_dump(exclude=set(m.config.unused_limits))
     options = (
         {n: getattr(m.options, n) for n in ("precision", "adapters", "opset")} | m.options.settings | limits | asked
@@ -185,7 +192,10 @@ def _reuse_source(bundles: BaselineBundles) -> Path | None:
     return bundles.bundle.path if 2 * len(plan.skipped) <= plan.sites else None
 
 
-BUNDLES: dict[str, Callable[[BaselineBundles, Path], Path]] = {
+Maker = Callable[
+    [BaselineBundles, Path], Path
+]  # (bundles, an empty place in the scratch folder) -> the bundle's folder
+BUNDLES: dict[str, Maker] = {
     **{fold: partial(in_fold_mode, fold=fold) for fold in every_fold_mode()},
     **{
         f"{backend}-{fold}-{weights}": partial(engines, backend=backend, fold=fold, weights=weights)

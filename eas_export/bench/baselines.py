@@ -7,7 +7,7 @@ from typing import get_args
 
 from ..backends import backends_that_run
 from ..backends.runtime import Runtime
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Manifest, Target
 from ..core.configs import AnyConfig
 from ..core.errors import UserError
 from ..core.options import EngineWeights
@@ -19,7 +19,8 @@ from .stages import Prepare
 
 @dataclass(frozen=True)
 class Baseline:
-    """bundle: a row of baseline_bundles.BUNDLES, empty for the bundle itself; runner: a row of runners.RUNNERS; what: both in words"""
+    """bundle: a row of baseline_bundles.BUNDLES, empty for the bundle itself; runner: a row of runners.RUNNERS, empty for the one that runs the
+    bundle itself; what: both in words"""
 
     bundle: str
     runner: str
@@ -81,9 +82,14 @@ def choose(known: Mapping[str, Baseline], own: Sequence[str], against: Sequence[
 def subjects(m: Manifest, device: str) -> tuple[str, ...]:
     """The baselines that are the bundle itself; the first that runs is what others are compared with. On a GPU: the bundle's engines where
     it has any, else ONNX Runtime or, where that runs on CPUs only, PyTorch."""
-    targets = [record.engine.target for record in m.engine_files.values()]
-    if device == "cuda" and targets:
-        return (f"{targets[0].backend}-{m.fold}-{targets[0].weights}",)
+    if target := engine_target(m, device):
+        return (f"{target.backend}-{m.fold}-{target.weights}",)
     return tuple(
         f"{runner}-{m.fold}" for runner in {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "pytorch")}[device]
     )
+
+
+def engine_target(m: Manifest, device: str) -> Target | None:
+    """What the engines that run the bundle on this device were built for; None where its graphs run."""
+    targets = [record.engine.target for record in m.engine_files.values()]
+    return targets[0] if device == "cuda" and targets else None

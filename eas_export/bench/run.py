@@ -33,6 +33,7 @@ from .schedule import TimedPart, run_schedule
 from .settings import BATCHES, Workload, make_workload
 from .stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
 from .summary import MACHINE, Summary
+from .systems import contestants
 
 PACKAGES = (*(package for row in BACKENDS.values() for package in row.packages), "onnxruntime-genai")
 PROBES = Baseline("", MACHINE, "what the machine can do")
@@ -47,6 +48,7 @@ def bench(
     base_weights: Path | str | None = None,
     tokenizer: Path | str | None = None,
     against: Sequence[str] | None = None,
+    against_ckpt: Mapping[str, Path | str] | None = None,
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
     batches: Sequence[int] = BATCHES,
@@ -59,10 +61,11 @@ def bench(
 
     ckpt, weights, vision, base_weights, tokenizer  see families/contract.Sources; without a checkpoint no baseline with every attention can be run
     against        names of baselines (decoder.py, cross_encoder.py); None: all
+    against_ckpt   name in systems.SYSTEMS -> a checkpoint of that system, or a bundle built from one, which is timed beside the baselines
     prompt_tokens, new_tokens, batches, rounds, device  see settings.Workload; device None: cuda where PyTorch sees a GPU
     scratch        a folder for the baselines' bundles, which are removed in the end; None: beside the bundle
 
-    Raises UserError for an unknown baseline, for a workload beyond the bundle's limits, and where the bundle itself cannot be run.
+    Raises UserError for an unknown baseline or system, for a checkpoint of another model in against_ckpt, for a workload beyond the bundle's limits, and where the bundle itself cannot be run.
     A baseline that cannot be run is in the report with the reason.
     """
     opened = open_bundle(bundle)
@@ -75,8 +78,11 @@ def bench(
     sources = Sources.given("bench", ckpt, weights, vision, base_weights, tokenizer, **m.options.settings)
     if sources:
         _require_origin(sources, m, progress)
+    systems = contestants(against_ckpt or {}, opened, sources, workload.device)
+    chosen |= {name: each.baseline for name, each in systems.items()}
+    makers = {name: each.place for name, each in systems.items()}
     with folder_for_bundles(opened, scratch) as folder, ExitStack() as processes:
-        bundles = BaselineBundles(opened, sources, workload, folder, progress)
+        bundles = BaselineBundles(opened, sources, workload, folder, progress, makers)
         children, missing = _open(processes, bundles, chosen, names)
         own = next(name for name in names if name in children)
         probes = children[MACHINE].parts if MACHINE in children else {}
@@ -142,7 +148,7 @@ def _open(
             place = bundles.place(baseline.bundle) if baseline.bundle else bundles.bundle.path
             child = processes.enter_context(started(name, bundles.folder))
             with bundles.progress.stage(f"opening {name}"):
-                child.open(baseline.runner, place, bundles.workload)
+                child.open(baseline.runner or chosen[next(iter(children))].runner, place, bundles.workload)
             children[name] = child
         except (UserError, Refused) as refusal:
             missing[name] = str(refusal)

@@ -21,6 +21,18 @@ def _names(context: click.Context, parameter: click.Parameter, value: tuple[str,
     return tuple(name for part in value for name in part.split(",") if name) or None
 
 
+def _systems(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    given: dict[str, Path] = {}
+    for part in value:
+        name, equals, path = part.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"{part!r} is not NAME=PATH, such as das=das-data/")
+        if name in given:
+            raise click.BadParameter(f"{name} is given twice")
+        given[name] = Path(path)
+    return given
+
+
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option(
@@ -33,6 +45,14 @@ def _names(context: click.Context, parameter: click.Parameter, value: tuple[str,
     callback=_names,
     metavar="NAMES",
     help="Comma-separated baselines.  [default: all that can run here]",
+)
+@click.option(
+    "--against-ckpt",
+    multiple=True,
+    callback=_systems,
+    metavar="NAME=PATH",
+    help="A checkpoint, or a bundle, of a system that EAS is compared with: lavin-folded, lavin-unfolded, das or lora. It is built as BUNDLE was and "
+    "timed in the same rounds; repeat for several.",
 )
 @click.option("--prompt-tokens", type=int, help="Tokens of each prompt.  [default: 64]")
 @click.option("--new-tokens", type=int, help="Tokens of each answer.  [default: 32]")
@@ -67,6 +87,7 @@ def bench(bundle: Path, plot: Path | None, as_json: bool, **options: Any) -> int
     \b
     eas-export bench lavin-7b.bundle --ckpt data/ --plot lavin.png
     eas-export bench lavin-7b.bundle --against pytorch-published --batch 1
+    eas-export bench lavin-7b.bundle --against-ckpt das=das-data/
     """
     from ..bench.run import bench as measure
     from ..system.files import written_whole
