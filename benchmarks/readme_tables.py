@@ -18,6 +18,7 @@ OTHERS = {
     "METER VQA, fp16": "meter_vqa_fp16",
 }
 BENCH, STEP = "bench_1B_fp32", "decode x1"
+PLAIN_METER = "full tuning, classifier only"
 ENGINES = (("1B", "bound"), ("7B", "bound"), ("1B", "embedded"))
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -320,6 +321,26 @@ def meter_table() -> str:
     return f"{table(head, rows)}\n\n{r['unit'].split(';')[0]}. {_provenance(r)}"
 
 
+def meter_systems_table() -> str:
+    r = load("meter_systems")
+    tasks, titles = r["tasks"], {"vqa": "VQA", "nlvr2": "NLVR2", "retrieval": "retrieval"}
+    rows = []
+    names = dict.fromkeys(name for systems in tasks.values() for name in systems)
+    for name in sorted(names, key=lambda name: int(name.split()[1]) if name.startswith("EAS") else 0):
+        found = [systems.get(name) for systems in tasks.values()]
+        one = next(filter(None, found))
+        said, count = r["paper_parameters"].get(name), one["parameters"]
+        parameters = f"{count / 1e6:.2f} M{f' (paper: {said / 1e6:.2f} M)' if said else ''}" if count else ""
+        more = [_more(each) if each else "" for each in found]
+        rows.append([f"{name} *" if one["by_formula"] else name, parameters, *more])
+    plain = [f"{titles[task]}, of {systems[PLAIN_METER]['gflops']} GFLOPs" for task, systems in tasks.items()]
+    return f"{table(('', 'parameters', *plain), rows)}\n\n{r['unit']}; * by formula. {_provenance(r)}"
+
+
+def _more(system: dict) -> str:
+    return f"{system['more_gflops']:+.2f} ({100 * system['share_more']:+.1f} %)" if system["more_gflops"] else "0"
+
+
 def _commands(results: Iterable[dict], between: str) -> str:
     return between.join(f"`{_command(each)}`" for each in results)
 
@@ -376,6 +397,7 @@ BLOCKS = {
     "table:engines": engines_table,
     "table:verify": verify_table,
     "table:meter": meter_table,
+    "table:meter_systems": meter_systems_table,
     "table:families": families_table,
 }
 MARKED = re.compile(r"<!-- ((?:line|output|table):\w+) -->\n.*?<!-- end -->", re.DOTALL)
