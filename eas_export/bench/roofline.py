@@ -108,22 +108,24 @@ def _nbytes(tensor: TensorSpec, sizes: Sizes) -> int:
 
 def _vision(config: ModelConfig, plan: SkipPlan, spec: GraphSpec, sizes: Sizes) -> int:
     vision = config.vision
-    width, projected = vision.width, vision.projector_width
-    tokens = vision.patches + 1
-    routed = {"prompt": 1, "token": tokens}  # what a router reads
-    adapters = _adapter(tokens, width, vision.adapter) if vision.adapter else 0
-    adapters += linear(routed[vision.adapter.router], width, 2) if vision.adapter else 0
+    width, projected, tokens = vision.width, vision.projector_width, vision.patches + 1
+    adapters = 0
+    if vision.adapter:
+        routed = {"prompt": 1, "token": tokens}[vision.adapter.router]
+        adapters = _adapter(tokens, width, vision.adapter) + linear(routed, width, 2)
     projector = linear(vision.tokens, width, projected) + linear(vision.tokens, projected, config.dim)
     return sizes["N"] * (vit(vision) + vision.blocks * adapters + projector)
 
 
 def _prefill(config: ModelConfig, plan: SkipPlan, spec: GraphSpec, sizes: Sizes) -> int:
     rows, length, dim = sizes["B"], sizes["S"], config.dim
-    outputs = {tensor.name: tensor for tensor in spec.outputs}
-    pairs = rows * length * (length + 1) // 2
-    blocks = _blocks(config, plan, rows * (config.prefix + length), pairs, "router" in outputs)
-    state = len(plan.skipped) * linear(rows, dim, config.skipped_adapter.rank) if "pooled" in outputs else 0
-    state += config.layers * linear(rows, dim, 2) if config.router in ("prompt", "modality") else 0  # router weights
+    pairs, beside = rows * length * (length + 1) // 2, config.router not in (None, "folded")
+    blocks = _blocks(config, plan, rows * (config.prefix + length), pairs, beside)
+    state = 0  # of the prompt: pooled features and router weights
+    if config.router == "prompt":
+        state = len(plan.skipped) * linear(rows, dim, config.skipped_adapter.rank) + config.layers * linear(
+            rows, dim, 2
+        )
     return blocks + state + linear(rows, dim, config.vocab_size)
 
 
@@ -134,19 +136,21 @@ def _decode(config: ModelConfig, plan: SkipPlan, spec: GraphSpec, sizes: Sizes) 
     return _blocks(config, plan, rows, pairs, "router" in inputs) + linear(rows, config.dim, config.vocab_size)
 
 
-def _blocks(config: ModelConfig, plan: SkipPlan, tokens: int, pairs: int, adapted: bool) -> int:
-    """All blocks. pairs: of a token and one that it attends to; adapted: whether adapters stand beside the weights"""
+def _blocks(config: ModelConfig, plan: SkipPlan, tokens: int, pairs: int, beside: bool) -> int:
+    """All blocks. pairs: of a token and one that it attends to; beside: whether adapters stand beside the weights"""
     dim = config.dim
     projections = 2 * linear(tokens, dim, dim) + 2 * linear(tokens, dim, config.kv_dim)  # q and o, k and v
     attention = projections + 2 * linear(pairs, dim, 1)  # scores and their product with v, of all heads
+    kept, skipped = (
+        _adapter(tokens, dim, adapter) if beside and adapter else 0
+        for adapter in (config.kept_adapter, config.skipped_adapter)
+    )
     ffn = 3 * linear(tokens, dim, config.ffn_dim)
-    kept, skipped = attention + ffn, ffn if config.site == "attention" else 0
-    if adapted:
-        kept += _adapter(tokens, dim, config.kept_adapter)
-        skipped += _adapter(tokens, dim, config.skipped_adapter) if config.skipped_adapter else 0
-    elif config.site == "layer":
-        skipped += 2 * linear(tokens, dim, config.skipped_adapter.rank)  # inner and change
-    return len(plan.kept) * kept + len(plan.skipped) * skipped
+    if config.site == "attention":
+        skipped += ffn
+    elif not beside:  # folded, a skipped layer is two products
+        skipped = 2 * linear(tokens, dim, config.skipped_adapter.rank)
+    return len(plan.kept) * (kept + attention + ffn) + len(plan.skipped) * skipped
 
 
 def _adapter(tokens: int, width: int, adapter: AdapterConfig) -> int:

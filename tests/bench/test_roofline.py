@@ -6,7 +6,7 @@ from collections.abc import Callable
 import onnx
 import pytest
 import torch
-from conftest import golden_case, llava_golden_case
+from conftest import GOLDEN, GoldenCase, golden_case, llava_golden_case
 from meter_cases import METER_CASES, MeterCase, opened
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +19,8 @@ from eas_export.core.precision import PRECISIONS
 from eas_export.networks.contract import Graph
 from eas_export.networks.graphs import fold_modes, graphs_of
 from eas_export.networks.network import build_network
+from eas_export.networks.parameters import exported
+from eas_export.networks.prune import prune
 
 FP32, LIMITS = PRECISIONS["fp32"], Limits(max_batch=8, max_images=2)
 LAVIN, LLAVA = golden_case("half_13B"), llava_golden_case("half")
@@ -71,6 +73,19 @@ def test_a_decoders_operations_are_counted(case, kv_heads):
                 ours = FLOPS[name](each, case.plan, graph.spec(each, case.plan, FP32, LIMITS), sizes)
                 more = UNLIKE[name](each, case.plan, sizes) if name in UNLIKE else 0
                 assert ours + more == counted(graph, each, case.plan, sizes), name
+
+
+@pytest.mark.parametrize("name", ["lavin/router", "lavin-das/mid"])
+def test_the_operations_of_systems_that_fold_when_they_are_built_are_counted(name):
+    case = GoldenCase(name, GOLDEN / "comparators" / name)
+    pruned = prune(case.checkpoint, case.plan)
+    for fold in fold_modes(case.checkpoint.config):
+        config = exported(pruned, case.plan, fold).config
+        sizes = {"B": 3, "S": 11, "T": 13, "N": 2, "M": 2 * config.vision.tokens}
+        for graph_name, graph in graphs_of(config, fold).items():
+            ours = FLOPS[graph_name](config, case.plan, graph.spec(config, case.plan, FP32, LIMITS), sizes)
+            more = UNLIKE[graph_name](config, case.plan, sizes) if graph_name in UNLIKE else 0
+            assert ours + more == counted(graph, config, case.plan, sizes), graph_name
 
 
 @pytest.mark.parametrize("name", METER_CASES)
