@@ -105,7 +105,7 @@ ENCODERS = {
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_equal_the_published_code(name):
-    case = MeterCase(f"../comparators/{name}")
+    case = MeterCase(f"comparators/{name}")
     reference = ENCODERS[name](case.file, case.text_heads)
     if isinstance(reference, MeterDasReference):
         assert reference.skip == set(case.skip)
