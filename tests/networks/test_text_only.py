@@ -74,5 +74,5 @@ def test_images_are_refused(text_only, tmp_path):
 
 def test_a_modality_token_needs_a_tower():
     config = CASE.checkpoint.config.model_dump() | {"vision": None, "modality_token": True}
-    with pytest.raises(ValueError, match="modality_token needs a vision tower"):
+    with pytest.raises(ValueError, match="modality_token, and routers that depend on it, need a vision tower"):
         ModelConfig(**config)
