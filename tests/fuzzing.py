@@ -35,6 +35,7 @@ from mutations import (
     zeros_deflated,
 )
 from PIL import Image
+from safetensors.torch import save_file
 from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 
@@ -135,6 +136,7 @@ class Fuzzer:
             "params.json": Target(self._write_params, self._read_checkpoint, 4),
             "checkpoint folder": Target(self._write_folder, self._read_checkpoint, 4),
             "Hugging Face folder": Target(self._write_hugging_face, _read_hugging_face, 12),
+            "LoRA folder": Target(self._write_lora, self._read_lora, 6),
             "lightning": Target(self._write_lightning, _read_lightning, 6),
             "manifest": Target(self._write_manifest, _read_bundle, 10),
             "weights": Target(self._write_weights, _read_store, 10),
@@ -266,6 +268,40 @@ class Fuzzer:
         for folder in folders:
             _read_hugging_face(folder)
         return folders
+
+    @cached_property
+    def _lora(self) -> Path:
+        """Over the first LLaVA: a pair in each layer with an attention, some keys that few files have, and the projector beside."""
+        folder = self.scratch / "lora"
+        folder.mkdir()
+        config = {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 16.0,
+            "use_rslora": False,
+            "use_dora": False,
+            "bias": "none",
+        }
+        config |= {"rank_pattern": {"layers.2.*q_proj": 2}, "alpha_pattern": {r"^model\.layers\.\d+\.mlp": 4}}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        names = [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora" for i in (0, 2)]
+        shapes = {"A": (2, 64), "B": (64, 2)}
+        pairs = {f"{n}_{half}.weight": torch.ones(shape) for n in names for half, shape in shapes.items()}
+        save_file(pairs, folder / "adapter_model.safetensors")
+        norm = {"base_model.model.model.norm.weight": torch.ones(64)}
+        torch.save(norm, folder / "non_lora_trainables.bin")
+        self._read_lora(folder)
+        return folder
+
+    def _write_lora(self, rng: Random, folder: Path) -> Path:
+        file = rng.choice(sorted(self._lora.iterdir()))
+        data = file.read_bytes()
+        as_json = file.suffix == ".json" and rng.random() < 0.8
+        damaged = damaged_json(rng, data.decode()) if as_json else damaged_bytes(rng, data, data)
+        return _with_links(self._lora, folder, {Path(file.name): damaged})
+
+    def _read_lora(self, path: Path) -> None:
+        _read_hugging_face(path, base_weights=self._llava[0])
 
     def _write_hugging_face(self, rng: Random, folder: Path) -> Path:
         whole = rng.choice(self._llava)
@@ -513,8 +549,8 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def _read_hugging_face(path: Path) -> None:
-    checkpoint = load_checkpoint(Sources(path))
+def _read_hugging_face(path: Path, base_weights: Path | None = None) -> None:
+    checkpoint = load_checkpoint(Sources(path, base_weights=base_weights))
     for tensor in prune(checkpoint, make_plan(checkpoint.config.sites, "1", "test")).tensors.values():
         tensor.read()
 

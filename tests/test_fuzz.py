@@ -23,6 +23,7 @@ TARGETS = (
         "params.json",
         "checkpoint folder",
         "Hugging Face folder",
+        "LoRA folder",
         "lightning",
         "manifest",
         "weights",

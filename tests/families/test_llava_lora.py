@@ -20,7 +20,8 @@ from eas_export.core.errors import UserError
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
 from eas_export.families.witnesses.llava import open_witness
-from eas_export.pipeline import build
+from eas_export.pipeline import build, verify
+from eas_export.verify.report import Verdict
 
 SHAPE, RANK = LlavaShape(kv_heads=2), 2
 EVERY = (
@@ -98,13 +99,25 @@ def require_same(got: Sources, want: Path) -> None:
         assert max_error(tensor.read().float(), theirs.tensors[name].read().float()) < 1e-6, name
 
 
+def require_same_witness(got: Sources, want: Path) -> None:
+    """transformers' model of the LoRA is that of the merged folder, tower included."""
+    models, ids = [open_witness(got), open_witness(Sources(want))], torch.arange(1, 7)[None]
+    positions, text, random = torch.arange(6)[None], torch.full((1, 6), -1), torch.Generator().manual_seed(1)
+    pixels = torch.randn((1, 3, 14, 14), generator=random)
+    ours, theirs = (model.read(ids, positions, text, None).outputs["logits"] for model in models)
+    assert max_error(ours, theirs) < 1e-5 and models[0].without_attention == models[1].without_attention
+    with torch.no_grad():
+        ours, theirs = (model.encode_images(pixels) for model in models)
+    assert max_error(ours, theirs) < 1e-5
+
+
 def test_a_bundle_is_transformers_model_with_the_pairs_beside_its_weights(base, tmp_path):
     """y = W x + alpha / r B A x, as LoRA is defined; half of the targets have another rank and another alpha."""
     lora = pairs(base, targets=EVERY[:3]) | pairs(base, rank=3, targets=EVERY[3:])
     patterns = dict(rank_pattern={"o_proj|mlp.*": 3}, alpha_pattern={"o_proj|mlp.*": 12})
     folder = write_lora(tmp_path / "lora", lora, **patterns)
-    result = build(folder, tmp_path / "o", base_weights=base, max_prompt=64, fold="none")
-    assert result.report.ok and "the LoRA of lora is merged into 24 weights of base" in result.notes
+    result = build(folder, tmp_path / "o", base_weights=base, max_prompt=64, fold="none", verify=False)
+    assert "the LoRA of lora is merged into 24 weights of base" in result.notes
 
     model = transformers_llava(base, SHAPE)
     for name, module in model.named_modules():
@@ -121,8 +134,8 @@ def test_a_bundle_is_transformers_model_with_the_pairs_beside_its_weights(base, 
         want = model(torch.tensor([[*own, *forced]]), pixel_values=torch.tensor(image)).logits[0, len(own) - 1 :]
     got = generated(open_runtime(result.bundle, "onnxruntime"), ids.tolist(), image, forced)
     assert max_error(got.logits[:, 0], want) < FP32
-    with pytest.raises(UserError, match="transformers merges no LoRA"):
-        open_witness(Sources(folder, base_weights=base))
+    report = verify(result.bundle, folder, base_weights=base, steps=2, against="transformers")
+    assert report.verdict == Verdict.SAME and report.steps[0].name == "transformers", report.first_divergence
 
 
 FORMS = {
@@ -169,10 +182,12 @@ def test_llavas_own_training_over_a_llama(base, tmp_path):
     torch.save({f"base_model.model.{key}": t for key, t in projector.items()}, folder / "non_lora_trainables.bin")
     shutil.copy(base / "config.json", folder)
     want = whole(base, tmp_path / "want", merged(weights, lora, 8.0))
-    sources = Sources(folder, base_weights=llama, vision=base / "vision_tower")
+    paths = dict(base_weights=llama, vision=base / "vision_tower")
+    sources = Sources(folder, **paths)
     require_same(sources, want)
     opened = {"adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin", "config.json"}
     assert {path.name for path in load_checkpoint(sources).files if path.parent == folder} == opened
+    require_same_witness(sources, want)
     (folder / "config.json").write_text(json.dumps(said | {"num_attention_heads": 8}))
     with pytest.raises(UserError, match="the base model's num_attention_heads is 4, the checkpoint's is 8"):
         load_checkpoint(sources)
@@ -188,6 +203,7 @@ def test_a_lora_of_the_tower_is_built_with_it(base, tmp_path):
     said = json.loads((want / "config.json").read_text()) | {"unfreeze_mm_vision_tower": True}
     (want / "config.json").write_text(json.dumps(said))
     require_same(Sources(folder, base_weights=whole_base), want)
+    require_same_witness(Sources(folder, base_weights=whole_base), want)
     with pytest.raises(UserError, match=f"the LoRA changes '{OWN_TOWER}.*', which the model does not have"):
         load_checkpoint(Sources(folder, base_weights=base))
 
@@ -207,6 +223,7 @@ def test_eas_adapters_beside_a_lora_in_one_file(tmp_path):
         load_checkpoint(Sources(folder))
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 16}))
     require_same(Sources(folder), want)
+    require_same_witness(Sources(folder), want)
     assert f"merged into {len(lora) // 2} weights of eas" in load_checkpoint(Sources(folder)).notes[0]
 
 
