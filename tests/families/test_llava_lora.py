@@ -227,6 +227,16 @@ def test_eas_adapters_beside_a_lora_in_one_file(tmp_path):
     assert f"merged into {len(lora) // 2} weights of eas" in load_checkpoint(Sources(folder)).notes[0]
 
 
+def test_eas_adapters_of_the_base(tmp_path):
+    """Whose skipped attentions are gone: a LoRA brings none back."""
+    base = write_llava(tmp_path / "eas", LlavaShape(skip=(0, 2)))
+    lora = pairs(base)
+    want = whole(base, tmp_path / "want", merged(read_folder(base), lora, 8.0))
+    sources = Sources(write_lora(tmp_path / "lora", lora), base_weights=base)
+    require_same(sources, want)
+    assert load_checkpoint(sources).system == "LLaVA-EAS" and load_checkpoint(sources).evidence.text == "[0, 2]"
+
+
 def test_eas_adapters_that_a_lora_brings_to_a_plain_base(base, tmp_path):
     """The plan is in the keys, though the base has every attention."""
     eas = read_folder(write_llava(tmp_path / "eas", LlavaShape(kv_heads=2, skip=(1, 3)), seed=4))
