@@ -77,8 +77,8 @@ def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
     left = [site for site in plan.kept if gone.isdisjoint(config.attentions([site]))]
     skipped, kept = (", ".join(map(str, sites)) or "none" for sites in (plan.skipped, left))
     rows = [
-        ["attention skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
-        ["attention kept", f"{len(left)}: {kept}"],
+        [f"{config.site} skipped", f"{len(plan.skipped)} of {plan.sites}: {skipped}  (from {plan.origin})"],
+        [f"{config.site} kept", f"{len(left)}: {kept}"],
     ]
     return Table("model", ["", ""], [*network_part(config, "describe")(config), *rows])
 

@@ -1,4 +1,4 @@
-"""METER-EAS: load.py reads its file; its texts and images become inputs in families/processing."""
+"""METER, METER-EAS and METER-DAS: load.py reads their file, systems.py tells them apart; its texts and images become inputs in families/processing."""
 
 from functools import partial
 from pathlib import Path

@@ -51,6 +51,9 @@ def load(sources: Sources) -> Checkpoint:
         own = {key: tensor for key, tensor in published.items() if _part(key) == part}
         tensors |= rename(own, table, sizes, counts[part], str(file))
     _require_read_alike(config, settings, file)
+    if sources.image_cross_reading == "paper" and (config.site == "layer" or config.skipped_adapter is None):
+        what = f"{system.name} has no indices of attentions that could be read in two ways"
+        raise UserError(what, where="--image-cross-reading", fix="leave --image-cross-reading out")
     tokenizer = find_tokenizer([file.parent], sources.tokenizer, (TOKENIZER_JSON, VOCAB), (MERGES,))
     labels = _labels(sources, config)
     return Checkpoint(
