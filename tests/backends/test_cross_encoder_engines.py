@@ -15,7 +15,10 @@ from eas_export.generation.encode import encode
 from eas_export.inputs.pairs import make_pairs
 from eas_export.pipeline import build
 
-VQA, RETRIEVAL = MeterCase("vqa_skip10"), MeterCase("irtr_skip10")
+VQA, RETRIEVAL, PLAIN, DAS = (
+    MeterCase(name)
+    for name in ("vqa_skip10", "irtr_skip10", "comparators/meter/nlvr2_full", "comparators/meter-das/vqa_train")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,11 @@ def bind_all(monkeypatch):
     monkeypatch.setattr(engine_graph, "MIN_BOUND_BYTES", 256)
 
 
-@pytest.mark.parametrize("case, weights", [(VQA, "embedded"), (RETRIEVAL, "bound")], ids=["vqa", "retrieval"])
+@pytest.mark.parametrize(
+    "case, weights",
+    [(VQA, "embedded"), (RETRIEVAL, "bound"), (PLAIN, "embedded"), (DAS, "bound")],
+    ids=lambda each: getattr(each, "name", each),
+)
 def test_the_rewritten_graph_equals_the_published_code(meter_bundle_of, case, weights):
     """Scaled queries, weights as inputs; three pairs where two go at once."""
     stand_in = open_stand_in(meter_bundle_of(case), weights)
@@ -38,13 +45,17 @@ def test_the_rewritten_graph_equals_the_published_code(meter_bundle_of, case, we
     assert bool(bound) == (weights == "bound")
 
 
-@pytest.mark.parametrize("precision, attention", [("fp16", "fused"), ("fp32", "decomposed")])
-def test_an_engine_is_built(meter_bundle_of, tmp_path, precision, attention):
+@pytest.mark.parametrize(
+    "case, precision, attention",
+    [(VQA, "fp16", "fused"), (VQA, "fp32", "decomposed"), (PLAIN, "fp16", "fused"), (DAS, "fp16", "fused")],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_an_engine_is_built(meter_bundle_of, tmp_path, case, precision, attention):
     """Every attention is a layer, and those over a text are told its mask."""
-    out = shutil.copytree(meter_bundle_of(VQA, precision).path, tmp_path / "o")
-    options = {"skip": VQA.skip, "text_heads": VQA.text_heads, "precision": precision, "max_batch": 2}
+    out = shutil.copytree(meter_bundle_of(case, precision).path, tmp_path / "o")
+    options = {"skip": case.given_skip, "text_heads": case.text_heads, "precision": precision, "max_batch": 2}
     options |= {"image_cross_reading": "published", "backend": "tensorrt-rtx", "compute_capability": "86"}
-    bundle = build(VQA.file, out, force=True, verify=False, **options).bundle
+    bundle = build(case.file, out, force=True, verify=False, **options).bundle
     m = bundle.manifest
     (record,) = m.engines("tensorrt-rtx").values()
     assert (record.graph, record.attention) == ("encode", attention)
