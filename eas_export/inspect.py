@@ -138,17 +138,17 @@ def _checkpoint_facts(path: Path, **given: Any) -> Facts:
     paths = {name: Path(given.pop(name)) for name in FILES if name in given}
     request = resolve(None, given)
     checkpoint = load_checkpoint(Sources(path, **paths, **request.options.settings))
-    notes = list(checkpoint.notes)
+    config, notes = checkpoint.config, list(checkpoint.notes)
     try:
-        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, request.given_skip)
+        plan = choose_plan(config.sites, checkpoint.evidence, request.given_skip, site=config.site)
     except UserError as error:
         if request.given_skip is not None:
             raise
-        plan = make_plan(checkpoint.config.sites, "none", "no skip list found")
+        plan = make_plan(config.sites, "none", "no skip list found")
         notes.append(f"{error.what}; shown without skipping")
     notes += (
-        *checkpoint.config.notes(plan.skipped),
-        *disagreement(plan, checkpoint.evidence, checkpoint.config.attentions, checkpoint.config.has_adapters),
+        *config.notes(plan.skipped),
+        *disagreement(plan, checkpoint.evidence, config.attentions, config.has_adapters, config.site),
         *tokenizer_notes(checkpoint),
     )
     precision = PRECISIONS["fp16"]

@@ -257,7 +257,7 @@ def test_bad_files_are_one_line_and_leave_nothing(title, data, tmp_path, refused
     "arguments, said",
     [
         (("--skip", "5-7"), "skip index 6 is out of range"),
-        (("--skip", "x"), "write attention indices and ranges"),
+        (("--skip", "x"), "write indices and ranges"),
         (("--max-batch", "2"), "--fold lowrank"),
         (("--precision", "fp12"), "fp12"),
         (("--router-temperature", "0"), "router_temperature"),

@@ -81,9 +81,9 @@ LISTS = [  # change -> the list, or what is said of it
     (drop("das_gate", "skip_num"), (1, 4, 6, 9)),  # adapter_list_* tells
     (put(das_gate=torch.arange(12.0), skip_num=torch.tensor([2.4])), (10, 11)),
     (put(das_gate=torch.arange(12.0), skip_num=torch.tensor([0.0])), ()),
-    (drop("skip_module"), "the checkpoint does not say which"),
-    (say([3, 12]), "12 is out of range"),
-    (say([3, 3]), "names attention 3 twice"),
+    (drop("skip_module"), "the checkpoint does not say which layers are skipped"),
+    (say([3, 12]), "12 is out of range: the model has layers 0-11"),
+    (say([3, 3]), "names index 3 twice"),
     (say(["a"]), "invalid part 'a'"),
     (say(4), "invalid part 'of type int'"),
 ]
@@ -93,10 +93,10 @@ LISTS = [  # change -> the list, or what is said of it
 def test_the_list_of_das(tmp_path, change, said):
     checkpoint = load(changed(tmp_path, DAS, change))
     if isinstance(said, tuple):
-        assert choose_plan(12, checkpoint.evidence).skipped == said
+        assert choose_plan(12, checkpoint.evidence, site="layer").skipped == said
     else:
         with pytest.raises(UserError, match=said) as raised:
-            choose_plan(12, checkpoint.evidence)
+            choose_plan(12, checkpoint.evidence, site=checkpoint.config.site)
         assert "skip_module of last.ckpt" in raised.value.where and raised.value.fix.startswith("pass --skip")
         assert choose_plan(12, checkpoint.evidence, explicit="2").skipped == (2,)
 
@@ -135,6 +135,12 @@ def test_only_eas_has_indices_that_are_read_in_two_ways(case, refused):
 def test_nothing_can_be_skipped_of_a_plain_meter(tmp_path, refused):
     said = refused("build", "--ckpt", PLAIN.file, "--text-heads", 2, "--out", tmp_path / "b", "--skip", 3)
     assert "lacks text_layers.3.skipped_attention_adapter.*, which this skip list needs" in said
+
+
+def test_another_list_has_adapters_that_nobody_trained(command):
+    _, text, _ = command("inspect", DAS.file, "--text-heads", 2, "--skip", "1,2")
+    assert "note: adapters in layers that training skipped are untrained: 4, 6, 9" in text
+    assert "note: adapters replacing layers that training kept are untrained: 2" in text
 
 
 def test_inspect_says_what_a_layer_is_replaced_by(command):

@@ -33,8 +33,9 @@ def describe(config: CrossEncoderConfig) -> list[list[str]]:
 
 
 def _adapters(config: CrossEncoderConfig) -> list[list[str]]:
+    folded = ", folded into its weights" if config.before_adapter and config.before_adapter.is_linear else ""
     places = {
-        "before each kept attention and feed-forward network": config.before_adapter,
+        f"before each kept attention and feed-forward network{folded}": config.before_adapter,
         "beside each kept attention": config.beside_adapter,
         "behind each kept feed-forward network": config.behind_adapter,
         f"in place of each skipped {config.site}": config.skipped_adapter,
