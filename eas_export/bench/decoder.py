@@ -5,7 +5,7 @@ from functools import cache, partial
 import torch
 
 from ..backends.runtime import Bound, Runtime
-from ..generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill
+from ..generation.conversation import Conversation, decode_inputs, empty_caches, encode_images, prefill, set_of
 from ..networks.decoder.graphs import FOLD_MODES
 from ..networks.decoder.prompts import Prompts
 from .baselines import Baseline, Kind, with_backends
@@ -87,8 +87,8 @@ class _Decoder:
 
     def prefill(self) -> Work:
         runtime, prompts = self.runtime, _prompts(self.runtime, 1, self.workload.prompt_tokens)
-        features = encode_images(runtime, prompts)
-        return lambda: prefill(runtime, prompts, features, empty_caches(runtime, 1, self.slots(PREFILL)))
+        features, folded = encode_images(runtime, prompts), set_of(runtime, prompts)
+        return lambda: prefill(runtime, prompts, features, empty_caches(runtime, 1, self.slots(PREFILL)) | folded)
 
     def first(self) -> Work:
         self.conversation()

@@ -99,12 +99,15 @@ def published_is_dynamic(family: str) -> bool:
 def open_published(bundle: Bundle, device: torch.device = CPU) -> Runtime:
     """The bundle's own weights in PyTorch as its family was published, in the bundle's precision; its fold mode does not matter.
 
-    Raises UserError for a bundle of another kind, without adapters, or whose weights are not those of its config.
+    Raises UserError for a bundle of another kind, without adapters, of skipped layers, or whose weights are not those of its config.
     """
     m = bundle.manifest
     if "lowrank" not in fold_modes(m.config):
         what = f"a {m.config.family} bundle of fold mode {m.fold} has no adapters to decode with"
         raise UserError(what, where=bundle.path, fix="give a bundle of a decoder that was built with its adapters")
+    if m.config.site != "attention":
+        what = "skipped layers are not run as published here, skipped attentions only"
+        raise UserError(what, where=bundle.path, fix="leave this baseline out of --against")
     require_own_graphs_and_weights(bundle)
     given = (m.config, m.plan, PRECISIONS[m.precision], m.limits)
     network = published_network(load_network(*given, readers_of(bundle), device))

@@ -117,7 +117,7 @@ class PublishedVisionBlock(AdapterVisionBlock):
         self.router, self.adapter = block.router, PublishedKeptAdapter(block.adapter)
 
     def adapt(self, n: Tensor, tokens: int) -> Tensor:
-        router = self.route(n, tokens).to(n.dtype)  # [N, 2]
+        router = self.route(n, tokens).unflatten(0, (-1, tokens))[:, 0].to(n.dtype)  # [N, 2]
         return self.adapter(n.unflatten(0, (-1, tokens)), router).flatten(0, 1)
 
 
