@@ -75,9 +75,9 @@ class BaselineBundles:
     def manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    def limits(self, fold: str) -> Limits:
-        """The bundle's limits, with room for the workload's rows where the fold mode takes several."""
-        rows = 1 if takes_one_prompt(self.manifest.config, fold) else max(self.workload.batches)
+    def limits(self, fold: str, config: AnyConfig | None = None) -> Limits:
+        """The bundle's limits, with room for the workload's rows where the fold mode takes several. config: of a network, None: the bundle's"""
+        rows = 1 if takes_one_prompt(config or self.manifest.config, fold) else max(self.workload.batches)
         return self.manifest.limits.model_copy(update={"max_batch": rows})
 
 
@@ -147,7 +147,10 @@ def _without_adapters(bundles: BaselineBundles, bundle: Bundle, folder: Path) ->
     if "lowrank" not in fold_modes(m.config):
         what = "the bundle has no adapters that could be left out"
         raise UserError(what, where="--against", fix="leave this baseline out")
-    bare, _ = network_part(m.config, "without_adapters")(m.config)
+    bare, _, keeps_all = network_part(m.config, "without_adapters")(m.config)
+    if keeps_all and m.plan.skipped:
+        what = "without adapters nothing would be left of the layers that the bundle skips"
+        raise UserError(what, where="--against", fix="leave this baseline out")
     return _over_the_same_weights(bundle, folder, bare, "none", bundles.limits("none"), bundles.progress)
 
 
@@ -172,13 +175,15 @@ def _build(bundles: BaselineBundles, folder: Path, base: Path | None, **asked: A
     if bundles.sources is None:
         what = "this baseline needs weights that the bundle no longer has"
         raise UserError(what, where="bench", fix="pass --ckpt too")
-    build_from(bundles, bundles.sources, folder, base, **asked)
+    build_from(bundles, bundles.sources, bundles.manifest.config, folder, base, **asked)
 
 
-def build_from(bundles: BaselineBundles, sources: Sources, folder: Path, base: Path | None, **asked: Any) -> None:
-    """Build from a checkpoint with the bundle's options, except for those in `asked`."""
+def build_from(
+    bundles: BaselineBundles, sources: Sources, config: AnyConfig, folder: Path, base: Path | None, **asked: Any
+) -> None:
+    """Build from a checkpoint, whose config is given, with the bundle's options, except for those in `asked`: its fold mode is among them."""
     m = bundles.manifest
-    limits = bundles.limits(asked["fold"] or "none").model_dump(exclude=set(m.config.unused_limits))
+    limits = bundles.limits(asked["fold"], config).model_dump(exclude=set(config.unused_limits))
     options = (
         {n: getattr(m.options, n) for n in ("precision", "adapters", "opset")} | m.options.settings | limits | asked
     )

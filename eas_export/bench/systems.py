@@ -5,6 +5,7 @@ shared with the bundle. What is wrong with a checkpoint is found out before anyt
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,16 +28,20 @@ OPTION = "--against-ckpt"
 
 @dataclass(frozen=True)
 class System:
-    """what: in words; fold: the fold mode of its bundle, None: the first that its model has"""
+    """what     in words
+    fold     the fold mode of its bundle, None: the first that its model has
+    skips    what it leaves out, "attention" or "layer" as in a config's `site`; None: nothing
+    """
 
     what: str
     fold: str | None = None
+    skips: str | None = None
 
 
 SYSTEMS: dict[str, System] = {
     "lavin-folded": System("LaVIN, adapters folded into the weights", "weights"),
     "lavin-unfolded": System("LaVIN, adapters beside the weights", "lowrank"),
-    "das": System("DAS, whole layers replaced by adapters"),
+    "das": System("DAS, whole layers replaced by adapters", skips="layer"),
     "lora": System("LoRA, merged into the weights"),
 }
 # What two systems have in common where the difference between them is not the model's size
@@ -88,6 +93,7 @@ def _built(
         what = f"that bundle was built with --{option} {has}, to be compared it needs {needs}"
         options = " ".join(f"--{name} {pair[1]}" for name, pair in wanted.items())
         raise UserError(what, where=where, fix=f"build it with {options}, or give its checkpoint")
+    _require_skips(system, other.config, other.plan, where)
     return lambda bundles, folder: path, other.plan
 
 
@@ -109,6 +115,7 @@ def _to_build(
     except UserError as error:
         fix = "build it with --skip and the list that it was trained with, and give that bundle"
         raise UserError(error.what, where=where, fix=fix) from None
+    _require_skips(system, checkpoint.config, plan, where)
     asked = {"fold": fold}
     if target := engine_target(m, device):
         asked |= {"backend": target.backend, "engine_weights": target.weights}
@@ -117,12 +124,17 @@ def _to_build(
 
 
 def _build(bundles: BaselineBundles, folder: Path, sources: Sources, asked: Mapping[str, str | None]) -> Path:
-    """Over the bundle's weights, where at least half of the checkpoint's bytes are in files that the bundle was made from, too."""
-    there = {source.sha256 for source in bundles.manifest.sources}
-    files = hash_sources(load_checkpoint(sources), bundles.progress)
+    """Over the bundle's weights where most of the checkpoint is in files that the bundle was made from, too, and most of its weights stay
+    as they are; else alone."""
+    there, checkpoint = {source.sha256 for source in bundles.manifest.sources}, load_checkpoint(sources)
+    files = hash_sources(checkpoint, bundles.progress)
     common = sum(each.bytes for each in files if each.sha256 in there)
-    base = bundles.bundle.path if 2 * common >= sum(each.bytes for each in files) else None
-    build_from(bundles, sources, folder, base, **asked)
+    given = (bundles, sources, checkpoint.config, folder)
+    if 2 * common >= sum(each.bytes for each in files):
+        with suppress(UserError):
+            build_from(*given, base=bundles.bundle.path, **asked)
+            return folder
+    build_from(*given, base=None, **asked)
     return folder
 
 
@@ -132,3 +144,11 @@ def _require_same_model(other: AnyConfig, own: AnyConfig, where: str) -> None:
         if theirs != ours:
             what = f"another model than the bundle's: its {field} is {theirs}, the bundle's is {ours}"
             raise UserError(what, where=where, fix="give a checkpoint over the base model that the bundle is over")
+
+
+def _require_skips(system: System, config: AnyConfig, plan: SkipPlan, where: str) -> None:
+    skips = config.site if plan.skipped else None
+    if skips != system.skips:
+        does, should = (f"skips {each}s" if each else "skips nothing" for each in (skips, system.skips))
+        what = f"a model that {does}, but the system of that name {should}"
+        raise UserError(what, where=where, fix="give a checkpoint of the system that the name says")

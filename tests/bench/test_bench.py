@@ -16,7 +16,7 @@ from eas_export.bench.report import BenchReport
 from eas_export.bench.run import folder_for_bundles
 from eas_export.bench.runners import RUNNERS
 from eas_export.bench.settings import Workload
-from eas_export.bench.stages import ANSWER, FIRST, FOLD, FULL, PREFILL, VISION
+from eas_export.bench.stages import ANSWER, FIRST, FULL, PREFILL, VISION
 from eas_export.bundle.bundle import open_bundle
 from eas_export.cli.schemas import report_schema, schema_file
 from eas_export.core.errors import OutOfSpace, UserError
@@ -47,7 +47,7 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
     bundle = bundle_of(CASE, fold="lowrank").path
     plot = tmp_path / "plot.svg"
     names = "pytorch-published,pytorch-lowrank,onnxruntime-none,tensorrt-rtx-weights-bound"
-    system = f"das={CASE.folder}"
+    system = f"lavin-folded={bundle_of(golden_case('noskip')).path}"
     code, out, _ = command(
         "bench", bundle, *QUICK, "--against", names, "--against-ckpt", system, "--plot", plot, "--json"
     )
@@ -55,11 +55,11 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
     assert code == 0 and not [*bundle.parent.glob(f".{bundle.name}.bench")]
     assert report.subject == "onnxruntime-lowrank" and report.workload.batches == (1, 2)
     ran = {name for name, each in report.baselines.items() if not each.why_not}
-    assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank", "das"}
-    assert report.baselines["das"].what == "DAS, whole layers replaced by adapters, 1 of 6 skipped"
-    assert report.baselines["das"].parts[FOLD].trials == 2  # built in its first fold mode, which serves one row
-    assert {each.part for each in report.against if each.of == "das"} >= {PREFILL, "decode x1", ANSWER}
-    ran.remove("das")
+    assert ran == {"onnxruntime-lowrank", "pytorch-published", "pytorch-lowrank", "lavin-folded"}
+    assert report.baselines["lavin-folded"].what == "LaVIN, adapters folded into the weights"
+    assert report.baselines["lavin-folded"].parts[PREFILL].trials == 2
+    assert {each.part for each in report.against if each.of == "lavin-folded"} >= {PREFILL, "decode x1", ANSWER}
+    ran.remove("lavin-folded")
     assert report.baselines["onnxruntime-none"].why_not.startswith(
         "the bundle has no fold mode 'none', only weights, lowrank"
     )

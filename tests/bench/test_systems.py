@@ -1,41 +1,107 @@
 """The systems that EAS is compared with, given to `bench` as checkpoints or bundles."""
 
 import pytest
+import torch
 from conftest import TINY, golden_case, llava_golden_case
 from meter_cases import MeterCase
+from synthetic import Shape, write_adapters, write_checkpoint
+from synthetic_comparators import lavin, lavin_das, lavin_lora
 
 from eas_export.bench.baseline_bundles import BaselineBundles
+from eas_export.bench.runners import RUNNERS
 from eas_export.bench.settings import Workload
 from eas_export.bench.systems import SYSTEMS, contestants
 from eas_export.bundle.bundle import open_bundle
 from eas_export.cli.bench import bench as command_line
 from eas_export.core.errors import UserError
 from eas_export.core.progress import Progress
+from eas_export.pipeline import build
 
 CASE = golden_case("first")
+SHAPE = Shape(
+    "7B", dim=128, layers=4, heads=4, vocab=96, multiple_of=32, rank=8, skip=(1, 2, 3), hidden_proj=16,
+    clip_width=64, clip_blocks=4, clip_image=28,
+)  # fmt: skip
+LIMITS = {"max_prompt": 32, "max_tokens": 64}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """files(name) -> a checkpoint of the system over the base model of `files("eas")`; "eas" has a bundle beside it, eas.bundle."""
+    folder = tmp_path_factory.mktemp("systems")
+    eas, trained = write_checkpoint(folder / "eas", SHAPE), {"lavin": lavin, "das": lavin_das, "lora": lavin_lora}
+    for name, system in trained.items():
+        (folder / name).mkdir()
+        for part in ("weights", "clip"):
+            (folder / name / part).symlink_to(eas / part)
+        write_adapters(folder / name / "checkpoint-19.pth", system(SHAPE), torch.Generator().manual_seed(1))
+    build(eas, folder / "eas.bundle", precision="fp16", fold="weights", opset=21, verify=False, **LIMITS)
+    return lambda name: folder / name
+
+
+WORKLOAD = Workload(prompt_tokens=6, new_tokens=3, batches=(1, 2))
 
 
 def place(bundle, name: str, path, folder):
     """The bundle that a system is timed with."""
     found = contestants({name: path}, bundle, None, "cpu")[name]
-    workload = Workload(prompt_tokens=6, new_tokens=3, batches=(1, 2))
-    bundles = BaselineBundles(bundle, None, workload, folder, Progress(), {name: found.place})
+    bundles = BaselineBundles(bundle, None, WORKLOAD, folder, Progress(), {name: found.place})
     return open_bundle(bundles.place(name), check=True)
 
 
-@pytest.mark.parametrize("name, fold", [("lavin-folded", "weights"), ("lavin-unfolded", "lowrank")])
-def test_a_checkpoint_is_built_as_the_bundle_was_over_its_weights(bundle_of, tmp_path, name, fold):
-    own = bundle_of(CASE, precision="fp16")
-    m = place(own, name, CASE.folder, tmp_path).manifest
-    assert (m.precision, m.fold, m.options.opset) == ("fp16", fold, own.manifest.options.opset)
-    assert (m.limits.max_prompt, m.limits.max_tokens) == (128, 256)
-    assert m.limits.max_batch == (1 if fold == "weights" else 2)
-    assert m.base.sha256 == own.manifest.files["weights.safetensors"].sha256
+@pytest.mark.parametrize(
+    "name, system, fold, shares",
+    [
+        (
+            "lavin-folded",
+            "lavin",
+            "weights",
+            False,
+        ),  # q, k and v are others, once for each modality, and without skips gate and up
+        ("lavin-unfolded", "lavin", "lowrank", True),
+        ("das", "das", "weights", True),
+        ("lora", "lora", "none", False),
+    ],
+)
+def test_a_checkpoint_is_built_as_the_bundle_was(files, tmp_path, name, system, fold, shares):
+    own = open_bundle(files("eas.bundle"))
+    placed = place(own, name, files(system), tmp_path)
+    for part in RUNNERS["onnxruntime"](placed.path, WORKLOAD).parts.values():
+        part.prepare()()
+    m = placed.manifest
+    assert (m.precision, m.fold, m.options.opset) == ("fp16", fold, 21)
+    assert (m.limits.max_prompt, m.limits.max_tokens, m.limits.max_batch) == (32, 64, 2)
+    assert m.plan.skipped == (SHAPE.skip if system == "das" else ())
+    assert (m.base and m.base.sha256) == (own.manifest.files["weights.safetensors"].sha256 if shares else None)
 
 
-def test_one_over_another_base_model_shares_nothing(bundle_of, tmp_path):
+def test_of_skipped_layers_nothing_is_run_as_published_or_without_adapters(files, tmp_path):
+    bundle = build(files("das"), tmp_path / "das", fold="lowrank", verify=False, **LIMITS).bundle
+    with pytest.raises(UserError, match="skipped layers are not run as published"):
+        RUNNERS["published"](bundle.path, WORKLOAD)
+    with pytest.raises(UserError, match="nothing would be left of the layers that the bundle skips"):
+        BaselineBundles(bundle, None, WORKLOAD, tmp_path, Progress()).place("floor")
+
+
+def test_one_over_another_base_model_shares_nothing(files, tmp_path):
     """The shape is the same, the weights are not."""
-    assert place(bundle_of(CASE), "das", golden_case("all").folder, tmp_path).manifest.base is None
+    other = write_checkpoint(tmp_path / "other", SHAPE, seed=2, trained=lavin(SHAPE))
+    assert place(open_bundle(files("eas.bundle")), "lavin-unfolded", other, tmp_path).manifest.base is None
+
+
+@pytest.mark.parametrize(
+    "name, system, said",
+    [
+        ("das", "lavin", "a model that skips nothing, but the system of that name skips layers (--against-ckpt das="),
+        ("das", "eas", "a model that skips attentions, but the system of that name skips layers"),
+        ("lavin-folded", "eas", "a model that skips attentions, but the system of that name skips nothing"),
+        ("lora", "das", "a model that skips layers, but the system of that name skips nothing"),
+    ],
+)
+def test_another_system_than_the_names_is_refused(files, name, system, said):
+    with pytest.raises(UserError) as refused:
+        contestants({name: files(system)}, open_bundle(files("eas.bundle")), None, "cpu")
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +144,7 @@ def test_a_bundle_that_was_built_otherwise_is_refused(bundle_of, name, options, 
 
 
 def test_a_bundle_is_run_where_it_is(bundle_of, tmp_path):
-    other = bundle_of(CASE, fold="lowrank")
+    other = bundle_of(golden_case("noskip"), fold="lowrank")
     assert place(bundle_of(CASE), "lavin-unfolded", other.path, tmp_path).path == other.path
     assert not [*tmp_path.iterdir()]
 
