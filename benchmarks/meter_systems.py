@@ -4,7 +4,8 @@
 
 METER, of which full tuning and a tuned classifier change weights alone, and EAS are counted as they are exported
 (eas_export/networks/cross_encoder/flops.py). Prompts, Adapter, Scaled PA and LoRA have no published code for METER: they are counted by formula, from
-structures whose numbers of parameters are those that the paper reports. The bar: the formula for the layers is off the network's count by nothing.
+structures whose numbers of parameters are those that the paper reports. DAS is counted
+as it is exported, too, with two layers skipped in each stream. The bar: the formula for the layers is off the network's count by nothing.
 
     LoRA            W + B A in two projections of each of the 24 attentions, rank 4: merged, it computes what METER does
     Adapter         up(relu(down x)) of rank 96, after each of the 24 attentions and 12 feed-forward networks
@@ -17,10 +18,12 @@ from common import write_result
 from meter_flops import PUBLISHED, config_of
 from synthetic_meter import SHAPES, MeterShape
 
-from eas_export.core.configs.cross_encoder import CrossEncoderConfig
+from eas_export.core.configs.cross_encoder import BottleneckConfig, CrossEncoderConfig
 from eas_export.networks.cross_encoder.flops import attention, flops, linear
 
 PROMPTS, RANK, LORA_RANK = 200, 96, 4
+DAS = "DAS, 2 of 6 layers in each stream"  # no list was published
+DAS_SHARE = -0.1197  # of METER's FLOPs, on VQA, which DAS's paper reports
 PAPER_PARAMETERS = {"Scaled PA": 3.59e6}  # that the paper reports
 
 
@@ -35,6 +38,7 @@ def main() -> None:
         {
             "unit": "GFLOPs per row, a multiply and an add are two",
             "paper_parameters": PAPER_PARAMETERS,
+            "das": {"row": DAS, "paper_share_more": DAS_SHARE},
             "tasks": tasks,
             "formula_off_network_flops": off,
         },
@@ -63,6 +67,7 @@ def systems(shape: MeterShape) -> dict[str, dict]:
         "LoRA": (0, streams * layers * 2 * 2 * 2 * dim * LORA_RANK, True),
         "Adapter": (images * layers * 3 * bottleneck, streams * layers * 3 * width, True),
         "Scaled PA": (images * layers * 2 * bottleneck, streams * layers * 2 * width, True),
+        DAS: (sum(flops(das_of(config), das_skips(config), adapters=True).values()) - meter, None, False),
         **published,
     }
     return {
@@ -75,6 +80,18 @@ def systems(shape: MeterShape) -> dict[str, dict]:
         }
         for name, (count, parameters, formula) in more.items()
     }
+
+
+def das_of(config: CrossEncoderConfig) -> CrossEncoderConfig:
+    """METER-DAS of these sizes, with its published ranks."""
+    kept, skipped = (BottleneckConfig(rank=rank, activation="relu", norm_eps=1e-5) for rank in (RANK, 3 * RANK))
+    adapters = {"before_adapter": None, "beside_adapter": kept, "behind_adapter": kept, "skipped_adapter": skipped}
+    return config.model_copy(update={"site": "layer"} | adapters)
+
+
+def das_skips(config: CrossEncoderConfig) -> tuple[int, ...]:
+    """The last two layers of each stream."""
+    return tuple(end - back for end in (config.layers, 2 * config.layers) for back in (2, 1))
 
 
 def cross_modal(config: CrossEncoderConfig, more: int) -> int:

@@ -386,7 +386,7 @@ def meter_systems_table() -> str:
         more = [_more(each) if each else "" for each in found]
         rows.append([f"{name} *" if one["by_formula"] else name, parameters, *more])
     plain = [f"{titles[task]}, of {systems[PLAIN_METER]['gflops']} GFLOPs" for task, systems in tasks.items()]
-    return f"{table(('', 'parameters', *plain), rows)}\n\n{r['unit']}; * by formula. {_provenance(r)}"
+    return f"{table(('', 'parameters', *plain), rows)}\n\n{r['unit']}; * by formula. DAS's paper reports {100 * r['das']['paper_share_more']:+.2f} % on VQA. {_provenance(r)}"
 
 
 def _more(system: dict) -> str:

@@ -7,7 +7,7 @@ import pytest
 import readme_tables
 from common import RESULTS, environment
 from meter_flops import config_of
-from meter_systems import off_network, systems
+from meter_systems import DAS, DAS_SHARE, off_network, systems
 from synthetic_meter import SHAPES
 
 from eas_export.bench.report import BenchReport
@@ -27,6 +27,10 @@ def test_structures_have_the_papers_numbers_of_parameters():
         name: round(row["parameters"] / 1e6, 2) for name, row in systems(SHAPES["vqa"]).items() if row["parameters"]
     }
     assert counts == {"shallow prompt": 0.31, "deep prompt": 1.84, "LoRA": 0.29, "Adapter": 5.34, "Scaled PA": 3.56}
+
+
+def test_das_saves_on_meter_what_its_paper_says():
+    assert abs(systems(SHAPES["vqa"])[DAS]["share_more"] - DAS_SHARE) < 0.001
 
 
 @pytest.fixture(scope="module")
