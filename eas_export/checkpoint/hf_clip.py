@@ -18,8 +18,8 @@ from .hf_files import CONFIG_FILE
 from .hugging_face import HfRecord, find_weights, read_folder
 from .json_file import read_json
 from .keys import Key, KeyTable, rename, require
-from .layouts import refuse_part
 from .lazy_tensor import LazyTensor, combine, differ
+from .state_dict import refuse_by_name
 
 Tensors = dict[str, LazyTensor]
 
@@ -161,7 +161,7 @@ def read_preprocessing(folder: Path) -> tuple[Preprocessing, Path | None]:
 def read_tower(folder: Path) -> tuple[ClipVisionConfig, Tensors, tuple[Path, ...]]:
     """A CLIPVisionModel's config, its tensors (none where the folder has no weights) and the files that were opened."""
     if not find_weights(folder):
-        refuse_part(folder)
+        refuse_by_name(folder)
     require_folder(folder, "pass --vision DIR, the tower's folder with its config.json")
     config = read_json(
         folder / CONFIG_FILE,

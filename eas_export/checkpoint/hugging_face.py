@@ -17,11 +17,11 @@ from ..system.files import require_folder
 from .hf_files import CONFIG_FILE
 from .json_file import read_json
 from .keys import KeyTable
-from .layouts import LORA_PART, refuse_lora_beside, refuse_part
+from .layouts import LORA_PART, refuse_lora_beside
 from .lazy_tensor import LazyTensor
 from .quantised import require_floats
 from .safetensors_file import read_safetensors
-from .state_dict import find_state, fit
+from .state_dict import find_state, fit, refuse_by_name
 from .torch_zip import read_torch_zip
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
@@ -86,7 +86,7 @@ def read_weights(folder: Path, table: KeyTable) -> tuple[Tensors, tuple[Path, ..
     """As `read_folder`, by the keys in the files, which are not compared with the table."""
     weights = find_weights(folder)
     if weights is None or _is_left_over(weights):
-        refuse_part(folder)
+        refuse_by_name(folder)
     if weights is None:
         fix = "give the folder that save_pretrained wrote, with all its files"
         raise UserError(NO_WEIGHTS, where=require_folder(folder, fix), fix=fix)

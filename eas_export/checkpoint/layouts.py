@@ -1,16 +1,20 @@
-"""Layouts of parts of a model and of training's own checkpoints, which are refused by name, with the tool that makes a whole model of each.
-A LoRA is refused but for where its base model is given (peft.py).
+"""What is refused by name: layouts of parts of a model and of training's own checkpoints, with the tool that makes a whole model of each, and
+published systems that are not supported, with the reason. A LoRA is refused but for where its base model is given (peft.py).
 
 Formats: PEFT's save_pretrained; LLaVA's training of the projector alone; DeepSpeed's ZeRO, also as PyTorch Lightning's strategy, whose
-checkpoint is a folder; torch.distributed.checkpoint, as FSDP uses it; llama.cpp's GGUF; NVIDIA NeMo's archives.
+checkpoint is a folder; torch.distributed.checkpoint, as FSDP uses it; llama.cpp's GGUF; NVIDIA NeMo's archives; the files of DAS on LLaMA and
+LLaVA, and of LLaMA-Adapter.
 """
 
+import fnmatch
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from ..core.errors import UserError
+from ..core.record import quoted
 
 ADAPTER_CONFIG = "adapter_config.json"
 MERGE_LORA = (
@@ -69,6 +73,59 @@ LAYOUTS = (  # the first that fits
         "convert the archive to Hugging Face's layout with NeMo's scripts, and give that folder",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A published system.
+
+    keys  patterns of keys in its files, which no supported system has together: a file with all of them is its
+    why   the reason, a clause
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    why: str
+    fix: str
+
+
+PROMPTS = "each of its last attentions adds a second softmax over learned prompts, which is not built yet"
+OVER_LLAMA = "give LaVIN, LaVIN-LoRA, LaVIN-DAS or LaVIN-EAS, trained over the same LLaMA"
+UNSUPPORTED = (  # the first that fits
+    Unsupported(
+        "LLaVA-DAS",
+        ("*layers.*.adapter_[ar]*.down.weight",),  # adapter_adapt_0, adapter_adapt_1 and adapter_replace
+        "its published code cannot finish its training nor load what it saves, so that no file says what it computes",
+        "give LLaVA-EAS, or LaVIN-DAS to compare with a model that skips whole layers",
+    ),
+    Unsupported(
+        "LLaMA-DAS",
+        ("*layers.*_a*.down_sampler.weight",),  # adapter_attn and replaced_adapter
+        "its adapters have a ReLU and never fold, and its published decoding attends to a cache slot that nothing was written to",
+        OVER_LLAMA,
+    ),
+    Unsupported(
+        "LLaMA-Adapter v2",
+        ("*adapter_query.weight", "*visual_query.weight", "*.attention.gate"),
+        PROMPTS,
+        OVER_LLAMA,
+    ),
+    Unsupported(
+        "LLaMA-Adapter",
+        ("*adapter_query.weight", "*.attention.gate"),
+        PROMPTS,
+        OVER_LLAMA,
+    ),
+)
+
+
+def refuse_unsupported(keys: Collection[str], where: object) -> None:
+    """Raise UserError for the keys of a published system that is not supported."""
+    for system in UNSUPPORTED:
+        found = [next((key for key in keys if fnmatch.fnmatchcase(key, pattern)), None) for pattern in system.keys]
+        if all(found):
+            what = f"this is a checkpoint of {system.name} (it has {quoted(found[0])}), which is not supported: {system.why}"
+            raise UserError(what, where=where, fix=system.fix)
 
 
 def refuse_part(path: Path) -> None:

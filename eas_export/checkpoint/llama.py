@@ -15,9 +15,9 @@ from .hf_files import CONFIG_FILE
 from .hugging_face import left_over, read_folder
 from .json_file import read_json
 from .keys import rename, require
-from .layouts import refuse_part
 from .lazy_tensor import LazyTensor
 from .meta_llama import PARAMS_FILE, find_shards
+from .state_dict import refuse_by_name
 
 EXPECTED = f"{PARAMS_FILE} and consolidated.*.pth, or {CONFIG_FILE} and safetensors"
 
@@ -44,7 +44,7 @@ def find_llama(folder: Path, name: str | None) -> Path:
     folders = sorted(path for path in folder.glob("*/") if main_file(path))
     named = [path for path in folders if path.name == name]
     if not folders:
-        refuse_part(folder)
+        refuse_by_name(folder)
         require_folder(folder, fix)
     if len(folders) != 1 and len(named) != 1:
         names = f" ({', '.join(path.name for path in folders)})" if folders else ""
@@ -68,13 +68,13 @@ def _read_meta(folder: Path) -> Llama:
 
 
 def _read_hugging_face(folder: Path) -> Llama:
+    published, files = read_folder(folder, hf_llama.EVERY_KEY)
     file = folder / CONFIG_FILE
     config = read_json(file, HfLlamaConfig, "the config.json of a LLaMA", "give a LLaMA of model_type llama")
     if config.kv_heads != config.num_attention_heads:
         what = f"num_key_value_heads is {config.kv_heads}, not num_attention_heads {config.num_attention_heads}"
         raise UserError(what, where=file, fix="give LLaMA-1 weights: LaVIN has no grouped-query attention")
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    published, files = read_folder(folder, hf_llama.EVERY_KEY)
     published, tied, notes = hf_llama.tie(published, config)
     table = {
         **hf_llama.LLAMA_KEYS,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..core.errors import UserError
 from ..core.record import quoted
 from .keys import KeyTable
-from .layouts import refuse_part
+from .layouts import refuse_part, refuse_unsupported
 from .lazy_tensor import LazyTensor
 from .restricted_unpickler import Inert, PlainObject
 from .torch_zip import read_torch_zip, state_dict_of
@@ -27,6 +27,7 @@ WRAPPER = re.compile(
     r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.|(?<=\.lora_[AB]\.)[^.]+\.(?=weight$)"
 )
 NUMBER = re.compile(r"\.(?:\d+|\{\w+\})(?=\.|$)")
+TORCH = (".pth", ".pt", ".ckpt", ".bin")
 ALONE = "save the state dict of one model alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -63,13 +64,21 @@ def holds(path: Path, table: KeyTable) -> bool:
     return any(layout.prefixes(tensors) for tensors in parts.values())
 
 
-def first_key(path: Path) -> str | None:
-    """The first key that a torch file has; None for another file."""
+def keys_of(path: Path) -> tuple[str, ...]:
+    """The keys that a torch file has; none for another file."""
     try:
         parts = _parts(read_torch_zip(path, Inert), path)
     except UserError:
-        return None
-    return next((key for tensors in parts.values() for key in tensors), None)
+        return ()
+    return tuple(key for tensors in parts.values() for key in tensors)
+
+
+def refuse_by_name(path: Path) -> None:
+    """Raise UserError for a file or a folder that is known and not read: as refuse_part does, and where a torch file has the keys of a system
+    that is not supported."""
+    refuse_part(path)
+    for file in sorted(each for each in path.glob("*") if each.suffix in TORCH) if path.is_dir() else [path]:
+        refuse_unsupported(keys_of(file), file)
 
 
 def first_unknown(keys: Iterable[str], table: KeyTable) -> str | None:
@@ -88,10 +97,11 @@ def published_names(keys: Iterable[str], table: KeyTable, where: object) -> dict
     """Key -> its name in the published layout: without wrappers inside, and without the prefix of all that have the names of the table's
     rows. Keys that fit as they are stay so.
 
-    Raises UserError where no prefix makes the keys fit, only some have one, or two become one.
+    Raises UserError where no prefix makes the keys fit, only some have one, or two become one, and for a system that is not supported.
     """
     layout = _Layout(table)
     unwrapped = {key: layout.unwrapped(key) for key in keys}
+    refuse_unsupported(unwrapped, where)
     prefixes = layout.prefixes(unwrapped)
     if not prefixes and unwrapped:
         what = f"the keys are not those of this model: the first of {len(unwrapped)} is {quoted(next(iter(unwrapped)))}, expected are keys such as {layout.example}"

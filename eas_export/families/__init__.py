@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_files import CONFIG_FILE, MERGES, TOKENIZER_JSON, TOKENIZERS, VOCAB
-from ..checkpoint.layouts import refuse_part
-from ..checkpoint.state_dict import first_key
+from ..checkpoint.state_dict import keys_of, refuse_by_name
 from ..core.configs import AnyConfig
 from ..core.errors import UserError
 from ..core.record import quoted
@@ -56,7 +55,7 @@ def detect(path: Path) -> Family:
         raise UserError("there is no such file or folder", where=path, fix="check the path")
     if family := _family_of(path):
         return family
-    refuse_part(path)
+    refuse_by_name(path)
     folders = [folder for folder in sorted(path.glob("*/")) if os.access(folder, os.R_OK | os.X_OK)]
     if inside := [str(folder) for folder in folders if _family_of(folder)]:
         others = f", or another of {len(inside)}" if inside[1:] else ""
@@ -64,12 +63,12 @@ def detect(path: Path) -> Family:
             "this is a folder of checkpoints, not one of them", where=path, fix=f"give {inside[-1]}{others}"
         )
     for folder in folders:
-        refuse_part(folder)
+        refuse_by_name(folder)
     if (path / CONFIG_FILE).is_file():
         require_file(path / CONFIG_FILE)  # raises for a Git LFS pointer
     layouts = "; ".join(f"{name}: {get_family(name).layout}" for name in FAMILIES)
-    key = first_key(path)
-    what = f"this is not a checkpoint of a known family{f': its first key is {quoted(key)}' if key else ''}"
+    keys = keys_of(path)
+    what = f"this is not a checkpoint of a known family{f': its first key is {quoted(keys[0])}' if keys else ''}"
     raise UserError(what, where=path, fix=f"give one of these: {layouts}")
 
 
@@ -81,9 +80,11 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
     """Load a checkpoint of the family called `name`; by default the family is detected. Raises UserError for an option that the family
     does not take, and as Family.load does."""
     family = get_family(name) if name else detect(sources.ckpt)
-    if name and not family.detect(sources.ckpt) and (other := _family_of(sources.ckpt)):
-        what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
-        raise UserError(what, where=sources.ckpt, fix="pass the checkpoint that the bundle was built from")
+    if name and not family.detect(sources.ckpt):
+        if other := _family_of(sources.ckpt):
+            what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
+            raise UserError(what, where=sources.ckpt, fix="pass the checkpoint that the bundle was built from")
+        refuse_by_name(sources.ckpt)
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
             option = f"--{field.name.replace('_', '-')}"

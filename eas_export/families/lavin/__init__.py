@@ -6,13 +6,13 @@ from ...checkpoint.state_dict import holds
 from ...core.registry import deferred
 from ..contract import Family
 from .keys import ADAPTER_KEYS
-from .load import load
+from .load import ADAPTERS, load
 from .prompt import PROMPTS
 
 
 def detect(path: Path) -> bool:
     if path.is_dir():
-        return bool(list(path.glob("checkpoint-*.pth"))) or (path / "weights").is_dir()
+        return any(path.glob(ADAPTERS)) or (path / "weights").is_dir()
     return path.suffix == ".pth" and holds(path, ADAPTER_KEYS)
 
 

@@ -20,7 +20,7 @@ from ...checkpoint.llama import EXPECTED, Llama, find_llama, read_llama
 from ...checkpoint.lora import merge_pairs
 from ...checkpoint.openai_clip import CLIP_KEYS, ClipSizes, clip_sizes
 from ...checkpoint.restricted_unpickler import PlainObject
-from ...checkpoint.state_dict import read_state
+from ...checkpoint.state_dict import read_state, refuse_by_name
 from ...core.configs.adapter import Router
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
@@ -31,6 +31,7 @@ from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
 from .keys import ADAPTER_KEYS, SYSTEMS, System
 
+ADAPTERS = "checkpoint-*.pth"
 NAMED = "--ckpt FILE --weights DIR --vision FILE"
 LAYOUT = f"lay the files out as weights/<name>/, clip/*.pth, checkpoint-*.pth, or name them with {NAMED}"
 FEATURE_EVERY = 4  # the class token is read after blocks 4, 8, ...
@@ -84,7 +85,9 @@ def load(sources: Sources) -> Checkpoint:
 def open_files(sources: Sources) -> tuple[Files, Tensors, dict[str, Any]]:
     """The files, the adapters' tensors and the training arguments, which choose among several LLaMAs."""
     folder = sources.ckpt.is_dir()
-    adapters = only_file(sources.ckpt, ("checkpoint-*.pth",), LAYOUT, NAMED) if folder else sources.ckpt
+    if folder and not any(sources.ckpt.glob(ADAPTERS)):
+        refuse_by_name(sources.ckpt)
+    adapters = only_file(sources.ckpt, (ADAPTERS,), LAYOUT, NAMED) if folder else sources.ckpt
     trained, args = _read_trained(adapters)
     return _find_files(sources, adapters, args), trained, args
 
