@@ -145,6 +145,7 @@ RANDOM_LAVINS = {
     "DAS, the last layers, wide adapters": (lavin_das, LavinDasReference, "lowrank", dict(skip=(2, 1), rank=16)),
     "LoRA": (lambda shape: lavin_lora(shape, rank=6), LavinLoraReference, "none", dict(clip_blocks=8)),
     "DAS, all but one": (lavin_das, LavinDasReference, "weights", dict(skip=(0, 2), scale=0.4)),
+    "DAS, every layer": (lavin_das, LavinDasReference, "lowrank", dict(skip=(0, 1, 2))),
 }
 
 

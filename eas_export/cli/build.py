@@ -77,9 +77,7 @@ def build(ckpt: Path, out: Path, as_json: bool, no_verify: bool, dry_run: bool, 
         return 0 if result.report is None or result.report.ok else 1
     console = stdout_console()
     skipped = ", ".join(map(str, result.plan.skipped)) or "none"
-    console.print(
-        f"skipped attentions: {skipped}  ({len(result.plan.skipped)} of {result.plan.sites}, from {result.plan.origin})"
-    )
+    console.print(f"skipped: {skipped}  ({len(result.plan.skipped)} of {result.plan.sites}, from {result.plan.origin})")
     for note in result.notes:
         console.print(f"note: {note}")
     console.print(accounts_table(result.accounts, result.request.options.precision))

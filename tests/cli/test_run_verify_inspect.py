@@ -285,6 +285,44 @@ def test_inspect_shows_tables(bundle, refused, command):
     assert json.loads(text)["plan"]["skipped"] == [1, 2]
 
 
+SYSTEMS = {  # of the published code's files: what inspect says of each, in order
+    "lavin/router": (
+        "system: LaVIN, known by adapter_attn without replaced_adapter in the keys of checkpoint-19.pth",
+        "kept 4, skipped none, vision 4",
+        "routers read the modality token alone",
+        "the tower's each token on its own",
+        "attention skipped 0 of 6: none",
+    ),
+    "lavin-das/mid": (
+        "system: LaVIN-DAS, known by replaced_adapter without conv_C in the keys of checkpoint-19.pth",
+        "kept 4, skipped 16, vision 4",
+        "routers read the modality token alone",
+        "layer skipped 2 of 6: 1, 3 (from the keys of checkpoint-19.pth)",
+        "layer kept 4: 0, 2, 4, 5",
+    ),
+    "lavin-das/first_search": (
+        "system: LaVIN-DAS",
+        "layer skipped 0 of 6: none",
+        "the checkpoint does not say which layers are skipped (its list is '[]'); shown without skipping",
+    ),
+    "lavin-lora/r4": (
+        "system: LaVIN-LoRA, known by lora_A without adapters in the keys of checkpoint-19.pth",
+        "adapter ranks kept none, skipped none, vision none",
+        "attention skipped 0 of 6: none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_inspect_names_a_decoders_system_and_what_it_holds(name, command):
+    code, text, _ = command("inspect", GOLDEN / "comparators" / name)
+    text = " ".join(text.split())
+    assert code == 0 and all(part in text for part in SYSTEMS[name]), text
+    places = [text.index(part) for part in SYSTEMS[name]]
+    assert places == sorted(places)
+    assert ("routers read" in text) == ("lora" not in name)
+
+
 def test_a_prompt_of_lavin_has_one_image_whatever_a_bundle_is_built_for(tmp_path, refused):
     said = refused(
         "build", "--ckpt", golden_case("first").folder, "--out", tmp_path / "o", "--max-images", 2, "--dry-run"

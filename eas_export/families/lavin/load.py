@@ -158,6 +158,8 @@ def _sizes(
     }
     if system.router:
         found = {name: require(trained, key, 3, where)[0] for name, keys in places.items() for key in keys}
+        if "skipped" in found:
+            found.setdefault("kept", found["skipped"])  # where no layer is kept
         ranks = rank_sizes(found, where)
     else:
         ranks = {"lora": require(trained, "layers.0.attention.wq.lora_A", 2, where)[0]}
