@@ -112,10 +112,10 @@ def build(
     request = replace(request, options=opts)
     config, evidence = checkpoint.config, checkpoint.evidence
     plan = choose_plan(config.sites, evidence, request.given_skip, request.recipe_skip, config.site)
-    accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype)
     untrained = disagreement(plan, evidence, config.attentions, config.has_adapters, config.site)
     notes = (*checkpoint.notes, *config.notes(plan.skipped), *untrained, *tokenizer_notes(checkpoint))
     network = exported(prune(checkpoint, plan), plan, opts.fold)
+    accounts = account(checkpoint, plan, PRECISIONS[opts.precision].dtype, network)
     blueprint = Blueprint(network, plan, opts, engine_targets(opts), checkpoint.config)
     require_matrix_products(blueprint)
     check_destination(out)

@@ -8,6 +8,7 @@ import torch
 
 from ..core.errors import InternalError
 
+OF_CONFIG = "computed from the config"  # the source of a tensor that is in no file
 PIECE = 1 << 22  # numbers that are converted at a time, in whole rows
 
 

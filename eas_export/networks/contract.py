@@ -47,14 +47,14 @@ class FoldMode:
 class Costs:
     """Counts for accounting; pairs are before and after pruning.
 
-    parts    part -> the string that its tensors' names contain; a tensor belongs to the first part that fits
+    parts    part -> strings of which its tensors' names contain one; a tensor belongs to the first part that fits
     trained  part -> its number of parameters in training, where fine-tuning may have removed some
     folded   the part whose tensors the build folds into others, empty for none
     kv       elements of one row's caches per token
     flops    of one pass over one row; 0 where a pass has no fixed size
     """
 
-    parts: Mapping[str, str]
+    parts: Mapping[str, tuple[str, ...]]
     trained: Mapping[str, int]
     folded: str
     kv: tuple[int, int]

@@ -24,9 +24,9 @@ def costs(config: CrossEncoderConfig, plan: SkipPlan) -> Costs:
         "attention": "attention.",
         "feed-forward": ".ffn.",
     }
-    marks = {part: mark for part, mark in marks.items() if mark}
+    marks = {part: (mark,) for part, mark in marks.items() if mark}
     counts = (flops(config, (), adapters=True), flops(config, plan.skipped, adapters=False))
-    return Costs(marks | {"other": ""}, {}, folded, (0, 0), tuple(sum(parts.values()) for parts in counts))
+    return Costs(marks | {"other": ("",)}, {}, folded, (0, 0), tuple(sum(parts.values()) for parts in counts))
 
 
 def requests(config: CrossEncoderConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:

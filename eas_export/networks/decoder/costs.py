@@ -14,10 +14,17 @@ from .specs import cache_specs, fold_state_specs
 
 
 def costs(config: ModelConfig, plan: SkipPlan) -> Costs:
-    marks = {"vision": "vision.", "attention": ".attention.", "feed-forward": ".ffn.", "adapters": "_adapter."}
+    adapters = ("_adapter.", ".adapter.", ".router.", ".inner.", ".change.")  # in a checkpoint, and in a network
+    marks = {
+        "vision": ("vision.",),
+        "attention": (".attention.",),
+        "feed-forward": (".ffn.",),
+        "adapters": adapters,
+        "other": ("",),
+    }
     trained = {"attention": config.layers * 2 * config.dim * (config.dim + config.kv_dim)}  # q and o, k and v
     layer = 2 * config.kv_dim  # keys and values
-    return Costs(marks | {"other": ""}, trained, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
+    return Costs(marks, trained, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
 
 
 def requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.lazy_tensor import LazyTensor, combine
+from ...checkpoint.lazy_tensor import OF_CONFIG, LazyTensor, combine
 from ...core.configs.adapter import AdapterConfig
 from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
@@ -152,7 +152,7 @@ def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
             angles = torch.outer(torch.arange(shape[0], dtype=torch.float32), frequencies)
             return function(angles.double()).float()
 
-        return LazyTensor(shape, torch.float32, "computed from the config", read)
+        return LazyTensor(shape, torch.float32, OF_CONFIG, read)
 
     return {"rope.cos": table(torch.cos), "rope.sin": table(torch.sin)}
 
