@@ -234,7 +234,9 @@ def test_eas_adapters_of_the_base(tmp_path):
     want = whole(base, tmp_path / "want", merged(read_folder(base), lora, 8.0))
     sources = Sources(write_lora(tmp_path / "lora", lora), base_weights=base)
     require_same(sources, want)
-    assert load_checkpoint(sources).system == "LLaVA-EAS" and load_checkpoint(sources).evidence.text == "[0, 2]"
+    checkpoint = load_checkpoint(sources)
+    assert checkpoint.system == "LLaVA-EAS with a LoRA" and checkpoint.evidence.text == "[0, 2]"
+    assert checkpoint.known_by == "replaced_adapter in the keys of eas and adapter_config.json"
 
 
 def test_eas_adapters_that_a_lora_brings_to_a_plain_base(base, tmp_path):

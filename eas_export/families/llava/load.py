@@ -20,6 +20,7 @@ from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, attention_keys, llama_sizes, tie
 from ...checkpoint.hugging_face import Tensors, left_over, read_folder
 from ...checkpoint.keys import rename, require
+from ...checkpoint.layouts import ADAPTER_CONFIG
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.peft import is_lora
 from ...checkpoint.quantised import recorded_method
@@ -60,11 +61,12 @@ class _Layers:
         text = str(sorted(self.skipped)) if self.skipped else "none"
         return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
 
-    def system(self, folder: Path) -> dict[str, str]:
+    def system(self, folder: Path, has_lora: bool) -> dict[str, str]:
         """The published system and what told it, as fields of Checkpoint."""
         found = "replaced_adapter" if self.skipped else "adapter_attn" if self.kept else "no adapter"
         name = "LLaVA-EAS" if self.skipped or self.kept else "LLaVA"
-        return {"system": name, "known_by": f"{found} in the keys of {folder.resolve().name}"}
+        also, told = (" with a LoRA", f" and {ADAPTER_CONFIG}") if has_lora else ("", "")
+        return {"system": name + also, "known_by": f"{found} in the keys of {folder.resolve().name}{told}"}
 
 
 def load(sources: Sources) -> Checkpoint:
@@ -107,7 +109,7 @@ def assemble(sources: Sources, model: Published) -> Checkpoint:
         files=tuple(dict.fromkeys((folder / CONFIG_FILE, *files, *tower.files, *tokenizer))),
         notes=notes,
         tokenizer=tokenizer,
-        **layers.system(folder),
+        **layers.system(folder, any(path.name == ADAPTER_CONFIG for path in files)),
     )
 
 
