@@ -23,8 +23,10 @@ class Checkpoint:
                Its tower, under vision.: class_embedding, position_embedding, patch.weight, norm, project1, project2 and, per block,
                blocks.{i}.{norm1,qkv,out,norm2,fc1,fc2} and, where it has adapters, blocks.{i}.adapter.{A,a,B,b,D,d,E,e}.
                A cross-encoder: the parameters of networks/cross_encoder/modules.py by their names, except its adapters: per layer of a stream,
-               {text,image}_layers.{i}.{attention,cross_attention,ffn}_adapter.{B,b,C,c} and
-               .skipped_{attention,cross_attention}_adapter.{A,a,B,b,C,c}.
+               {text,image}_layers.{i}.{attention,cross_attention,ffn}_adapter.{B,b,C,c} before these parts,
+               .adapters.{attention,cross_attention,ffn}.{norm,down,up}.{weight,bias} beside the attentions and behind the feed-forward network,
+               .skipped_{attention,cross_attention}_adapter.{A,a,B,b,C,c} in place of an attention, and
+               .skipped_adapter.{norm,down,up}.{weight,bias} of the layer.
     evidence   the skip list that the files record
     files      every file that was opened, in a fixed order
     notes      what the user should know about the files, a sentence each

@@ -1,4 +1,4 @@
-"""Remove the skipped attentions from a checkpoint."""
+"""Remove what is skipped, attentions or whole layers, from a checkpoint."""
 
 import re
 from dataclasses import replace

@@ -191,10 +191,10 @@ def _require_read_alike(config: CrossEncoderConfig, settings: dict[str, Any], fi
     if not isinstance(tokenizer, str) or "roberta" not in tokenizer:
         named = reprlib.repr(tokenizer) if isinstance(tokenizer, str) else f"of type {type(tokenizer).__name__}"
         what = f"tokenizer is {named}: only RoBERTa is supported as the text encoder"
-        raise UserError(what, where=where, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
+        raise UserError(what, where=where, fix="give a checkpoint that was trained with text_roberta")
     if "tokenizer" not in settings and config.text.token_types != 1:
         what = f"the text encoder has {config.text.token_types} token types, as BERT has: only RoBERTa, which has 1, is supported"
-        raise UserError(what, where=file, fix="give a checkpoint that was trained with text_roberta, as EAS's are")
+        raise UserError(what, where=file, fix="give a checkpoint that was trained with text_roberta")
     patch = config.image.patch_size  # an image's rest beside its patches is not read
     for name, size, unit in (("num_top_layer", config.layers, 1), ("image_size", config.image.image_size, patch)):
         if name in settings and setting(settings, name, file, AS_TRAINED) // unit != size // unit:
