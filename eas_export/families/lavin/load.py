@@ -201,7 +201,7 @@ def _config(
         **llama.config,
         modality_token=system.modality_token,
         first_position=int(not system.modality_token),
-        site=system.site if "skipped" in sizes else "attention",
+        site=system.site,
         kept_adapter=adapter("kept"),
         skipped_adapter=adapter("skipped"),
         vision=dict(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.configs.adapter import AdapterConfig
+from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from .. import ops
@@ -33,9 +34,6 @@ def settle_routers(checkpoint: Checkpoint, plan: SkipPlan, mode: FoldMode) -> Ch
     if config.router != "modality":
         return checkpoint
 
-    def settled(adapter: AdapterConfig | None) -> AdapterConfig | None:
-        return adapter and adapter.model_copy(update={"router": mode.settles})
-
     @cache
     def table() -> Tensor:
         return router_table(checkpoint, plan)
@@ -50,9 +48,20 @@ def settle_routers(checkpoint: Checkpoint, plan: SkipPlan, mode: FoldMode) -> Ch
             tensors[f"{place}.w"] = LazyTensor((2, 2), torch.float32, source, lambda i=layer: table()[:, i])
         elif name != "modality.weight" and not (of_decoder and letter == "e"):
             tensors[name] = tensor
+    return replace(checkpoint, config=settled_config(config, mode), tensors=tensors)
+
+
+def settled_config(config: ModelConfig, mode: FoldMode) -> ModelConfig:
+    """The config of the network that is exported."""
+    if config.router != "modality":
+        return config
+
+    def settled(adapter: AdapterConfig | None) -> AdapterConfig | None:
+        return adapter and adapter.model_copy(update={"router": mode.settles})
+
     adapters = {"kept_adapter": settled(config.kept_adapter), "skipped_adapter": settled(config.skipped_adapter)}
     bare = {"modality_token": False, "first_position": config.prompt_position}
-    return replace(checkpoint, config=config.model_copy(update=adapters | bare), tensors=tensors)
+    return config.model_copy(update=adapters | bare)
 
 
 @torch.no_grad()

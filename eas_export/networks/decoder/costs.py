@@ -10,6 +10,8 @@ from ...core.precision import Precision
 from ..contract import Costs
 from ..graphs import fold_modes, graphs_of
 from ..memory import RequestMemory, nbytes
+from .constant_routers import settled_config
+from .graphs import FOLD_MODES
 from .specs import cache_specs, fold_state_specs
 
 
@@ -28,14 +30,13 @@ def costs(config: ModelConfig, plan: SkipPlan) -> Costs:
 
 
 def requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
-    state = fold_state_specs(config, plan, 1)
-    caches = cache_specs(config, plan, precision, 1, "past_key_values")
     result = {}
     for mode in fold_modes(config):
-        graphs = graphs_of(config, mode)
-        folded = graphs["fold"].spec(config, plan, precision, Limits()).outputs if "fold" in graphs else ()
+        network = settled_config(config, FOLD_MODES[mode])
+        graphs, state = graphs_of(network, mode), fold_state_specs(network, plan, 1)
+        folded = graphs["fold"].spec(network, plan, precision, Limits()).outputs if "fold" in graphs else ()
         result[mode] = RequestMemory(
-            kv_bytes_per_token=nbytes(caches),
+            kv_bytes_per_token=nbytes(cache_specs(network, plan, precision, 1, "past_key_values")),
             fold_state_numbers=sum(prod(tensor.shape) for tensor in state),
             fold_state_bytes=nbytes(state),
             folded_weights_bytes=nbytes(folded),
