@@ -167,8 +167,8 @@ def write_system(out: Path, base: Path, method: str, shape: Shape, skipped: int)
 
 
 def layers_of(skipped: int, shape: Shape) -> int:
-    """So many of the paper's 32 layers, in proportion."""
-    return round(skipped * shape.layers / PAPER_LAYERS)
+    """So many of the paper's 32 layers, in proportion and rounded up."""
+    return -(-skipped * shape.layers // PAPER_LAYERS)
 
 
 def race(bundles: Mapping[str, Bundle], given: Given, progress: Progress) -> BenchReport:
