@@ -1,7 +1,7 @@
 """The systems that EAS is compared with, as baselines of `bench`: the user gives a checkpoint of each, or a bundle that was built from one.
 
-Each is built and run as the bundle is: by the same backend, in the same precision, with the same limits. Weights of a common base model are
-shared with the bundle. What is wrong with a checkpoint is found out before anything is built or timed.
+Each is built and run as the bundle is: by the same backend, in the same precision, with the same limits. Weights that they have in common with the
+bundle are shared. What is wrong with a checkpoint is found out before anything is built or timed.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..build.keys import hash_sources
 from ..bundle.bundle import Bundle, looks_like_bundle, open_bundle
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
@@ -120,21 +119,17 @@ def _to_build(
     if target := engine_target(m, device):
         asked |= {"backend": target.backend, "engine_weights": target.weights}
         asked |= {"compute_capability": m.options.compute_capability}
-    return partial(_build, sources=Sources(path, **given), asked=asked), plan
+    return partial(_build, sources=Sources(path, **given), config=checkpoint.config, asked=asked), plan
 
 
-def _build(bundles: BaselineBundles, folder: Path, sources: Sources, asked: Mapping[str, str | None]) -> Path:
-    """Over the bundle's weights where most of the checkpoint is in files that the bundle was made from, too, and most of its weights stay
-    as they are; else alone."""
-    there, checkpoint = {source.sha256 for source in bundles.manifest.sources}, load_checkpoint(sources)
-    files = hash_sources(checkpoint, bundles.progress)
-    common = sum(each.bytes for each in files if each.sha256 in there)
-    given = (bundles, sources, checkpoint.config, folder)
-    if 2 * common >= sum(each.bytes for each in files):
-        with suppress(UserError):
-            build_from(*given, base=bundles.bundle.path, **asked)
-            return folder
-    build_from(*given, base=None, **asked)
+def _build(
+    bundles: BaselineBundles, folder: Path, sources: Sources, config: AnyConfig, asked: Mapping[str, str | None]
+) -> Path:
+    """Over the bundle's weights, where at least half of the system's are the same; else alone."""
+    with suppress(UserError):
+        build_from(bundles, sources, config, folder, base=bundles.bundle.path, **asked)
+        return folder
+    build_from(bundles, sources, config, folder, base=None, **asked)
     return folder
 
 
