@@ -102,6 +102,7 @@ class Given:
     prompt: int = 48
     new: int = 16
     rounds: int = 24
+    together: int = 8  # prompts of a batch, in the race of LaVIN's two forms
 
 
 def main() -> None:
@@ -118,6 +119,7 @@ def main() -> None:
         bundles = build_all(Path(scratch), shape, ROWS, given, progress)
         counts = {name: counted(bundle, given) for name, bundle in bundles.items()}
         report = race(bundles, given, progress)
+        mixed = race({name: bundles[name] for name in (FOLDED, UNFOLDED)}, given, progress, given.together)
     rows = {name: described(name, shape) | counts[name] | timed(report, name) for name in bundles}
     rows |= {name: reading(skips, shape, counts[UNFOLDED], given) for name, skips in READINGS.items()}
     figures = {
@@ -126,6 +128,7 @@ def main() -> None:
         "precision": given.precision,
         "workload": report.workload.model_dump(mode="json"),
         "systems": rows,
+        "mixed_batch": mixed_batch(mixed, given.together),
         "seconds": round(time.monotonic() - start),
     }
     write_result(
@@ -149,7 +152,8 @@ def build_all(scratch: Path, shape: Shape, names: Iterable[str], given: Given, p
         row = ROWS[name]
         checkpoint = write_system(scratch / name, base, row.method, shape, layers_of(row.skipped, shape))
         over = next(iter(bundles.values())).path if bundles else None
-        options = {"precision": given.precision, "max_batch": 1, "verify": False, "base": over} | limits
+        rows = given.together if row.method == "lavin" else 1
+        options = {"precision": given.precision, "max_batch": rows, "verify": False, "base": over} | limits
         bundles[name] = build(
             checkpoint, scratch / f"{name}.bundle", fold=row.fold, progress=progress, **options
         ).bundle
@@ -171,8 +175,14 @@ def layers_of(skipped: int, shape: Shape) -> int:
     return -(-skipped * shape.layers // PAPER_LAYERS)
 
 
-def race(bundles: Mapping[str, Bundle], given: Given, progress: Progress) -> BenchReport:
-    """All in the same rounds. The first is the one that the others are compared with."""
+def mixed_batch(report: BenchReport, rows: int) -> dict:
+    """What a step of a batch that may hold prompts of both modalities costs more: adapters beside the weights, over weights of one."""
+    over = {each.part: each.ratio.model_dump() for each in report.against}
+    return {"prompts": rows, "step_over_one_modality": over[DECODE.format(rows)]}
+
+
+def race(bundles: Mapping[str, Bundle], given: Given, progress: Progress, rows: int = 1) -> BenchReport:
+    """All in the same rounds, decoding `rows` prompts together. The first is the one that the others are compared with."""
     first, *others = bundles
     SYSTEMS.update({name: System(ROWS[name].method, ROWS[name].fold, SITES.get(ROWS[name].method)) for name in others})
     return bench(
@@ -181,7 +191,7 @@ def race(bundles: Mapping[str, Bundle], given: Given, progress: Progress) -> Ben
         against_ckpt={name: bundles[name].path for name in others},
         prompt_tokens=given.prompt,
         new_tokens=given.new,
-        batches=(1,),
+        batches=(rows,),
         rounds=given.rounds,
         progress=progress,
     )
