@@ -293,12 +293,13 @@ SYSTEMS = {  # of the published code's files: what inspect says of each, in orde
         "the tower's each token on its own",
         "attention skipped 0 of 6: none",
     ),
-    "lavin-das/mid": (
+    "lavin-das/mid": (  # without a fold state where adapters are folded when it is built
         "system: LaVIN-DAS, known by replaced_adapter without conv_C in the keys of checkpoint-19.pth",
         "kept 4, skipped 16, vision 4",
         "routers read the modality token alone",
         "layer skipped 2 of 6: 1, 3 (from the keys of checkpoint-19.pth)",
         "layer kept 4: 0, 2, 4, 5",
+        "fold state 0 numbers, 0 B 12 numbers, 48 B",
     ),
     "lavin-das/first_search": (
         "system: LaVIN-DAS",
