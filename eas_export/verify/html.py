@@ -126,7 +126,7 @@ def _blocks_figure(report: ParityReport) -> str:
     # "ts0" is layer 0 of the text stream, "0" that of a network with one row of blocks
     shown = ["".join(word[0] for word in part.split()) + str(layer) for part, layer in blocks]
     plot = log_plot(title, "layer", Y_LABEL, shown, series)
-    return _figure(title, plot, legend(series, "attention kept", "attention skipped"))
+    return _figure(title, plot, legend(series, "kept", "skipped"))
 
 
 def _outputs_figure(report: ParityReport) -> str:

@@ -91,7 +91,7 @@ LINES_IN_TERMINAL = (STAGE, SAME, *BRIEF, *IN_NUMBERS)
 NAMED = Column("which", lambda line: ", ".join(f"{each.name} ({number(each.error)})" for each in line.named), "note")
 
 LAYER = Column("layer", lambda block: f"{block.part} {block.layer}".strip(), "number")
-KIND = Column("attention", lambda block: block.kind)
+KIND = Column("kind", lambda block: block.kind)
 BLOCKS_ON_PAGE = (
     Column("step", lambda block: block.step, "head"),
     Column("prompt", lambda block: block.case),
