@@ -6,14 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from conftest import FP32, GOLDEN, RUN_HERE, GoldenCase, max_error
 
 from eas_export.backends.opening import open_runtime
 from eas_export.bundle.bundle import Bundle
 from eas_export.core.errors import UserError
+from eas_export.core.limits import Limits
+from eas_export.core.precision import PRECISIONS
 from eas_export.generation.generate import Generation, generate, join_generations
+from eas_export.networks.parameters import network_parameters
+from eas_export.networks.prune import prune
 from eas_export.pipeline import verify
 from eas_export.verify.decoder_samples import single_rows
+from eas_export.verify.reference import Reference
 from eas_export.verify.report import Verdict
 
 STATE = 1e-5
@@ -117,6 +123,19 @@ def test_a_skipped_layer_has_nothing_of_its_attention_and_feed_forward_network(b
         assert not [name for name in bundle.store.entries if name.startswith("modality")]
 
 
+def test_every_layer_of_the_ledgers_reference_equals_the_published_code(case):
+    """As it was trained: the modality token is computed, and the routers read it. States reach 32, so errors are relative."""
+    inputs, plan, limits = case.prompts("img1"), case.plan, Limits()
+    parameters = network_parameters(prune(case.checkpoint, plan), plan, PRECISIONS["fp32"], limits)
+    readers = {name: tensor.read for name, tensor in parameters.items()}
+    hidden: list[torch.Tensor] = []
+    Reference(case.checkpoint.config, plan, limits, readers).read(
+        [inputs.prompts], [inputs.forced_tokens], on_block=lambda prompt, layer, x: hidden.append(x.clone())
+    )
+    want = case.golden["img1/hidden"][:, 0]  # [layers, 1 + S, dim]
+    assert max_error(torch.stack(hidden), want) < FP32 * max(1, np.abs(want).max())
+
+
 def operators(bundle: Bundle, graph: str = "decode") -> Counter:
     return Counter(node.op_type for node in ir.load(bundle.graph_file(graph)).graph)
 
@@ -129,6 +148,7 @@ def test_decoding_costs_no_node_more_than_without_adapters(bundle_of, tmp_path):
     floor = build(case.folder, tmp_path / "floor", adapters="drop", verify=False, **case.limits).bundle
     assert floor.manifest.config.prefix == 0
     assert operators(bundle_of(case)) == operators(floor)
+    assert operators(bundle_of(case_of("lavin-lora", "r4"), fold="none")) == operators(floor)
     beside = operators(bundle_of(case, fold="lowrank")) - operators(floor)
     layers = case.plan.sites
     assert beside["Gemm"] == 2 * layers and beside["Mul"] == layers
