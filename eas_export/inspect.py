@@ -145,7 +145,7 @@ def _checkpoint_facts(path: Path, **given: Any) -> Facts:
         if request.given_skip is not None:
             raise
         plan = make_plan(config.sites, "none", "no skip list found")
-        notes.append(f"{error.what}; shown without skipping")
+        notes.append(f"{error.what}: shown without skipping; {error.fix}")
     notes += (
         *config.notes(plan.skipped),
         *disagreement(plan, checkpoint.evidence, config.attentions, config.has_adapters, config.site),

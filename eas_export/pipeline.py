@@ -255,6 +255,8 @@ def _load(sources: Sources, options: BuildOptions, family: str | None = None) ->
 
 def _require_same_model(m: Manifest, checkpoint: Checkpoint) -> None:
     theirs, ours = checkpoint.config.model_dump(), m.checkpoint_config.model_dump()
+    if m.system and m.system != checkpoint.system:
+        theirs, ours = {"system": checkpoint.system} | theirs, {"system": m.system} | ours
     if m.plan.origin != EXPLICIT and disagreement(m.plan, checkpoint.evidence, m.config.attentions):
         theirs, ours = theirs | {"skip list": checkpoint.evidence.text}, ours | {"skip list": list(m.plan.skipped)}
     if found := differing(theirs, ours):

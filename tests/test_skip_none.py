@@ -79,7 +79,7 @@ def test_lavin(tmp_path, command):
     assert code == 0 and said["report"]["verdict"] == "same as the checkpoint", err
     notes = said["notes"]
     assert notes == [
-        f"--skip is not what the checkpoint was trained with: args.skip_list of checkpoint-19.pth is {LAVIN.checkpoint.evidence.text}",
+        f"--skip is not what the checkpoint was trained with: args.skip_list of checkpoint-19.pth says {LAVIN.checkpoint.evidence.text}",
         f"adapters before attentions that training skipped are untrained: {skipped}",
         NO_TOKENIZER,
     ]
@@ -109,7 +109,7 @@ def test_fine_tuned_llava_has_lost_them(fine_tuned, tmp_path, refused):
     for ask in (("build", "--ckpt", fine_tuned, "--out", tmp_path / "o"), ("inspect", fine_tuned)):
         line = refused(*ask, "--skip", "none")
         assert "lacks model.layers.0.self_attn.q_proj.weight, model.layers.0.adapter_attn." in line
-        assert "skip what it was trained with, [0, 2], or pass --base-weights DIR" in line
+        assert "pass --skip 0,2, as it was trained, or pass --base-weights DIR" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -120,7 +120,7 @@ def test_fine_tuned_llava_with_the_original_models(fine_tuned, original, tmp_pat
     assert code == 0 and said["report"]["verdict"] == "same as the checkpoint", err
     assert said["notes"] == [
         "layers 0, 2, where kept, have the attention of base-7b; adapters before it have no effect",
-        "--skip is not what the checkpoint was trained with: the layers with replaced_adapter in ckpt is [0, 2]",
+        "--skip is not what the checkpoint was trained with: the layers with replaced_adapter in ckpt says [0, 2]",
         NEVER,
         NO_TOKENIZER,
     ]

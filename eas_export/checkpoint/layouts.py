@@ -41,7 +41,7 @@ LAYOUTS = (  # the first that fits
     Layout(  # before the next row: a LoRA of LLaVA has non_lora_trainables.bin, too
         "a LoRA, not a whole model",
         (ADAPTER_CONFIG, "adapter_model.*"),
-        f"pass a LLaVA's with --base-weights DIR, the folder of the model that it was trained on; or {MERGE_LORA}",
+        f"for a LoRA of LLaVA, also pass the model that it was trained on, with --base-weights DIR; else {MERGE_LORA}",
     ),
     Layout(
         "LLaVA's projector, without a language model",

@@ -166,7 +166,7 @@ class BuildOptions(Record):
                     f"{option} does not apply to this kind of network", where=option, fix=f"leave {option} out"
                 )
         if self.fold is not None and self.fold not in fold_modes:
-            kind = "a model without adapters" if self.adapters == "drop" else "this kind of network"
+            kind = "a model without adapters" if "none" in fold_modes else "this kind of network"
             what = f"{kind} has no fold mode {self.fold}"
             raise UserError(what, where="--fold", fix=f"leave --fold out, or choose {' or '.join(fold_modes)}")
         fold = self.fold or fold_modes[0]

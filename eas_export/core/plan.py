@@ -127,7 +127,9 @@ def disagreement(
     skipped = [site for site in plan.skipped if attentions([site]).isdisjoint(attentions(trained))]
     notes = []
     if kept or skipped:
-        notes.append(f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} is {evidence.text}")
+        notes.append(
+            f"{plan.origin} is not what the checkpoint was trained with: {evidence.origin} says {evidence.text}"
+        )
     if kept and adapters:
         notes.append(f"adapters {WHERE_KEPT[site]} that training skipped are untrained: {_listed(kept)}")
     if skipped and adapters:

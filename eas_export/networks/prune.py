@@ -28,7 +28,8 @@ def _require_complete(checkpoint: Checkpoint, plan: SkipPlan, needed: list[str])
         keys = ", ".join(_published(checkpoint, prefix) for prefix in missing[:4])
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         recorded = checkpoint.evidence.text
-        fix = f"skip what it was trained with, {recorded}" if recorded else "skip other attentions"
+        listed = (recorded or "").strip("[]").replace(" ", "")
+        fix = f"pass --skip {listed}, as it was trained" if listed else "skip others"
         if any("attention." in prefix for prefix in missing):
             fix += ", or pass --base-weights DIR, the original model, for attentions that fine-tuning has removed"
         what = f"the checkpoint lacks {keys}{more}, which this skip list needs"

@@ -20,9 +20,11 @@ from ..families.witnesses import DecoderWitness, Witnessed
 from ..generation.conversation import check_prompts, decode_inputs, empty_caches, encode_images, prefill_inputs, set_of
 from ..generation.generate import Generation, generate, join_generations
 from ..generation.text_model import open_tokenizer
+from ..networks.decoder.constant_routers import settle_routers
+from ..networks.decoder.graphs import FOLD_MODES
 from ..networks.decoder.teacher_forcing import force_tokens
 from ..networks.drop import drop_adapters
-from ..networks.parameters import exported, network_parameters
+from ..networks.parameters import network_parameters
 from ..networks.prune import prune
 from .adapter_modes import PUBLISHED, AdapterMode, folded, unfolded
 from .decoder_passes import Decode, Prefill, make_blocks
@@ -34,7 +36,7 @@ from .metrics import relative_error, spread
 from .reference import Reference, groups
 from .report import PublishedDeviation
 
-UNFOLDED = "lowrank"  # the fold mode whose network is the exported one with its adapters in place
+UNFOLDED = FOLD_MODES["lowrank"]  # whose network is the exported one with its adapters in place
 
 
 class DecoderLedger(Ledger):
@@ -60,7 +62,7 @@ class DecoderLedger(Ledger):
         self._reference = self._judge = self._stored()
         if self.checkpoint:
             self._reference = self._open(self.checkpoint)
-            self._judge = self._open(exported(self.checkpoint, m.plan, UNFOLDED))
+            self._judge = self._open(settle_routers(self.checkpoint, m.plan, UNFOLDED))
         fits = Runtime("verify", m.config, m.plan, m.limits, sessions={})
         for sample in samples.each.values():
             check_prompts(fits, sample.prompts, sample.forced)

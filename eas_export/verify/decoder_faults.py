@@ -159,7 +159,7 @@ def _where_modality_is_used(m: Manifest) -> Place | str:
     if m.config.router not in ("constant", "folded"):
         return "no weights depend on a prompt's modality alone"
     if m.precision != "fp32":
-        return f"the constants of both modalities may differ less than {m.precision} rounding"
+        return f"the constants of both modalities may differ less than {m.precision} rounding: build with --precision fp32 to plant it"
     return Place("fold" if m.config.router == "folded" else "prefill", _middle(range(m.plan.sites)))
 
 

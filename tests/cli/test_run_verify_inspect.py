@@ -304,7 +304,7 @@ SYSTEMS = {  # of the published code's files: what inspect says of each, in orde
     "lavin-das/first_search": (
         "system: LaVIN-DAS",
         "layer skipped 0 of 6: none",
-        "the checkpoint does not say which layers are skipped (its list is '[]'); shown without skipping",
+        "the checkpoint does not say which layers are skipped (its list is '[]'): shown without skipping; pass --skip with the layers that training skipped (of 0-5, such as 3-5,1), or --skip none",
     ),
     "lavin-lora/r4": (
         "system: LaVIN-LoRA, known by lora_A without adapters in the keys of checkpoint-19.pth",

@@ -137,7 +137,7 @@ def test_lowrank_decoding_costs_three_nodes_per_layer(lavin_case, bundle_of):
     constant number for all layers together. Nothing computes shapes at run time."""
     bundle = bundle_of(lavin_case, fold="lowrank")
     m = bundle.manifest
-    bare, _ = network_part(m.config, "without_adapters")(m.config)
+    bare, *_ = network_part(m.config, "without_adapters")(m.config)
     _, model = export_graph(graphs_of(bare, "none")["decode"], bare, m.plan, PRECISIONS[m.precision], m.limits)
     floor, lowrank = Counter(n.op_type for n in model.graph), Counter(n.op_type for n in nodes(bundle, "decode"))
     layers = m.plan.sites

@@ -236,7 +236,7 @@ def test_eas_adapters_of_the_base(tmp_path):
     require_same(sources, want)
     checkpoint = load_checkpoint(sources)
     assert checkpoint.system == "LLaVA-EAS with a LoRA" and checkpoint.evidence.text == "[0, 2]"
-    assert checkpoint.known_by == "replaced_adapter in the keys of eas and adapter_config.json"
+    assert checkpoint.known_by == "adapter_config.json, and replaced_adapter in the keys of eas"
 
 
 def test_eas_adapters_that_a_lora_brings_to_a_plain_base(base, tmp_path):

@@ -197,8 +197,9 @@ def test_a_transposed_weight_is_in_the_store_of_every_graph(name, sound, tmp_pat
 def test_the_same_fault_gives_the_same_copy(sound, tmp_path):
     bundle = sound(*HALF).bundle
     for name, control in CONTROLS.items():
-        one, other = (plant(bundle, control, tmp_path / f"{name} {i}") for i in "ab")
-        assert one.manifest == other.manifest
+        if not isinstance(control.place(bundle.manifest), str):
+            one, other = (plant(bundle, control, tmp_path / f"{name} {i}") for i in "ab")
+            assert one.manifest == other.manifest
 
 
 def test_a_copy_takes_no_room_and_is_taken_for_nothing_else(sound, tmp_path):
@@ -242,6 +243,9 @@ def reasons(manifest) -> dict[str, str]:
     return {name: place if isinstance(place, str) else "" for name, place in places.items()}
 
 
+OF_LAVIN = "weights of the other modality"  # planted in tests/test_golden_comparators.py
+
+
 def test_what_does_not_apply_says_why(bundle_of, tmp_path):
     for name in LAVIN_CASES:
         for fold in FOLDS:
@@ -252,7 +256,7 @@ def test_what_does_not_apply_says_why(bundle_of, tmp_path):
             folded = {} if fold == "weights" else {"published bias": "the bundle has no fold graph"}
             in_attention = ("position off by one", "stale cache slot")
             kept = dict.fromkeys(in_attention, "no layer keeps its attention") if name == "all" else {}
-            assert none == folded | kept
+            assert none == folded | kept | {OF_LAVIN: "no weights depend on a prompt's modality alone"}
             for each in none:
                 with pytest.raises(InternalError, match="does not apply"):
                     plant(bundle, CONTROLS[each], tmp_path / "copy")

@@ -65,8 +65,10 @@ class _Layers:
         """The published system and what told it, as fields of Checkpoint."""
         found = "replaced_adapter" if self.skipped else "adapter_attn" if self.kept else "no adapter"
         name = "LLaVA-EAS" if self.skipped or self.kept else "LLaVA"
-        also, told = (" with a LoRA", f" and {ADAPTER_CONFIG}") if has_lora else ("", "")
-        return {"system": name + also, "known_by": f"{found} in the keys of {folder.resolve().name}{told}"}
+        keys = f"{found} in the keys of {folder.resolve().name}"
+        if has_lora:
+            return {"system": f"{name} with a LoRA", "known_by": f"{ADAPTER_CONFIG}, and {keys}"}
+        return {"system": name, "known_by": keys}
 
 
 def load(sources: Sources) -> Checkpoint:
