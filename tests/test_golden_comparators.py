@@ -86,6 +86,11 @@ def test_fp16_is_as_exact_as_the_ledger_asks(bundle_of, case, fold):
     assert verify(bundle_of(case, "fp16", fold), case.folder).verdict == Verdict.SAME
 
 
+def test_folded_weights_in_bf16_run_where_a_backend_widens_them(bundle_of):
+    case = BY_MODALITY[0]
+    assert verify(bundle_of(case, "bf16"), case.folder).verdict == Verdict.SAME
+
+
 @pytest.mark.parametrize("fold", ["weights", "lowrank"])
 @pytest.mark.parametrize("case", BY_MODALITY, ids=lambda case: case.name)
 def test_verify_finds_planted_faults_in_their_layers(bundle_of, case, fold):

@@ -34,12 +34,16 @@ def open_low_memory_runtime(bundle: Bundle, backend: str) -> Runtime:
 
 
 def _with_sets(runtime: Runtime, bundle: Bundle) -> Runtime:
-    """The runtime with the weights that were folded at build time, mapped from the store on a CPU."""
+    """The runtime with the weights that were folded at build time, in the dtype in which its graphs take them (a backend may widen bf16),
+    else mapped from the store on a CPU."""
     names = network_part(runtime.config, "folded_sets")
     if names is None:
         return runtime
+    dtypes = {t.name: getattr(torch, t.dtype) for session in runtime.sessions.values() for t in session.spec.inputs}
     sets = {
-        modality: {name: bundle.store.tensor(stored).to(runtime.device) for name, stored in of_inputs.items()}
+        modality: {
+            name: bundle.store.tensor(stored).to(runtime.device, dtypes[name]) for name, stored in of_inputs.items()
+        }
         for modality, of_inputs in names(runtime.config, runtime.plan).items()
     }
     return replace(runtime, sets=sets)
