@@ -449,6 +449,7 @@ BLOCKS = {
     "table:engines": engines_table,
     "table:verify": verify_table,
     "table:meter": meter_table,
+    "table:comparison": comparison_table,
     "table:meter_systems": meter_systems_table,
     "table:families": families_table,
 }
