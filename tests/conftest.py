@@ -284,3 +284,11 @@ def with_image(prompts: Prompts, row: int, position: int, pixels: torch.Tensor) 
     index[row, position] = 0 if prompts.pixel_values is None else len(prompts.pixel_values)
     images = pixels[None] if prompts.pixel_values is None else torch.cat([prompts.pixel_values, pixels[None]])
     return replace(prompts, image_index=index, pixel_values=images)
+
+
+LONG = ("test_docs", "test_gpu_benchmark", "test_wheel", "test_bench", "test_rows")  # modules with tests of a minute
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no process waits for another's at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)

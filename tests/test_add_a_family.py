@@ -88,7 +88,7 @@ def test_the_family_on_the_page_is_built_verified_and_run(toy, tmp_path, command
     code, said, err = command("verify", out, "--ckpt", ckpt, "--negative-controls", "--json")
     report = json.loads(said)
     assert code == 0, err
-    assert [control["ok"] for control in report["controls"]] == [True] * 5
+    assert [control["ok"] for control in report["controls"]] == [True] * 6
     assert {shortcut["name"] for shortcut in report["shortcuts"]} == {"published fold"}
     pixels = np.random.default_rng(0).uniform(-1, 1, (2, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "x.npz", input_ids=[[1, -1, 7, 9]], pixel_values=pixels[:1], image_row=[0])

@@ -81,7 +81,7 @@ def test_they_equal_the_published_code(case, bundle_of, fold, backend):
     assert max_error(answers(bundle, backend, case, "img1").image_features, with_image[0]) < FP32
 
 
-@pytest.mark.parametrize(("case", "fold"), zip(BY_MODALITY, ("weights", "lowrank")), ids=str)
+@pytest.mark.parametrize(("case", "fold"), list(zip(BY_MODALITY, ("weights", "lowrank"))), ids=str)
 def test_fp16_is_as_exact_as_the_ledger_asks(bundle_of, case, fold):
     assert verify(bundle_of(case, "fp16", fold), case.folder).verdict == Verdict.SAME
 

@@ -7,11 +7,11 @@ from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ...core.precision import Precision
+from .. import network_part
 from ..contract import Costs
 from ..graphs import fold_modes, graphs_of
 from ..memory import RequestMemory, nbytes
 from .constant_routers import settled_config
-from .graphs import FOLD_MODES
 from .specs import cache_specs, fold_state_specs
 
 
@@ -30,9 +30,9 @@ def costs(config: ModelConfig, plan: SkipPlan) -> Costs:
 
 
 def requests(config: ModelConfig, plan: SkipPlan, precision: Precision) -> dict[str, RequestMemory]:
-    result = {}
+    result, modes = {}, network_part(config, "fold_modes")
     for mode in fold_modes(config):
-        network = settled_config(config, FOLD_MODES[mode])
+        network = settled_config(config, modes[mode])
         graphs, state = graphs_of(network, mode), fold_state_specs(network, plan, 1)
         folded = graphs["fold"].spec(network, plan, precision, Limits()).outputs if "fold" in graphs else ()
         result[mode] = RequestMemory(
