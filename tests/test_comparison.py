@@ -89,12 +89,20 @@ def test_the_table_shows_a_reports_figures(bundles, monkeypatch):
     assert comparison.claims(rows)["eas_over_lavin_folded"] == round(ratio.p50, 4)
     rows["ffn-12"] = comparison.reading((0, 12), shape, rows[comparison.LORA], GIVEN)
     work = report.workload.model_dump(mode="json")
-    result = {"systems": rows, "shape": "1B", "precision": "fp32", "workload": work} | environment()
+    mixed = {"prompts": 8, "step_over_one_modality": ratio.model_dump()}
+    result = {
+        "systems": rows,
+        "mixed_batch": mixed,
+        "shape": "1B",
+        "precision": "fp32",
+        "workload": work,
+    } | environment()
     monkeypatch.setattr(readme_tables, "load", lambda name: result)
     text = readme_tables.comparison_table()
     fair, unfolded = 1 / ratio.p50, report.baselines["onnxruntime-unskipped"].parts["answer"].seconds
     assert f"here {fair:.2f} times with 12 of 32 attentions skipped" in text and "are 1.31 and 2.19:" in text
     assert f"| LaVIN, beside the weights | | {over(report, 'onnxruntime-unskipped')}" in text
+    assert f"a step of 8 prompts takes {ratio.p50:.3f} (" in text
     assert f"{unfolded.p50:.2f} s" in text and "| feed-forward networks * | 12 of 32 | | | | | | " in text
 
 
