@@ -1,7 +1,8 @@
 """The decoders that EAS is compared with equal the published code, and cost what they must."""
 
+import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,10 @@ from eas_export.bundle.bundle import Bundle
 from eas_export.core.errors import UserError
 from eas_export.core.limits import Limits
 from eas_export.core.precision import PRECISIONS
+from eas_export.families import load_checkpoint
+from eas_export.families.contract import Sources
 from eas_export.generation.generate import Generation, generate, join_generations
+from eas_export.networks.decoder.constant_routers import router_table
 from eas_export.networks.parameters import network_parameters
 from eas_export.networks.prune import prune
 from eas_export.pipeline import verify
@@ -179,3 +183,35 @@ def test_a_bundle_of_constants_cannot_be_reread_as_another_fold_mode(bundle_of):
     assert fold_modes(case.checkpoint.config) == ("weights", "lowrank")
     for fold in ("weights", "lowrank"):
         assert fold_modes(bundle_of(case, fold=fold).manifest.config) == (fold,)
+
+
+def test_constants_are_those_of_grouped_heads_too():
+    """A LLaMA with half the heads of keys and values, beside the reference, in which the modality token is one of a prompt's."""
+    case = case_of("lavin-das", "mid")
+    half = case.checkpoint.config.dim // 2
+    tensors = {
+        name: tensor.map(lambda w: w[:half], (half, tensor.shape[1]))
+        if name.endswith(("n.k.weight", "n.v.weight"))
+        else tensor
+        for name, tensor in case.checkpoint.tensors.items()
+    }
+    config = case.checkpoint.config.model_copy(update={"kv_heads": case.checkpoint.config.kv_heads // 2})
+    pruned = prune(replace(case.checkpoint, config=config, tensors=tensors), case.plan)
+    parameters = network_parameters(pruned, case.plan, PRECISIONS["fp32"], Limits())
+    reference = Reference(config, case.plan, Limits(), {name: tensor.read for name, tensor in parameters.items()})
+    table = router_table(pruned, case.plan)
+    for which, run in enumerate(("txt1", "img1")):
+        (got,) = reference.read([case.prompts(run).prompts], [torch.empty(0, 1, dtype=torch.int64)])
+        assert max_error(table[which], got.state["router"][0].numpy()) < STATE
+
+
+def test_a_list_that_the_keys_contradict_is_not_followed_and_it_is_said(tmp_path):
+    case = case_of("lavin-das", "mid")
+    folder = shutil.copytree(case.folder, tmp_path / "das")
+    saved = torch.load(folder / "checkpoint-19.pth", weights_only=False)
+    saved["args"].skip_list = "[0, 5]"
+    torch.save(saved, folder / "checkpoint-19.pth")
+    checkpoint = load_checkpoint(Sources(folder))
+    said = "args.skip_list is '[0, 5]', but the keys of checkpoint-19.pth say 1,3: they are followed"
+    assert said in checkpoint.notes and checkpoint.evidence.text == "1,3"
+    assert not [note for note in case.checkpoint.notes if "skip_list" in note]

@@ -63,6 +63,11 @@ def mix(up: Tensor, router: Tensor) -> Tensor:
     return (wide.unflatten(1, (2, -1)) * router[:, None]).sum(1)
 
 
+def fold_bias(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> Tensor:
+    """b' of `fold_linear`, without the work for W': arguments and dtypes as there -> [out]"""
+    return (weight @ outer.to(weight.dtype)) @ inner_bias
+
+
 def fold_linear(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
     """The linear layer after an adapter, with the adapter folded in.
 

@@ -24,7 +24,7 @@ from ...checkpoint.state_dict import read_state, refuse_by_name
 from ...core.configs.adapter import Router
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
-from ...core.plan import SkipEvidence
+from ...core.plan import SkipEvidence, make_plan
 from ...core.record import quoted, validated
 from ...system.files import only_file
 from ..contract import Sources
@@ -69,13 +69,14 @@ def load(sources: Sources) -> Checkpoint:
     tensors = merge_pairs(tensors, lambda _, rank: LORA_ALPHA / rank, adapters_file)
 
     _check_n_prompt(args, vit.blocks, adapters_file)
+    evidence = _evidence(held, args, adapters_file)
     settings = _settings(sources, args, adapters_file) if system.router else (1.0, 1.0)
     return Checkpoint(
         config=_config(llama, system, sizes, vit, *settings, files.vision),
         tensors=tensors,
-        evidence=_evidence(held, layers, args, adapters_file),
+        evidence=evidence,
         files=(adapters_file, *llama.files, files.vision, *files.tokenizer),
-        notes=(*_notes(args), *llama.notes),
+        notes=(*_notes(args), *_contradiction(evidence, layers, args), *llama.notes),
         tokenizer=files.tokenizer,
         system=system.name,
         known_by=f"{system.known_by} in the keys of {adapters_file.name}",
@@ -137,13 +138,29 @@ def _layers_with(trained: Tensors, layers: int) -> dict[str, tuple[int, ...]]:
     return {"kept": tuple(kept), "skipped": replaced}
 
 
-def _evidence(held: dict[str, tuple[int, ...]], layers: int, args: dict[str, Any], file: Path) -> SkipEvidence:
+def _evidence(held: dict[str, tuple[int, ...]], args: dict[str, Any], file: Path) -> SkipEvidence:
     """The skip list that the keys tell, where a layer has one adapter; else that of the training arguments."""
     kept, skipped = held["kept"], held["skipped"]
     if not set(kept) & set(skipped):
         return SkipEvidence(text=",".join(map(str, skipped)) or "none", origin=f"the keys of {file.name}")
     text = args.get("skip_list")
     return SkipEvidence(text=None if text is None else str(text), origin=f"args.skip_list of {file.name}")
+
+
+def _contradiction(evidence: SkipEvidence, layers: int, args: dict[str, Any]) -> tuple[str, ...]:
+    """A note where the training arguments list other skips than the keys tell, which are followed."""
+    written = str(args.get("skip_list", "[]"))
+    if evidence.text is None or evidence.text == written or written.strip() == "[]":
+        return ()
+    try:
+        same = make_plan(layers, written, "args").skipped == make_plan(layers, evidence.text, evidence.origin).skipped
+    except UserError:
+        same = False
+    return (
+        ()
+        if same
+        else (f"args.skip_list is {written!r}, but {evidence.origin} say {evidence.text}: they are followed",)
+    )
 
 
 def _sizes(

@@ -193,7 +193,7 @@ class FoldedKeptBlock(KeptBlock):
     attention_of = FoldedAttention
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
-        return Tokens(n, n, modality=per_token(prompt.modality[:, None], prompt.length).flatten())
+        return Tokens(n, n, modality=prompt.modality_of_tokens())
 
     def read(self, tokens: Tokens) -> tuple[Tensor, ...]:
         return tuple(self.get_submodule(name)(tokens.n, tokens.modality) for name in self.folds)
@@ -276,7 +276,7 @@ class FoldedSkippedLayer(SkippedLayer):
         self.change = PerModality(rank, config.dim)
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
-        return Tokens(n, n, modality=per_token(prompt.modality[:, None], prompt.length).flatten())
+        return Tokens(n, n, modality=prompt.modality_of_tokens())
 
     def read(self, tokens: Tokens) -> tuple[Tensor, ...]:
         return (self.change(self.inner(tokens.n), tokens.modality),)

@@ -4,6 +4,8 @@ Scale, temperature and the 0.5 of the skipped adapter go into the matrices they 
 goes into gate and up (W diag(g)). Every conversion is computed in float32 and rounded once, to the parameter's dtype.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ...core.configs.adapter import AdapterConfig
 from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
-from ..fold import fold_linear, mix, stack_inner, stack_inner_bias, stack_outer
+from ..fold import fold_bias, fold_linear, mix, stack_inner, stack_inner_bias, stack_outer
 from .blocks import KeptBlock
 from .routers import MODALITIES
 
@@ -46,24 +48,26 @@ def _kept(tensors: Tensors, config: ModelConfig) -> Tensors:
     if config.router != "folded":
         return plain | _adapter(tensors, "kept_adapter.", config.kept_adapter, inner=("A", "a"), half=1.0)
     adapter = [tensors[f"kept_adapter.{letter}"] for letter in "AaBbDdw"]
+
+    def folded(weight: LazyTensor, modality: int, fold: Callable[..., Tensor], shape: tuple[int, ...]) -> LazyTensor:
+        def convert(matrix: Tensor, *letters: Tensor) -> Tensor:
+            return fold(matrix.float(), *_factors(config.kept_adapter, modality, *letters))
+
+        return combine([weight, *adapter], convert, shape, WIDE)
+
     for part in KeptBlock.folds:
         weight = plain.pop(f"{part}.weight")
         for which, name in enumerate(MODALITIES):
-            plain[f"{part}.{name}.weight"] = combine(
-                [weight, *adapter], lambda *each, i=which: _folded(config, i, *each)[0], weight.shape, WIDE
-            )
-            plain[f"{part}.{name}.bias"] = combine(
-                [weight, *adapter], lambda *each, i=which: _folded(config, i, *each)[1], weight.shape[:1], WIDE
-            )
+            plain[f"{part}.{name}.weight"] = folded(weight, which, lambda *each: fold_linear(*each)[0], weight.shape)
+            plain[f"{part}.{name}.bias"] = folded(weight, which, fold_bias, weight.shape[:1])
     return plain
 
 
-def _folded(config: ModelConfig, modality: int, weight: Tensor, *adapter: Tensor) -> tuple[Tensor, Tensor]:
-    """A kept layer's linear layer with the adapter folded in, for one modality. adapter: A, a, B, b, D, d, w"""
-    outer = _outer(config.kept_adapter, modality, *adapter[2:])
-    half = len(adapter[1]) + 1
-    inner, bias = stack_inner(adapter[0].float())[:half], stack_inner_bias(adapter[1].float())[:half]
-    return fold_linear(weight.float(), outer, inner, bias)
+def _factors(config: AdapterConfig, modality: int, *letters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An adapter before an attention as the last arguments of networks/fold.fold_linear, for one modality. letters: A, a, B, b, D, d, w"""
+    half = len(letters[1]) + 1
+    inner, bias = stack_inner(letters[0].float())[:half], stack_inner_bias(letters[1].float())[:half]
+    return _outer(config, modality, *letters[2:]), inner, bias
 
 
 def _outer(config: AdapterConfig, modality: int, *letters: Tensor) -> Tensor:

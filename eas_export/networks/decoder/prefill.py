@@ -114,10 +114,8 @@ def start_reading(
     positions = torch.arange(length, device=x.device)  # [L]
     if position_ids is None:
         position_ids = (positions + decoder.config.first_position)[None, :].expand(batch, length)
-    reads_token = decoder.config.router == "modality"
-    router_mean = _mean_weights(
-        positions, *(0, torch.ones_like(lengths)) if reads_token else (prefix, lengths + prefix)
-    )
+    start, ends = (0, torch.ones_like(lengths)) if decoder.config.router == "modality" else (prefix, lengths + prefix)
+    router_mean = _mean_weights(positions, start, ends)
     pooled_mean = _mean_weights(positions, 0, lengths + prefix)
     prompt = Prompt(batch, length, router_mean, pooled_mean, _modality(inputs, lengths))
     return x.flatten(0, 1), Reading(decoder, prompt, position_ids)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter import Router, mean_over
+from ..adapter import Router, mean_over, per_token
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Prompt:
     def mean(self, n: Tensor, weights: Tensor) -> Tensor:
         """n [B*L, dim], weights [B, L] float32 -> [B, dim] float32"""
         return mean_over(n.unflatten(0, (self.batch, self.length)), weights)
+
+    def modality_of_tokens(self) -> Tensor:
+        """Each token's prompt's: [B*L] int64"""
+        return per_token(self.modality[:, None], self.length).flatten()
 
 
 class PromptRouter(Router):
