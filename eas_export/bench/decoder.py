@@ -51,6 +51,8 @@ CLAIMS = (
     ("eager as published against low-rank", "pytorch-published", "onnxruntime-lowrank"),
     ("folded against no adapters, CUDA graphs", "pytorch-captured-weights", "pytorch-captured-floor"),
     ("low-rank against no adapters, CUDA graphs", "pytorch-captured-lowrank", "pytorch-captured-floor"),
+    ("folded against LaVIN, folded", "onnxruntime-weights", "lavin-folded"),
+    ("low-rank against LaVIN, folded", "onnxruntime-lowrank", "lavin-folded"),
     ("onnxruntime-genai against the base model", "onnxruntime-genai", "onnxruntime-plain"),
 )
 
