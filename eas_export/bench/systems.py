@@ -102,7 +102,7 @@ def _to_build(
     takes = detect(path).takes
     beside = {name: getattr(sources, name) for name in ("weights", "vision", "base_weights", "tokenizer") if sources}
     given = {name: value for name, value in (beside | m.options.settings).items() if name in takes}
-    checkpoint = load_checkpoint(Sources(path, **given))
+    checkpoint = load_checkpoint(Sources(path, **given), m.config.family)
     _require_same_model(checkpoint.config, m.config, where)
     known = fold_modes(checkpoint.config)
     fold = system.fold or known[0]
@@ -110,7 +110,7 @@ def _to_build(
         what = f"that checkpoint's model has no fold mode {fold}, only {', '.join(known)}"
         raise UserError(what, where=where, fix="give a checkpoint of the system that the name says")
     try:
-        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence)
+        plan = choose_plan(checkpoint.config.sites, checkpoint.evidence, site=checkpoint.config.site)
     except UserError as error:
         fix = "build it with --skip and the list that it was trained with, and give that bundle"
         raise UserError(error.what, where=where, fix=fix) from None
@@ -145,5 +145,5 @@ def _require_skips(system: System, config: AnyConfig, plan: SkipPlan, where: str
     skips = config.site if plan.skipped else None
     if skips != system.skips:
         does, should = (f"skips {each}s" if each else "skips nothing" for each in (skips, system.skips))
-        what = f"a model that {does}, but the system of that name {should}"
+        what = f"that model {does}, but the system of that name {should}"
         raise UserError(what, where=where, fix="give a checkpoint of the system that the name says")

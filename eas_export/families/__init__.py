@@ -83,7 +83,7 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
     if name and not family.detect(sources.ckpt):
         if other := _family_of(sources.ckpt):
             what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
-            raise UserError(what, where=sources.ckpt, fix="pass the checkpoint that the bundle was built from")
+            raise UserError(what, where=sources.ckpt, fix=f"pass a checkpoint of {family.name}, as the bundle's own")
         refuse_by_name(sources.ckpt)
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):

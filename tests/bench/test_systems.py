@@ -90,10 +90,10 @@ def test_of_skipped_layers_nothing_is_run_as_published_or_without_adapters(files
 @pytest.mark.parametrize(
     "name, system, said",
     [
-        ("das", "lavin", "a model that skips nothing, but the system of that name skips layers (--against-ckpt das="),
-        ("das", "eas", "a model that skips attentions, but the system of that name skips layers"),
-        ("lavin-folded", "eas", "a model that skips attentions, but the system of that name skips nothing"),
-        ("lora", "das", "a model that skips layers, but the system of that name skips nothing"),
+        ("das", "lavin", "that model skips nothing, but the system of that name skips layers (--against-ckpt das="),
+        ("das", "eas", "that model skips attentions, but the system of that name skips layers"),
+        ("lavin-folded", "eas", "that model skips attentions, but the system of that name skips nothing"),
+        ("lora", "das", "that model skips layers, but the system of that name skips nothing"),
     ],
 )
 def test_another_system_than_the_names_is_refused(files, name, system, said):
@@ -113,7 +113,8 @@ def test_another_system_than_the_names_is_refused(files, name, system, said):
         ("das", "no/such", "there is no such file or folder (no/such)"),
         ("das", CASE.folder / "weights", "this is not a checkpoint of a known family"),
         ("das", TINY.folder, "its vocab_size is 128, the bundle's is 96 (--against-ckpt das="),
-        ("das", llava_golden_case("a").folder, "its family is llava, the bundle's is lavin (--against-ckpt das="),
+        ("das", llava_golden_case("a").folder, "a checkpoint of llava, the bundle's is of lavin"),
+        ("das", MeterCase("comparators/meter-das/vqa_train").file, "a checkpoint of meter, the bundle's is of lavin"),
         ("das", golden_case("noskip").folder, "build it with --skip and the list that it was trained with"),
     ],
 )
