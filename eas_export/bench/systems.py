@@ -14,7 +14,7 @@ from ..bundle.bundle import Bundle, looks_like_bundle, open_bundle
 from ..bundle.manifest import Manifest
 from ..core.configs import AnyConfig
 from ..core.errors import UserError
-from ..core.plan import SkipPlan, choose_plan
+from ..core.plan import Site, SkipPlan, choose_plan
 from ..core.registry import find
 from ..families import detect, load_checkpoint
 from ..families.contract import Sources
@@ -34,7 +34,7 @@ class System:
 
     what: str
     fold: str | None = None
-    skips: str | None = None
+    skips: Site | None = None
 
 
 SYSTEMS: dict[str, System] = {

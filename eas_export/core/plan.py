@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from pydantic import Field
 
 from .errors import UserError
 from .record import Record
 
+Site = Literal["attention", "layer"]  # what a skip leaves out
 EXPLICIT = "--skip"  # the origin of an explicit choice
 WHERE_KEPT = {"attention": "before attentions", "layer": "in layers"}  # of what is kept, by what a site is
 
@@ -58,7 +60,7 @@ def parse_skip(text: str, where: str) -> tuple[int, ...]:
     return tuple(sorted(indices))
 
 
-def make_plan(sites: int, text: str, origin: str, site: str = "attention") -> SkipPlan:
+def make_plan(sites: int, text: str, origin: str, site: Site = "attention") -> SkipPlan:
     """The plan that `text` describes for a model with this many sites. Raises UserError for an index out of range.
 
     site  what a site is, for messages
@@ -76,7 +78,7 @@ def choose_plan(
     evidence: SkipEvidence,
     explicit: str | None = None,
     recipe: tuple[str, str] | None = None,
-    site: str = "attention",
+    site: Site = "attention",
 ) -> SkipPlan:
     """Decide what is skipped. Raises UserError where nothing says, or where recipe and checkpoint disagree.
 
@@ -110,7 +112,7 @@ def disagreement(
     evidence: SkipEvidence,
     attentions: Callable[[Iterable[int]], frozenset],
     adapters: bool = True,
-    site: str = "attention",
+    site: Site = "attention",
 ) -> tuple[str, ...]:
     """Notes where the plan is not what the checkpoint records: that may be intended, but untrained adapters are used then.
 
@@ -141,7 +143,7 @@ def _listed(sites: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(sites)))
 
 
-def _recorded(sites: int, evidence: SkipEvidence, site: str) -> SkipPlan | None:
+def _recorded(sites: int, evidence: SkipEvidence, site: Site) -> SkipPlan | None:
     """The plan that the checkpoint records. Raises UserError for a list that cannot be one of this model."""
     has_list = (evidence.text or "").strip() not in ("", "[]")
     return make_plan(sites, evidence.text, evidence.origin, site) if has_list else None

@@ -13,6 +13,8 @@ from ..core.precision import Precision
 from . import network_part
 from .skeleton import skeleton
 
+Readers = Mapping[str, Callable[[], Tensor]]  # a parameter's name in the store -> what reads it
+
 
 def build_network(config: AnyConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> nn.Module:
     """The network in the precision's dtype, without weights, on the meta device."""
@@ -32,7 +34,7 @@ def parameter_shapes(network: nn.Module) -> dict[str, tuple[tuple[int, ...], tor
     return {store_name(name): (tuple(p.shape), p.dtype) for name, p in network.named_parameters()}
 
 
-def load_parameters(network: nn.Module, read: Mapping[str, Callable[[], Tensor]]) -> nn.Module:
+def load_parameters(network: nn.Module, read: Readers) -> nn.Module:
     """Assign weights to the network, without a copy. Raises InternalError unless names, shapes and dtypes are exactly the network's."""
     expected = parameter_shapes(network)
     if set(expected) != set(read):

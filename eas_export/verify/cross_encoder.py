@@ -26,9 +26,8 @@ from ..networks.cross_encoder.encode import PIXELS
 from ..networks.cross_encoder.modules import CrossEncoder, unfolded_cross_encoder
 from ..networks.cross_encoder.pairs import Pairs, join_pairs
 from ..networks.cross_encoder.parameters import unfolded_parameters
-from ..networks.decoder.streaming import Readers
 from ..networks.graphs import graphs_of
-from ..networks.network import build_network, load_parameters, parameter_shapes
+from ..networks.network import Readers, build_network, load_parameters, parameter_shapes
 from ..networks.skeleton import skeleton
 from .ledger import FOLDED, STORED, Case, Ledger, Step, make_cases
 from .lines import Line, Output, compare_tokens

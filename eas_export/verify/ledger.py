@@ -19,7 +19,7 @@ from ..core.precision import PRECISIONS, Precision
 from ..core.progress import Progress
 from ..evaluate.accuracy import Accuracy
 from ..families.witnesses import Witnessed
-from ..networks.decoder.streaming import Readers
+from ..networks.network import Readers
 from ..networks.parameters import network_parameters
 from ..networks.prune import prune
 from ..system.scratch import Scratch, scratch_folder

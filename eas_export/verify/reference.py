@@ -16,8 +16,9 @@ from ..generation.generate import Generation
 from ..networks.decoder.fold import fold_layer
 from ..networks.decoder.prefill import join_state, start_reading
 from ..networks.decoder.prompts import Prompts
-from ..networks.decoder.streaming import Readers, StreamedNetwork
+from ..networks.decoder.streaming import StreamedNetwork
 from ..networks.decoder.teacher_forcing import force_tokens
+from ..networks.network import Readers
 from .adapter_modes import AdapterMode, unfolded
 
 MOST_TOKENS = 2048  # go through the network together

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from ..plan import Site
 from ..record import Record, Size
 from .vit import VitConfig
 
@@ -98,7 +99,7 @@ class CrossEncoderConfig(Record):
     image_transform: str = "clip"
     text_length: Size
     classifier_token: bool = True
-    site: Literal["attention", "layer"] = "attention"
+    site: Site = "attention"
     before_adapter: BottleneckConfig | None = None
     beside_adapter: BottleneckConfig | None = None
     behind_adapter: BottleneckConfig | None = None

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ..plan import Site
 from ..record import Record, Size
 from .adapter import AdapterConfig, Router
 from .vit import VisionConfig
 
-Site = Literal["attention", "layer"]
 _OF_TOWERS = ("prompt", "token")
 
 

@@ -8,7 +8,7 @@ from ...checkpoint.keys import Key, KeyTable
 from ...checkpoint.layouts import LORA_PART
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...core.configs.adapter import Router
-from ...core.configs.decoder import Site
+from ...core.plan import Site
 
 Tensors = Mapping[str, LazyTensor]
 LAYER = "layers.{i}"

@@ -1,18 +1,16 @@
 """The network in float32 with one block's weights in memory at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ...core.precision import PRECISIONS
 from ...system.machine import give_back_memory
-from ..network import build_network, load_parameters, parameter_shapes
-
-Readers = Mapping[str, Callable[[], Tensor]]  # parameter's name in the store -> reader of it in float32
+from ..network import Readers, build_network, load_parameters, parameter_shapes
 
 
 class StreamedNetwork:
