@@ -70,7 +70,10 @@ def test_everything_that_needs_only_the_bundle_is_timed(command, bundle_of, tmp_
         assert each.memory.private_bytes > 1e7 and each.opened_seconds > 0 and not each.refused
         assert all(timing.seconds.p50 > 0 and timing.pieces >= timing.trials >= 2 for timing in each.parts.values())
     assert {(c.of, c.part) for c in report.against} >= {("pytorch-published", "decode x2"), ("pytorch-lowrank", ANSWER)}
-    assert [claim.name for claim in report.claims] == ["eager as published against low-rank"]
+    assert [claim.name for claim in report.claims] == [
+        "eager as published against low-rank",
+        "low-rank against LaVIN, folded",
+    ]
     assert {roof.part for roof in report.roofline} == {VISION, PREFILL, FULL, "decode x1", "decode x2"}
     assert report.rates.read_bytes_per_second.p50 > 1e8 and report.causes == () and report.break_even is None
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
