@@ -74,11 +74,11 @@ PRECISIONS = {
     "bf16": Precision("bfloat16", tolerance=2.4e-1, state=8e-2, floor=5e-7, block=1.6e-1),
 }
 
-# Modules whose parameters stay in float32 in every precision: they are tiny, run once per prompt, and everything after them
-# depends on their output.
-FLOAT32_MODULES = ("router", "pool")
+# Parts of the names of parameters that stay in float32 in every precision: they are tiny, run once per prompt, and everything after them
+# depends on their output; and the gains of norms that are sums (networks/decoder/blocks.OffsetNorm).
+FLOAT32_PARTS = ("router", "pool", "gain")
 
 
 def parameter_dtype(name: str, precision: Precision) -> str:
     """The dtype of the network parameter `name` ("layers.3.router.weight") in this precision."""
-    return "float32" if any(part in FLOAT32_MODULES for part in name.split(".")) else precision.dtype
+    return "float32" if any(part in FLOAT32_PARTS for part in name.split(".")) else precision.dtype

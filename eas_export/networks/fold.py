@@ -13,7 +13,7 @@ Unfolded, it takes two products:    y = n + up (v * down(n)),   v = spread(w) = 
 Folded, it takes none. With one half of down, M1 = [M; 0] and m1 = [m; 1], and U = w0 up[:, :rank+1] + w1 up[:, rank+1:], it is
 y = n + U (M1 n + m1), and a linear layer W on y reads n directly:
 
-    W' = W + (W U) M1,   b' = (W U) m1        because W y = W n + W U (M1 n + m1)
+    W' = W + (W U) M1,   b' = b + (W U) m1        because W y + b = W n + W U (M1 n + m1) + b
 """
 
 import torch
@@ -68,14 +68,18 @@ def fold_bias(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) 
     return (weight @ outer.to(weight.dtype)) @ inner_bias
 
 
-def fold_linear(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
+def fold_linear(
+    weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The linear layer after an adapter, with the adapter folded in.
 
     weight      [out, dim]        W; for gate and up of a skipped layer already W diag(ffn_norm.weight)
     outer       [dim, rank + 1]   U, from `mix`
     inner       [rank + 1, dim]   M1, one half of down
     inner_bias  [rank + 1]        m1, one half of down's bias
+    bias        [out]             b, None without one
     returns     W' [out, dim] and b' [out], in weight's dtype
     """
     product = weight @ outer.to(weight.dtype)  # [out, rank + 1]
-    return weight + product @ inner, product @ inner_bias
+    own = product @ inner_bias  # [out]
+    return weight + product @ inner, own if bias is None else bias + own

@@ -1,13 +1,14 @@
 """The config of a decoder."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..plan import Site
 from ..record import Record, Size
 from .adapter import AdapterConfig, Router
+from .rope import Factor, LayerAttention, LongropeScaling, Rope
 from .vit import VisionConfig
 
 _OF_TOWERS = ("prompt", "token")
@@ -17,6 +18,7 @@ class ModelConfig(Record):
     """A decoder, usually with a vision tower.
 
     kv_heads        heads of keys and values; `heads` of the queries is a multiple
+    head_dim        numbers of a head, by default dim / heads
     modality_token  the prompt starts with a token that says whether it has an image: it has an embedding table of its own
                     with two rows, no other token attends to it, its keys and values are not cached, and the
                     mean that a router reads leaves it out (LaVIN)
@@ -27,6 +29,18 @@ class ModelConfig(Record):
     vision          None: the model reads text alone
     tied_head       the head multiplies by the embedding table, which is stored once
     rope_interleaved  RoPE turns the pairs (0, 1), (2, 3), ... (True) or (i, i + head_dim/2) (False)
+    ropes           the kinds of RoPE that its layers have
+    layer_attention  of every layer in order; empty: each attends to all tokens before it and has the first of `ropes`
+    activation      of the feed-forward network's gate
+    qkv_bias, o_bias, ffn_bias  the projections have biases
+    norm_offset     norms multiply by 1 + w: the sum is kept in float32 in every precision (Gemma)
+    qk_norm         heads of queries and keys are normalised before RoPE (Qwen3)
+    sandwich_norms  the outputs of attention and of feed-forward network are normalised, too, before they are added (Gemma 2)
+    attention_scale  of the products of queries and keys; None: 1 / sqrt(head_dim)
+    attention_softcap, logit_softcap  c of c tanh(x / c), which bounds the scores of attentions, or the logits; None: they are not bounded
+    embedding_scale  multiplies token embeddings
+    residual_scale  multiplies what attention and feed-forward network add
+    logit_scale     multiplies the logits, before they are bounded
     """
 
     kind: Literal["decoder"] = "decoder"
@@ -38,8 +52,23 @@ class ModelConfig(Record):
     kv_heads: Size
     ffn_dim: Size
     norm_eps: float = Field(gt=0, le=1)
-    rope_theta: float = Field(ge=1, le=1e12)
+    head_dim: Size
     rope_interleaved: bool
+    ropes: tuple[Rope, ...] = Field(max_length=16)
+    layer_attention: tuple[LayerAttention, ...] = ()
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    ffn_bias: bool = False
+    norm_offset: bool = False
+    qk_norm: bool = False
+    sandwich_norms: bool = False
+    attention_scale: Factor | None = None
+    attention_softcap: Factor | None = None
+    logit_softcap: Factor | None = None
+    embedding_scale: Factor = 1.0
+    residual_scale: Factor = 1.0
+    logit_scale: Factor = 1.0
     modality_token: bool
     first_position: int = Field(default=0, ge=0, le=1)
     site: Site = "attention"
@@ -47,6 +76,45 @@ class ModelConfig(Record):
     skipped_adapter: AdapterConfig | None
     vision: VisionConfig | None
     tied_head: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Bundles before 0.12.0 have one RoPE, rope_theta, and no head_dim."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "rope_theta" in values and "ropes" not in values:
+            values["ropes"] = ({"theta": values.pop("rope_theta")},)
+        if values.get("head_dim") is None and all(isinstance(values.get(key), int) for key in ("dim", "heads")):
+            values["head_dim"] = values["dim"] // max(1, values["heads"])
+        return values
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> "ModelConfig":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        if self.layer_attention and len(self.layer_attention) != self.layers:
+            raise ValueError(f"layer_attention has {len(self.layer_attention)} entries for {self.layers} layers")
+        for layer in range(self.layers):
+            attention = self.attention_of(layer)
+            if attention.rope is not None and attention.rope >= len(self.ropes):
+                raise ValueError(f"layer {layer} has RoPE {attention.rope} of {len(self.ropes)}")
+            if attention.window and self.modality_token:
+                raise ValueError("attention windows do not go with a modality token")
+        for rope in self.ropes:
+            dims = self.rope_dims(rope)
+            if dims % 2 or dims > self.head_dim:
+                raise ValueError(
+                    f"RoPE turns {dims} of a head's {self.head_dim} numbers: expected an even part of them"
+                )
+            if isinstance(rope.scaling, LongropeScaling) and {len(rope.scaling.short), len(rope.scaling.long)} != {
+                dims // 2
+            }:
+                raise ValueError(
+                    f"LongRoPE has {len(rope.scaling.short)} and {len(rope.scaling.long)} factors for {dims // 2} frequencies"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ModelConfig":
@@ -72,6 +140,8 @@ class ModelConfig(Record):
         in_weights = {"scale": True, "temperature": True}
         return self.model_dump(
             exclude={
+                "residual_scale": True,
+                "logit_scale": True,
                 "kept_adapter": in_weights,
                 "skipped_adapter": in_weights,
                 "vision": {"adapter": in_weights, "image": True},
@@ -101,7 +171,8 @@ class ModelConfig(Record):
     @property
     def tables(self) -> tuple[str, ...]:
         """Parameters of which a run reads a row per token, and no more."""
-        return ("modality.weight", "rope.cos", "rope.sin", *(() if self.tied_head else ("embed.weight",)))
+        angles = (f"{name}.{part}" for name in self.rope_names for part in ("cos", "sin"))
+        return ("modality.weight", *angles, *(() if self.tied_head else ("embed.weight",)))
 
     @property
     def image_tokens(self) -> int:
@@ -122,12 +193,25 @@ class ModelConfig(Record):
         return ()
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
+    def q_dim(self) -> int:
+        """Numbers of all heads of the queries; dim, in most models."""
+        return self.heads * self.head_dim
 
     @property
     def kv_dim(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def rope_names(self) -> tuple[str, ...]:
+        """Of the tables of `ropes` in the network."""
+        return tuple(f"rope{index or ''}" for index in range(len(self.ropes)))
+
+    def rope_dims(self, rope: Rope) -> int:
+        """How many of a head's numbers it turns."""
+        return rope.dims or self.head_dim
+
+    def attention_of(self, layer: int) -> LayerAttention:
+        return self.layer_attention[layer] if self.layer_attention else LayerAttention()
 
     @property
     def prefix(self) -> int:

@@ -1,6 +1,7 @@
 """Limit how much of its cache an Attention reads by a mask instead of lengths.
 
-    Attention(q, k, v, nonpad_kv_seqlen = lengths)   ->   Attention(q, k, v, attn_mask = [0, 1, .. T - 1] < lengths)
+    Attention(q, k, v, nonpad_kv_seqlen = lengths)         ->   Attention(q, k, v, attn_mask = [0, 1, .. T - 1] < lengths)
+    Attention(q, k, v, attn_mask, nonpad_kv_seqlen = ..)   ->   Attention(q, k, v, attn_mask), where the mask says as much
 
 TensorRT's parser silently drops nonpad_kv_seqlen, and opsets before 24 do not have it; a mask works everywhere.
 """
@@ -16,17 +17,19 @@ class LengthsToMask(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         masks: dict[ir.Value, ir.Value] = {}
+        modified = False
         for node in list(model.graph):
             if node.op_type != "Attention" or len(node.inputs) <= LENGTHS or node.inputs[LENGTHS] is None:
                 continue
-            lengths = node.inputs[LENGTHS]
-            if lengths not in masks:
-                nodes = _mask(lengths, node.inputs[1])
-                model.graph.insert_before(node, nodes)
-                masks[lengths] = nodes[-1].outputs[0]
-            node.replace_input_with(MASK, masks[lengths])
+            lengths, modified = node.inputs[LENGTHS], True
+            if node.inputs[MASK] is None:
+                if lengths not in masks:
+                    nodes = _mask(lengths, node.inputs[1])
+                    model.graph.insert_before(node, nodes)
+                    masks[lengths] = nodes[-1].outputs[0]
+                node.replace_input_with(MASK, masks[lengths])
             node.resize_inputs(MASK + 1)
-        return ir.passes.PassResult(model, bool(masks))
+        return ir.passes.PassResult(model, modified)
 
 
 def _mask(lengths: ir.Value, keys: ir.Value) -> list[ir.Node]:

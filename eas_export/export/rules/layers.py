@@ -92,9 +92,9 @@ def relu(w: GraphWriter, x: Tensor, inplace: bool = False) -> Tensor:
 
 
 @rule(F.gelu)
-def gelu(w: GraphWriter, x: Tensor) -> Tensor:
-    """Exact F.gelu -> Gelu. The tanh approximation is not covered."""
-    return w.node("Gelu", [x], like(x))
+def gelu(w: GraphWriter, x: Tensor, approximate: str = "none") -> Tensor:
+    """F.gelu -> Gelu, exact or the tanh approximation"""
+    return w.node("Gelu", [x], like(x), **({"approximate": approximate} if approximate != "none" else {}))
 
 
 @rule(F.pad)

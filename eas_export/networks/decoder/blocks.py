@@ -1,6 +1,7 @@
 """The decoder's blocks. Skipped blocks are built without attention; no flag switches it off.
 
     kept           x - norm - n - adapter - y - q,k,v - RoPE - attention - o - (+x) - x1 - ffn_norm - FFN - (+x1) - out
+                   sandwich norms stand behind o and behind the FFN, of any block
     skipped        x - norm - n - adapter - y ------------------------------------------------------- FFN - (+x)  - out
     skipped layer  x - norm - n - adapter - y ------------------------------------------------------------- (+x)  - out
 
@@ -11,8 +12,10 @@ with an image, one for those without.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.configs.decoder import ModelConfig
@@ -62,25 +65,59 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+class OffsetNorm(nn.Module):
+    """RMSNorm with gain = 1 + weight, computed in float32: rounded to bfloat16, gains near 1 would lose most of the weight."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(dim, dtype=torch.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(ops.wide(x), self.gain, self.eps).to(x.dtype)
+
+
+def norm(config: ModelConfig, width: int) -> nn.Module:
+    """The kind of norm that the model has, over the last axis."""
+    return (OffsetNorm if config.norm_offset else RMSNorm)(width, config.norm_eps)
+
+
+def sandwich(config: ModelConfig) -> nn.Module:
+    """The norm behind an attention or a feed-forward network, nothing in most models."""
+    return norm(config, config.dim) if config.sandwich_norms else nn.Identity()
+
+
+ACTIVATIONS = {  # ModelConfig.activation
+    "silu": ops.swish,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
 class Attention(nn.Module):
-    """The four projections of multi-head attention; the graphs compute the attention itself."""
+    """The four projections of multi-head attention, and norms of queries and keys; the graphs compute the attention itself."""
+
+    projection = staticmethod(linear)
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.q = linear(config.dim, config.dim, bias=False)
-        self.k = linear(config.dim, config.kv_dim, bias=False)
-        self.v = linear(config.dim, config.kv_dim, bias=False)
-        self.o = linear(config.dim, config.dim, bias=False)
+        self.q = self.projection(config.dim, config.q_dim, config.qkv_bias)
+        self.k = self.projection(config.dim, config.kv_dim, config.qkv_bias)
+        self.v = self.projection(config.dim, config.kv_dim, config.qkv_bias)
+        self.q_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+        self.o = linear(config.q_dim, config.dim, config.o_bias)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y [n, dim] -> q [n, dim], k, v [n, kv_dim]"""
+        """y [n, dim] -> q [n, q_dim], k, v [n, kv_dim]"""
         return self.q(y), self.k(y), self.v(y)
 
 
 class PerModality(nn.Module):
     """A linear layer with two sets of weights. Graphs take one set as inputs; the reference reads both."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        """bias: of what is folded; a fold has one in any case"""
         super().__init__()
         self.text, self.image = linear(inputs, outputs), linear(inputs, outputs)
 
@@ -89,25 +126,21 @@ class PerModality(nn.Module):
         return torch.where(modality[:, None] == 1, self.image(x), self.text(x))
 
 
-class FoldedAttention(nn.Module):
-    """The projections of multi-head attention where an adapter is folded into q, k and v, which gives them biases."""
+class FoldedAttention(Attention):
+    """Where an adapter is folded into q, k and v, which gives them biases."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.q = PerModality(config.dim, config.dim)
-        self.k = PerModality(config.dim, config.kv_dim)
-        self.v = PerModality(config.dim, config.kv_dim)
-        self.o = linear(config.dim, config.dim, bias=False)
+    projection = PerModality
 
 
 class FeedForward(nn.Module):
-    """down(silu(gate z) * up z)"""
+    """down(activation(gate z) * up z)"""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = linear(config.dim, config.ffn_dim, bias=False)
-        self.up = linear(config.dim, config.ffn_dim, bias=False)
-        self.down = linear(config.ffn_dim, config.dim, bias=False)
+        self.gate = linear(config.dim, config.ffn_dim, config.ffn_bias)
+        self.up = linear(config.dim, config.ffn_dim, config.ffn_bias)
+        self.down = linear(config.ffn_dim, config.dim, config.ffn_bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def project(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z [n, dim] -> gate, up [n, ffn_dim]"""
@@ -115,7 +148,7 @@ class FeedForward(nn.Module):
 
     def finish(self, gate: Tensor, up: Tensor) -> Tensor:
         """gate, up [n, ffn_dim] -> [n, dim]"""
-        return self.down(ops.swish(gate) * up)
+        return self.down(self.activation(gate) * up)
 
 
 class Block(nn.Module):
@@ -125,7 +158,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = norm(config, config.dim)
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
         """n [B*L, dim]"""
@@ -147,7 +180,8 @@ class Block(nn.Module):
         """The weight and bias of each of `folds` with the adapter folded in: router [2] float32; down_bias [width], shifted by the pooled
         feature in place of an attention"""
         factors = fold_factors(self.adapter, router, down_bias)
-        return {name: fold_linear(self.get_submodule(name).weight, *factors) for name in self.folds}
+        layers = {name: self.get_submodule(name) for name in self.folds}
+        return {name: fold_linear(layer.weight, *factors, layer.bias) for name, layer in layers.items()}
 
 
 class KeptBlock(Block):
@@ -160,17 +194,19 @@ class KeptBlock(Block):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.attention = self.attention_of(config)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.post_attention_norm = sandwich(config)
+        self.ffn_norm = norm(config, config.dim)
         self.ffn = FeedForward(config)
+        self.post_ffn_norm = sandwich(config)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y [n, dim], the adapter's output -> q [n, dim], k, v [n, kv_dim]"""
+        """y [n, dim], the adapter's output -> q [n, q_dim], k, v [n, kv_dim]"""
         return self.attention.project(y)
 
     def finish(self, x: Tensor, heads: Tensor) -> Tensor:
-        """x [n, dim]; heads [n, dim], the attention's output before o -> [n, dim]"""
-        x1 = x + self.attention.o(heads)
-        return x1 + self.ffn.finish(*self.ffn.project(self.ffn_norm(x1)))
+        """x [n, dim]; heads [n, q_dim], the attention's output before o -> [n, dim]"""
+        x1 = x + self.post_attention_norm(self.attention.o(heads))
+        return x1 + self.post_ffn_norm(self.ffn.finish(*self.ffn.project(self.ffn_norm(x1))))
 
 
 class AdaptedKeptBlock(KeptBlock):
@@ -210,6 +246,7 @@ class SkippedBlock(Block):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.ffn = FeedForward(config)
+        self.post_ffn_norm = sandwich(config)
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """y [n, dim], the adapter's output -> gate, up [n, ffn_dim]"""
@@ -217,7 +254,7 @@ class SkippedBlock(Block):
 
     def finish(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         """x [n, dim]; gate, up [n, ffn_dim] -> [n, dim]"""
-        return x + self.ffn.finish(gate, up)
+        return x + self.post_ffn_norm(self.ffn.finish(gate, up))
 
 
 class AdaptedSkippedBlock(SkippedBlock):

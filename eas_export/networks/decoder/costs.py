@@ -24,7 +24,7 @@ def costs(config: ModelConfig, plan: SkipPlan) -> Costs:
         "adapters": adapters,
         "other": ("",),
     }
-    trained = {"attention": config.layers * 2 * config.dim * (config.dim + config.kv_dim)}  # q and o, k and v
+    trained = {"attention": config.layers * 2 * config.dim * (config.q_dim + config.kv_dim)}  # q and o, k and v
     layer = 2 * config.kv_dim  # keys and values
     return Costs(marks, trained, "", (layer * config.layers, layer * len(plan.kept)), (0, 0))
 

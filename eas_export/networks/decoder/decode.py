@@ -10,6 +10,7 @@ All forms share one loop over the blocks; they differ in how the linear layers a
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ...core.configs.decoder import ModelConfig
@@ -83,7 +84,7 @@ def through_adapters(spreads: Sequence[Tensor] | Mapping[int, Tensor], biases: M
 
 def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -> dict[str, Tensor]:
     """One step through all blocks; `project` applies the linear layers after a block's adapter."""
-    x = decoder.embed(inputs["input_ids"].flatten())  # [B, dim]
+    x = decoder.embedding(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}
     for i, block in enumerate(decoder.layers):
         with within(f"layers.{i}"):
@@ -107,11 +108,17 @@ def decode_block(
     slots, position_ids = inputs["cache_lengths"], inputs["position_ids"]  # [B], [B, 1]
     head_dim = decoder.config.head_dim
     q, k, v = (part.unflatten(-1, (-1, 1, head_dim)) for part in projected)  # [B, heads or kv_heads, 1, head_dim]
-    q, k = decoder.rotate(q, position_ids), decoder.rotate(k, position_ids)
+    q, k = decoder.encode_positions(layer, q, k, position_ids)
     keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, kv_heads, T, head_dim]
     values = ops.scatter_cache(inputs[f"past_key_values.{layer}.value"], v, slots)
     outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = keys, values
-    return block.finish(x, ops.attend_cached(q, keys, values, slots + 1).flatten(1))
+    lengths, masks = slots + 1, {}
+    if layer in decoder.windows:
+        places = torch.arange(keys.shape[2], device=x.device)  # [T]
+        first = lengths - decoder.windows[layer]  # [B]
+        inside = (places < lengths[:, None]) & (places >= first[:, None])  # [B, T]
+        masks["mask"] = inside[:, None, None, :]
+    return block.finish(x, ops.attend_cached(q, keys, values, lengths, **masks, **decoder.scores).flatten(1))
 
 
 def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -1,7 +1,8 @@
 """A decoder's parameters from a pruned checkpoint, with everything folded in that does not depend on the prompt.
 
 Scale, temperature and the 0.5 of the skipped adapter go into the matrices they multiply; a skipped layer's ffn_norm weight
-goes into gate and up (W diag(g)). Every conversion is computed in float32 and rounded once, to the parameter's dtype.
+goes into gate and up (W diag(g)), a scale of what layers add into o and down, one of the logits into the last norm. Every conversion is computed
+in float32 and rounded once, to the parameter's dtype.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.lazy_tensor import OF_CONFIG, LazyTensor, combine
+from ...checkpoint.lazy_tensor import LazyTensor, combine
 from ...core.configs.adapter import AdapterConfig
 from ...core.configs.decoder import ModelConfig
 from ...core.limits import Limits
 from ...core.plan import SkipPlan
 from ..fold import fold_bias, fold_linear, mix, stack_inner, stack_inner_bias, stack_outer
 from .blocks import KeptBlock
+from .rope import rotary_tables
 from .routers import MODALITIES
 
 Tensors = dict[str, LazyTensor]
@@ -28,7 +30,7 @@ def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensor
 
     checkpoint  after `prune` with the same plan
     """
-    config, source = checkpoint.config, checkpoint.tensors
+    config, source = checkpoint.config, _scaled(checkpoint)
     skipped = {"attention": _skipped, "layer": _skipped_layer}[config.site]
     result = {name: t for name, t in source.items() if not name.startswith(("layers.", "vision."))}
     for i in range(config.layers):
@@ -38,7 +40,33 @@ def parameters(checkpoint: Checkpoint, plan: SkipPlan, limits: Limits) -> Tensor
     result |= _vision({n.removeprefix("vision."): t for n, t in source.items() if n.startswith("vision.")}, config)
     if plan.kept:
         result |= rotary_tables(config, limits)
+    if config.norm_offset:  # kept in float32 as "gain", see blocks.OffsetNorm
+        result = {f"{name.removesuffix('weight')}gain" if _is_norm(name) else name: t for name, t in result.items()}
     return result
+
+
+def _scaled(checkpoint: Checkpoint) -> Tensors:
+    """The checkpoint's tensors with norms' offsets, residual_scale and logit_scale folded in."""
+    config, result = checkpoint.config, dict(checkpoint.tensors)
+
+    def change(name: str, function: Callable[[Tensor], Tensor]) -> None:
+        tensor = result[name]
+        result[name] = tensor.map(lambda t: function(t.float()), tensor.shape, WIDE)
+
+    for name in result if config.norm_offset else ():
+        if _is_norm(name):
+            change(name, lambda w: 1 + w)
+    for name in result if config.residual_scale != 1 else ():
+        if name.startswith("layers.") and any(part in name for part in (".attention.o.", ".ffn.down.")):
+            change(name, lambda t: t * config.residual_scale)
+    if config.logit_scale != 1:
+        change("norm.weight", lambda w: w * config.logit_scale)
+    return result
+
+
+def _is_norm(name: str) -> bool:
+    """Whether a tensor is the weight of one of the decoder's norms."""
+    return name.endswith("norm.weight") and not name.startswith("vision.")
 
 
 def _kept(tensors: Tensors, config: ModelConfig) -> Tensors:
@@ -98,7 +126,13 @@ def _skipped(tensors: Tensors, config: ModelConfig) -> Tensors:
         )
         for part in ("gate", "up")
     }
-    rest = {name: tensors[name] for name in ("norm.weight", "ffn.down.weight")}
+    alone = (
+        "attention.",
+        "ffn_norm.",
+        "post_attention_norm.",
+        "skipped_adapter.",
+    )  # what a skip leaves out, or what is converted
+    rest = {name: t for name, t in tensors.items() if not name.startswith(alone) and name not in premultiplied}
     if config.skipped_adapter is None:
         return rest | premultiplied
     pool = {"pool.weight": tensors["skipped_adapter.A"], "pool.bias": tensors["skipped_adapter.a"]}
@@ -139,26 +173,6 @@ def _adapter(tensors: Tensors, prefix: str, config: AdapterConfig, inner: tuple[
             outer, lambda *parts: stack_outer(*(t.float() for t in parts), config.scale), (dim, width), wide
         ),
     }
-
-
-def rotary_tables(config: ModelConfig, limits: Limits) -> Tensors:
-    """cos and sin of RoPE's angles, [max_tokens + prefix, head_dim / 2] float32: with a prefix, a prompt's last position is max_tokens.
-
-    Angles are products in float32, as published. Powers and cosines are rounded from float64: in float32 their last bit depends on
-    the library, and a frequency's last bit rotates a key at position 1000 by 3e-5.
-    """
-    shape = (limits.max_tokens + config.prompt_position, config.head_dim // 2)
-
-    def table(function) -> LazyTensor:
-        def read() -> torch.Tensor:
-            exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-            frequencies = 1.0 / (config.rope_theta ** exponents.double()).float()
-            angles = torch.outer(torch.arange(shape[0], dtype=torch.float32), frequencies)
-            return function(angles.double()).float()
-
-        return LazyTensor(shape, torch.float32, OF_CONFIG, read)
-
-    return {"rope.cos": table(torch.cos), "rope.sin": table(torch.sin)}
 
 
 def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:

@@ -6,8 +6,9 @@ Inputs   input_ids [B, S] · image_features [M, dim] · image_index [B, S] (-1 =
 Outputs  logits [B, vocab] float32 · router [B, layers, 2] float32 · pooled [B, skipped, rank] float32 · present.N.key/value
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,11 +73,13 @@ class Reading:
     """The prompts of a prefill, as every block needs them.
 
     position_ids  [B, L]; L = prefix + S
+    masks         window -> where a token attends within it [1, 1, L, L] bool
     """
 
     decoder: Decoder
     prompt: Prompt
     position_ids: Tensor
+    masks: Mapping[int, Tensor]
 
     def block(
         self,
@@ -94,10 +97,13 @@ class Reading:
         batch, length = self.prompt.batch, self.prompt.length
         prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
         q, k, values = (_heads(part, batch, length, head_dim) for part in projected)
-        q, k = self.decoder.rotate(q, self.position_ids), self.decoder.rotate(k, self.position_ids)
-        attended = _attend_prompt(q, k, values, prefix)  # [B, H, L, head_dim]
+        q, k = self.decoder.encode_positions(layer, q, k, self.position_ids)
+        scores = self.decoder.scores
+        if window := self.decoder.windows.get(layer):
+            scores = scores | {"mask": self.masks[window]}
+        attended = _attend_prompt(q, k, values, prefix, **scores)  # [B, H, L, head_dim]
         keep(layer, k[:, :, prefix:], values[:, :, prefix:])
-        return block.finish(x, attended.transpose(1, 2).reshape(x.shape)), tokens
+        return block.finish(x, attended.transpose(1, 2).flatten(2).flatten(0, 1)), tokens
 
 
 def start_reading(
@@ -118,7 +124,8 @@ def start_reading(
     router_mean = _mean_weights(positions, start, ends)
     pooled_mean = _mean_weights(positions, 0, lengths + prefix)
     prompt = Prompt(batch, length, router_mean, pooled_mean, _modality(inputs, lengths))
-    return x.flatten(0, 1), Reading(decoder, prompt, position_ids)
+    masks = {window: _inside(positions, window) for window in sorted({*decoder.windows.values()})}
+    return x.flatten(0, 1), Reading(decoder, prompt, position_ids, masks)
 
 
 def join_state(states: Sequence[State]) -> dict[str, Tensor]:
@@ -163,10 +170,10 @@ def _embed(decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
     """Token embeddings, image features in place of their placeholders and, if the model has one, the modality token in front: [B, L, dim]"""
     ids = inputs["input_ids"]
     if decoder.config.vision is None:
-        return decoder.embed(ids)
+        return decoder.embedding(ids)
     index, features = inputs["image_index"], inputs["image_features"]
     table = torch.cat([torch.zeros_like(features[:1]), features])  # row 0 for text, row i + 1 for feature i
-    x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embed(ids))  # [B, S, dim]
+    x = torch.where((index >= 0)[:, :, None], F.embedding(index + 1, table), decoder.embedding(ids))  # [B, S, dim]
     if not decoder.config.modality_token:
         return x
     return torch.cat([decoder.modality(_modality(inputs, inputs["prompt_lengths"])[:, None]), x], 1)
@@ -184,15 +191,21 @@ def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
     return inside.float() / (ends - start).float()[:, None]
 
 
+def _inside(positions: Tensor, window: int) -> Tensor:
+    """Whether a token's window has another: positions [L] -> [1, 1, L, L] bool"""
+    return (positions > positions[:, None] - window)[None, None]
+
+
 def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
-    """[B*L, dim or kv_dim] -> [B, heads or kv_heads, L, head_dim]"""
+    """[B*L, q_dim or kv_dim] -> [B, heads or kv_heads, L, head_dim]"""
     return x.view(batch, length, -1, head_dim).transpose(1, 2)
 
 
-def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int) -> Tensor:
+def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int, **scores: Any) -> Tensor:
     """Causal attention over the prompt. The modality token attends only to itself and no other token attends to it, so its output is its
-    own v, and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim] -> q's shape"""
-    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True)
+    own v, and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim]; scores: arguments of ops.attend -> q's
+    shape"""
+    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True, **scores)
     return torch.cat([ops.repeat_heads(v[:, :, :prefix], q.shape[1]), attended], 2) if prefix else attended
 
 

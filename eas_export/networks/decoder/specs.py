@@ -60,7 +60,7 @@ def folded_parameters(plan: SkipPlan) -> frozenset[str]:
 def folded_specs(config: ModelConfig, plan: SkipPlan, precision: Precision) -> tuple[TensorSpec, ...]:
     """Folded weights and biases, of one prompt or one modality: q, k, v of kept layers, gate and up of skipped attentions, what skipped
     layers add."""
-    wide = {"attention.q": config.dim, "attention.k": config.kv_dim, "attention.v": config.kv_dim}
+    wide = {"attention.q": config.q_dim, "attention.k": config.kv_dim, "attention.v": config.kv_dim}
     sizes = {
         part: (out, config.dim) for part, out in (wide | dict.fromkeys(SkippedBlock.folds, config.ffn_dim)).items()
     }
