@@ -20,6 +20,7 @@ from .processing.tokenizer import Tokenizer
 FAMILIES = {
     "lavin": ".families.lavin:LAVIN",
     "llava": ".families.llava:LLAVA",
+    "hf": ".families.hf:HF",
     "meter": ".families.meter:METER",
 }
 

@@ -126,12 +126,7 @@ def _skipped(tensors: Tensors, config: ModelConfig) -> Tensors:
         )
         for part in ("gate", "up")
     }
-    alone = (
-        "attention.",
-        "ffn_norm.",
-        "post_attention_norm.",
-        "skipped_adapter.",
-    )  # what a skip leaves out, or what is converted
+    alone = ("ffn_norm.", "skipped_adapter.")  # what is converted
     rest = {name: t for name, t in tensors.items() if not name.startswith(alone) and name not in premultiplied}
     if config.skipped_adapter is None:
         return rest | premultiplied
@@ -177,7 +172,8 @@ def _adapter(tensors: Tensors, prefix: str, config: AdapterConfig, inner: tuple[
 
 def useless(config: ModelConfig, plan: SkipPlan) -> list[str]:
     """Name prefixes of what a skip leaves out and of the kept-layer adapter, of skipped layers, and of the skipped-layer adapter of kept ones."""
-    parts = {"attention": ("attention",), "layer": ("attention", "ffn", "ffn_norm")}[config.site]
+    beside = ("post_attention_norm",) if config.sandwich_norms else ()
+    parts = {"attention": ("attention", *beside), "layer": ("attention", "ffn", "ffn_norm")}[config.site]
     if not config.has_adapters:
         return [f"layers.{i}.{part}." for i in plan.skipped for part in parts]
     gone = [f"layers.{i}.{part}." for i in plan.skipped for part in (*parts, "kept_adapter")]

@@ -1,0 +1,34 @@
+"""Text decoders of Hugging Face, plain or with PIA adapters: load.py reads their files, prompt.py makes their prompts."""
+
+import json
+from pathlib import Path
+
+from ...checkpoint.architectures import ARCHITECTURES, REFUSED
+from ...checkpoint.hf_files import CONFIG_FILE
+from ..contract import Family
+from .load import load
+from .prompt import PROMPTS
+
+LARGEST_CONFIG = 1 << 24  # bytes
+
+
+def detect(path: Path) -> bool:
+    """Whether its config.json is a text decoder's, of a known architecture, or of one that is refused by name."""
+    config = path / CONFIG_FILE
+    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
+        return False
+    try:
+        values = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") in {*ARCHITECTURES, *REFUSED}
+
+
+HF = Family(
+    name="hf",
+    layout="a text decoder's Hugging Face folder, with config.json and weights",
+    detect=detect,
+    load=load,
+    takes=("tokenizer", "router_temperature", "adapter_scale"),
+    prompts=PROMPTS,
+)

@@ -1,0 +1,41 @@
+"""Prompts of text decoders: the model's own chat template or, without one, the text as it is."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...core.configs.decoder import ModelConfig
+from ...core.errors import UserError
+from ..contract import PromptFormat
+from ..processing.hf_tokenizer import HuggingFaceTokenizer
+from ..processing.question import Question
+from ..processing.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def format_question(question: Question) -> str:
+    return question.question
+
+
+def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
+    return [*tokenizer.before, *tokenizer.encode(text), *tokenizer.after]
+
+
+def place_images(config: ModelConfig, token_ids: list[int], images: int) -> tuple[list[int], list[int]]:
+    return token_ids, []
+
+
+def pixels(config: ModelConfig, image: "Image") -> Tensor:
+    """Raises UserError: a text model sees nothing."""
+    raise UserError("there is an image, but the model takes text only", where="image", fix="leave images out")
+
+
+PROMPTS = PromptFormat(
+    place_images=place_images,
+    format=format_question,
+    encode=encode,
+    pixels=pixels,
+    tokenizer=HuggingFaceTokenizer,
+)
