@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..backends.runtime import Tensors
 from ..core.plan import SkipPlan
 from ..networks.decoder.blocks import AdaptedSkippedBlock
-from ..networks.decoder.decode import decode_block, through_adapters, without_adapters
+from ..networks.decoder.decode import decode_block, through_adapters, window_masks, without_adapters
 from ..networks.decoder.folded import read_folded
 from ..networks.decoder.prefill import start_reading
 from ..networks.decoder.prompts import Prompts
@@ -135,7 +135,7 @@ class Decode(DecoderPass):
     @contextmanager
     def surroundings(self) -> Iterator[None]:
         with self.network.surroundings():
-            self.embedded = self.network.decoder.embed(self.unfolded["input_ids"].flatten())
+            self.embedded = self.network.decoder.embedding(self.unfolded["input_ids"].flatten())
             yield
 
     def replay(self, block: Block, values: Tensors) -> Tensors:
@@ -149,5 +149,6 @@ class Decode(DecoderPass):
                     biases = {layer: module.adapter.shifted_bias(pooled)}
                 project = through_adapters({layer: module.adapter.spread(inputs["router"][:, layer])}, biases)
             x, decoder = values[block.input], self.network.decoder
-            seen[block.output] = decode_block(decoder, layer, module, x, inputs, project, seen)
+            masks = window_masks(decoder, inputs)
+            seen[block.output] = decode_block(decoder, layer, module, x, inputs, masks, project, seen)
         return seen

@@ -86,10 +86,20 @@ def decode_step(decoder: Decoder, inputs: dict[str, Tensor], project: Project) -
     """One step through all blocks; `project` applies the linear layers after a block's adapter."""
     x = decoder.embedding(inputs["input_ids"].flatten())  # [B, dim]
     outputs: dict[str, Tensor] = {}
+    masks = window_masks(decoder, inputs)
     for i, block in enumerate(decoder.layers):
         with within(f"layers.{i}"):
-            x = decode_block(decoder, i, block, x, inputs, project, outputs)
+            x = decode_block(decoder, i, block, x, inputs, masks, project, outputs)
     return {"logits": decoder.logits(x)} | outputs
+
+
+def window_masks(decoder: Decoder, inputs: dict[str, Tensor]) -> dict[int, Tensor]:
+    """Window -> the slots within it [B, 1, 1, T] bool, for layers that have one."""
+    slots, masks = inputs["cache_lengths"][:, None], {}  # [B, 1]
+    for window, layer in {window: layer for layer, window in decoder.windows.items()}.items():
+        places = torch.arange(inputs[f"past_key_values.{layer}.key"].shape[2], device=slots.device)  # [T]
+        masks[window] = ((places < slots + 1) & (places >= slots - (window - 1)))[:, None, None]
+    return masks
 
 
 def decode_block(
@@ -98,10 +108,14 @@ def decode_block(
     block: Block,
     x: Tensor,
     inputs: dict[str, Tensor],
+    masks: Mapping[int, Tensor],
     project: Project,
     outputs: dict[str, Tensor],
 ) -> Tensor:
-    """One step through one block: x [B, dim] -> the same. A kept block's caches, with the new token's key and value, go into `outputs`."""
+    """One step through one block: x [B, dim] -> the same. A kept block's caches, with the new token's key and value, go into `outputs`.
+
+    masks  from `window_masks`
+    """
     projected = project(layer, block, block.norm(x))
     if not isinstance(block, KeptBlock):
         return block.finish(x, *projected)
@@ -112,13 +126,9 @@ def decode_block(
     keys = ops.scatter_cache(inputs[f"past_key_values.{layer}.key"], k, slots)  # [B, kv_heads, T, head_dim]
     values = ops.scatter_cache(inputs[f"past_key_values.{layer}.value"], v, slots)
     outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = keys, values
-    lengths, masks = slots + 1, {}
-    if layer in decoder.windows:
-        places = torch.arange(keys.shape[2], device=x.device)  # [T]
-        first = lengths - decoder.windows[layer]  # [B]
-        inside = (places < lengths[:, None]) & (places >= first[:, None])  # [B, T]
-        masks["mask"] = inside[:, None, None, :]
-    return block.finish(x, ops.attend_cached(q, keys, values, lengths, **masks, **decoder.scores).flatten(1))
+    window = decoder.windows.get(layer)
+    scores = decoder.scores | ({"mask": masks[window]} if window else {})
+    return block.finish(x, ops.attend_cached(q, keys, values, slots + 1, **scores).flatten(1))
 
 
 def folded_decode_spec(config: ModelConfig, plan: SkipPlan, precision: Precision, limits: Limits) -> GraphSpec:

@@ -98,9 +98,8 @@ class Reading:
         prefix, head_dim = self.decoder.config.prefix, self.decoder.config.head_dim
         q, k, values = (_heads(part, batch, length, head_dim) for part in projected)
         q, k = self.decoder.encode_positions(layer, q, k, self.position_ids)
-        scores = self.decoder.scores
-        if window := self.decoder.windows.get(layer):
-            scores = scores | {"mask": self.masks[window]}
+        window = self.decoder.windows.get(layer)
+        scores = self.decoder.scores | ({"mask": self.masks[window]} if window else {})
         attended = _attend_prompt(q, k, values, prefix, **scores)  # [B, H, L, head_dim]
         keep(layer, k[:, :, prefix:], values[:, :, prefix:])
         return block.finish(x, attended.transpose(1, 2).flatten(2).flatten(0, 1)), tokens
@@ -193,7 +192,7 @@ def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
 
 def _inside(positions: Tensor, window: int) -> Tensor:
     """Whether a token's window has another: positions [L] -> [1, 1, L, L] bool"""
-    return (positions > positions[:, None] - window)[None, None]
+    return (positions >= positions[:, None] - (window - 1))[None, None]
 
 
 def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
