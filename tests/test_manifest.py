@@ -18,7 +18,7 @@ CASE = golden_case("first")
 EDITS = {  # of a LLaVA's manifest, each to a value that is valid
     "scale": ("config", "kept_adapter", "scale"),
     "temperature": ("config", "skipped_adapter", "temperature"),
-    "theta": ("config", "rope_theta"),
+    "theta": ("config", "ropes", 0, "theta"),
     "mean": ("config", "vision", "image", "mean", 0),
     "epsilon": ("config", "norm_eps"),
 }

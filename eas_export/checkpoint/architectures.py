@@ -4,13 +4,11 @@ from LLaMA. Sources: the configuration and modeling files of transformers 5.24.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .hf_text import TextConfig
+from typing import Any
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer types
-LayerType = Callable[["TextConfig", int], str]
+Config = Any  # hf_text.TextConfig, which reads the table
+LayerType = Callable[[Config, int], str]
 
 # Published norms of a layer -> ours
 PRE_NORMS = {"input_layernorm": "norm", "post_attention_layernorm": "ffn_norm"}
@@ -52,7 +50,7 @@ class Architecture:
     fused: bool = False
     layer_type: LayerType = lambda config, layer: FULL
     activation: str = "hidden_act"
-    embedding_scale: Callable[["TextConfig"], float] = lambda config: config.embedding_multiplier or 1.0
+    embedding_scale: Callable[[Config], float] = lambda config: config.embedding_multiplier or 1.0
     theta: float = 10_000.0
     local_theta: float | None = None
 
@@ -80,15 +78,15 @@ _GEMMA_SOFTCAPS = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_log
 _GEMMA_DEFAULTS = {"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
 
 
-def _root_of_width(config: "TextConfig") -> float:
+def _root_of_width(config: Config) -> float:
     return config.hidden_size**0.5
 
 
-def _from_max_window_layers(config: "TextConfig", layer: int) -> str:
+def _from_max_window_layers(config: Config, layer: int) -> str:
     return SLIDING if config.sliding_window and layer >= config.max_window_layers else FULL
 
 
-def _without_rope(config: "TextConfig", layer: int) -> str:
+def _without_rope(config: Config, layer: int) -> str:
     return FULL if config.has_rope(layer) or not config.sliding_window else SLIDING
 
 

@@ -16,6 +16,16 @@ from eas_export.networks import ops
 SIZES = ({"B": 3, "S": 5, "T": 9}, {"B": 1, "S": 1, "T": 5}, {"B": 2, "S": 4, "T": 8})
 
 
+def prefill_window(x: Tensor, window: int) -> Tensor:
+    positions = torch.arange(x.shape[2])
+    return (positions >= positions[:, None] - (window - 1))[None, None]
+
+
+def cache_window(cache: Tensor, slots: Tensor) -> Tensor:
+    places = torch.arange(cache.shape[2])
+    return ((places < slots[:, None] + 1) & (places >= slots[:, None] - 1))[:, None, None]
+
+
 def gelu_layer(x: Tensor, weight: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight))
 
@@ -130,6 +140,22 @@ CASES: dict[str, tuple[Callable, tuple, tuple]] = {
         lambda a, b, c, d: ops.rotate(a, b, c, d, False),
         (f32("B", 2, "S", 6), f32(9, 3), f32(9, 3), i64("B", "S")),
         f32("B", 2, "S", 6),
+    ),
+    "RoPE of a part of each head": (
+        lambda a, b, c, d: ops.rotate(a, b, c, d, False),
+        (f32("B", 2, "S", 10), f32(9, 3), f32(9, 3), i64("B", "S")),
+        f32("B", 2, "S", 10),
+    ),
+    "the tanh approximation of GELU": (lambda a: F.gelu(a, approximate="tanh"), (f32("B", 4),), f32("B", 4)),
+    "attention within a window, scaled and bounded": (
+        lambda a, b, c: ops.attend(a, b, c, causal=True, mask=prefill_window(a, 2), scale=0.7, softcap=0.5),
+        (f32("B", 4, "S", 8), f32("B", 2, "S", 8), f32("B", 2, "S", 8)),
+        f32("B", 4, "S", 8),
+    ),
+    "attention within a window of a cache, scaled and bounded": (
+        lambda a, b, c, d: ops.attend_cached(a, b, c, d + 1, mask=cache_window(b, d), scale=0.7, softcap=0.5),
+        (f32("B", 4, 1, 8), f32("B", 2, "T", 8), f32("B", 2, "T", 8), i64("B")),
+        f32("B", 4, 1, 8),
     ),
     "causal attention of grouped heads": (
         lambda a, b, c: ops.attend(a, b, c, causal=True),

@@ -48,6 +48,10 @@ METER |= {r"adapter_list_v\.(\d+)\.0": r"image_layers.\1.skipped_adapter", "(dow
 METER_ADAPTERS = [("before", "ffn_adapter.C"), ("beside", "adapters.attention.down.weight")]  # where each has its rank
 METER_ADAPTERS += [("behind", "adapters.ffn.down.weight"), ("skipped", "skipped_attention_adapter.C")]
 METER_ADAPTERS += [("skipped", "skipped_adapter.down.weight")]
+PLAIN = dict.fromkeys(["qkv_bias", "o_bias", "ffn_bias", "norm_offset", "qk_norm", "sandwich_norms"], False)
+PLAIN |= dict.fromkeys(["attention_scale", "attention_softcap", "logit_softcap"]) | {"activation": "silu"}
+PLAIN |= dict.fromkeys(["embedding_scale", "residual_scale", "logit_scale"], 1.0) | {"layer_attention": ()}
+PLAIN |= {"kind": "decoder", "first_position": 0, "site": "attention"}
 UNUSED = r"(.*\.)?rope\.freqs|visual\.(proj|ln_post.*)|.*adapter_mlp.*|.*rotary_emb.*|.*position_ids"
 UNUSED += r"|vision_model\.(post_layernorm|text_|visual_projection|logit_scale).*|model\.vision_tower.*"
 UNUSED += r"|vit_model\.(?!visual\.).*|text_transformer\.pooler.*|(itm|mlm)_score.*|[nd]as_gate|skip_num"
@@ -82,17 +86,18 @@ def openai(tensors: Weights) -> dict:
     return sizes | {"activation": "quick_gelu", "norm_eps": 1e-5}
 
 
-def decoder(tensors: Weights) -> dict:
+def decoder(tensors: Weights, heads: int, theta: float) -> dict:
     rows, dim = tensors["embed.weight"].shape
     ffn = len(tensors["layers.0.ffn.gate.weight"])
     return {
-        "kind": "decoder",
         "vocab_size": rows,
         "dim": dim,
+        "heads": heads,
+        "head_dim": dim // heads,
         "ffn_dim": ffn,
+        "ropes": ({"theta": theta, "dims": None, "scaling": None},),
         "tied_head": "head.weight" not in tensors,
-        "first_position": 0,
-        "site": "attention",
+        **PLAIN,
     }
 
 
@@ -121,11 +126,11 @@ def lavin(folder: Path) -> tuple[Weights, dict]:
         "projector_activation": "silu",
         "adapter": visual,
     }
-    config = {"family": "lavin", "layers": params["n_layers"], "heads": heads, "kv_heads": heads, "vision": tower}
-    config |= {"norm_eps": params.get("norm_eps", 1e-5), "rope_theta": 1e4, "rope_interleaved": True}
+    config = {"family": "lavin", "layers": params["n_layers"], "kv_heads": heads, "vision": tower}
+    config |= {"norm_eps": params.get("norm_eps", 1e-5), "rope_interleaved": True}
     config |= {"modality_token": token, "kept_adapter": kept, "skipped_adapter": skipped}
     config |= {"first_position": int(not token), "site": "layer" if skipped and not eas else "attention"}
-    return tensors, decoder(tensors) | config
+    return tensors, decoder(tensors, heads, 1e4) | config
 
 
 def llava(folder: Path) -> tuple[Weights, dict]:
@@ -151,12 +156,12 @@ def llava(folder: Path) -> tuple[Weights, dict]:
     tower |= {"features": "patches", "feature_every": blocks, "projector_width": said["hidden_size"]}
     tower |= {"projector_activation": "gelu", "image": seen, "adapter": None}
     kept, skipped = (adapter(tensors, f"{kind}_adapter", 1.0, 10.0) for kind in ("kept", "skipped"))
-    heads, rope = said["num_attention_heads"], said.get("rope_scaling") or said.get("rope_parameters") or {}
-    config = {"family": "llava", "layers": said["num_hidden_layers"], "heads": heads, "vision": tower}
+    heads, turns = said["num_attention_heads"], said.get("rope_scaling") or said.get("rope_parameters") or {}
+    config = {"family": "llava", "layers": said["num_hidden_layers"], "vision": tower}
     config |= {"kv_heads": said.get("num_key_value_heads") or heads, "norm_eps": said.get("rms_norm_eps", 1e-6)}
-    config |= {"rope_theta": rope.get("rope_theta", said.get("rope_theta", 1e4)), "rope_interleaved": False}
-    config |= {"modality_token": False, "kept_adapter": kept or skipped, "skipped_adapter": skipped or kept}
-    return tensors, decoder(tensors) | config
+    config |= {"rope_interleaved": False, "modality_token": False}
+    config |= {"kept_adapter": kept or skipped, "skipped_adapter": skipped or kept}
+    return tensors, decoder(tensors, heads, turns.get("rope_theta", said.get("rope_theta", 1e4))) | config
 
 
 def meter(file: Path, text_heads: int) -> tuple[Weights, dict]:
