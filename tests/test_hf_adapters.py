@@ -47,3 +47,9 @@ def test_both_fold_modes_equal_the_naive_transcription(tmp_path, model_type):
                 assert max_error(got.logits[:, i], want[row]["logits"]) < FP32 * spread
                 assert max_error(got.state["router"][i], want[row]["router"]) < 1e-5
                 assert max_error(got.state["pooled"][i], want[row]["pooled"]) < 2e-5
+
+
+def test_verification_folds_into_linear_layers_with_biases(tmp_path):
+    """Of q, k and v, and of gate and up: the PyTorch steps of `verify` fold by themselves."""
+    built = build(make_folder(tmp_path / "ckpt", "llama", SKIP), tmp_path / "out", max_prompt=32, max_tokens=48)
+    assert built.report.verdict == "same as the checkpoint", built.report.first_divergence

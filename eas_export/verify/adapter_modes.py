@@ -32,10 +32,13 @@ def published_fold(gains: Mapping[int, Tensor]) -> AdapterMode:
     b' = W' G U m1 for W G U m1 (G = 1 in a kept layer). gains: skipped layer -> ffn_norm.weight [dim] float32"""
 
     def mode(layer: int, block: Block, tokens: Tokens, fed: Tensor) -> tuple[Tensor, ...]:
-        def fold(weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor) -> tuple[Tensor, Tensor]:
+        def fold(
+            weight: Tensor, outer: Tensor, inner: Tensor, inner_bias: Tensor, bias: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
             changed, _ = fold_linear(weight, outer, inner, inner_bias)
             beta = outer @ inner_bias  # [dim]
-            return changed, changed @ (beta * gains[layer] if layer in gains else beta)
+            own = changed @ (beta * gains[layer] if layer in gains else beta)
+            return changed, own if bias is None else bias + own
 
         return _through_folded(block, tokens, torch.ones_like(fed), fold)
 
@@ -73,7 +76,8 @@ def _through_folded(block: Block, tokens: Tokens, where: Tensor, fold: Callable)
         bias = block.adapter.down.bias if tokens.bias is None else tokens.bias[row]
         factors = fold_factors(block.adapter, tokens.router[row], bias)
         for part, name in zip(parts, block.folds):
-            part[at] = F.linear(tokens.n[at], *fold(block.get_submodule(name).weight, *factors))
+            layer = block.get_submodule(name)
+            part[at] = F.linear(tokens.n[at], *fold(layer.weight, *factors, layer.bias))
     return parts
 
 

@@ -88,13 +88,9 @@ def openai(tensors: Weights) -> dict:
 
 def decoder(tensors: Weights, heads: int, theta: float) -> dict:
     rows, dim = tensors["embed.weight"].shape
-    ffn = len(tensors["layers.0.ffn.gate.weight"])
-    return {
-        "vocab_size": rows,
-        "dim": dim,
-        "heads": heads,
-        "head_dim": dim // heads,
-        "ffn_dim": ffn,
+    sizes = {"vocab_size": rows, "dim": dim, "heads": heads, "head_dim": dim // heads}
+    return sizes | {
+        "ffn_dim": len(tensors["layers.0.ffn.gate.weight"]),
         "ropes": ({"theta": theta, "dims": None, "scaling": None},),
         "tied_head": "head.weight" not in tensors,
         **PLAIN,
