@@ -9,6 +9,7 @@ import pytest
 import tensorrt_rtx as trt
 import torch
 from conftest import by_itself, golden_case
+from hf_models import ALTERNATING, MODELS, make_folder
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export.backends import get_backend
@@ -99,6 +100,18 @@ def parsed(bundle: Bundle, graph: str, folder: Path, precision: str = "fp32") ->
     path = folder / f"{graph}.onnx"
     ir.save(rewrite(bundle.graph_file(graph), bundle.manifest.graphs[graph], bundle.store, "bound"), path)
     return flavor.parse(trt, path)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_text_decoders_attend_in_one_layer(model_type, tmp_path):
+    """Biases, windows and norms of queries and keys are fused; TensorRT's attention has no bound of its scores, which Gemma 2 has."""
+    types = {"layer_types": ALTERNATING[:2]} if "layer_types" in MODELS[model_type] else {"max_window_layers": 1}
+    folder = make_folder(tmp_path / "model", model_type, num_hidden_layers=2, **types)
+    options = dict(backend="tensorrt-rtx", compute_capability="86", precision="fp16", verify=False, max_prompt=64)
+    bundle = build(folder, tmp_path / "bundle", max_tokens=128, **options).bundle
+    engines = bundle.manifest.engines("tensorrt-rtx")
+    expected = "decomposed" if model_type == "gemma2" else "fused"
+    assert {graph: record.attention for graph, record in engines.items()} == {"prefill": expected, "decode": expected}
 
 
 def test_float32_products_are_float32(bundle_of, tmp_path):

@@ -3,7 +3,8 @@
 1. The cache's length is fixed: an update in place needs a static one.
 2. Attention's lengths become a mask: the parser silently drops them.
 3. Attention's scale moves to the queries: the parser would multiply the whole cache by its root.
-4. Weights of 64 KB and more become inputs ("bound"): all engines share one device copy, and the builder never sees them. With
+4. Attentions whose scores are bounded (softcap) are decomposed: the parser refuses them.
+5. Weights of 64 KB and more become inputs ("bound"): all engines share one device copy, and the builder never sees them. With
    "embedded" they stay in the store, and the builder copies them into each engine.
 """
 
@@ -15,6 +16,7 @@ from onnx_ir.passes import common
 from ...bundle.store import Store
 from ...core.graph_spec import GraphSpec
 from ...core.precision import DTYPES
+from ...export.lowerings.expand_softcaps import ExpandSoftcaps
 from ...export.lowerings.fold_constants import FoldConstants
 from ...export.lowerings.lengths_to_mask import LengthsToMask
 from ...export.lowerings.lift_weights import LiftWeights
@@ -26,6 +28,7 @@ STATIC = ("T",)
 PASSES = (
     LengthsToMask,
     ScaleQueries,
+    ExpandSoftcaps,
     FoldConstants,
     common.RemoveUnusedNodesPass,
     lambda: common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

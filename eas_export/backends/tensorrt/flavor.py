@@ -198,7 +198,7 @@ def build(
     """
     trt = flavor.load()
     network = parse(trt, model)
-    fused = attentions(trt, network)
+    fused, apart = attentions(trt, network), _is_in_parts(trt, network)
     config = make_config(trt, network, shapes)
     keep = flavor.configure(trt, config, target)
     config.progress_monitor = monitor = make_monitor(trt, on_fraction)
@@ -219,7 +219,13 @@ def build(
         raise Refused(list(errors))
     if keep:
         keep()
-    return "decomposed" if decomposed else "fused" if fused else "none"
+    return "decomposed" if decomposed or apart else "fused" if fused else "none"
+
+
+def _is_in_parts(trt: ModuleType, network: Network) -> bool:
+    """Whether the graph has attentions in parts, as where their scores are bounded: softmaxes of [B, H, L, keys]."""
+    softmaxes = (layer for layer in network.layers if layer.type == trt.LayerType.SOFTMAX)
+    return any(len(layer.get_output(0).shape) == 4 for layer in softmaxes)
 
 
 def _write(trt: ModuleType, network: Network, config: Any, engine: Path) -> bool:

@@ -5,6 +5,8 @@
 The definitions are ONNX's own: the operators' function bodies in the onnx package.
 """
 
+from collections.abc import Callable
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -13,16 +15,16 @@ DOMAIN = "eas_export.expanded"
 
 
 class ExpandFunctions(ir.passes.InPlacePass):
-    """Every node of an operator that `opset` does not have is replaced by the operator's function body, in its oldest version. Raises
-    where there is none. A body may depend on its inputs' types, so those must be known."""
+    """Every node of an operator that `opset` does not have, or for which `also` is true, is replaced by the operator's function body, in its
+    oldest version. Raises where there is none. A body may depend on its inputs' types, so those must be known."""
 
-    def __init__(self, opset: int):
+    def __init__(self, opset: int, also: Callable[[ir.Node], bool] = lambda node: False):
         super().__init__()
-        self.opset = opset
+        self.opset, self.also = opset, also
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         opset = model.opset_imports[""]
-        newer = [node for node in model.graph if not onnx.defs.has(node.op_type, self.opset, node.domain)]
+        newer = [n for n in model.graph if self.also(n) or not onnx.defs.has(n.op_type, self.opset, n.domain)]
         for number, node in enumerate(newer):
             function = _body(node, opset, str(number))
             model.functions[function.identifier()] = function

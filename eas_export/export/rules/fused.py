@@ -34,7 +34,7 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    causal: bool,
+    causal: bool = False,
     mask: Tensor | None = None,
     scale: float | None = None,
     softcap: float | None = None,

@@ -99,7 +99,7 @@ class Reading:
         q, k, values = (_heads(part, batch, length, head_dim) for part in projected)
         q, k = self.decoder.encode_positions(layer, q, k, self.position_ids)
         window = self.decoder.windows.get(layer)
-        scores = self.decoder.scores | ({"mask": self.masks[window]} if window else {})
+        scores = self.decoder.scores | ({"mask": self.masks[window]} if window else {"causal": True})
         attended = _attend_prompt(q, k, values, prefix, **scores)  # [B, H, L, head_dim]
         keep(layer, k[:, :, prefix:], values[:, :, prefix:])
         return block.finish(x, attended.transpose(1, 2).flatten(2).flatten(0, 1)), tokens
@@ -191,8 +191,9 @@ def _mean_weights(positions: Tensor, start: int, ends: Tensor) -> Tensor:
 
 
 def _inside(positions: Tensor, window: int) -> Tensor:
-    """Whether a token's window has another: positions [L] -> [1, 1, L, L] bool"""
-    return (positions >= positions[:, None] - (window - 1))[None, None]
+    """Whether a token attends to another, at most window - 1 before it: positions [L] -> [1, 1, L, L] bool"""
+    own = positions[None, None, :, None]
+    return (positions < own + 1) & (positions >= own - (window - 1))
 
 
 def _heads(x: Tensor, batch: int, length: int, head_dim: int) -> Tensor:
@@ -204,7 +205,7 @@ def _attend_prompt(q: Tensor, k: Tensor, v: Tensor, prefix: int, **scores: Any) 
     """Causal attention over the prompt. The modality token attends only to itself and no other token attends to it, so its output is its
     own v, and the rest is attention without it. q [B, heads, L, head_dim]; k, v [B, kv_heads, L, head_dim]; scores: arguments of ops.attend -> q's
     shape"""
-    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], causal=True, **scores)
+    attended = ops.attend(q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:], **scores)
     return torch.cat([ops.repeat_heads(v[:, :, :prefix], q.shape[1]), attended], 2) if prefix else attended
 
 
