@@ -28,11 +28,13 @@ WRITERS = {"TensorScatter": (2, 1), "ScatterND": (1, [0, 0, 1])}
 
 
 def bias_from_folded_weight(copy: DerivedBundle, place: Place) -> None:
-    """b' = (W U) m1   ->   b' = W' (U m1), where W' is the folded weight"""
+    """b' = (W U) m1   ->   b' = W' (U m1), where W' is the folded weight; a bias of the linear layer's own is added to either"""
     name = first_folded(copy.manifest.plan, place.layer)
     edited = copy.graph(place.graph)
     bias, weight = (named(edited, edited.outputs, f"folded.{name}.{kind}") for kind in ("bias", "weight"))
-    node = maker(edited, bias, "MatMul")
+    node = maker(edited, bias, "MatMul", "Add")
+    if node.op_type == "Add":
+        node = maker(edited, node.inputs[1], "MatMul")
     product, inner_bias = node.inputs
     original, outer = maker(edited, product, "MatMul").inputs
     if original.name != f"{name}.weight":
@@ -163,6 +165,13 @@ def _where_modality_is_used(m: Manifest) -> Place | str:
     return Place("fold" if m.config.router == "folded" else "prefill", _middle(range(m.plan.sites)))
 
 
+def _where_positions_are_used(m: Manifest) -> Place | str:
+    if not m.plan.kept:
+        return NOTHING_KEPT
+    rotated = [i for i in m.plan.kept if m.config.attention_of(i).rope is not None]
+    return Place("decode", _middle(rotated)) if rotated else "no kept attention knows positions"
+
+
 def _in_kept_decode(m: Manifest) -> Place | str:
     return Place("decode", _middle(m.plan.kept)) if m.plan.kept else NOTHING_KEPT
 
@@ -205,7 +214,7 @@ CONTROLS = {
         Control(
             "position off by one",
             "a layer's query and key of a new token are rotated to the position after its own",
-            _in_kept_decode,
+            _where_positions_are_used,
             later_position,
             ("key cache",),
         ),

@@ -9,16 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LAVIN_CASES, golden_case
+from conftest import LAVIN_CASES, golden_case, max_error, text_prompts
+from hf_models import make_folder
 
 from eas_export.backends.opening import open_low_memory_runtime, open_runtime
 from eas_export.bundle.bundle import open_bundle, write_manifest
 from eas_export.bundle.manifest import MANIFEST, TASK, WEIGHTS, EngineRecord, FileRecord, Target
 from eas_export.bundle.store import Store
 from eas_export.core.errors import InternalError
+from eas_export.core.plan import make_plan
 from eas_export.generation.conversation import decode_inputs, empty_caches, encode_images
+from eas_export.generation.generate import generate
 from eas_export.networks import ops
 from eas_export.networks.fold import mix, pooled_shift, shifted_bias
+from eas_export.pipeline import build
 from eas_export.system.hashing import sha256_of
 from eas_export.verify.controls import Place, plant
 from eas_export.verify.decoder_faults import CONTROLS
@@ -144,6 +148,28 @@ def test_the_published_bias_is_made_of_the_weight_that_was_overwritten(name, sou
     got = run(open_runtime(plant(case.bundle, control, tmp_path / "copy"), "onnxruntime"), case.inputs)["fold"]
     assert (got[f"{part}.bias"] - got[f"{part}.weight"] @ mixed).abs().max() < 1e-5
     assert (got[f"{part}.bias"] - case.outputs["fold"][f"{part}.bias"]).abs().max() > 0.1
+
+
+def test_faults_beside_biases_and_where_layers_have_no_positions(tmp_path):
+    """b' = b + (W R)(U m1); and of the kept layers 0 and 1, which would be taken, 1 has no RoPE"""
+    folder = make_folder(tmp_path / "ckpt", "smollm3", (2, 3), attention_bias=True)
+    bundle = build(folder, tmp_path / "out", verify=False, max_prompt=32, max_tokens=48).bundle
+    place, plan = CONTROLS["position off by one"].place, make_plan(4, "0,2,3", "test")
+    assert place(bundle.manifest) == Place("decode", 0)
+    assert place(bundle.manifest.model_copy(update={"plan": plan})) == "no kept attention knows positions"
+    planted = [plant(bundle, CONTROLS[name], tmp_path / name) for name in ("published bias", "position off by one")]
+    forced = torch.tensor([[4], [17]])
+    sound, bias, position = (
+        generate(open_runtime(each, "onnxruntime"), text_prompts([5, 9, 30, 7]), forced=forced)
+        for each in (bundle, *planted)
+    )
+    part, half = "layers.1.attention.q", bundle.store.entries["layers.1.adapter.up"].shape[1] // 2
+    mixed = mix(bundle.store.tensor("layers.1.adapter.up"), sound.state["router"][0, 1])
+    mixed = mixed @ bundle.store.tensor("layers.1.adapter.down.bias")[:half]
+    published = bundle.store.tensor(f"{part}.bias") + bias.folded[f"folded.{part}.weight"] @ mixed
+    assert max_error(bias.folded[f"folded.{part}.bias"], published) < 1e-5
+    assert max_error(bias.folded[f"folded.{part}.bias"], sound.folded[f"folded.{part}.bias"]) > 0.1
+    assert position.logits[0].equal(sound.logits[0]) and max_error(position.logits[1], sound.logits[1]) > 1e-2
 
 
 @pytest.mark.parametrize("key", [HALF, ("half_13B", "fp32", "lowrank", 21)], ids=["24", "21"])
