@@ -1,4 +1,4 @@
-"""A plain LLaVA of random weights and questions to train it on."""
+"""A plain LLaVA of random weights and questions to train it on; a tokenizer and questions for text models."""
 
 import json
 import shutil
@@ -34,5 +34,37 @@ def write_questions(folder: Path, count: int = 24) -> Path:
         labels = {"answer": ["a cat", "cat", "a cat"]} if number % 4 else {"options": ["a cat", "dog"], "answer": "dog"}
         lines.append(json.dumps({"question": text, "image": images} | labels))
     path = folder / "train.jsonl"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+CHARACTERS = [chr(code) for code in range(32, 127)]
+TEXT_VOCABULARY = 3 + len(CHARACTERS) + 10  # padded, as published ones are
+
+
+def write_text_tokenizer(folder: Path) -> Path:
+    """A tokenizer of single characters, with a chat template, beside a text model. Returns the folder."""
+    from tokenizers import Tokenizer, decoders, models
+
+    names = ("<unk>", "<s>", "</s>")
+    vocabulary = {token: number for number, token in enumerate((*names, *CHARACTERS))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([*names])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    template = "<s>{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template + "{% if add_generation_prompt %}assistant: {% endif %}")
+    return folder
+
+
+def write_text_questions(path: Path, count: int = 24) -> Path:
+    """With options and without."""
+    lines = []
+    for number in range(count):
+        labels = {"answer": "yes"} if number % 3 else {"options": ["cat", "dog"], "answer": "A"}
+        lines.append(json.dumps({"question": f"Is {number} it?"} | labels))
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path

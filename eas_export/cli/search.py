@@ -16,7 +16,7 @@ PLOT = "search.svg"
 
 
 @click.command()
-@click.option("--ckpt", type=PATH, required=True, help="A LLaVA folder with every attention, with or without adapters.")
+@click.option("--ckpt", type=PATH, required=True, help="A folder of a LLaVA or a text decoder, with every attention.")
 @click.option("--data", type=PATH, required=True, help="Questions with answers, one JSON object per line.")
 @image_root_option
 @click.option("--out", type=PATH, required=True, help="The new folder for the checkpoint, search.json and search.svg.")

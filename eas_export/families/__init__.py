@@ -86,10 +86,15 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
             what = f"this is a checkpoint of {other.name}, the bundle's is of {family.name}"
             raise UserError(what, where=sources.ckpt, fix=f"pass a checkpoint of {family.name}, as the bundle's own")
         refuse_by_name(sources.ckpt)
+    require_taken(sources, family)
+    return family.load(sources)
+
+
+def require_taken(sources: Sources, family: Family) -> None:
+    """Raise UserError for an option that the family does not take."""
     for field in fields(sources):
         if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
             option = f"--{field.name.replace('_', '-')}"
             raise UserError(
                 f"a {family.name} checkpoint does not take {option}", where=option, fix=f"leave {option} out"
             )
-    return family.load(sources)

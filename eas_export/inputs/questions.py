@@ -105,13 +105,11 @@ def make_prompt(
     exif_rotate: bool = False,
 ) -> Prompts:
     """Turn a question into a batch of one row. Raises UserError for an image that cannot be read or does not fit the model."""
-    if question.image:
-        require_tower(config, where)
     with located(where):
+        ids = encode_question(question, config, family, tokenizer)
         images = [
             family.prompts.pixels(config, read_image(Path(name), exif_rotate=exif_rotate)) for name in question.image
         ]
-        ids = encode_question(question, config, family, tokenizer)
     require_known(ids, config, tokenizer, where)
     arrays = {"input_ids": np.array([ids]), "prompt_lengths": np.array([len(ids)])}
     if images:
@@ -129,7 +127,9 @@ def require_known(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer,
 
 
 def encode_question(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> list[int]:
-    """The question's token ids, image placeholders included."""
+    """The question's token ids, image placeholders included. Raises UserError for an image where the model takes text only."""
+    if question.image:
+        require_tower(config, "image")
     if question.prompt is None and question.question is None:
         what = "there are options, but no question"
         raise UserError(what, where="question", fix="pass --question TEXT, or the key question in a file")

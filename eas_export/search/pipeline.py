@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.plan import EXPLICIT, make_plan, parse_skip
 from ..core.progress import Progress
 from ..core.record import refusal
-from ..families import detect, load_checkpoint, make_tokenizer
+from ..families import FAMILIES, detect, get_family, load_checkpoint, make_tokenizer, require_taken
 from ..families.contract import Ranks, Sources, Trainable
 from ..system.hashing import sha256_of
 from ..system.memory import enough_memory
@@ -123,7 +123,10 @@ def _load(sources: Sources, options: SearchOptions, device: torch.device) -> Tra
     family = detect(sources.ckpt)
     if family.train is None or family.prompts is None:
         what = f"search does not support {family.name} models"
-        raise UserError(what, where=sources.ckpt, fix="give a LLaVA model in its Hugging Face folder")
+        able = [family for family in map(get_family, FAMILIES) if family.train]
+        layouts = "; ".join(f"{family.name}: {family.layout}" for family in able)
+        raise UserError(what, where=sources.ckpt, fix=f"give one of these: {layouts}")
+    require_taken(sources, family)
     ranks = Ranks(options.kept_rank, options.skipped_rank)
     trainable = family.train(sources, ranks, options.seed, device)
     if not trainable.checkpoint.tokenizer:

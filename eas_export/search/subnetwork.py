@@ -90,10 +90,11 @@ class _AnswerLoss(nn.Module):
 
     def forward(self, batch: Batch, device: torch.device) -> Tensor:
         decoder, pixels = self.network.decoder, batch.forced.batch.pixel_values
+        dtype = decoder.embed.weight.dtype
         if pixels is None:
-            features = torch.zeros(1, decoder.config.dim, dtype=decoder.norm.weight.dtype, device=device)
+            features = torch.zeros(1, decoder.config.dim, dtype=dtype, device=device)
         else:
-            features = self.network.vision(pixels.to(device, decoder.norm.weight.dtype)).flatten(0, 1)
+            features = self.network.vision(pixels.to(device, dtype)).flatten(0, 1)
         inputs = {name: tensor.to(device) for name, tensor in batch.forced.inputs(features).items()}
         x, reading = start_reading(decoder, inputs, batch.forced.position_ids.to(device))
         for layer, block in enumerate(decoder.layers):

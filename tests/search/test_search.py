@@ -117,7 +117,7 @@ def test_it_goes_on_from_the_step_of_the_interruption(searched, plain, questions
     for place, name, steps in (
         (run.Trainer, "backward", 9),
         (run.Run, "_measure", 12),
-        (sys.modules["eas_export.families.llava.train"], "_write", 18),
+        (sys.modules["eas_export.families.eas_training"], "_write", 18),
     ):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(place, name, interrupted)

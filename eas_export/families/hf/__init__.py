@@ -1,4 +1,5 @@
-"""Text decoders of Hugging Face, plain or with PIA adapters: load.py reads their files, prompt.py makes their prompts."""
+"""Text decoders of Hugging Face, plain or with PIA adapters: load.py reads their files, train.py puts adapters into
+them, prompt.py makes their prompts."""
 
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from ...checkpoint.hf_files import CONFIG_FILE
 from ..contract import Family
 from .load import load
 from .prompt import PROMPTS
+from .train import train
 
 LARGEST_CONFIG = 1 << 24  # bytes
 
@@ -31,4 +33,5 @@ HF = Family(
     load=load,
     takes=("tokenizer", "router_temperature", "adapter_scale"),
     prompts=PROMPTS,
+    train=train,
 )

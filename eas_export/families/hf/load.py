@@ -31,9 +31,17 @@ EVERY_KEY: KeyTable = {**EVERY_TEXT_KEY, **ADAPTER_KEYS}
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors, and for an architecture
     that is not supported."""
+    return assemble(sources, read_config(sources.ckpt), *read_tensors(sources.ckpt))
+
+
+def read_tensors(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
+    """The model's tensors by their published keys, and the files that have them."""
+    return read_folder(folder, EVERY_KEY)
+
+
+def assemble(sources: Sources, config: TextConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
+    """Build a Checkpoint from published tensors, read from `files`. Raises UserError as `load` does."""
     folder = sources.ckpt
-    config = read_config(folder)
-    published, files = read_folder(folder, EVERY_KEY)
     published, tied, notes = tie(split_fused(published, config), config)
     require_vocabulary(config, published, folder)
     groups = find_layers(published, config, folder)
