@@ -92,7 +92,7 @@ def build(
     base                   a bundle over the same base model: equal weights become links to its file
     force                  replace what is at `out`
     verify                 compare the bundle with the checkpoint, and keep the report in the bundle
-    dry_run                check everything, write nothing
+    dry_run                check everything, write nothing; of a text decoder's folder config.json is enough
 
     Files with the same content are reused from an unfinished build into `out` and from the bundle that is replaced.
 
@@ -104,6 +104,7 @@ def build(
     opts = request.options
     answers = None if labels is None else Path(labels)
     sources = Sources.given("build", ckpt, weights, vision, base_weights, tokenizer, labels=answers, **opts.settings)
+    sources = replace(sources, shapes=dry_run)
 
     with request.suiting():
         checkpoint = _load(sources, opts)

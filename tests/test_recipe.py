@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from math import isqrt
 from pathlib import Path
@@ -26,7 +27,17 @@ COMPARED = {"lavin-plain": lavin, "lavin-das": lavin_das, "lavin-lora": lavin_lo
 SKIPPED = {"lavin-plain": 0, "lavin-das": 4, "lavin-lora": 0}  # else 12
 SETS = ("lavin-plain", "lavin-das")  # q, k and v are stored twice, with biases
 DAS_SKIP = (24, 27, 25, 22)  # the order of the authors' script
-DECODER_RECIPES = [path for path in RECIPES if path.stem not in METER_TASKS]
+HUB = (
+    Path(__file__).parent / "hub"
+)  # config.json of these models on the Hugging Face Hub, the keys that sizes and maths depend on
+# Recipe -> parameters, the tied head once: those that the Hub shows for the model's safetensors
+TEXT_MODELS = {
+    "llama-3.2-1b": 1_235_814_400,  # meta-llama/Llama-3.2-1B
+    "qwen2.5-1.5b": 1_543_714_304,  # Qwen/Qwen2.5-1.5B
+    "qwen3-0.6b": 596_049_920,  # Qwen/Qwen3-0.6B
+    "smollm2-135m": 134_515_008,  # HuggingFaceTB/SmolLM2-135M
+}
+DECODER_RECIPES = [path for path in RECIPES if path.stem not in {*METER_TASKS, *TEXT_MODELS}]
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -191,6 +202,62 @@ def test_shipped_recipes_run_unchanged_on_the_real_shapes(recipe, tmp_path, comm
         each = each // 4 * 7 + 2 * 3 * isqrt(each // 4)
     assert after == each * (layers - skipped)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("stem", TEXT_MODELS)
+def test_text_models_need_no_weights_for_a_dry_run(stem, tmp_path, command):
+    """config.json alone: the numbers are those computed by hand from its sizes."""
+    folder, recipe = tmp_path / stem, RECIPES[0].with_name(f"{stem}.yaml")
+    folder.mkdir()
+    shutil.copyfile(HUB / f"{stem}.json", folder / "config.json")
+    build = ("build", "--ckpt", folder, "--recipe", recipe, "--out", tmp_path / "out.bundle")
+    code, out, err = command(*build, "--dry-run", "--json")
+    assert code == 0, err
+    said, c = json.loads(out), json.loads((folder / "config.json").read_text())
+    dim, ffn, layers, vocab = (c[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+    head = c.get("head_dim", dim // c["num_attention_heads"])
+    q, kv = head * c["num_attention_heads"], head * c["num_key_value_heads"]
+    has_bias, has_norms = c["model_type"] == "qwen2", c["model_type"] == "qwen3"
+    attention = 2 * dim * (q + kv) + has_bias * (q + 2 * kv) + has_norms * 2 * head
+    account = said["accounts"]["before"]
+    assert account == said["accounts"]["after"]
+    assert account["parameters"]["attention"] == layers * attention
+    assert account["parameters"]["feed-forward"] == layers * 3 * dim * ffn
+    assert account["parameters"]["other"] == vocab * dim + (2 * layers + 1) * dim
+    assert account["total_parameters"] == TEXT_MODELS[stem]
+    assert account["total_bytes"] == 2 * TEXT_MODELS[stem]
+    assert account["kv_bytes_per_token"] == 2 * 2 * layers * kv
+    tables = 2 * 4 * 4096 * head // 2  # cosines and sines of every position, float32
+    needed = {each["step"]: each["disk_bytes"] for each in said["needs"]}
+    assert 0 <= needed["writing weights"] - 2 * TEXT_MODELS[stem] <= tables
+    options = said["options"]
+    assert (options["precision"], options["fold"], options["max_tokens"]) == ("bf16", "none", 4096)
+    assert options["max_tokens"] <= c["max_position_embeddings"]
+    assert (said["plan"]["skipped"], said["plan"]["sites"]) == ([], layers)
+    assert f"{TEXT_MODELS[stem]:,} parameters" in recipe.read_text()
+    kv_bytes = account["kv_bytes_per_token"]
+    assert (
+        f"{kv_bytes:,} bytes per token and row, {kv_bytes * 4096 / 1e6:.0f} MB for a row of 4096" in recipe.read_text()
+    )
+    code, _, err = command(*build)
+    assert code == 2 and "error: the folder has no model.safetensors, pytorch_model.bin or index of shards" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [stem]
+
+
+def test_a_dry_run_without_weights_still_refuses_what_cannot_be_built(tmp_path, command):
+    config = json.loads((HUB / "llama-3.2-1b.json").read_text())
+    build = ("build", "--ckpt", tmp_path, "--out", tmp_path / "out.bundle", "--dry-run")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    code, _, err = command(*build)
+    assert code == 2 and "the weights are quantised (GPTQ)" in err
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    code, out, err = command(*build, "--json")
+    assert code == 0, err
+    untied = TEXT_MODELS["llama-3.2-1b"] + config["vocab_size"] * config["hidden_size"]
+    assert json.loads(out)["accounts"]["after"]["total_parameters"] == untied
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    code, _, err = command(*build)
+    assert code == 2 and "GGUF" in err
 
 
 PUBLISHED = {

@@ -1,11 +1,19 @@
 """The names of a Hugging Face text decoder's tensors, by the rows of architectures.py."""
 
+from pathlib import Path
+
+import torch
 from torch import Tensor
 
+from ..core.errors import InternalError, UserError
 from .architectures import ARCHITECTURES, FUSED, Architecture
+from .hf_files import CONFIG_FILE
 from .hf_text import EMBED_KEY, HEAD_KEY, TextConfig
 from .hugging_face import Tensors
-from .keys import Key, KeyTable
+from .keys import Key, KeyTable, expected_shapes
+from .lazy_tensor import LazyTensor
+from .quantised import FIX, recorded_method
+from .state_dict import refuse_by_name
 
 PROJECTIONS = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}  # of the attention, to heads
 SIZES = {"q": "q", "k": "kv", "v": "kv"}
@@ -103,3 +111,19 @@ def text_sizes(config: TextConfig) -> dict[str, int]:
         "ffn": config.intermediate_size,
         "vocab": config.vocab_size,
     }
+
+
+def from_config(config: TextConfig, folder: Path) -> Tensors:
+    """A plain model's tensors, with q, k, v, gate and up apart, of a folder without weights: their shapes are known, and none can be read.
+    Raises UserError for parts of a model, which are named, and for quantised weights."""
+    refuse_by_name(folder)
+    if method := recorded_method(config.quantization_config):
+        raise UserError(f"the weights are quantised ({method})", where=folder / CONFIG_FILE, fix=FIX)
+    table = text_keys(config.architecture, config.attention_bias, config.mlp_bias)
+    table = table if config.tie_word_embeddings else {**table, **UNTIED_HEAD}
+    shapes = expected_shapes(table, text_sizes(config), config.num_hidden_layers)
+
+    def read() -> Tensor:
+        raise InternalError(f"{folder} has no weights to read")
+
+    return {key: LazyTensor(shape, torch.float32, f"{CONFIG_FILE}: {key}", read) for key, shape in shapes.items()}

@@ -93,7 +93,7 @@ def load_checkpoint(sources: Sources, name: str | None = None) -> Checkpoint:
 def require_taken(sources: Sources, family: Family) -> None:
     """Raise UserError for an option that the family does not take."""
     for field in fields(sources):
-        if getattr(sources, field.name) is not None and field.name not in ("ckpt", *family.takes):
+        if getattr(sources, field.name) is not None and field.name not in ("ckpt", "shapes", *family.takes):
             option = f"--{field.name.replace('_', '-')}"
             raise UserError(
                 f"a {family.name} checkpoint does not take {option}", where=option, fix=f"leave {option} out"

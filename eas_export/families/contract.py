@@ -38,6 +38,7 @@ class Sources:
     tokenizer          a tokenizer's file or folder, in place of the checkpoint's
     labels             a list of a classifier's answers
     router_temperature, adapter_scale, text_heads, text_length, cross_heads, image_cross_reading  see core/options.BuildOptions
+    shapes             only shapes will be read (build --dry-run): a family may take them from the config where the weights are not there
     """
 
     ckpt: Path
@@ -52,6 +53,7 @@ class Sources:
     text_length: int | None = None
     cross_heads: int | None = None
     image_cross_reading: str | None = None
+    shapes: bool = False
 
     @classmethod
     def given(

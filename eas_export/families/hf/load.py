@@ -7,9 +7,17 @@ from pathlib import Path
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import adapter_keys, rank_sizes
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
-from ...checkpoint.hf_keys import EVERY_TEXT_KEY, TIED_HEAD, UNTIED_HEAD, split_fused, text_keys, text_sizes
+from ...checkpoint.hf_keys import (
+    EVERY_TEXT_KEY,
+    TIED_HEAD,
+    UNTIED_HEAD,
+    from_config,
+    split_fused,
+    text_keys,
+    text_sizes,
+)
 from ...checkpoint.hf_text import TextConfig, require_vocabulary, tie
-from ...checkpoint.hugging_face import Tensors, left_over, read_folder
+from ...checkpoint.hugging_face import NO_WEIGHTS, Tensors, find_weights, left_over, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.keys import KeyTable, rename, require
 from ...core.configs.decoder import ModelConfig
@@ -31,16 +39,22 @@ EVERY_KEY: KeyTable = {**EVERY_TEXT_KEY, **ADAPTER_KEYS}
 def load(sources: Sources) -> Checkpoint:
     """Read the headers of the model's files. Raises UserError for missing, unknown, mis-shaped or mismatched tensors, and for an architecture
     that is not supported."""
-    return assemble(sources, read_config(sources.ckpt), *read_tensors(sources.ckpt))
+    config = read_config(sources.ckpt)
+    return assemble(sources, config, *read_tensors(sources, config))
 
 
-def read_tensors(folder: Path) -> tuple[Tensors, tuple[Path, ...]]:
-    """The model's tensors by their published keys, and the files that have them."""
-    return read_folder(folder, EVERY_KEY)
+def read_tensors(sources: Sources, config: TextConfig) -> tuple[Tensors, tuple[Path, ...], tuple[str, ...]]:
+    """The model's tensors by their published keys, the files that have them, and notes."""
+    folder = sources.ckpt
+    if sources.shapes and find_weights(folder) is None:
+        return from_config(config, folder), (), (f"{NO_WEIGHTS}: shapes are those of {CONFIG_FILE}",)
+    return *read_folder(folder, EVERY_KEY), left_over(folder)
 
 
-def assemble(sources: Sources, config: TextConfig, published: Tensors, files: tuple[Path, ...]) -> Checkpoint:
-    """Build a Checkpoint from published tensors, read from `files`. Raises UserError as `load` does."""
+def assemble(
+    sources: Sources, config: TextConfig, published: Tensors, files: tuple[Path, ...], said: tuple[str, ...] = ()
+) -> Checkpoint:
+    """Build a Checkpoint from published tensors, read from `files`, with notes about them. Raises UserError as `load` does."""
     folder = sources.ckpt
     published, tied, notes = tie(split_fused(published, config), config)
     require_vocabulary(config, published, folder)
@@ -62,7 +76,7 @@ def assemble(sources: Sources, config: TextConfig, published: Tensors, files: tu
         tensors=tensors,
         evidence=_evidence(groups, folder),
         files=tuple(dict.fromkeys((folder / CONFIG_FILE, *files, *tokenizer))),
-        notes=(*left_over(folder), *notes),
+        notes=(*said, *notes),
         tokenizer=tokenizer,
         system=f"{name} with PIA adapters" if adapted else name,
         known_by=f"model_type {config.model_type} in {CONFIG_FILE}",

@@ -15,11 +15,11 @@ def train(sources: Sources, ranks: Ranks, seed: int, device: torch.device) -> Tr
     """A text decoder with both adapters in every layer; a tied head is stored as the embedding alone. Raises UserError as
     eas_training.put_adapters and load.load do."""
     config = read_config(sources.ckpt)
-    published, files = read_tensors(sources.ckpt)
+    published, files, said = read_tensors(sources, config)
     published, tied, _ = tie(published, config)
     if tied:
         published = {key: tensor for key, tensor in published.items() if key != HEAD_KEY}
     dim, layers = config.hidden_size, config.num_hidden_layers
     training = put_adapters(published, KINDS, dim, layers, sources, ranks, seed, device)
-    checkpoint = assemble(sources, config, training.tensors, files)
+    checkpoint = assemble(sources, config, training.tensors, files, said)
     return training.trainable(checkpoint, sources, (sources.ckpt / CONFIG_FILE).read_bytes())
