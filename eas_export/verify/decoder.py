@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
@@ -173,13 +174,18 @@ class DecoderLedger(Ledger):
             fed = force_tokens(
                 [sample.prompts], [sample.forced[:, 0]], whole.config.prefix, whole.config.first_position
             )
-            length, index = int(fed.lengths), fed.batch.image_index
-            theirs = witness.read(fed.batch.input_ids, fed.position_ids, index, sample.prompts.pixel_values)
+            length, end = int(fed.lengths), whole.config.prompt_position + m.limits.max_tokens - 1
+            # one more token, at the last position that the bundle has: LongRoPE depends on how far positions go
+            ids, positions, index = (
+                pad(values, (0, 1), value=value)
+                for values, value in ((fed.batch.input_ids, 0), (fed.position_ids, end), (fed.batch.image_index, -1))
+            )
+            theirs = witness.read(ids, positions, index, sample.prompts.pixel_values)
             outputs = {"logits": ours.logits[:, 0]} | (
                 {} if ours.image_features is None else {"vision": ours.image_features}
             )
             shown = {place: block[:length] for place, block in theirs.blocks.items()}
-            compared = dict(theirs.outputs) | {"logits": theirs.outputs["logits"][length - 1 :]}
+            compared = dict(theirs.outputs) | {"logits": theirs.outputs["logits"][length - 1 : -1]}
             yield name, Witnessed(blocks, outputs), Witnessed(shown, compared)
 
     def published_deviations(self) -> tuple[PublishedDeviation, ...]:

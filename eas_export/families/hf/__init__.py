@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...checkpoint.architectures import ARCHITECTURES, REFUSED
 from ...checkpoint.hf_files import CONFIG_FILE
+from ...core.registry import deferred
 from ..contract import Family
 from .load import load
 from .prompt import PROMPTS
@@ -34,4 +35,5 @@ HF = Family(
     takes=("tokenizer", "router_temperature", "adapter_scale"),
     prompts=PROMPTS,
     train=train,
+    witness=deferred(".families.witnesses.hf:open_witness"),
 )
