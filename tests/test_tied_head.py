@@ -20,7 +20,7 @@ from eas_export.backends.runtime import Runtime
 from eas_export.bench.llama import write_llama
 from eas_export.bench.roofline import work_of
 from eas_export.bundle.bundle import Bundle
-from eas_export.checkpoint.hf_llama import EMBED_KEY, HEAD_KEY
+from eas_export.checkpoint.hf_text import EMBED_KEY, HEAD_KEY
 from eas_export.core.plan import make_plan
 from eas_export.core.progress import Progress
 from eas_export.families import NO_TOKENIZER, get_family, load_checkpoint

@@ -1,12 +1,14 @@
 """The names of a Hugging Face text decoder's tensors, by the rows of architectures.py."""
 
+from functools import partial, reduce
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core.errors import InternalError, UserError
-from .architectures import ARCHITECTURES, FUSED, Architecture
+from .architectures import ARCHITECTURES, Architecture
 from .hf_files import CONFIG_FILE
 from .hf_text import EMBED_KEY, HEAD_KEY, TextConfig
 from .hugging_face import Tensors
@@ -15,20 +17,15 @@ from .lazy_tensor import LazyTensor
 from .quantised import FIX, recorded_method
 from .state_dict import refuse_by_name
 
-PROJECTIONS = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}  # of the attention, to heads
-SIZES = {"q": "q", "k": "kv", "v": "kv"}
+# Published parts of a layer whose rows are several of ours, one after the other
+FUSED = {"self_attn.qkv_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_up_proj": ("gate_proj", "up_proj")}
 UNTIED_HEAD: KeyTable = {HEAD_KEY: Key("head.weight", ("vocab", "dim"))}
 TIED_HEAD: KeyTable = {HEAD_KEY: None}
 
 
-def text_keys(row: Architecture, bias: bool, ffn_bias: bool, group: str = "i") -> KeyTable:
-    """The key table of a decoder but for its head, with q, k, v, gate and up apart.
-
-    bias      whether attention_bias is set
-    ffn_bias  whether mlp_bias is set
-    group     of the layers that have an attention (see keys.rename)
-    """
-    has = dict.fromkeys(row.biases, bias) | dict(row.fixed)
+def text_keys(row: Architecture, attention_bias: bool, mlp_bias: bool, group: str = "i") -> KeyTable:
+    """The key table of a decoder but for its head, with q, k, v, gate and up apart. group: of the layers that have an attention (see
+    keys.rename)"""
     layer = "model.layers.{i}"
     return {
         EMBED_KEY: Key("embed.weight", ("vocab", "dim")),
@@ -37,23 +34,25 @@ def text_keys(row: Architecture, bias: bool, ffn_bias: bool, group: str = "i") -
             f"{layer}.{theirs}.weight": Key(f"layers.{{i}}.{ours}.weight", ("dim",))
             for theirs, ours in row.norms.items()
         },
-        **attention_keys(has.get("qkv_bias", False), has.get("o_bias", False), has.get("qk_norm", False), group),
-        **_linear(f"{layer}.mlp.gate_proj", "layers.{i}.ffn.gate", "ffn", "dim", ffn_bias),
-        **_linear(f"{layer}.mlp.up_proj", "layers.{i}.ffn.up", "ffn", "dim", ffn_bias),
-        **_linear(f"{layer}.mlp.down_proj", "layers.{i}.ffn.down", "dim", "ffn", ffn_bias),
+        **attention_keys(row, attention_bias, group),
+        **_linear(f"{layer}.mlp.gate_proj", "layers.{i}.ffn.gate", "ffn", "dim", mlp_bias),
+        **_linear(f"{layer}.mlp.up_proj", "layers.{i}.ffn.up", "ffn", "dim", mlp_bias),
+        **_linear(f"{layer}.mlp.down_proj", "layers.{i}.ffn.down", "dim", "ffn", mlp_bias),
         "model.layers.*.self_attn.rotary_emb.inv_freq": None,  # rounded; computed from theta instead
     }
 
 
-def attention_keys(qkv_bias: bool, o_bias: bool, qk_norm: bool, group: str) -> KeyTable:
-    place, ours = f"model.layers.{{{group}}}.self_attn", "layers.{i}.attention"
-    table: dict[str, Key | None] = {}
-    for theirs, name in PROJECTIONS.items():
-        table |= _linear(f"{place}.{theirs}", f"{ours}.{name}", SIZES[name], "dim", qkv_bias)
-    table |= _linear(f"{place}.o_proj", f"{ours}.o", "dim", "q", o_bias)
-    for name in ("q_norm", "k_norm") if qk_norm else ():
-        table[f"{place}.{name}.weight"] = Key(f"{ours}.{name}.weight", ("head",))
-    return table
+def attention_keys(row: Architecture, attention_bias: bool, group: str) -> KeyTable:
+    theirs, ours = f"model.layers.{{{group}}}.self_attn", "layers.{i}.attention"
+    bias = attention_bias or row.has("qkv_bias")
+    norms = ("q_norm", "k_norm") if row.has("qk_norm") else ()
+    return {
+        **_linear(f"{theirs}.q_proj", f"{ours}.q", "q", "dim", bias),
+        **_linear(f"{theirs}.k_proj", f"{ours}.k", "kv", "dim", bias),
+        **_linear(f"{theirs}.v_proj", f"{ours}.v", "kv", "dim", bias),
+        **_linear(f"{theirs}.o_proj", f"{ours}.o", "dim", "q", attention_bias),
+        **{f"{theirs}.{norm}.weight": Key(f"{ours}.{norm}.weight", ("head",)) for norm in norms},
+    }
 
 
 def _linear(theirs: str, ours: str, outputs: str, inputs: str, bias: bool) -> dict[str, Key]:
@@ -61,43 +60,30 @@ def _linear(theirs: str, ours: str, outputs: str, inputs: str, bias: bool) -> di
     return keys | ({f"{theirs}.bias": Key(f"{ours}.bias", (outputs,))} if bias else {})
 
 
-def _every_key() -> KeyTable:
-    """Of all rows, fused ones too, to find what stands before the keys of a file."""
-    table: dict[str, Key | None] = {}
-    for row in ARCHITECTURES.values():
-        table |= text_keys(row, bias=True, ffn_bias=True)
-    fused = {f"model.layers.{{i}}.{name}.weight": Key("", ()) for name in FUSED}
-    return table | fused | UNTIED_HEAD
-
-
-EVERY_TEXT_KEY = _every_key()
+# Of all rows, fused ones too, to find what stands before the keys of a file
+EVERY_TEXT_KEY: KeyTable = reduce(
+    lambda table, row: {**table, **text_keys(row, attention_bias=True, mlp_bias=True)},
+    ARCHITECTURES.values(),
+    {**UNTIED_HEAD, **{f"model.layers.{{i}}.{name}.weight": Key("", ()) for name in FUSED}},
+)
 
 
 def split_fused(published: Tensors, config: TextConfig) -> Tensors:
     """The tensors with q, k, v, gate and up apart, where the files have them as the rows of one tensor."""
-    rows = {"q_proj": config.num_attention_heads * config.head_size, "gate_proj": config.intermediate_size}
-    rows |= dict.fromkeys(("k_proj", "v_proj"), config.kv_heads * config.head_size) | {"up_proj": rows["gate_proj"]}
+    sizes = text_sizes(config)
+    rows = {"q_proj": sizes["q"], **dict.fromkeys(("k_proj", "v_proj"), sizes["kv"])}
+    rows |= dict.fromkeys(("gate_proj", "up_proj"), sizes["ffn"])
     result: Tensors = {}
     for key, tensor in published.items():
-        parts = (
-            next((parts for name, parts in FUSED.items() if f".{name}." in key), ())
-            if config.architecture.fused
-            else ()
-        )
-        whole = sum(rows[part] for part in parts)
-        if not parts or not tensor.shape or tensor.shape[0] != whole:
+        place, _, kind = key.rpartition(".")
+        parts = next((parts for name, parts in FUSED.items() if place.endswith(f".{name}")), ())
+        counts = [rows[part] for part in parts]
+        if not config.architecture.fused or tensor.shape[:1] != (sum(counts),):
             result[key] = tensor  # of another shape: `rename` says so
             continue
-        place, kind = key.rsplit(".", 2)[0], key.rsplit(".", 1)[1]
-        begin = 0
-        for part in parts:
-            end = begin + rows[part]
-
-            def take(t: Tensor, begin: int = begin, end: int = end) -> Tensor:
-                return t[begin:end]
-
-            result[f"{place}.{part}.{kind}"] = tensor.map(take, (rows[part], *tensor.shape[1:]))
-            begin = end
+        for part, begin, count in zip(parts, accumulate(counts, initial=0), counts):
+            take = partial(Tensor.narrow, dim=0, start=begin, length=count)
+            result[f"{place.rpartition('.')[0]}.{part}.{kind}"] = tensor.map(take, (count, *tensor.shape[1:]))
     return result
 
 

@@ -2,14 +2,14 @@
 
 import reprlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ..core.errors import UserError
-from .architectures import ARCHITECTURES, FULL, NEUTRAL, REFUSED, SLIDING, Architecture
+from .architectures import ARCHITECTURES, COMMON, FULL, REFUSED, SLIDING, Architecture
 from .hf_files import CONFIG_FILE
-from .hf_rope import RopeKeys, rope_table
+from .hf_rope import RopeKeys, read_ropes
 from .hugging_face import Flag, HfConfig, Tensors
 from .keys import require
 from .lazy_tensor import differ
@@ -25,6 +25,7 @@ ACTIVATIONS = {  # hidden_act -> ModelConfig.activation
     "gelu_fast": "gelu_tanh",
 }
 Scale = Field(default=None, gt=0, allow_inf_nan=False)
+Factor = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
 class TextConfig(HfConfig):
@@ -42,10 +43,12 @@ class TextConfig(HfConfig):
     rms_norm_eps: float = Field(gt=0, le=1)
     head_dim: int | None = Field(default=None, gt=0, le=1 << 16)
     hidden_act: str
+    is_causal: Literal[True] = True
+    use_bidirectional_attention: Literal[False, None] = None
     attention_bias: Flag = False
     mlp_bias: Flag = False
     tie_word_embeddings: Flag = False
-    ropes: dict[str, RopeKeys]
+    ropes: dict[str, RopeKeys]  # by layer type; of all layers where there is one
     sliding_window: int | None = Field(default=None, gt=0)
     max_window_layers: int = 0
     sliding_window_pattern: int = Field(default=1, gt=0)
@@ -56,9 +59,9 @@ class TextConfig(HfConfig):
     attention_multiplier: float | None = Scale
     attn_logit_softcapping: float | None = Scale
     final_logit_softcapping: float | None = Scale
-    embedding_multiplier: float | None = Scale
-    residual_multiplier: float | None = Scale
-    logits_scaling: float | None = Scale
+    embedding_multiplier: float = Factor
+    residual_multiplier: float = Factor
+    logits_scaling: float = Factor
 
     @property
     def architecture(self) -> Architecture:
@@ -84,30 +87,27 @@ class TextConfig(HfConfig):
     @model_validator(mode="before")
     @classmethod
     def _as_transformers_reads_it(cls, values: Any) -> Any:
-        """The file's keys with the row's defaults, RoPE in one form, and no key that the row does not read. Values of null are left out."""
+        """The file's keys with the row's defaults, without those that the row does not read, and RoPE in one form."""
         if not isinstance(values, dict):
             return values
         kind = cls.read_as or values.get("model_type")
-        if kind not in ARCHITECTURES:
-            why = f", {REFUSED[kind]}" if kind in REFUSED else ""
-            known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"model_type is {reprlib.repr(kind)}{why}: only {known} are supported")
-        row = ARCHITECTURES[kind]
-        for key, neutral in NEUTRAL.items():
-            reads = key in row.reads or (key == "attention_bias" and row.biases)
-            if not reads and key in values and values[key] not in neutral:
-                raise ValueError(
-                    f"{key} is {reprlib.repr(values[key])}, which a model of type {kind} does not read: expected "
-                    f"{' or '.join('null' if value is None else str(value) for value in neutral)}"
-                )
-        given = {key: value for key, value in values.items() if value is not None}
-        given["hidden_act"] = given.get(row.activation, row.defaults["hidden_act"])
-        may_be_null = {key: None for key in row.reads if key in values and values[key] is None}
-        values = {**row.defaults, **may_be_null, **given}
-        if values.get("use_sliding_window", True) is False:
-            values["sliding_window"] = None
-        table = rope_table(values, row.theta, "partial_rotary_factor" in row.reads)
-        return values | {"ropes": _ropes(table, values, row)}
+        row = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+        if row is None:
+            why = f", a model with {REFUSED[kind]}" if isinstance(kind, str) and kind in REFUSED else ""
+            raise ValueError(f"model_type is {reprlib.repr(kind)}{why}: only {', '.join(ARCHITECTURES)} are supported")
+        if "text_config" in values:
+            raise ValueError("config.json has a text_config: a model with more than a text decoder is not supported")
+        values = {**row.defaults, **values}
+        given = values.get(row.activation, row.defaults["hidden_act"])
+        own = {"hidden_act": row.older_activations.get(given, given), "ropes": read_ropes(values, row)}
+        if "use_sliding_window" in row.reads and not values["use_sliding_window"]:
+            own["sliding_window"] = None
+        read = {
+            key: value
+            for key, value in values.items()
+            if key in (*COMMON, *row.reads) or key not in TextConfig.model_fields
+        }
+        return read | own
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TextConfig":
@@ -121,7 +121,8 @@ class TextConfig(HfConfig):
             )
         if self.hidden_act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise ValueError(f"hidden_act is {reprlib.repr(self.hidden_act)}: only {known} are supported")
+            key = self.architecture.activation
+            raise ValueError(f"{key} is {reprlib.repr(self.hidden_act)}: only {known} are supported")
         for key in ("layer_types", "no_rope_layers"):
             entries = getattr(self, key)
             if entries is not None and len(entries) != self.num_hidden_layers:
@@ -129,23 +130,19 @@ class TextConfig(HfConfig):
         for kind in self.layer_types or ():
             if kind not in (FULL, SLIDING):
                 raise ValueError(f"layer_types has {reprlib.repr(kind)}: only {FULL} and {SLIDING} are supported")
+            if kind == SLIDING and self.sliding_window is None:
+                raise ValueError(f"layer_types has {SLIDING}, but there is no sliding_window, or it is not used")
         return self
 
     def model_fields_of(self) -> dict[str, Any]:
         """The fields of a ModelConfig (core/configs/decoder.py) that config.json says."""
-        row = self.architecture
-        scale = self.attention_multiplier
-        if self.query_pre_attn_scalar:
-            scale = self.query_pre_attn_scalar**-0.5
-        kinds = list(self.ropes)
-        layers = [
-            {
-                "rope": kinds.index(self.layer_type(i) if len(kinds) > 1 else kinds[0]) if self.has_rope(i) else None,
-                "window": self.sliding_window if self.layer_type(i) == SLIDING else None,
-            }
-            for i in range(self.num_hidden_layers)
-        ]
+        kinds, layers = list(self.ropes), []
+        for i in range(self.num_hidden_layers):
+            kind = self.layer_type(i)
+            rope = (kinds.index(kind) if kind in kinds else 0) if self.has_rope(i) else None
+            layers.append({"rope": rope, "window": self.sliding_window if kind == SLIDING else None})
         plain = all(layer == {"rope": 0, "window": None} for layer in layers)
+        row, scalar = self.architecture, self.query_pre_attn_scalar
         return {
             "vocab_size": self.vocab_size,
             "dim": self.hidden_size,
@@ -159,14 +156,15 @@ class TextConfig(HfConfig):
             "ropes": tuple(keys.rope(self.head_size) for keys in self.ropes.values()),
             "layer_attention": () if plain else tuple(layers),
             "activation": ACTIVATIONS[self.hidden_act],
-            "attention_scale": scale,
+            "attention_scale": scalar**-0.5 if scalar else self.attention_multiplier,
             "attention_softcap": self.attn_logit_softcapping,
             "logit_softcap": self.final_logit_softcapping,
-            "embedding_scale": row.embedding_scale(self),
-            "residual_scale": self.residual_multiplier or 1.0,
-            "logit_scale": 1 / self.logits_scaling if self.logits_scaling else 1.0,
+            "embedding_scale": self.hidden_size**0.5 if row.scales_embeddings else self.embedding_multiplier,
+            "residual_scale": self.residual_multiplier,
+            "logit_scale": 1 / self.logits_scaling,
+            "qkv_bias": self.attention_bias,
+            "o_bias": self.attention_bias,
             "ffn_bias": self.mlp_bias,
-            **dict.fromkeys(row.biases, self.attention_bias),
             **row.fixed,
         }
 
@@ -191,19 +189,3 @@ def require_vocabulary(config: TextConfig, published: Tensors, folder: Path) -> 
     if rows != config.vocab_size:
         what = f"vocab_size is {config.vocab_size}, but {EMBED_KEY} has {rows} rows"
         raise UserError(what, where=folder / CONFIG_FILE, fix="give the config.json that belongs to these weights")
-
-
-def _ropes(table: dict[str, Any], values: dict[str, Any], row: Architecture) -> dict[str, Any]:
-    """Layer type -> the keys of its RoPE; one entry where all layers have the same."""
-    nested = bool(table) and all(isinstance(inside, dict) for inside in table.values())
-    if row.local_theta is None:
-        return table if nested else {FULL: table}
-    own = {"rope_theta": values.get("rope_local_base_freq") or row.local_theta}
-    local = (
-        {**{key: table[key] for key in ("max_position_embeddings", "original_max_position_embeddings")}, **own}
-        if not nested
-        else {}
-    )
-    return (
-        {FULL: table.get(FULL, table), SLIDING: table.get(SLIDING, local)} if nested else {FULL: table, SLIDING: local}
-    )

@@ -4,14 +4,19 @@ Conversion to Hugging Face's layout reorders the rows of q and k for another for
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from ..core.errors import UserError
 from ..system.files import require_folder
-from . import hf_llama, meta_llama
+from . import meta_llama
+from .architectures import FULL
 from .hf_files import CONFIG_FILE
+from .hf_keys import EVERY_TEXT_KEY, TIED_HEAD, UNTIED_HEAD, text_keys, text_sizes
+from .hf_text import TextConfig, require_vocabulary, tie
 from .hugging_face import left_over, read_folder
 from .json_file import read_json
 from .keys import rename, require
@@ -32,7 +37,9 @@ class Llama:
     notes: tuple[str, ...] = ()
 
 
-class HfLlamaConfig(hf_llama.LlamaConfig):
+class HfLlamaConfig(TextConfig):
+    read_as: ClassVar = "llama"
+
     model_type: Literal["llama"] = "llama"
 
 
@@ -68,23 +75,43 @@ def _read_meta(folder: Path) -> Llama:
 
 
 def _read_hugging_face(folder: Path) -> Llama:
-    published, files = read_folder(folder, hf_llama.EVERY_KEY)
+    published, files = read_folder(folder, EVERY_TEXT_KEY)
     file = folder / CONFIG_FILE
     config = read_json(file, HfLlamaConfig, "the config.json of a LLaMA", "give a LLaMA of model_type llama")
-    if config.kv_heads != config.num_attention_heads:
-        what = f"num_key_value_heads is {config.kv_heads}, not num_attention_heads {config.num_attention_heads}"
-        raise UserError(what, where=file, fix="give LLaMA-1 weights: LaVIN has no grouped-query attention")
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    published, tied, notes = hf_llama.tie(published, config)
-    table = {
-        **hf_llama.LLAMA_KEYS,
-        **hf_llama.attention_keys("i", pairs_of=heads),
-        **(hf_llama.TIED_HEAD if tied else hf_llama.UNTIED_HEAD),
-    }
-    sizes = hf_llama.llama_sizes(config, published, folder)
+    layers, heads, sizes = config.num_hidden_layers, config.num_attention_heads, text_sizes(config)
+    described = _config(sizes, layers, heads, config.rms_norm_eps, config.ropes[FULL].rope_theta)
+    _require_llama_1(config, described, file)
+    require_vocabulary(config, published, folder)
+    published, tied, notes = tie(published, config)
+    table = {**text_keys(config.architecture, False, False), **(TIED_HEAD if tied else UNTIED_HEAD)}
+    for part in ("q_proj", "k_proj"):
+        key = f"model.layers.{{i}}.self_attn.{part}.weight"
+        table[key] = replace(table[key], convert=lambda weight: in_pairs(weight, heads), becomes=table[key].shape)
     tensors = rename(published, table, sizes, layers, str(folder))
-    described = _config(sizes, layers, heads, config.rms_norm_eps, config.rope_theta)
     return Llama(described | {"tied_head": tied}, tensors, (file, *files), (*left_over(folder), *notes))
+
+
+def _require_llama_1(config: TextConfig, described: dict[str, Any], file: Path) -> None:
+    """Raise UserError for what LaVIN's code does not compute: grouped keys, heads of another size, biases, scaled RoPE, another activation."""
+    rope = config.ropes[FULL]
+    only = {
+        "num_key_value_heads": (config.kv_heads, described["heads"]),
+        "head_dim": (config.head_size, described["dim"] // described["heads"]),
+        "attention_bias": (config.attention_bias, False),
+        "mlp_bias": (config.mlp_bias, False),
+        "hidden_act": (config.hidden_act, "silu"),
+        "rope_type": (rope.rope_type if rope.rope(config.head_size).scaling else "default", "default"),
+    }
+    for key, (value, supported) in only.items():
+        if value != supported:
+            fix = "give LLaMA-1 weights: LaVIN was trained on nothing else"
+            raise UserError(f"{key} is {value}: LaVIN supports only {supported}", where=file, fix=fix)
+
+
+def in_pairs(weight: Tensor, heads: int) -> Tensor:
+    """Rows of each head from its first half and its second to (0, h/2), (1, h/2 + 1), ...: [heads * h, dim], as Meta's files have them.
+    transformers' conversion of those files does the opposite."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 LAYOUTS: dict[str, Callable[[Path], Llama]] = {PARAMS_FILE: _read_meta, CONFIG_FILE: _read_hugging_face}

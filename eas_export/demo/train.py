@@ -20,7 +20,7 @@ from ..bundle.store import Parameter, write_store
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.hf_clip import clip_keys
 from ..checkpoint.hf_files import SENTENCEPIECE
-from ..checkpoint.hf_llama import UNTIED_HEAD
+from ..checkpoint.hf_keys import UNTIED_HEAD
 from ..checkpoint.keys import expected_shapes
 from ..checkpoint.lazy_tensor import LazyTensor
 from ..core.precision import PRECISIONS
@@ -28,7 +28,7 @@ from ..core.progress import Progress
 from ..families import make_tokenizer
 from ..families.contract import Sources
 from ..families.llava import LLAVA
-from ..families.llava.files import LAYER_KEYS, OWN_TOWER
+from ..families.llava.files import OWN_TOWER, layer_keys
 from ..families.llava.load import assemble
 from ..families.llava.read import Published, read_config
 from ..networks.skeleton import skeleton
@@ -160,9 +160,9 @@ def train_tower(checkpoint: Checkpoint, weights: dict[str, Tensor], seed: int, p
 
 def random_weights(random: torch.Generator) -> dict[str, Tensor]:
     """Published key -> a new model's tensor, float32: normal numbers that keep the size of what passes through, norms of ones."""
-    sizes = {"dim": DIM, "kv": DIM, "ffn": FFN, "vocab": VOCABULARY, "width": TOWER_WIDTH}
+    sizes = {"dim": DIM, "q": DIM, "kv": DIM, "ffn": FFN, "vocab": VOCABULARY, "width": TOWER_WIDTH}
     shapes = expected_shapes(
-        {**LAYER_KEYS, **UNTIED_HEAD}, sizes, LAYERS, {"attention": range(LAYERS), "kept": (), "skipped": ()}
+        {**layer_keys(), **UNTIED_HEAD}, sizes, LAYERS, {"attention": range(LAYERS), "kept": (), "skipped": ()}
     )
     positions = (PIXELS // PATCH) ** 2 + 1
     tower = {"width": TOWER_WIDTH, "patch": PATCH, "positions": positions, "mlp": 2 * TOWER_WIDTH}

@@ -5,13 +5,13 @@ from itertools import product
 
 import pytest
 import torch
+from eas_export.checkpoint.hf_llama import LlamaConfig
 from transformers import CLIPVisionConfig as PublishedTower
 from transformers import LlamaConfig as PublishedConfig
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from eas_export.checkpoint.hf_clip import ClipVisionConfig
-from eas_export.checkpoint.hf_llama import LlamaConfig
 from eas_export.core.errors import UserError
 from eas_export.core.record import validated
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eas_export.checkpoint.hf_llama import LLAMA_KEYS as HF_KEYS
-from eas_export.checkpoint.hf_llama import attention_keys
+from eas_export.checkpoint.architectures import ARCHITECTURES
+from eas_export.checkpoint.hf_keys import text_keys
 from eas_export.checkpoint.keys import merge_shards, rename, require
 from eas_export.checkpoint.meta_llama import LLAMA_KEYS
 from eas_export.checkpoint.openai_clip import CLIP_KEYS
@@ -16,7 +16,8 @@ from eas_export.core.errors import UserError
 from eas_export.families import detect
 
 META = ["tok_embeddings.weight", "norm.weight", "output.weight", "layers.0.ffn_norm.weight", "layers.1.ffn_norm.weight"]
-HUGGING_FACE = [key.replace("{i}", "0").replace("{attention}", "0") for key in HF_KEYS | attention_keys("attention")]
+HF_KEYS = text_keys(ARCHITECTURES["llama"], False, False, "attention")
+HUGGING_FACE = [key.replace("{i}", "0").replace("{attention}", "0") for key in HF_KEYS]
 CLIP = [key.replace("{i}", "0") for key, row in CLIP_KEYS.items() if row]
 
 
@@ -26,9 +27,8 @@ def names(keys: list[str], table=LLAMA_KEYS) -> list[str]:
 
 def test_keys_that_fit_stay_as_they_are():
     assert names(META) == META
-    table = HF_KEYS | attention_keys("attention")
-    assert names(HUGGING_FACE, table) == HUGGING_FACE  # which begin with model.
-    assert names([f"model.{key}" for key in HUGGING_FACE], table) == HUGGING_FACE
+    assert names(HUGGING_FACE, HF_KEYS) == HUGGING_FACE  # which begin with model.
+    assert names([f"model.{key}" for key in HUGGING_FACE], HF_KEYS) == HUGGING_FACE
     assert names([*META, "extra.bias"]) == [*META, "extra.bias"]  # refused where it is renamed
     assert names([], LLAMA_KEYS) == []
 

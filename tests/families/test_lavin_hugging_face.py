@@ -14,7 +14,7 @@ from test_golden import check_against_golden
 from transformers import LlamaForCausalLM
 
 from eas_export.backends.opening import open_runtime
-from eas_export.checkpoint import hf_llama
+from eas_export.checkpoint import llama as llama_files
 from eas_export.core.errors import UserError
 from eas_export.families import load_checkpoint
 from eas_export.families.contract import Sources
@@ -121,7 +121,7 @@ def test_a_bundle_of_it_equals_the_published_code_and_its_witness(tmp_path, bund
 def test_rows_in_the_files_order_would_be_found_by_the_witness(tmp_path, monkeypatch):
     """It reads the folder by transformers alone."""
     llama = converted(CASE, tmp_path / "llama-hf")
-    monkeypatch.setattr(hf_llama, "in_pairs", lambda weight, heads: weight)
+    monkeypatch.setattr(llama_files, "in_pairs", lambda weight, heads: weight)
     bundle = build(CASE.folder, tmp_path / "a.bundle", weights=llama, verify=False, **CASE.limits).bundle
     found = verify(bundle, CASE.folder, weights=llama, steps=2, against="transformers").first_divergence
     assert (found.step, found.layer, found.stage) == ("transformers", 0, "block")
@@ -147,9 +147,13 @@ def test_a_head_that_is_tied(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"num_key_value_heads": 2}, "num_key_value_heads is 2, not num_attention_heads 4"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads is 2: LaVIN supports only 4"),
         ({"model_type": "mistral"}, "model_type"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE is scaled by 'linear'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is linear: LaVIN supports only default"),
+        ({"head_dim": 32}, "head_dim is 32: LaVIN supports only 16"),
+        ({"attention_bias": True}, "attention_bias is True: LaVIN supports only False"),
+        ({"mlp_bias": True}, "mlp_bias is True: LaVIN supports only False"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu: LaVIN supports only silu"),
         ({"vocab_size": 7}, "vocab_size is 7, but model.embed_tokens.weight has 96 rows"),
         ({"num_hidden_layers": 7}, "missing key model.layers.6"),
     ],

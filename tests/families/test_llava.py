@@ -77,18 +77,15 @@ def elsewhere(folder: Path) -> None:
 
 
 REFUSED = {
-    "rope scaling": (
-        config(rope_scaling={"type": "linear", "factor": 2.0}),
-        r"RoPE is scaled by .linear.*only plain RoPE",
-    ),
-    "rope scaling of transformers 5": (config(rope_parameters={"rope_type": "llama3"}), "RoPE is scaled by .llama3"),
-    "another activation": (config(hidden_act="gelu"), "hidden_act is 'gelu': only silu"),
+    "dynamic RoPE": (config(rope_scaling={"type": "dynamic", "factor": 2.0}), r"RoPE is scaled by .dynamic"),
+    "RoPE without its factors": (config(rope_parameters={"rope_type": "llama3"}), "scaled by llama3 needs factor"),
+    "another activation": (config(hidden_act="relu"), "hidden_act is 'relu': only silu"),
     "a word for a boolean": (config(tie_word_embeddings="false"), "tie_word_embeddings is 'false': .*valid boolean"),
-    "biases": (config(attention_bias=True), "projections have biases"),
-    "another head width": (config(head_dim=128), "head_dim 128"),
+    "no biases": (config(attention_bias=True), "missing key model.layers.1.self_attn.q_proj.bias"),
+    "another head size": (config(head_dim=128), r"self_attn.q_proj.weight has shape .*, expected \[512, 64\]"),
     "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3 does not divide"),
     "odd heads": (config(num_attention_heads=64), "heads of even size"),
-    "no size": (config(hidden_size="absent"), "hidden_size: Field required"),
+    "no size": (config(hidden_size="absent"), r"has shape .*, expected \[96, 4096\]"),
     "transformers' own layout": (config(text_config={}), "config.json has a text_config"),
     "linear projector": (config(mm_projector_type="absent"), "mm_projector_type is 'linear': only mlp2x_gelu"),
     "class token as feature": (config(mm_vision_select_feature="cls_patch"), "mm_vision_select_feature is 'cls_patch'"),

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from synthetic_llava import LlavaShape, write_llava
 
 from eas_export import build, inspect, open_bundle, verify
-from eas_export.checkpoint import hf_llama
+from eas_export.checkpoint.hf_rope import RopeKeys
 from eas_export.core.errors import UserError
 from eas_export.demo import CHECKPOINT
 from eas_export.families import NO_TOKENIZER
@@ -104,6 +104,28 @@ def left_over_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "gone.safetensors"}}')
 
 
+def random(*shape: int) -> Callable[[dict], torch.Tensor]:
+    return lambda held: 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def of_heads(size: int) -> dict[str, Callable[[dict], torch.Tensor]]:
+    """Attentions whose heads have this size, in the layers that have one."""
+    q, kv = SHAPE.heads * size, SHAPE.kv_heads * size
+    shapes = {"q": (q, SHAPE.dim), "k": (kv, SHAPE.dim), "v": (kv, SHAPE.dim), "o": (SHAPE.dim, q)}
+    return {f"model__layers__{i}__self_attn__{x}_proj__weight": random(*shapes[x]) for i in (0, 2) for x in shapes}
+
+
+def biases() -> dict[str, Callable[[dict], torch.Tensor]]:
+    """Of attentions, in the layers that have one, and of feed-forward networks."""
+    kv, sizes = SHAPE.kv_heads * SHAPE.dim // SHAPE.heads, {"gate": SHAPE.ffn, "up": SHAPE.ffn, "down": SHAPE.dim}
+    attention = {"q": SHAPE.dim, "k": kv, "v": kv, "o": SHAPE.dim}
+    made = {f"model__layers__{i}__self_attn__{x}_proj__bias": random(n) for i in (0, 2) for x, n in attention.items()}
+    return made | {f"model__layers__{i}__mlp__{x}_proj__bias": random(n) for i in range(3) for x, n in sizes.items()}
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 16}
 TIED = config(tie_word_embeddings=True)
 FORMS: dict[str, Callable[[Path], None]] = {
     "as written": lambda folder: None,
@@ -114,6 +136,10 @@ FORMS: dict[str, Callable[[Path], None]] = {
     "theta": config(rope_theta=5e5),
     "theta in rope_parameters": config(rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
     "theta in both": config(rope_theta=1e6, rope_parameters={"type": "default", "rope_theta": 5e5}),
+    "RoPE by a factor of 2": config(rope_scaling={"type": "linear", "factor": 2.0}),
+    "RoPE of Llama 3": config(rope_parameters=LLAMA3),
+    "another head size": together(config(head_dim=24, rope_scaling=YARN), tensors(**of_heads(24))),
+    "biases": together(config(attention_bias=True, mlp_bias=True), tensors(**biases())),
     "RoPE by a factor of 1": config(rope_scaling={"type": "linear", "factor": 1.0}),
     "epsilon": config(rms_norm_eps=1e-2),
     "epsilon left out": lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace('"rms_norm_eps": 1e-05, ', "")),
@@ -232,15 +258,14 @@ def test_the_demo(tmp_path):
 
 def swapped(monkeypatch) -> None:
     """Keys for queries, everywhere."""
-    table = dict(hf_llama.attention_keys("attention"))
+    table = load.layer_keys()
     q, k = "model.layers.{attention}.self_attn.q_proj.weight", "model.layers.{attention}.self_attn.k_proj.weight"
-    table[q], table[k] = table[k], table[q]
-    monkeypatch.setattr(load, "LAYER_KEYS", load.LAYER_KEYS | table)
+    monkeypatch.setattr(load, "layer_keys", lambda *biases: table | {q: table[k], k: table[q]})
 
 
 def other_theta(monkeypatch) -> None:
-    read = read_part.read_config
-    monkeypatch.setattr(read_part, "read_config", lambda f: read(f).model_copy(update={"rope_theta": 2e4}))
+    scaled = RopeKeys.rope
+    monkeypatch.setattr(RopeKeys, "rope", lambda *given: scaled(*given).model_copy(update={"theta": 2e4}))
 
 
 def other_epsilon(monkeypatch) -> None:

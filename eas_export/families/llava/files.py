@@ -1,12 +1,14 @@
 """LLaVA-1.5 as its training code writes it, with EAS adapters: the keys of its config.json and the names of its tensors."""
 
 import reprlib
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
+from ...checkpoint.architectures import ARCHITECTURES
 from ...checkpoint.eas_adapter import adapter_keys
-from ...checkpoint.hf_llama import LLAMA_KEYS, LlamaConfig, attention_keys
+from ...checkpoint.hf_keys import UNTIED_HEAD, text_keys
+from ...checkpoint.hf_text import TextConfig
 from ...checkpoint.hugging_face import Flag
 from ...checkpoint.keys import Key, KeyTable
 
@@ -14,10 +16,8 @@ ModelType = Literal["llava_llama", "llava"]  # now, and in the first releases
 MODEL_TYPES = get_args(ModelType)
 OWN_TOWER = "model.vision_tower.vision_tower."  # a CLIPVisionModel inside the checkpoint
 
-# Layer groups by their contents: an attention, the adapter before it ("kept"), the adapter in its place ("skipped")
-LAYER_KEYS: KeyTable = {
-    **LLAMA_KEYS,
-    **attention_keys("attention"),
+# Beside the language model's, layer groups by their contents: the adapter before an attention ("kept"), the adapter in its place ("skipped")
+OWN_KEYS: KeyTable = {
     **adapter_keys(
         "model.layers.{kept}.adapter_attn", "layers.{i}.kept_adapter", "dim", "kept", "A", router_bias=False
     ),
@@ -30,8 +30,18 @@ LAYER_KEYS: KeyTable = {
 }
 
 
-class LlavaConfig(LlamaConfig):
-    """config.json; the defaults are those of LLaVA's code."""
+def layer_keys(attention_bias: bool = False, mlp_bias: bool = False) -> KeyTable:
+    """The key table of a whole model but for its head; "attention" is the group of layers that have one."""
+    return {**text_keys(ARCHITECTURES["llama"], attention_bias, mlp_bias, "attention"), **OWN_KEYS}
+
+
+EVERY_KEY: KeyTable = {**layer_keys(attention_bias=True, mlp_bias=True), **UNTIED_HEAD}
+
+
+class LlavaConfig(TextConfig):
+    """config.json; the defaults are those of LLaVA's code, and of transformers' LLaMA."""
+
+    read_as: ClassVar = "llama"
 
     model_type: ModelType
     mm_vision_tower: str | None = None

@@ -17,7 +17,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import rank_sizes
 from ...checkpoint.hf_clip import rename_tower
 from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
-from ...checkpoint.hf_llama import TIED_HEAD, UNTIED_HEAD, attention_keys, llama_sizes, tie
+from ...checkpoint.hf_keys import TIED_HEAD, UNTIED_HEAD, attention_keys, text_sizes
+from ...checkpoint.hf_text import require_vocabulary, tie
 from ...checkpoint.hugging_face import Tensors, left_over, read_folder
 from ...checkpoint.keys import rename, require
 from ...checkpoint.layouts import ADAPTER_CONFIG
@@ -31,8 +32,8 @@ from ...core.plan import SkipEvidence
 from ...core.record import quoted, validated
 from ..contract import Sources
 from ..processing.tokenizer import find_tokenizer
-from .files import LAYER_KEYS, LlavaConfig
-from .read import EVERY_KEY, Published, read_model, require_same_attentions
+from .files import EVERY_KEY, LlavaConfig, layer_keys
+from .read import Published, read_model, require_same_attentions
 from .tower import Tower, find_tower
 
 SCALE, TEMPERATURE = 1.0, 10.0  # constants of the published code
@@ -50,7 +51,7 @@ class _Layers:
 
     @property
     def groups(self) -> dict[str, frozenset[int]]:
-        """By their names in LAYER_KEYS."""
+        """By their names in key tables."""
         return {"attention": self.attention, "kept": self.kept, "skipped": self.skipped}
 
     def evidence(self, folder: Path) -> SkipEvidence:
@@ -89,7 +90,7 @@ def assemble(sources: Sources, model: Published) -> Checkpoint:
     notes = (*model.notes, *notes, *tower.notes)
     sizes = _sizes(config, published, layers, tower, folder)
 
-    table = {**LAYER_KEYS, **(TIED_HEAD if tied else UNTIED_HEAD)}
+    table = {**layer_keys(config.attention_bias, config.mlp_bias), **(TIED_HEAD if tied else UNTIED_HEAD)}
     tensors = rename(published, table, sizes, layers.count, str(folder), layers.groups)
     tensors |= rename_tower(tower.tensors, tower.config, tower.blocks, tower.where)
     tensors |= {f"layers.{i}.kept_adapter.e": _zeros("no router bias in adapter_attn", 2) for i in layers.kept}
@@ -138,7 +139,7 @@ def _find_layers(published: Tensors, count: int, folder: Path) -> _Layers:
 
 def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: Tower, folder: Path) -> dict[str, int]:
     """The sizes that the key table names. Raises UserError where the embedding does not match the config, and for invalid ranks."""
-    sizes = llama_sizes(config, published, folder)
+    require_vocabulary(config, published, folder)
     ranks = {}
     for name, part, members in (("kept", "adapter_attn", layers.kept), ("skipped", "replaced_adapter", layers.skipped)):
         if members:
@@ -146,7 +147,7 @@ def _sizes(config: LlavaConfig, published: Tensors, layers: _Layers, tower: Towe
             ranks[name] = require(published, key, 3, str(folder))[0]
     if ranks:
         ranks = dict.fromkeys(("kept", "skipped"), max(ranks.values())) | ranks  # a kind that no layer has
-    return {**sizes, "width": tower.config.hidden_size, **rank_sizes(ranks, folder)}
+    return {**text_sizes(config), "width": tower.config.hidden_size, **rank_sizes(ranks, folder)}
 
 
 def _from_base(
@@ -163,7 +164,8 @@ def _from_base(
         for key, tensor in published.items()
         if (m := PART.match(key)) and m[2].startswith("self_attn") and int(m[1]) in missing
     }
-    tensors = rename(wanted, attention_keys("missing"), sizes, layers.count, str(base), {"missing": missing})
+    table = attention_keys(config.architecture, config.attention_bias, "missing")
+    tensors = rename(wanted, table, sizes, layers.count, str(base), {"missing": missing})
     tensors |= {name: tensor for i in untrained for name, tensor in _untrained_adapter(i, sizes).items()}
     name = base.resolve().name
     note = f"layers {_list(missing)}, where kept, have the attention of {name}; adapters before it have no effect"
@@ -191,15 +193,6 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: Tower, tied: bool
         sources.ckpt,
         "check that the files are complete and belong together",
         family="llava",
-        vocab_size=config.vocab_size,
-        dim=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        kv_heads=config.kv_heads,
-        ffn_dim=config.intermediate_size,
-        norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,
-        rope_interleaved=False,
         modality_token=False,
         tied_head=tied,
         **adapters,
@@ -218,6 +211,7 @@ def _config(config: LlavaConfig, sizes: dict[str, int], tower: Tower, tied: bool
             projector_activation="gelu",
             image=dict(square=config.square, mean=tower.preprocessing.image_mean, std=tower.preprocessing.image_std),
         ),
+        **config.model_fields_of(),
     )
 
 

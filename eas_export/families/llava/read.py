@@ -7,9 +7,10 @@ the base model's holds. The base may be a LLaMA, where the LoRA's folder has the
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ...checkpoint.hf_files import CONFIG_FILE
-from ...checkpoint.hf_llama import UNTIED_HEAD, LlamaConfig
+from ...checkpoint.hf_text import TextConfig
 from ...checkpoint.hugging_face import Tensors, left_over, read_folder
 from ...checkpoint.json_file import read_json
 from ...checkpoint.layouts import ADAPTER_CONFIG, refuse_part
@@ -17,10 +18,15 @@ from ...checkpoint.lora import HALF, merge_pairs, pair_keys
 from ...checkpoint.peft import is_lora, read_lora, read_lora_config, scale_of
 from ...core.errors import UserError
 from ..contract import Sources
-from .files import LAYER_KEYS, OWN_TOWER, LlavaConfig
+from .files import EVERY_KEY, OWN_TOWER, LlavaConfig
 
-EVERY_KEY = {**LAYER_KEYS, **UNTIED_HEAD}
 KEYS_AND_PAIRS = {**EVERY_KEY, **pair_keys(EVERY_KEY)}
+
+
+class BaseConfig(TextConfig):
+    """config.json of the model that training started from: of a LLaVA, or of a LLaMA."""
+
+    read_as: ClassVar = "llama"
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,15 @@ def read_config(folder: Path) -> LlavaConfig:
 def require_same_attentions(base: Path, config: LlavaConfig) -> None:
     """Raise UserError for a model whose attentions compute something else, even if its weights have the same shapes."""
     fix = "give the model that training started from"
-    theirs = read_json(base / CONFIG_FILE, LlamaConfig, "the config.json of a LLaMA model", fix)
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "rope_theta"):
-        if getattr(theirs, key) != getattr(config, key):
-            what = f"the base model's {key} is {getattr(theirs, key)}, the checkpoint's is {getattr(config, key)}"
+    theirs = _of_attentions(read_json(base / CONFIG_FILE, BaseConfig, "the config.json of a LLaMA model", fix))
+    for key, ours in _of_attentions(config).items():
+        if theirs[key] != ours:
+            what = f"the base model's {key} is {theirs[key]}, the checkpoint's is {ours}"
             raise UserError(what, where=f"--base-weights {base}", fix=fix)
+
+
+def _of_attentions(config: TextConfig) -> dict[str, object]:
+    (rope,) = (keys.rope(config.head_size) for keys in config.ropes.values())
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "kv_heads", "head_size", "attention_bias")
+    own = {key: getattr(config, key) for key in keys}
+    return own | {"rope_theta": rope.theta, "rope_scaling": rope.scaling and rope.scaling.model_dump()}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoint.hf_llama import EVERY_KEY
+from ...checkpoint.hf_keys import EVERY_TEXT_KEY
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.llama import main_file
 from ...checkpoint.meta_llama import PARAMS_FILE, find_shards
@@ -56,7 +56,7 @@ def open_witness(sources: Sources) -> LlamaWitness:
 def _from_hugging_face(transformers: ModuleType, folder: Path) -> Any:
     config = llama_config(transformers, folder)
     model, report = transformers.LlamaForCausalLM.from_pretrained(
-        folder, config=config, output_loading_info=True, **exactly(folder, EVERY_KEY)
+        folder, config=config, output_loading_info=True, **exactly(folder, EVERY_TEXT_KEY)
     )
     require_all(report["missing_keys"], folder)
     return model

@@ -20,7 +20,8 @@ from ...checkpoint.layouts import ADAPTER_CONFIG
 from ...checkpoint.lora import WEIGHT, A, B
 from ...checkpoint.peft import is_lora, read_lora, read_lora_config, scale_of
 from ..contract import Sources
-from ..llava.read import EVERY_KEY, KEYS_AND_PAIRS
+from ..llava.files import EVERY_KEY
+from ..llava.read import KEYS_AND_PAIRS
 from . import exactly, import_transformers, llama_config, require_all, translated
 from .llama import LlamaWitness
 
