@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import max_error
 from hf_models import make_folder
 from reference.hf_decoder import HfReference
@@ -18,7 +19,7 @@ from eas_export.families import get_family, load_checkpoint, make_tokenizer
 from eas_export.families.contract import Ranks, Sources
 from eas_export.generation.generate import generate
 from eas_export.search import search
-from eas_export.search.examples import Examples
+from eas_export.search.examples import Examples, batch_at
 from eas_export.search.report import SearchReport
 from eas_export.search.subnetwork import Supernet, make_batch
 
@@ -65,18 +66,21 @@ def test_the_written_folder_is_the_published_one_with_adapters(searched):
 
 
 def test_the_bundle_of_it_answers_as_the_naive_transcription(searched, questions, tmp_path):
-    """Which reads the written files alone."""
+    """Which reads the written files alone: with the loss that the search reports."""
     _, found, report = searched
     bundle = eas_export.build(found, tmp_path / "o", verify=False, fold="lowrank", max_prompt=48, max_tokens=56).bundle
     assert bundle.manifest.plan.skipped == report.skipped
     config = bundle.manifest.config
     tokenizer = make_tokenizer(load_checkpoint(Sources(found)).tokenizer, config)
-    example = Examples(questions, config, get_family("hf"), tokenizer)[1]
-    got = generate(eas_export.open_runtime(bundle, "onnxruntime"), example.prompt, forced=example.answer[:-1, None])
-    want = HfReference(found).run(example.prompt.input_ids[0].tolist(), example.answer[:-1].tolist())["logits"]
-    assert max_error(got.logits[:, 0], want) < 1e-4 * want.std()
-    chosen = torch.log_softmax(torch.as_tensor(want), -1)[range(len(example.answer)), example.answer]
-    assert -chosen.mean() < report.held_out.chosen
+    examples, losses = Examples(questions, config, get_family("hf"), tokenizer), []
+    runtime, reference = eas_export.open_runtime(bundle, "onnxruntime"), HfReference(found)
+    for row in batch_at(0, len(examples), len(examples), 0)[:2]:  # held out
+        prompt, answer = examples[row].prompt, examples[row].answer
+        got = generate(runtime, prompt, forced=answer[:-1, None])
+        want = reference.run(prompt.input_ids[0].tolist(), answer[:-1].tolist())["logits"]
+        assert max_error(got.logits[:, 0], want) < 1e-4 * want.std()
+        losses += F.cross_entropy(torch.as_tensor(want), answer, reduction="none").tolist()
+    assert report.held_out.tuned == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
 def test_what_is_trained_is_what_transformers_computes(tmp_path, questions):
