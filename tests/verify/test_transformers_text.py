@@ -111,7 +111,14 @@ def test_no_code_of_the_folder_is_run(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     names = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
     (folder / "config.json").write_text(
-        json.dumps(config | {"auto_map": names, "quantization_config": {"quant_method": "x"}})
+        json.dumps(
+            config
+            | {
+                "auto_map": names,
+                "_attn_implementation": "kernels-community/flash-attn",
+                "quantization_config": {"quant_method": "x"},
+            }
+        )
     )
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     witness = open_witness(Sources(folder))
