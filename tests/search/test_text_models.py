@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from search_cases import TEXT_VOCABULARY, write_text_questions, write_text_tokenizer
 
 import eas_export
-from eas_export.core.limits import Limits
 from eas_export.core.precision import PRECISIONS
 from eas_export.families import get_family, load_checkpoint, make_tokenizer
 from eas_export.families.contract import Ranks, Sources
@@ -68,11 +67,12 @@ def test_the_written_folder_is_the_published_one_with_adapters(searched):
 def test_the_bundle_of_it_answers_as_the_naive_transcription(searched, questions, tmp_path):
     """Which reads the written files alone: with the loss that the search reports."""
     _, found, report = searched
-    bundle = eas_export.build(found, tmp_path / "o", verify=False, fold="lowrank", max_prompt=48, max_tokens=56).bundle
+    checkpoint, losses = load_checkpoint(Sources(found)), []
+    tokenizer = make_tokenizer(checkpoint.tokenizer, checkpoint.config)
+    examples = Examples(questions, checkpoint.config, get_family("hf"), tokenizer)
+    limits = examples.limits.model_dump(include={"max_prompt", "max_tokens"})
+    bundle = eas_export.build(found, tmp_path / "o", verify=False, fold="lowrank", **limits).bundle
     assert bundle.manifest.plan.skipped == report.skipped
-    config = bundle.manifest.config
-    tokenizer = make_tokenizer(load_checkpoint(Sources(found)).tokenizer, config)
-    examples, losses = Examples(questions, config, get_family("hf"), tokenizer), []
     runtime, reference = eas_export.open_runtime(bundle, "onnxruntime"), HfReference(found)
     for row in batch_at(0, len(examples), len(examples), 0)[:2]:  # held out
         prompt, answer = examples[row].prompt, examples[row].answer
@@ -92,8 +92,8 @@ def test_what_is_trained_is_what_transformers_computes(tmp_path, questions):
         write_text_tokenizer(plain)
         checkpoint = get_family("hf").train(Sources(plain), Ranks(4, 8), 0, torch.device("cpu")).checkpoint
         tokenizer = make_tokenizer(checkpoint.tokenizer, checkpoint.config)
-        example = Examples(questions, checkpoint.config, get_family("hf"), tokenizer)[0]
-        supernet = Supernet(checkpoint, PRECISIONS["fp32"], Limits(max_prompt=48, max_tokens=56), torch.device("cpu"))
+        examples = Examples(questions, checkpoint.config, get_family("hf"), tokenizer)
+        supernet, example = Supernet(checkpoint, PRECISIONS["fp32"], examples.limits, torch.device("cpu")), examples[0]
         got = supernet.loss((), make_batch([example], 0)).detach()
         prompt = example.prompt.input_ids[0]
         labels = torch.cat([torch.full_like(prompt, -100), example.answer])[None]
