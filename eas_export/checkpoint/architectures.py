@@ -4,10 +4,7 @@ from LLaMA. Sources: the configuration and modeling files of transformers 5.24.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .hf_text import TextConfig
+from typing import Any, Protocol
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # layer types
 
@@ -31,6 +28,19 @@ ROPE_TYPES = {kind: kind for kind in ("default", "linear", "llama3", "yarn", "lo
 PHI_ROPE_TYPES = {"default": "default", **dict.fromkeys(("longrope", "su", "yarn"), "longrope")}
 
 
+class Layers(Protocol):
+    """What the types of layers depend on, where config.json does not list them."""
+
+    sliding_window: int | None
+    max_window_layers: int
+    sliding_window_pattern: int
+
+    def has_rope(self, layer: int) -> bool: ...
+
+
+LayerType = Callable[[Layers, int], str]  # (config, layer) -> FULL or SLIDING
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A row.
@@ -42,7 +52,7 @@ class Architecture:
     fixed     fields of ModelConfig that no key says
     norms     of a layer
     fused     q, k and v are one tensor, gate and up another
-    layer_type  (config, layer) -> its type, where config.json has no layer_types
+    layer_type  where config.json has no layer_types
     activation  the key of the feed-forward network's, and older spellings of its value
     scales_embeddings  by the square root of hidden_size
     theta     of RoPE
@@ -57,7 +67,7 @@ class Architecture:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     norms: Mapping[str, str] = field(default_factory=lambda: PRE_NORMS)
     fused: bool = False
-    layer_type: Callable[["TextConfig", int], str] = lambda config, layer: FULL
+    layer_type: LayerType = lambda config, layer: FULL
     activation: str = "hidden_act"
     older_activations: Mapping[str, str] = field(default_factory=dict)
     scales_embeddings: bool = False
@@ -98,19 +108,19 @@ _GEMMA_2_READS = (
 )
 
 
-def _in_all(config: "TextConfig", layer: int) -> str:
+def _in_all(config: Layers, layer: int) -> str:
     return SLIDING if config.sliding_window else FULL
 
 
-def _from_max_window_layers(config: "TextConfig", layer: int) -> str:
+def _from_max_window_layers(config: Layers, layer: int) -> str:
     return SLIDING if config.sliding_window and layer >= config.max_window_layers else FULL
 
 
-def _where_no_rope(config: "TextConfig", layer: int) -> str:
+def _where_no_rope(config: Layers, layer: int) -> str:
     return SLIDING if config.sliding_window and not config.has_rope(layer) else FULL
 
 
-def _but_each(config: "TextConfig", layer: int) -> str:
+def _but_each(config: Layers, layer: int) -> str:
     return SLIDING if (layer + 1) % config.sliding_window_pattern else FULL
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from ..core.configs.rope import LinearScaling, Llama3Scaling, LongropeScaling, Rope, Scaling, YarnScaling
-from ..core.record import refusal
 from .architectures import FULL, SLIDING, Architecture
 from .hugging_face import HfRecord
+from .json_file import reason
 
 OF_TRAINING = ("finetuned",)  # keys that change nothing
 
@@ -143,4 +143,4 @@ def _whole(table: Mapping[str, Any], theta: Any, values: Mapping[str, Any], row:
     try:
         return RopeKeys(**{key: value for key, value in whole.items() if key not in ("type", *OF_TRAINING)})
     except ValidationError as error:
-        raise ValueError(refusal(error, RopeKeys, "key", None).what) from None
+        raise ValueError(reason(error)) from None

@@ -13,6 +13,7 @@ from .hf_rope import RopeKeys, read_ropes
 from .hugging_face import Flag, HfConfig, Tensors
 from .keys import require
 from .lazy_tensor import differ
+from .quantised import left_over_record
 
 HEAD_KEY = "lm_head.weight"
 EMBED_KEY = "model.embed_tokens.weight"
@@ -93,10 +94,10 @@ class TextConfig(HfConfig):
         kind = cls.read_as or values.get("model_type")
         row = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
         if row is None:
-            why = f", a model with {REFUSED[kind]}" if isinstance(kind, str) and kind in REFUSED else ""
-            raise ValueError(f"model_type is {reprlib.repr(kind)}{why}: only {', '.join(ARCHITECTURES)} are supported")
-        if "text_config" in values:
-            raise ValueError("config.json has a text_config: a model with more than a text decoder is not supported")
+            why = REFUSED.get(kind) if isinstance(kind, str) else None
+            why = why or ("a vision tower" if "vision_config" in values else None)
+            said = f"{reprlib.repr(kind)}, a model with {why}" if why else reprlib.repr(kind)
+            raise ValueError(f"model_type is {said}: only {', '.join(ARCHITECTURES)} are supported")
         values = {**row.defaults, **values}
         given = values.get(row.activation, row.defaults["hidden_act"])
         own = {"hidden_act": row.older_activations.get(given, given), "ropes": read_ropes(values, row)}
@@ -133,6 +134,12 @@ class TextConfig(HfConfig):
             if kind == SLIDING and self.sliding_window is None:
                 raise ValueError(f"layer_types has {SLIDING}, but there is no sliding_window, or it is not used")
         return self
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: a quantisation that is left over, and which factors LongRoPE takes."""
+        lengths = {keys.original_max_position_embeddings for keys in self.ropes.values() if keys.long_factor}
+        said = "a bundle of more than {0} tokens (--max-tokens) has LongRoPE's long factors for every prompt, one of up to {0} its short ones"
+        return (*left_over_record(self.quantization_config), *map(said.format, lengths))
 
     def model_fields_of(self) -> dict[str, Any]:
         """The fields of a ModelConfig (core/configs/decoder.py) that config.json says."""

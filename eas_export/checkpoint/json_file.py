@@ -23,16 +23,17 @@ def read_json(path: Path, record: type[R], kind: str, fix: str) -> R:
             raise ValueError(f"longer than {LONGEST} bytes")
         return record.model_validate(json.loads(text.decode("utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
-        raise UserError(f"the file is not {kind} ({_reason(error)})", where=path, fix=fix) from None
+        raise UserError(f"the file is not {kind} ({reason(error)})", where=path, fix=fix) from None
 
 
-def _reason(error: Exception) -> Any:
+def reason(error: Exception) -> Any:
+    """What is wrong with a record's first value that is, by its key; another error as it is."""
     if not isinstance(error, ValidationError):
         return error
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    reason = first["msg"].removeprefix("Value error, ")
+    said = first["msg"].removeprefix("Value error, ")
     value = first["input"]
     plain = first["type"] != "missing" and isinstance(value, str | int | float | None)
     is_value = f" is {'null' if value is None else shown(value)}" if plain else ""
-    return f"{key}{is_value}: {reason}" if key else reason
+    return f"{key}{is_value}: {said}" if key else said

@@ -93,6 +93,16 @@ def recorded_method(recorded: Any) -> str | None:
     return next((m.name.split(",")[0] for m in METHODS if m.recorded == name), None) or reprlib.repr(name)
 
 
+def left_over_record(recorded: Any) -> tuple[str, ...]:
+    """A note about a quantization_config beside floating weights, which is left over from training on a quantised copy, or from undoing it: a
+    method's own tensors are not there to scale anything, so the numbers in the file are the model's. transformers would quantise them again."""
+    method = recorded_method(recorded)
+    said = (
+        f"config.json says that the model is quantised ({method}), but its weights are not: they are used as they are"
+    )
+    return (said,) if method else ()
+
+
 def _method(tensors: Mapping[str, LazyTensor], recorded: Any) -> str | None:
     """The method's name: by config.json and the keys, else by either."""
     told = recorded_method(recorded)

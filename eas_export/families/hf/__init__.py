@@ -16,7 +16,7 @@ LARGEST_CONFIG = 1 << 24  # bytes
 
 
 def detect(path: Path) -> bool:
-    """Whether its config.json is a text decoder's, of a known architecture, or of one that is refused by name."""
+    """Whether its config.json is a text decoder's, of an architecture that is supported or refused by name, or of another causal model."""
     config = path / CONFIG_FILE
     if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
         return False
@@ -24,7 +24,11 @@ def detect(path: Path) -> bool:
         values = json.loads(config.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and values.get("model_type") in {*ARCHITECTURES, *REFUSED}
+    if not isinstance(values, dict):
+        return False
+    classes = values.get("architectures")
+    causal = isinstance(classes, list) and any(str(name).endswith("ForCausalLM") for name in classes)
+    return causal or values.get("model_type") in (*ARCHITECTURES, *REFUSED)
 
 
 HF = Family(

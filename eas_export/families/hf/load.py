@@ -76,7 +76,7 @@ def assemble(
         tensors=tensors,
         evidence=_evidence(groups, folder),
         files=tuple(dict.fromkeys((folder / CONFIG_FILE, *files, *tokenizer))),
-        notes=(*said, *notes),
+        notes=(*said, *notes, *config.notes()),
         tokenizer=tokenizer,
         system=f"{name} with PIA adapters" if adapted else name,
         known_by=f"model_type {config.model_type} in {CONFIG_FILE}",

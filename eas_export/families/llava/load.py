@@ -24,7 +24,6 @@ from ...checkpoint.keys import rename, require
 from ...checkpoint.layouts import ADAPTER_CONFIG
 from ...checkpoint.lazy_tensor import LazyTensor
 from ...checkpoint.peft import is_lora
-from ...checkpoint.quantised import recorded_method
 from ...checkpoint.state_dict import first_unknown
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
@@ -78,27 +77,18 @@ def load(sources: Sources) -> Checkpoint:
 
 
 def assemble(sources: Sources, model: Published) -> Checkpoint:
-    """Build a Checkpoint from published tensors. Raises UserError as `load` does.
-
-    A quantization_config beside floating weights is left over from training on a quantised copy, or from undoing it: a method's own tensors
-    are not there to scale anything, so the numbers in the file are the model's. transformers would quantise them again; a note says so.
-    """
+    """Build a Checkpoint from published tensors. Raises UserError as `load` does."""
     folder, config, files = model.home, model.config, model.files
     published, tied, notes = tie(model.tensors, config)
     layers = _find_layers(published, config.num_hidden_layers, folder)
     tower = find_tower(config, replace(sources, ckpt=folder), published)
-    notes = (*model.notes, *notes, *tower.notes)
+    notes = (*model.notes, *notes, *tower.notes, *config.notes())
     sizes = _sizes(config, published, layers, tower, folder)
 
     table = {**layer_keys(config.attention_bias, config.mlp_bias), **(TIED_HEAD if tied else UNTIED_HEAD)}
     tensors = rename(published, table, sizes, layers.count, str(folder), layers.groups)
     tensors |= rename_tower(tower.tensors, tower.config, tower.blocks, tower.where)
     tensors |= {f"layers.{i}.kept_adapter.e": _zeros("no router bias in adapter_attn", 2) for i in layers.kept}
-    if method := recorded_method(config.quantization_config):
-        notes = (
-            *notes,
-            f"config.json says that the model is quantised ({method}), but its weights are not: they are used as they are",
-        )
     if sources.base_weights and not is_lora(sources.ckpt):
         extra, base_files, of_base = _from_base(sources.base_weights, config, layers, sizes)
         tensors, files, notes = tensors | extra, (*files, *base_files), (*notes, *of_base)
