@@ -25,6 +25,7 @@ setup(
     },
     install_requires=[
         "click>=8.1",
+        "jinja2>=3.1.6",
         "ml_dtypes>=0.5",
         "numpy>=1.26",
         "onnx>=1.20",

@@ -6,7 +6,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 TOKENIZERS = (SENTENCEPIECE, TOKENIZER_JSON)  # one of them is the tokenizer
 BESIDE_TOKENIZER = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+CHAT_TEMPLATE = "chat_template.jinja"
 OF_THE_MODEL = (GENERATION_CONFIG, CONFIG_FILE)
 VOCAB, MERGES = "vocab.json", "merges.txt"  # RoBERTa's tokenizer, where it is not a tokenizer.json
 # Possible files of a tokenizer in a bundle
-TOKENIZER_FILES = (*TOKENIZERS, VOCAB, MERGES, *BESIDE_TOKENIZER, *OF_THE_MODEL)
+TOKENIZER_FILES = (*TOKENIZERS, VOCAB, MERGES, *BESIDE_TOKENIZER, CHAT_TEMPLATE, *OF_THE_MODEL)

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @click.option(
     "--question",
     metavar="TEXT",
-    help="A question, put into the family's own format (LaVIN: ScienceQA's); -: standard input.",
+    help="A question, put into the model's chat template or the family's own format (LaVIN: ScienceQA's); -: standard input.",
 )
 @click.option("--context", metavar="TEXT", help="Background text for --question.")
+@click.option("--system", metavar="TEXT", help="A system message before --question, or before a chat.")
 @click.option("--option", "options", metavar="TEXT", multiple=True, help="An answer to choose from; repeatable.")
 @click.option(
     "--image",
@@ -165,7 +166,7 @@ def _chat(bundle: "Bundle", beside: dict, options: RunOptions) -> None:
     """beside: what else the command line has, by the names of its options. Raises UserError for what does not go with a chat."""
     from ..networks import network_part
 
-    images = beside.pop("image")
+    images, system = beside.pop("image"), beside.pop("system")
     for name in (name for name, given in beside.items() if given):
         option = f"--{name.removesuffix('s') if name == 'options' else name}"
         fix = f"leave out {option}, or --chat"
@@ -174,7 +175,7 @@ def _chat(bundle: "Bundle", beside: dict, options: RunOptions) -> None:
     if run_chat is None:
         fix = "ask with --question and --image, or with --inputs"
         raise UserError("the bundle's model takes one question at a time", where="--chat", fix=fix)
-    run_chat(bundle, images, options)
+    run_chat(bundle, images, options, system)
 
 
 def _sampling(**given: float | int | None) -> "Sampling":
@@ -217,7 +218,7 @@ def _questions(inputs: Path | None, image_root: Path | None, asked: dict) -> "li
         try:
             return [Question(**given)]
         except ValidationError as error:
-            where = "--prompt, --question, --context, --option, --image"
+            where = "--prompt, --question, --context, --system, --option, --image"
             raise refusal(error, Question, "option", where) from None
     return read_questions(inputs, image_root) if holds_questions(inputs) else None
 

@@ -24,10 +24,15 @@ NEW_TOKENS = 512  # of an answer, as LLaVA's own command line has it
 HELP = "/reset: forget what was said · /image FILE ..: start again with these images, or none · Ctrl-D: end"
 
 
-def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None:
-    """Answer the lines of standard input until its end. Raises UserError where the model does not generate text."""
+def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions, system: str | None = None) -> None:
+    """Answer the lines of standard input until its end, each conversation with the system message before it. Raises UserError where the
+    model does not generate text, or takes no system message."""
     with options.progress.stage("loading"):
         model = open_model(bundle, options.backend, options.exif_rotate)
+    for said in model.tokenizer.chat_notes():
+        options.progress.note("chat", {"template": said})
+    if system is not None:
+        model.family.prompts.ids(model.runtime.config, model.tokenizer, Question(question="a", system=system))
     max_new_tokens = options.max_new_tokens or NEW_TOKENS
     conversation: Conversation | None = None
     options.note_rotations(images)
@@ -46,7 +51,7 @@ def run_chat(bundle: Bundle, images: Sequence[str], options: RunOptions) -> None
                 raise UserError(f"there is no command {command}", where="chat", fix=HELP)
             else:
                 if conversation is None:
-                    conversation = model.start(Question(question=line, image=images), max_new_tokens)
+                    conversation = model.start(Question(question=line, image=images, system=system), max_new_tokens)
                 else:
                     _go_on(model.ask, conversation, line)
                 with _interrupted() as is_interrupted:

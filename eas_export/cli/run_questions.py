@@ -39,6 +39,9 @@ def run_questions(bundle: Bundle, questions: Sequence[Question], options: RunOpt
     with answers_file(options, key, group, [question.image for question in questions], FORMS) as (answers, add):
         with options.progress.stage("loading"):
             model = open_model(bundle, options.backend, options.exif_rotate)
+        if model.tokenizer.chat is None and any(question.prompt is None for question in questions):
+            for said in model.tokenizer.chat_notes():
+                options.progress.note("questions", {"format": said})
         earlier, begin = len(answers), time.monotonic()
         if len(questions) == 1 and not counted:
             add(_stream_one(model, questions, max_new_tokens, options.sampling))

@@ -15,6 +15,7 @@ from ..core.configs.decoder import ModelConfig
 from ..core.configs.vit import ImageConfig
 from ..core.errors import UserError
 from ..core.progress import Progress
+from .processing.chat_template import Message, message
 from .processing.question import Question
 from .processing.roberta_tokenizer import RobertaTokenizer
 from .processing.tokenizer import Tokenizer
@@ -82,7 +83,8 @@ class PromptFormat:
 
     place_images  (config, token ids of one prompt as ints, number of its images) -> the ids with slots for the features, and the
                   position of each image feature among them, in order; raises UserError where images and ids do not match
-    format        question -> the prompt text, in the format that the family was trained with
+    format        question -> the prompt text, in the format that the family was trained with; where the tokenizer has a chat template, the
+                  user's message
     encode        (config, tokenizer, text, number of its images) -> the token ids of a whole prompt, image placeholders included
     pixels        (config, image in RGB) -> [3, H, W] float32, preprocessed as for training the vision tower
     placeholder   the negative id that stands for an image among token ids; None where images take the place of tokens
@@ -103,10 +105,35 @@ class PromptFormat:
     next_turn: Callable[[Question], str] | None = None
     tokenizer: Callable[[Sequence[Path], int], Tokenizer] = Tokenizer
 
-    def turn(self, tokenizer: Tokenizer, question: Question) -> list[int]:
-        """The token ids of a later turn, the end token of the answer before it included. Raises UserError where it has a place for an image."""
+    def ids(self, config: ModelConfig, tokenizer: Tokenizer, question: Question) -> list[int]:
+        """The token ids of a question's whole prompt, image placeholders included. Raises UserError for a system message without a place,
+        and where the chat template refuses the question."""
+        if question.prompt is not None:
+            return self.encode(config, tokenizer, question.prompt, len(question.image))
+        if tokenizer.chat:
+            return tokenizer.encode(tokenizer.chat.render(self.messages(question)))
+        if question.system is not None:
+            what = "there is a system message, but the model has no chat template with a place for it"
+            raise UserError(
+                what, where="system", fix="put it into the question, or give the whole prompt: --prompt TEXT"
+            )
+        return self.encode(config, tokenizer, self.format(question), len(question.image))
+
+    def messages(self, question: Question) -> list[Message]:
+        """The question as a chat template takes it; a prompt as if it were what the user said."""
+        said = question.prompt if question.prompt is not None else self.format(question)
+        return [*([] if question.system is None else [message("system", question.system)]), message("user", said)]
+
+    def turn(self, tokenizer: Tokenizer, question: Question, earlier: Sequence[Message] = ()) -> list[int]:
+        """The token ids of a later turn, the end token of the answer before it included. Raises UserError where it has a place for an image,
+        and as `ids` does.
+
+        earlier  the conversation up to that answer, without it
+        """
+        if tokenizer.chat:
+            return tokenizer.encode(tokenizer.chat.turn(earlier, *self.messages(question)))
         if self.next_turn is None:
-            return [tokenizer.eos, *tokenizer.encode(self.format(question))]
+            return [*tokenizer.ends[:1], *tokenizer.encode(self.format(question))]
         return tokenizer.encode(self.next_turn(question))
 
 

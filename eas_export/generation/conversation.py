@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..backends.runtime import Bound, Runtime, Tensors
 from ..core.errors import UserError
+from ..families.processing.chat_template import Message
 from ..networks.decoder.prompts import Prompts
 from ..networks.decoder.routers import MODALITIES
 from ..system.memory import enough_memory
@@ -40,6 +41,7 @@ class Conversation:
     pending         [B] int64: the token that was chosen but not fed yet, -1 for none (see generation/stream.py)
     finish          why each row's last answer ended, None before its end
     answers         the tokens of each row's last answer
+    messages        each row's messages before that answer, for a chat template; empty where the prompts are token ids
     state           router [B, layers, 2] and pooled [B, skipped, rank] float32, frozen
     folded          weights with adapters folded in: with the state, or those of the prompts' modality; empty if the runtime does not fold
     image_features  [N * tokens, dim], or None without images
@@ -55,6 +57,7 @@ class Conversation:
         self.pending = torch.full_like(self.lengths, -1)
         self.finish: list[Finish | None] = [None] * len(self.lengths)
         self.answers: list[list[int]] = [[] for _ in self.lengths]
+        self.messages: list[list[Message]] = [[] for _ in self.lengths]
         self._slots = min(prompts.input_ids.shape[1] + room, runtime.limits.max_tokens)
         self._caches = empty_caches(runtime, len(prompts.input_ids), self._slots)
         self._step: Bound | None = None  # the decode graph, bound to the caches

@@ -7,6 +7,7 @@ for reply in model.replies(["Why is the sky blue?", Question(question="What is i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..bundle.bundle import Bundle, open_bundle
 from ..checkpoint.hf_files import TOKENIZER_FILES, TOKENIZERS
 from ..core.errors import UserError
 from ..families import get_family, make_tokenizer
+from ..families.processing.chat_template import message
 from ..families.processing.question import Question, as_questions
 from ..families.processing.tokenizer import TextStream, Tokenizer
 from ..inputs.questions import make_prompt, require_known, require_short
@@ -59,7 +61,9 @@ class TextModel:
         if not questions:
             raise UserError("there is no question", where="questions", fix="ask at least one")
         self._require_short(questions, first)
-        return Conversation(self.runtime, join_prompts(self._prompts(questions, first)), room)
+        conversation = Conversation(self.runtime, join_prompts(self._prompts(questions, first)), room)
+        conversation.messages = [self.family.prompts.messages(question) for question in questions]
+        return conversation
 
     def extend(self, conversation: Conversation, turns: Sequence[str]) -> None:
         """Feed the next turn's text, one per row; see Conversation.extend."""
@@ -72,7 +76,15 @@ class TextModel:
         if any(question.image for question in asked):
             fix = "start another conversation with it"
             raise UserError("an image can only be in the first prompt of a conversation", where="ask", fix=fix)
-        turns = [self.family.prompts.turn(self.tokenizer, question) for question in asked]
+        if any(question.system is not None for question in asked):
+            fix = "start another conversation with it"
+            raise UserError("a system message can only begin a conversation", where="ask", fix=fix)
+        prompts, before = self.family.prompts, conversation.messages
+        turns = [
+            prompts.turn(self.tokenizer, question, earlier)
+            for question, earlier in zip_longest(asked, before[: len(asked)], fillvalue=())
+        ]
+        answers = [message("assistant", self.tokenizer.decode(tokens)) for tokens in conversation.answers]
         pending = conversation.pending
         ended = torch.tensor([finish == Finish.EOS for finish in conversation.finish])
         conversation.pending = pending.masked_fill(ended, -1)  # the turn begins with the answer's end
@@ -81,6 +93,8 @@ class TextModel:
         except UserError:
             conversation.pending = pending
             raise
+        said = zip(before, answers, map(prompts.messages, asked))
+        conversation.messages = [[*earlier, answer, *new] for earlier, answer, new in said]
 
     def _extend(self, conversation: Conversation, turns: Sequence[list[int]]) -> None:
         for row, ids in enumerate(turns):

@@ -37,6 +37,8 @@ def items_of(question: Question, config: CrossEncoderConfig, where: str) -> list
     """The question's pairs: one or, for retrieval, one for each image or each text. Raises UserError where it does not suit the task."""
     if question.context is not None:
         raise UserError("the model takes no context", where=where, fix="leave the context out, or put it into the text")
+    if question.system is not None:
+        raise UserError("the model takes no system message", where=where, fix="leave it out")
     text = question.question if question.prompt is None else question.prompt
     if config.task == "retrieval":
         return _ranked(text, question, where)

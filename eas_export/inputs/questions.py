@@ -133,8 +133,7 @@ def encode_question(question: Question, config: ModelConfig, family: Family, tok
     if question.prompt is None and question.question is None:
         what = "there are options, but no question"
         raise UserError(what, where="question", fix="pass --question TEXT, or the key question in a file")
-    text = question.prompt if question.prompt is not None else family.prompts.format(question)
-    return family.prompts.encode(config, tokenizer, text, len(question.image))
+    return family.prompts.ids(config, tokenizer, question)
 
 
 def prompt_length(question: Question, config: ModelConfig, family: Family, tokenizer: Tokenizer) -> int:

@@ -91,7 +91,7 @@ class Examples(Sequence[Example]):
     def _answer(self, question: Question, number: int) -> Tensor:
         ids = self.tokenizer.encode(expected_reply(question))
         require_known(ids, self.config, self.tokenizer, f"{question.where(number)}: answer")
-        return torch.tensor([*ids, self.tokenizer.eos])
+        return torch.tensor([*ids, self.tokenizer.ends[0]])
 
 
 def expected_reply(question: Question) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.eas_adapter import adapter_keys, rank_sizes
-from ...checkpoint.hf_files import BESIDE_TOKENIZER, CONFIG_FILE, OF_THE_MODEL
+from ...checkpoint.hf_files import BESIDE_TOKENIZER, CHAT_TEMPLATE, CONFIG_FILE, OF_THE_MODEL
 from ...checkpoint.hf_keys import (
     EVERY_TEXT_KEY,
     TIED_HEAD,
@@ -66,7 +66,7 @@ def assemble(
         **(TIED_HEAD if tied else UNTIED_HEAD),
     }
     tensors = rename(published, table, sizes, config.num_hidden_layers, str(folder), groups)
-    tokenizer = find_tokenizer([folder], sources.tokenizer, beside=BESIDE_TOKENIZER)
+    tokenizer = find_tokenizer([folder], sources.tokenizer, beside=(*BESIDE_TOKENIZER, CHAT_TEMPLATE))
     if tokenizer:
         tokenizer = (*tokenizer, *(folder / name for name in OF_THE_MODEL if (folder / name).is_file()))
     name = config.architecture.class_

@@ -1,4 +1,4 @@
-"""Prompts of text decoders: the model's own chat template or, without one, the text as it is."""
+"""Prompts of text decoders: a question is the user's message in the model's own chat template or, without one, the text as it is."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from ...core.configs.decoder import ModelConfig
 from ...core.errors import UserError
 from ..contract import PromptFormat
-from ..processing.hf_tokenizer import HuggingFaceTokenizer
-from ..processing.question import Question
+from ..processing.chat_tokenizer import ChatTokenizer
+from ..processing.question import Question, lines_of
 from ..processing.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def format_question(question: Question) -> str:
-    return question.question
+    """Context, question and options on lines, as LLaVA's evaluations have them."""
+    return "\n".join(lines_of(question, question.question))
 
 
 def encode(config: ModelConfig, tokenizer: Tokenizer, text: str, images: int) -> list[int]:
@@ -37,5 +38,5 @@ PROMPTS = PromptFormat(
     format=format_question,
     encode=encode,
     pixels=pixels,
-    tokenizer=HuggingFaceTokenizer,
+    tokenizer=ChatTokenizer,
 )

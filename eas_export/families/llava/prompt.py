@@ -3,7 +3,6 @@
 Source: LLaVA's conversation module, mm_utils.py and ScienceQA evaluation.
 """
 
-from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from ...core.errors import UserError
 from ..contract import LLAMA_PADDING, PromptFormat
 from ..processing.hf_tokenizer import HuggingFaceTokenizer
 from ..processing.image_processor import to_pixels
-from ..processing.question import Question
+from ..processing.question import Question, lines_of
 from ..processing.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -52,11 +51,7 @@ def _turn(question: Question) -> str:
     if images == 1 and PLACEHOLDER in asked:
         asked = asked.replace(PLACEHOLDER, "").strip()
     lines = [PLACEHOLDER] * (images - asked.count(PLACEHOLDER))
-    lines += [f"Context: {question.context}"] if question.context else []
-    lines.append(asked)
-    lines += [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options)]
-    lines += ["Answer with the option's letter from the given choices directly."] if question.options else []
-    message = "\n".join(lines)
+    message = "\n".join([*lines, *lines_of(question, asked)])
     return f"USER: {message} ASSISTANT:"
 
 

@@ -4,10 +4,10 @@ Formats, as transformers 5 reads them:
 - tokenizer_config.json: tokenizer_class, legacy, add_prefix_space, split_special_tokens, tokens by name (eos_token), more of them in
   extra_special_tokens (once additional_special_tokens), added_tokens_decoder = {"id": AddedToken}. A token is a text or an AddedToken
 - special_tokens_map.json: tokens by name; added_tokens.json: {text: id}. Both count only without an added_tokens_decoder
+- chat_template: see families/processing/chat_template.py
 - generation_config.json, or else config.json: eos_token_id, one or a list
 """
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from ...core.errors import UserError
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LLAMA = "LlamaTokenizer"
-CLASSES = (None, LLAMA, "TokenizersBackend", "PreTrainedTokenizer")
+# Model types whose tokenizers transformers reads as the files are, even where they name LlamaTokenizer
+AS_THE_FILE_SAYS = {"granite", "llava", "ministral", "mistral", "phi3", "qwen2"}
 COPY = "copy the tokenizer's files again from the model's own folder"
 Content = Annotated[str, Field(min_length=1, max_length=256)]
 R = TypeVar("R", bound=BaseModel)
@@ -72,6 +73,11 @@ class _Tokens(_Strict):
         return {**values, "named": {key: values[key] for key in NAMES if key in values} | more}
 
 
+class _NamedTemplate(_Strict):
+    name: str
+    template: str
+
+
 class _TokenizerConfig(_Tokens):
     tokenizer_class: str | None = None
     legacy: bool | None = None
@@ -80,6 +86,7 @@ class _TokenizerConfig(_Tokens):
     add_bos_token: bool | None = None
     add_eos_token: bool | None = None
     additional_special_tokens: list[Named] | dict[str, Named] | None = None
+    chat_template: str | list[_NamedTemplate] | None = None
     added_tokens_decoder: dict[Annotated[int, Field(strict=False)], AddedToken] = Field(default={})
 
     @property
@@ -125,6 +132,7 @@ class Settings:
     ends              eos_token_id
     adds_bos, adds_eos  begin prompts with a start token, end texts with an end token; True and False in the transformers that LLaVA was
                       trained with, where no file says it
+    template          the chat template of tokenizer_config.json; None without one
     """
 
     llama: bool
@@ -137,23 +145,19 @@ class Settings:
     ends: list[int]
     adds_bos: bool
     adds_eos: bool
+    template: str | None
 
 
 def read_settings(files: Mapping[str, Path], own: Sequence[tuple[int, AddedToken]] = ()) -> Settings:
-    """files: by their names; own: the added tokens of a tokenizer.json. Raises UserError for a file that is not what its name says, and for an unsupported tokenizer_class."""
+    """files: by their names; own: the added tokens of a tokenizer.json. Raises UserError for a file that is not what its name says."""
 
     def read(name: str, record: type[R], kind: str) -> R:
         return read_json(files[name], record, kind, COPY) if name in files else record.model_validate({})
 
     config = read(TOKENIZER_CONFIG, _TokenizerConfig, "the config of a tokenizer")
     model = read(CONFIG_FILE, _ModelConfig, "the config of a model")
-    name = config.tokenizer_class or model.tokenizer_class
-    kind = name and name.removesuffix("Fast")
-    if kind not in CLASSES:
-        where = files[TOKENIZER_CONFIG if config.tokenizer_class else CONFIG_FILE]
-        what = f"tokenizer_class is {reprlib.repr(name)}: only {LLAMA} is supported"
-        raise UserError(what, where=where, fix="give a model with LLaMA's tokenizer")
-    llama = kind == LLAMA and model.model_type != "llava"  # transformers reads the tokenizers of that type as they are
+    kind = (config.tokenizer_class or model.tokenizer_class or "").removesuffix("Fast")
+    llama = kind == LLAMA and model.model_type not in AS_THE_FILE_SAYS
     named, extra = dict(config.named), config.extra
     declared = [*config.added_tokens_decoder.items()]
     if "added_tokens_decoder" not in config.model_fields_set:
@@ -181,4 +185,16 @@ def read_settings(files: Mapping[str, Path], own: Sequence[tuple[int, AddedToken
         ends=ends if isinstance(ends, list) else [] if ends is None else [ends],
         adds_bos=config.add_bos_token is not False,
         adds_eos=config.add_eos_token is True,
+        template=_default_template(config.chat_template, files),
     )
+
+
+def _default_template(given: str | list[_NamedTemplate] | None, files: Mapping[str, Path]) -> str | None:
+    """The template, of several the one with the name default. Raises UserError where none has it."""
+    if not isinstance(given, list):
+        return given
+    found = [each.template for each in given if each.name == "default"]
+    if not found:
+        what = f"none of the {len(given)} chat templates has the name default"
+        raise UserError(what, where=files[TOKENIZER_CONFIG], fix="give one of them that name")
+    return found[-1]

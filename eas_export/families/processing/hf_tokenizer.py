@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ...checkpoint.hf_files import SENTENCEPIECE, TOKENIZER_CONFIG
 from ...core.errors import UserError
@@ -44,7 +44,14 @@ class _Base:
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """The ids of `bos_token` and `eos_token`; `ends` also has the eos_token_id of generation_config.json or config.json."""
+    """The ids of `bos_token` and `eos_token`; `ends` also has the eos_token_id of generation_config.json or config.json.
+
+    special   the special tokens' texts by their names
+    template  the chat template of tokenizer_config.json; None without one
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("bos_token", "eos_token")  # a tokenizer without one is refused
+    doubles: ClassVar[bool] = True  # see LibraryModel, where LlamaTokenizer puts a space before a text
 
     def _open(self, files: Mapping[str, Path], path: Path) -> None:
         """Raises UserError for files that are damaged or contradict each other."""
@@ -66,13 +73,19 @@ class HuggingFaceTokenizer(Tokenizer):
         with reading(path):
             _add_tokens(tokenizer, base, settings, named, path.parent)
             tokenizer.encode_special_tokens = settings.keep_special
-        self._model = LibraryModel(path, tokenizer, doubles=llama and settings.add_prefix_space)
-        self.bos, self.eos = (_id(tokenizer, named, name, files, path) for name in ("bos_token", "eos_token"))
-        self.ends = tuple(dict.fromkeys((self.eos, *settings.ends)))
-        adds_bos, adds_eos = settings.adds_bos, settings.adds_eos
+        self._model = LibraryModel(path, tokenizer, doubles=self.doubles and llama and settings.add_prefix_space)
+        self.special = {name: _token(token).content for name, token in named.items() if name in NAMES}
+        for name in (name for name in self.required if name not in named):
+            why = "" if TOKENIZER_CONFIG in files else f": no {TOKENIZER_CONFIG} names it"
+            raise UserError(f"the tokenizer has no {name}{why}", where=path.parent, fix=COPY)
+        self.bos, self.eos = (tokenizer.token_to_id(self.special.get(name, "")) for name in ("bos_token", "eos_token"))
+        self.ends = tuple(dict.fromkeys(end for end in (self.eos, *settings.ends) if end is not None))
         if whole is not None:
-            adds_bos, adds_eos = _adds(path, whole, self.bos, self.eos)
-        self.before, self.after = (self.bos,) * adds_bos, (self.eos,) * adds_eos
+            self.before, self.after = _around(path, whole)
+        else:
+            self.before = (self.bos,) if settings.adds_bos and self.bos is not None else ()
+            self.after = (self.eos,) if settings.adds_eos and self.eos is not None else ()
+        self.template = settings.template
         self.added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
 
     def notes(self) -> tuple[str, ...]:
@@ -209,18 +222,10 @@ def _token(value: Named) -> AddedToken:
     return AddedToken(content=value, special=True) if isinstance(value, str) else value
 
 
-def _id(
-    tokenizer: "tokenizers.Tokenizer", named: Mapping[str, Named], name: str, files: Mapping[str, Path], path: Path
-) -> int:
-    if name not in named:
-        why = "" if TOKENIZER_CONFIG in files else f": no {TOKENIZER_CONFIG} names it"
-        raise UserError(f"the tokenizer has no {name}{why}", where=path.parent, fix=COPY)
-    return tokenizer.token_to_id(_token(named[name]).content)
-
-
-def _adds(path: Path, tokenizer: "tokenizers.Tokenizer", bos: int, eos: int) -> tuple[bool, bool]:
-    """Whether a tokenizer.json puts a start token before a text, and an end token behind it."""
+def _around(path: Path, tokenizer: "tokenizers.Tokenizer") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a tokenizer.json puts before a text and behind it: as a rule a start token, or nothing."""
     with reading(path):
         encoded = tokenizer.encode("a")
-    ids = [number for number, special in zip(encoded.ids, encoded.special_tokens_mask) if special]
-    return ids[:1] == [bos], ids[-1:] == [eos]
+    special = [*map(bool, encoded.special_tokens_mask), False]
+    first, last = special.index(False), special[::-1].index(False, 1) - 1
+    return tuple(encoded.ids[:first]), tuple(encoded.ids[len(encoded.ids) - last :])

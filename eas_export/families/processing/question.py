@@ -19,6 +19,7 @@ class Question(Record):
     model ranks `options` by how well they describe an image.
 
     context, options  go with `question`: background, and the answers to choose from
+    system            goes with `question`: the system message before it, in models with a chat template
     image             one file or several, in the order of the text
     answer            the label, for verification and training. With options the right one: its letter, text or index, stored as the
                       index from 0. Without options the human answers: one text or up to ten
@@ -30,6 +31,7 @@ class Question(Record):
     prompt: str | None = None
     question: str | None = None
     context: str | None = None
+    system: str | None = None
     options: tuple[str, ...] = Field(default=(), max_length=26)  # (A) to (Z)
     image: tuple[str, ...] = Field(default=(), max_length=MOST_IMAGES)
     answer: int | tuple[str, ...] | None = None
@@ -89,8 +91,9 @@ class Question(Record):
         if given > 1 or (given == 0 and not self.options):
             *others, last = map(repr, self.FORMS)
             raise ValueError(f"a question needs either {', '.join(others)} or {last}: give one of them")
-        if self.prompt is not None and (self.context is not None or self.options):
-            raise ValueError("context and options go with question, not with prompt: give question in place of prompt")
+        if self.prompt is not None and (self.context is not None or self.options or self.system is not None):
+            name = "context and options go" if self.system is None else "a system message goes"
+            raise ValueError(f"{name} with question, not with prompt: give question in place of prompt")
         return self
 
 
@@ -116,6 +119,13 @@ class FileQuestion(Question):
         known = {name: getattr(self, name) for name in Question.model_fields}
         question = self.question if self.text is None else self.text
         return Question(**known | {"question": question, "image": tuple(image)})
+
+
+def lines_of(question: Question, asked: str) -> list[str]:
+    """A question's context, text `asked` and options, a line each, in the format of LLaVA's ScienceQA evaluation."""
+    lines = [f"Context: {question.context}"] if question.context else []
+    lines += [asked, *(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options))]
+    return lines + ["Answer with the option's letter from the given choices directly."] * bool(question.options)
 
 
 def as_questions(given: str | Question | Iterable[str | Question]) -> list[Question]:

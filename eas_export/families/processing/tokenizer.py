@@ -9,6 +9,7 @@ from ...checkpoint.hf_files import TOKENIZER_JSON, TOKENIZERS
 from ...core.errors import UserError
 from ...system.files import require_file
 from ...system.packages import install_command
+from .chat_template import ChatTemplate
 from .tokenizer_json import LibraryModel, llama_tokenizer, read_tokenizer_json, reading
 
 if TYPE_CHECKING:
@@ -49,15 +50,17 @@ def find_tokenizer(
 class Tokenizer:
     """Text to token ids and back as Meta's code does it: the "</s>" of a text is encoded as letters.
 
-    bos, eos       the ids of the start and the end token
+    bos, eos       the ids of the start and the end token; None without one (Hugging Face)
     ends           the ids that end an answer, `eos` first
     before, after  the ids that the tokenizer itself puts before the first text of a prompt, and behind each (LLaVA)
     added          the texts that are tokens
+    chat           the model's chat template; None where the family has its own format, and without one
     size           without added tokens
     """
 
     after: tuple[int, ...] = ()
     added: tuple[str, ...] = ()
+    chat: ChatTemplate | None = None
 
     def __init__(self, files: Sequence[Path], vocabulary: int):
         """files: as in Checkpoint.tokenizer; of two tokenizers, the first is read. Raises UserError unless it is a tokenizer with a start
@@ -69,7 +72,7 @@ class Tokenizer:
         if self.size > vocabulary:
             what = f"the tokenizer has {self.size} tokens, but the model {vocabulary}"
             raise UserError(what, where=path, fix=f"put the model's own {path.name} there")
-        for name, used in (("bos_token", self.before), ("eos_token", (self.eos,))):
+        for name, used in (("bos_token", self.before), ("eos_token", self.ends[:1])):
             if used and used[0] >= vocabulary:
                 what = f"the {name} is {self.name(used[0])!r} (id {used[0]}), but the model knows {vocabulary} tokens"
                 fix = f"name the {name} that the model was trained with in tokenizer_config.json or special_tokens_map.json"
@@ -99,6 +102,10 @@ class Tokenizer:
             how = error.what
         said = f"{path.name} is read, not {others[0].name} beside it, which differs: {how} (--tokenizer {others[0]} reads that one)"
         return (said,) if how else ()
+
+    def chat_notes(self) -> tuple[str, ...]:
+        """What of it concerns conversations."""
+        return ()
 
     def _differs_from(self, other: "Tokenizer") -> str:
         """The first difference in words, empty without one: sizes, tokens around prompts, and the ids of some texts."""
