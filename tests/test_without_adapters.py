@@ -138,7 +138,7 @@ def test_as_a_user_sees_it(dropped, tmp_path, command):
     bundle = dropped(LAVIN)
     code, text, err = command("inspect", bundle.path)
     assert code == 0, err
-    assert "kept none, skipped none, vision none" in text and "scale, temperature" not in text
+    assert "none: a model without adapters" in text and "scale, temperature" not in text
     assert "fold none" in text and "its answers mean nothing" in text
     np.savez(tmp_path / "x.npz", **LAVIN.arrays("b3"))
     code, text, err = command("run", bundle.path, "--inputs", tmp_path / "x.npz", "--json")

@@ -86,7 +86,8 @@ def model_table(config: AnyConfig, plan: SkipPlan) -> Table:
 def accounts_table(accounts: "Accounts", precision: str) -> Table:
     """Parameters, bytes and cache before and after pruning, in a precision."""
     before, after = accounts.before, accounts.after
-    rows = [[part, f"{n:,}", f"{after.parameters.get(part, 0):,}"] for part, n in before.parameters.items()]
+    both = ((part, n, after.parameters.get(part, 0)) for part, n in before.parameters.items())
+    rows = [[part, f"{n:,}", f"{left:,}"] for part, n, left in both if n or left]
     rows += [
         ["all parameters", f"{before.total_parameters:,}", f"{after.total_parameters:,}"],
         [f"size in {precision}", size(before.total_bytes), size(after.total_bytes)],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FP32, GOLDEN, golden_case, max_error, text_prompts
+from hf_models import make_folder
 from synthetic import SHAPES, write_checkpoint
 
 from eas_export.backends.opening import open_runtime
@@ -285,6 +286,8 @@ def test_inspect_shows_tables(bundle, refused, command):
     assert json.loads(text)["plan"]["skipped"] == [1, 2]
 
 
+LINEAR = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
+LOCAL = {"rope_type": "default", "rope_theta": 1e4}
 SYSTEMS = {  # of the published code's files: what inspect says of each, in order
     "lavin/router": (
         "system: LaVIN, known by adapter_attn without replaced_adapter in the keys of checkpoint-19.pth",
@@ -308,7 +311,7 @@ SYSTEMS = {  # of the published code's files: what inspect says of each, in orde
     ),
     "lavin-lora/r4": (
         "system: LaVIN-LoRA, known by lora_A without adapters in the keys of checkpoint-19.pth",
-        "adapter ranks kept none, skipped none, vision none",
+        "adapter ranks none: a model without adapters",
         "attention skipped 0 of 6: none",
     ),
 }
@@ -322,6 +325,28 @@ def test_inspect_names_a_decoders_system_and_what_it_holds(name, command):
     places = [text.index(part) for part in SYSTEMS[name]]
     assert places == sorted(places)
     assert ("routers read" in text) == ("lora" not in name)
+
+
+def test_inspect_says_what_a_text_decoder_does_otherwise(tmp_path, command):
+    """Windows, RoPE and scales by layer; nothing of towers and adapters that are not there."""
+    folder = make_folder(
+        tmp_path / "gemma", "gemma3_text", rope_parameters={"full_attention": LINEAR, "sliding_attention": LOCAL}
+    )
+    code, text, err = command("inspect", folder)
+    assert code == 0, err
+    text = " ".join(text.split())
+    for part in (
+        "4 of width 48, 4 heads of 16 (2 of keys and values)",
+        "attention RoPE, theta 10,000, a window of 6 tokens in 2 layers; RoPE, theta 1,000,000, linear scaling by 8 in 2 layers",
+        "norms of queries and keys; norms behind attention and feed-forward; activation gelu_tanh; attention scale 0.204124",
+        "the embedding is the head",
+        "adapter ranks none: a model without adapters",
+        "attention skipped 0 of 4: none (from the keys of gemma)",
+    ):
+        assert part in text, text
+    assert "adapters 0" not in text and "vision 0" not in text
+    code, text, err = command("build", "--ckpt", folder, "--out", tmp_path / "o", "--adapters", "drop", "--dry-run")
+    assert code == 0 and "left out" not in text, err
 
 
 def test_a_prompt_of_lavin_has_one_image_whatever_a_bundle_is_built_for(tmp_path, refused):

@@ -112,7 +112,7 @@ def _evidence(groups: dict[str, frozenset[int]], folder: Path) -> SkipEvidence:
         listed = ", ".join(map(str, both))
         return SkipEvidence(text=None, origin=f"{folder}: layers {listed} have self_attn and replaced_adapter")
     text = str(sorted(groups["skipped"])) if groups["skipped"] else "none"
-    return SkipEvidence(text=text, origin=f"the layers with replaced_adapter in {folder.resolve().name}")
+    return SkipEvidence(text=text, origin=f"the keys of {folder.resolve().name}")
 
 
 def _ranks(published: Tensors, groups: dict[str, frozenset[int]], folder: Path) -> dict[str, int]:
