@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from roberta_files import write_tokenizer
+from safetensors.torch import save_file
 from synthetic import SHAPES, write_checkpoint
 from synthetic_llava import LlavaShape, write_llava
 from synthetic_meter import MeterShape, write_meter
 
+from eas_export.checkpoint.hf_keys import from_config
 from eas_export.demo import BASE
+from eas_export.families.hf.load import read_config
 
 ROOT = Path(__file__).parent.parent
 TOKENIZER = BASE / "tokenizer.model"
@@ -47,6 +51,9 @@ def write_files(folder: Path) -> None:
     write_llava(folder / "llava", PLAIN)
     for name in ("llava-eas", "llava"):
         shutil.copyfile(TOKENIZER, folder / name / "tokenizer.model")
+    write_text_model(folder / "SmolLM2-135M")
+    (folder / "llama-3.2-1b-config").mkdir()
+    shutil.copyfile(ROOT / "tests" / "hub" / "llama-3.2-1b.json", folder / "llama-3.2-1b-config" / "config.json")
     write_meter(folder, METER).rename(folder / "meter-vqa.ckpt")
     for task, shape in TASKS.items():
         write_meter(folder, shape).rename(folder / f"meter-{task}.ckpt")
@@ -67,3 +74,16 @@ def write_files(folder: Path) -> None:
     pixels = random.standard_normal((2, 3, METER.image, METER.image)).astype(np.float32)
     np.savez(folder / "pairs.npz", text_ids=[[0, 5, 6, 2], [0, 7, 2, 1]], pixel_values=pixels)
     np.savez(folder / "x.npz", input_ids=[[5, 6, 7]])
+
+
+def write_text_model(folder: Path) -> None:
+    """A folder with SmolLM2's config.json, but small, and random weights."""
+    folder.mkdir()
+    config = json.loads((ROOT / "tests" / "hub" / "smollm2-135m.json").read_text())
+    config |= {"hidden_size": 36, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": VOCAB}
+    (folder / "config.json").write_text(json.dumps(config))
+    random = torch.Generator().manual_seed(0)
+    shapes = from_config(read_config(folder), folder).items()
+    tensors = {key: torch.randn(tensor.shape, generator=random) * 0.2 for key, tensor in shapes}
+    save_file(tensors, folder / "model.safetensors")
+    shutil.copyfile(TOKENIZER, folder / "tokenizer.model")
