@@ -359,3 +359,8 @@ def test_system_messages_on_the_command_line(bundle, command, refused, bundle_of
     assert "no chat template with a place for it" in refused("run", plain, "--question", "a", "--system", "b")
     code, _, err = command("run", plain, "--chat", "--system", "b")
     assert code and "no chat template with a place for it" in err
+
+
+def test_a_later_turn_has_the_whole_conversation_before_it(tmp_path):
+    chat = ChatTemplate(tmp_path, "{% for m in messages %}[{{ loop.index }}{{ m.content }}]{% endfor %}", {})
+    assert chat.turn([message("system", "S"), message("user", "Q")], message("user", "R")) == "][4R]"
