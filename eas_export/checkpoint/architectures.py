@@ -102,10 +102,7 @@ _QWEN = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers
 _GEMMA = {"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
 _GEMMA_2 = {"query_pre_attn_scalar": 256, "sliding_window": 4096}
 _GEMMA_READS = ("attention_bias", "use_bidirectional_attention")
-_GEMMA_2_READS = (
-    *(*_GEMMA_READS, "sliding_window", "layer_types"),
-    *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
-)
+_GEMMA_2_READS = (*_GEMMA_READS, "sliding_window", "layer_types", "query_pre_attn_scalar", "final_logit_softcapping")
 
 
 def _in_all(config: Layers, layer: int) -> str:
@@ -200,7 +197,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by model_type
             *(256000, 2304, 9216, 26, 8, 4, 8192),
             **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, **_GEMMA, **_GEMMA_2},
         ),
-        reads=_GEMMA_2_READS,
+        reads=(*_GEMMA_2_READS, "attn_logit_softcapping"),
         fixed={"norm_offset": True, "sandwich_norms": True},
         norms=SANDWICH_NORMS,
         layer_type=lambda config, layer: SLIDING if (layer + 1) % 2 else FULL,
