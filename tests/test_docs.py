@@ -14,6 +14,7 @@ from readme_tables import BLOCKS, MARKED, RESULTS, with_results
 from test_layout import ROOMS
 
 from eas_export.backends import BACKENDS
+from eas_export.checkpoint.architectures import ARCHITECTURES
 from eas_export.cli.main import cli
 from eas_export.families import FAMILIES
 from eas_export.families.meter.load import ROBERTA_HEADS
@@ -135,6 +136,15 @@ def test_readme_names_every_family_and_backend():
     text = README.read_text("utf-8").lower()
     assert all(name.lower() in text for name in FAMILIES)
     assert all(name in text for name in BACKENDS)
+
+
+def test_the_supported_text_decoders_are_those_of_the_table():
+    """docs/families.md has a row for each architecture, with its models; README names the first of each row, and no others."""
+    page = (ROOT / "docs" / "families.md").read_text("utf-8").partition("## Text decoders of Hugging Face")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert rows[1:] == [(model_type, row.models) for model_type, row in ARCHITECTURES.items()]
+    (named,) = re.findall(r"\(family `hf`: (.+?);", README.read_text("utf-8"))
+    assert named.split(", ") == list(dict.fromkeys(re.match(r"[A-Za-z]+", models)[0] for _, models in rows[1:]))
 
 
 @pytest.mark.parametrize("name", NAMES)
