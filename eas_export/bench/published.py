@@ -111,5 +111,7 @@ def open_published(bundle: Bundle, device: torch.device = CPU) -> Runtime:
     require_own_graphs_and_weights(bundle)
     given = (m.config, m.plan, PRECISIONS[m.precision], m.limits)
     network = published_network(load_network(*given, readers_of(bundle), device))
-    sessions = sessions_of(published_graphs(published_is_dynamic(m.config.family)), network, *given)
+    graphs = published_graphs(published_is_dynamic(m.config.family))
+    graphs = {name: graph for name, graph in graphs.items() if name not in m.config.absent_graphs}
+    sessions = sessions_of(graphs, network, *given)
     return Runtime(NAME, m.config, m.plan, m.limits, sessions, device)

@@ -72,13 +72,19 @@ class PublishedSkippedAdapter(PublishedAdapter):
         return self.mix(n, 0.5 * (pooled[:, :, None] + self.conv_C(n)), router)
 
 
+def _take_parts(module: nn.Module, block: nn.Module) -> None:
+    """Initialise a module with the parts of a block, not copied."""
+    nn.Module.__init__(module)
+    for name, part in block.named_children():
+        module.add_module(name, part)
+
+
 class PublishedKeptBlock(KeptBlock):
     """A kept block with its adapter as published."""
 
     def __init__(self, block: AdaptedKeptBlock):
-        nn.Module.__init__(self)  # its parts are the block's own
-        self.norm, self.attention, self.ffn_norm, self.ffn = block.norm, block.attention, block.ffn_norm, block.ffn
-        self.router, self.adapter = block.router, PublishedKeptAdapter(block.adapter)
+        _take_parts(self, block)
+        self.adapter = PublishedKeptAdapter(block.adapter)
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
         rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
@@ -90,10 +96,11 @@ class PublishedSkippedBlock(SkippedBlock):
     """A skipped block with its adapter as published."""
 
     def __init__(self, block: AdaptedSkippedBlock):
-        nn.Module.__init__(self)  # its parts are the block's own
-        self.norm, self.ffn = block.norm, block.ffn
-        self.router, self.adapter = block.router, PublishedSkippedAdapter(block.adapter, block.pool)
-        self.gain = nn.Parameter(torch.ones_like(block.norm.weight), requires_grad=False)  # the true one is in gate, up
+        _take_parts(self, block)
+        self.adapter, dim = PublishedSkippedAdapter(block.adapter, block.pool), len(block.adapter.up)
+        self.gain = nn.Parameter(
+            torch.ones(dim, dtype=block.adapter.up.dtype), requires_grad=False
+        )  # it is in gate, up
 
     def adapt(self, n: Tensor, prompt: Prompt) -> Tokens:
         rows = n.unflatten(0, (prompt.batch, prompt.length))  # [B, L, dim]
@@ -110,11 +117,9 @@ class PublishedVisionBlock(AdapterVisionBlock):
     """A vision block with its adapter as published."""
 
     def __init__(self, block: AdapterVisionBlock):
-        nn.Module.__init__(self)  # its parts are the block's own
+        _take_parts(self, block)
         self.heads, self.activation = block.heads, block.activation
-        self.norm1, self.qkv, self.out = block.norm1, block.qkv, block.out
-        self.norm2, self.fc1, self.fc2 = block.norm2, block.fc1, block.fc2
-        self.router, self.adapter = block.router, PublishedKeptAdapter(block.adapter)
+        self.adapter = PublishedKeptAdapter(block.adapter)
 
     def adapt(self, n: Tensor, tokens: int) -> Tensor:
         router = self.route(n, tokens).unflatten(0, (-1, tokens))[:, 0].to(n.dtype)  # [N, 2]
@@ -130,11 +135,14 @@ BLOCKS = {
 
 def published_network(network: nn.Module) -> nn.Module:
     """Replace the network's blocks with adapters by published ones, in place. Only the adapters' numbers are copied."""
-    network.decoder.layers, network.vision.blocks = (
-        nn.ModuleList(BLOCKS[type(block)](block) if type(block) in BLOCKS else block for block in blocks)
-        for blocks in (network.decoder.layers, network.vision.blocks)
-    )
+    network.decoder.layers = _as_published(network.decoder.layers)
+    if network.decoder.config.vision:
+        network.vision.blocks = _as_published(network.vision.blocks)
     return network
+
+
+def _as_published(blocks: nn.ModuleList) -> nn.ModuleList:
+    return nn.ModuleList(BLOCKS[type(block)](block) if type(block) in BLOCKS else block for block in blocks)
 
 
 def _inner(weight: Tensor, bias: Tensor, rank: int) -> nn.Conv1d:
