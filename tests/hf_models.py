@@ -38,7 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {  # model_type -> what its config says besi
     "phi3": {"sliding_window": WINDOW, "partial_rotary_factor": 0.5},
     "gemma": {},
     "gemma2": GEMMA | SOFTCAPS,
-    "gemma3_text": GEMMA | {"layer_types": ALTERNATING},
+    "gemma3_text": GEMMA | SOFTCAPS | {"layer_types": ALTERNATING},
     "granite": {
         "embedding_multiplier": 2.0,
         "residual_multiplier": 0.5,

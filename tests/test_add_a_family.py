@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from eas_export import families
+from eas_export.checkpoint.architectures import Architecture
 from eas_export.core.configs.adapter import AdapterConfig
 from eas_export.core.configs.decoder import ModelConfig
 from eas_export.core.configs.vit import ImageConfig, VisionConfig
@@ -97,6 +98,12 @@ def test_the_family_on_the_page_is_built_verified_and_run(toy, tmp_path, command
     np.savez(tmp_path / "two.npz", input_ids=[[1, -1, 7, 9]], pixel_values=pixels, image_row=[0, 0])
     assert "a prompt with 2 images has 1 places for them (-1)" in refused("run", out, "--inputs", tmp_path / "two.npz")
     assert "a toy checkpoint does not take --vision" in refused("inspect", ckpt, "--vision", ckpt)
+
+
+def test_the_page_names_everything_that_an_architecture_says():
+    section = PAGE.read_text("utf-8").split("## Add an architecture")[1].split("\n## ")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^- (.*?):", section, re.M)))
+    assert named and set(named) == {f.name for f in fields(Architecture)}
 
 
 def test_the_page_names_everything_that_a_kind_of_network_gives():

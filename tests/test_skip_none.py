@@ -193,6 +193,6 @@ def test_a_folder_that_is_no_model_is_no_base(fine_tuned, tmp_path, refused):
     assert "the first of 1 is 'x', expected are keys such as model.embed_tokens.weight" in refused(*asked, tmp_path)
     torch.save({"model.embed_tokens.weight": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert "no such file" in (line := refused(*asked, tmp_path)) and "config.json" in line
-    (tmp_path / "config.json").write_text('{"hidden_size": "x"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "x"}')
     assert "the file is not the config.json of a LLaMA model (hidden_size" in refused(*asked, tmp_path)
     assert "does not take --base-weights" in refused("inspect", LAVIN.folder, "--base-weights", tmp_path)

@@ -54,7 +54,7 @@ EXPRESSED = {
         "qkv_bias",
         "qk_norm",
     ),
-    *("norm_offset", "residual_scale", "logit_scale", "rope_interleaved", "tied_head"),
+    *("residual_scale", "logit_scale", "rope_interleaved", "tied_head"),
     *("kind", "family", "site", "modality_token", "first_position", "kept_adapter", "skipped_adapter", "vision"),
 }
 

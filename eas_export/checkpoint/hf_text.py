@@ -131,8 +131,9 @@ class TextConfig(HfConfig):
         for kind in self.layer_types or ():
             if kind not in (FULL, SLIDING):
                 raise ValueError(f"layer_types has {reprlib.repr(kind)}: only {FULL} and {SLIDING} are supported")
-            if kind == SLIDING and self.sliding_window is None:
-                raise ValueError(f"layer_types has {SLIDING}, but there is no sliding_window, or it is not used")
+        types = map(self.layer_type, range(self.num_hidden_layers))
+        if self.sliding_window is None and SLIDING in types:
+            raise ValueError(f"there are layers of type {SLIDING}, but there is no sliding_window, or it is not used")
         return self
 
     def notes(self) -> tuple[str, ...]:

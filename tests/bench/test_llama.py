@@ -20,7 +20,7 @@ EXPRESSED = {
 REFUSED = {
     "llama": "has o_bias, ffn_bias, ropes",
     "qwen3": "has layer_attention, o_bias, qkv_bias with qk_norm",
-    "gemma3_text": "has layer_attention, activation, sandwich_norms, attention_scale, embedding_scale",
+    "gemma3_text": "has layer_attention, activation, norm_offset, sandwich_norms, attention_scale, logit_softcap, embedding_scale",
 }
 
 

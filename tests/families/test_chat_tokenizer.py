@@ -270,6 +270,11 @@ REFUSED = {
     "memory": ("{{ 'x' * 10**9 }}", "more than 512 MB"),
     "long text": ("{{ 'x' * 10**7 }}", "its text has 10000000 characters"),
     "attributes": ("{{ ''.__class__.__mro__ }}", "SecurityError: access to attribute '__class__'"),
+    "a namespace's own attributes": (
+        "{% set n = namespace(__class__=1) %}",
+        "SecurityError: a namespace has no __class__",
+    ),
+    "setting them": ("{% set n = namespace() %}{% set n._x = 1 %}", "SecurityError: a namespace has no _x"),
     "change": ("{{ messages.append(1) }}", "SecurityError"),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
     "syntax": ("{% if %}", "TemplateSyntaxError"),
@@ -301,6 +306,8 @@ def test_a_file_that_is_no_template_is_refused(tmp_path, content, said):
 def test_of_named_templates_one_is_the_default(tmp_path):
     config = KINDS["qwen"][1] | {"chat_template": [{"name": "rag", "template": "r"}]}
     folder = write(tmp_path, "qwen", tokenizer_config=config)
+    assert read(folder).chat is not None, "a file of its own counts"
+    (folder / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="none of the 1 chat templates has the name default"):
         read(folder)
 

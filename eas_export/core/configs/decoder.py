@@ -102,6 +102,8 @@ class ModelConfig(Record):
                 raise ValueError(f"layer {layer} has RoPE {attention.rope} of {len(self.ropes)}")
             if attention.window and self.modality_token:
                 raise ValueError("attention windows do not go with a modality token")
+        if self.sandwich_norms and self.residual_scale != 1:
+            raise ValueError("sandwich_norms undo a residual_scale that is folded into what is normalised")
         for rope in self.ropes:
             dims = self.rope_dims(rope)
             if dims % 2 or dims > self.head_dim:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..record import Record, Size
 
@@ -26,6 +26,12 @@ class Llama3Scaling(Record):
     low_factor: Factor
     high_factor: Factor
     original_positions: Size
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "Llama3Scaling":
+        if self.low_factor >= self.high_factor:
+            raise ValueError(f"low_factor {self.low_factor:g} is not below high_factor {self.high_factor:g}")
+        return self
 
 
 class YarnScaling(Record):

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from ...checkpoint.hf_files import ADDED_TOKENS, CONFIG_FILE, GENERATION_CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 from ...checkpoint.hugging_face import HfRecord
 from ...checkpoint.json_file import read_json
-from ...core.errors import UserError
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LLAMA = "LlamaTokenizer"
@@ -90,6 +89,12 @@ class _TokenizerConfig(_Tokens):
     added_tokens_decoder: dict[Annotated[int, Field(strict=False)], AddedToken] = Field(default={})
 
     @property
+    def templates(self) -> dict[str, str]:
+        if isinstance(self.chat_template, str):
+            return {"default": self.chat_template}
+        return {each.name: each.template for each in self.chat_template or ()}
+
+    @property
     def extra(self) -> list[Named] | dict[str, Named] | None:
         given = not self.model_fields_set.isdisjoint(("extra_special_tokens", "additional_special_tokens"))
         return self.extra_special_tokens or self.additional_special_tokens or ([] if given else None)
@@ -132,7 +137,7 @@ class Settings:
     ends              eos_token_id
     adds_bos, adds_eos  begin prompts with a start token, end texts with an end token; True and False in the transformers that LLaVA was
                       trained with, where no file says it
-    template          the chat template of tokenizer_config.json; None without one
+    templates         the chat templates of tokenizer_config.json by name; one alone is "default"
     """
 
     llama: bool
@@ -145,7 +150,7 @@ class Settings:
     ends: list[int]
     adds_bos: bool
     adds_eos: bool
-    template: str | None
+    templates: dict[str, str]
 
 
 def read_settings(files: Mapping[str, Path], own: Sequence[tuple[int, AddedToken]] = ()) -> Settings:
@@ -185,16 +190,5 @@ def read_settings(files: Mapping[str, Path], own: Sequence[tuple[int, AddedToken
         ends=ends if isinstance(ends, list) else [] if ends is None else [ends],
         adds_bos=config.add_bos_token is not False,
         adds_eos=config.add_eos_token is True,
-        template=_default_template(config.chat_template, files),
+        templates=config.templates,
     )
-
-
-def _default_template(given: str | list[_NamedTemplate] | None, files: Mapping[str, Path]) -> str | None:
-    """The template, of several the one with the name default. Raises UserError where none has it."""
-    if not isinstance(given, list):
-        return given
-    found = [each.template for each in given if each.name == "default"]
-    if not found:
-        what = f"none of the {len(given)} chat templates has the name default"
-        raise UserError(what, where=files[TOKENIZER_CONFIG], fix="give one of them that name")
-    return found[-1]

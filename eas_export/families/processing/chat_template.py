@@ -21,7 +21,7 @@ LONGEST = 1 << 17  # characters; published templates have some thousands
 PROCESS = Path(__file__).with_name("template_process.py")
 ANSWER = "\ue000answer\ue001"  # in no text
 REWRITES = "the chat template rewrites earlier turns: in a conversation they stay as the model read and wrote them"
-FIX = "correct the template, or ask with --prompt, which is read as it is"
+FIX = "correct the template in the model's folder and build again with --force, or ask with --prompt, which is read as it is"
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 
@@ -30,24 +30,33 @@ def message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def find_template(files: Mapping[str, Path], recorded: str | None) -> tuple[Path, str] | None:
-    """The file that has the model's chat template, and the template; None without one. Raises UserError for one that is no template.
+class Refusal(UserError):
+    """A template refuses the messages, in its own words."""
 
-    recorded  chat_template of tokenizer_config.json, which counts where there is no file of its own
+
+def find_template(files: Mapping[str, Path], recorded: Mapping[str, str]) -> tuple[Path, str] | None:
+    """The file that has the model's chat template, and the template; None without one. Raises UserError for one that is no template, and
+    where none of several is the default.
+
+    recorded  the templates of tokenizer_config.json by name, which count where there is no file of its own
     """
-    path = files.get(CHAT_TEMPLATE, files.get(TOKENIZER_CONFIG))
     if CHAT_TEMPLATE in files:
-        data = require_file(path).read_bytes()
+        path = files[CHAT_TEMPLATE]
         try:
-            recorded = data.decode("utf-8")
+            text = require_file(path).read_bytes().decode("utf-8")
         except UnicodeDecodeError:
             raise UserError("the chat template is not UTF-8 text", where=path, fix=FIX) from None
-    if recorded is None:
+    elif recorded:
+        path, text = files[TOKENIZER_CONFIG], recorded.get("default")
+        if text is None:
+            what = f"none of the {len(recorded)} chat templates has the name default"
+            raise UserError(what, where=path, fix="give one of them that name")
+    else:
         return None
-    if len(recorded) > LONGEST:
-        what = f"the chat template has {len(recorded)} characters, at most {LONGEST} are read"
+    if len(text) > LONGEST:
+        what = f"the chat template has {len(text)} characters, at most {LONGEST} are read"
         raise UserError(what, where=path, fix=FIX)
-    return path, recorded
+    return path, text
 
 
 class ChatTemplate:
@@ -64,7 +73,7 @@ class ChatTemplate:
         answer = self._ask({"messages": list(messages), "add_generation_prompt": True})
         if "refused" in answer:
             what = f"the model's chat template refuses the messages: {answer['refused']}"
-            raise UserError(what, where=self._path, fix="ask without what it refuses, or with --prompt, read as it is")
+            raise Refusal(what, where=self._path, fix="ask without what it refuses, or with --prompt, read as it is")
         if "error" in answer:
             raise UserError(f"the chat template fails ({answer['error']})", where=self._path, fix=FIX)
         return answer["text"]
@@ -86,9 +95,11 @@ class ChatTemplate:
         for begin in ([message("system", "S"), first], [first]):
             try:
                 before, after = self.render(begin), self.render([*begin, message("assistant", answer), last])
-            except UserError as error:  # a template may take no system message
+            except Refusal as error:  # a template may take no system message
                 said = (error.what,)
                 continue
+            except UserError as error:
+                return (error.what,)
             if answer not in after or not after.startswith(before.rstrip()):
                 return (REWRITES,)
             said = ()

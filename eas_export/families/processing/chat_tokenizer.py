@@ -26,7 +26,7 @@ class ChatTokenizer(HuggingFaceTokenizer):
         if not self.ends:
             what = f"no file says what ends an answer: neither eos_token of the tokenizer nor eos_token_id of {GENERATION_CONFIG}"
             raise UserError(what, where=path.parent, fix="write eos_token into tokenizer_config.json")
-        if found := find_template(files, self.template):
+        if found := find_template(files, self.templates):
             self.chat = ChatTemplate(*found, self.special)
 
     def notes(self) -> tuple[str, ...]:

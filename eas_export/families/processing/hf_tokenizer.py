@@ -47,7 +47,7 @@ class HuggingFaceTokenizer(Tokenizer):
     """The ids of `bos_token` and `eos_token`; `ends` also has the eos_token_id of generation_config.json or config.json.
 
     special   the special tokens' texts by their names
-    template  the chat template of tokenizer_config.json; None without one
+    templates  the chat templates of tokenizer_config.json by name
     """
 
     required: ClassVar[tuple[str, ...]] = ("bos_token", "eos_token")  # a tokenizer without one is refused
@@ -85,7 +85,7 @@ class HuggingFaceTokenizer(Tokenizer):
         else:
             self.before = (self.bos,) if settings.adds_bos and self.bos is not None else ()
             self.after = (self.eos,) if settings.adds_eos and self.eos is not None else ()
-        self.template = settings.template
+        self.templates = settings.templates
         self.added = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
 
     def notes(self) -> tuple[str, ...]:

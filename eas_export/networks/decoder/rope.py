@@ -71,7 +71,7 @@ def _yarn(rope: Rope, powers: Tensor, positions: int) -> tuple[Tensor, float]:
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dims - 1)
-    span = max(high - low, 0.001)
+    span = (high - low) or 0.001
     scaled = ((torch.arange(len(powers), dtype=torch.float32) - low) / span).clamp(0, 1)
     return scaled / (scaling.factor * powers) + (1 - scaled) / powers, scaling.attention_factor
 
