@@ -46,6 +46,10 @@ def tool(tmp_path_factory) -> Path:
 def test_the_demo_runs_from_a_wheel(tool, tmp_path):
     imported = run([tool.with_name("python"), "-c", "import eas_export; print(eas_export.__file__)"], tmp_path)
     assert imported.startswith(str(tool.parents[1])), "the wheel's, not the checkout's"
+    held_out = Path(imported.strip()).parent / "demo" / "held_out" / "questions.jsonl"
+    asked = held_out.read_text().splitlines(keepends=True)
+    assert len(asked) == 800
+    held_out.write_text("".join(asked[:40]))  # README's run asks all
     last = run([tool, "demo"], tmp_path).splitlines()[-1].split()
     assert last[0] == "eas-export" and len(run([tool, *last[1:]], tmp_path).splitlines()) == 3
     run([tool, "verify", "eas-demo/demo.bundle", "--html", "page.html"], tmp_path)
