@@ -61,7 +61,7 @@ def machine(place: Path, workload: Workload) -> Opened:
     probes = [(READ, probe) for probe in read_probes(device)]
     probes += [(PRODUCT, probe) for probe in product_probes(device, dtype)]
     parts = {
-        f"{kind}{probe.name}": Part(lambda run=probe.run: synchronized(run, device), probe.amount)
+        f"{kind}{probe.name}": Part(lambda run=probe.run: synchronized(run, device), probe.amount, lasting=True)
         for kind, probe in probes
     }
     return Opened(parts)

@@ -33,10 +33,12 @@ Prepare = Callable[[], Work]  # does once what is not timed
 
 @dataclass(frozen=True)
 class Part:
-    """amount: what one piece moves or computes, where that is known beforehand: bytes, or floating-point operations"""
+    """amount: what one piece moves or computes, where that is known beforehand: bytes, or floating-point operations
+    lasting: it works on the same memory whenever it is prepared, and is warmed once"""
 
     prepare: Prepare
     amount: int | None = None
+    lasting: bool = False
 
 
 Parts = Mapping[str, Part]

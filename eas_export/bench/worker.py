@@ -70,6 +70,7 @@ class Worker:
     def __init__(self, parts: Parts):
         self._parts = parts
         self._ready: dict[str, Work] = {}
+        self._warm: set[str] = set()  # parts that need no warming again
         self._private = private_memory()  # the most that was seen
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +79,10 @@ class Worker:
 
     def _prepare(self, part: str) -> dict[str, Any]:
         work = self._parts[part].prepare()
-        for _ in range(WARM):
+        for _ in range(0 if part in self._warm else WARM):
             work()
+        if self._parts[part].lasting:
+            self._warm.add(part)
         self._ready[part] = work
         return {}
 

@@ -10,7 +10,9 @@ from eas_export.bench import schedule as schedule_module
 from eas_export.bench.child_process import Refused, started
 from eas_export.bench.schedule import TimedPart, run_schedule
 from eas_export.bench.settings import Workload
-from eas_export.bench.stages import READ
+from eas_export.bench.stages import READ, Part
+from eas_export.bench.timing import WARM
+from eas_export.bench.worker import Worker
 from eas_export.core.errors import InternalError
 from eas_export.core.progress import Progress
 
@@ -81,3 +83,13 @@ def test_a_process_that_was_killed_is_refused(bundle_of, tmp_path):
         for _ in range(2):
             with pytest.raises(Refused, match="out of memory"):
                 child.ask({"memory": True})
+
+
+@pytest.mark.parametrize("lasting, runs", [(False, 2 * WARM), (True, WARM)])
+def test_what_works_on_the_same_memory_again_is_warmed_once(lasting, runs):
+    ran: list[str] = []
+    worker = Worker({"probe": Part(lambda: lambda: ran.append("probe"), lasting=lasting)})
+    for _ in range(2):
+        worker.answer({"prepare": "probe"})
+        worker.answer({"drop": True})
+    assert len(ran) == runs
