@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 _PUBLIC = {
     "build": ".pipeline:build",

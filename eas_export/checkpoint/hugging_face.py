@@ -4,6 +4,7 @@ Formats (transformers' save_pretrained): model.safetensors | model.safetensors.i
 pytorch_model.bin.index.json and its shards. An index is {"metadata": ..., "weight_map": {key: file in the folder}}.
 """
 
+import json
 import reprlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from .state_dict import find_state, fit, refuse_by_name
 from .torch_zip import read_torch_zip
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
+LARGEST_CONFIG = 1 << 24  # bytes
 NO_WEIGHTS = f"the folder has no {WEIGHTS[0]}, {WEIGHTS[1]} or index of shards"
 
 Tensors = dict[str, LazyTensor]
@@ -46,6 +48,18 @@ class HfConfig(HfRecord):
 
 class Index(HfRecord):
     weight_map: dict[str, str]
+
+
+def peek_config(folder: Path) -> dict[str, Any]:
+    """What config.json says, for telling a layout; empty where it is missing, damaged or unusually large."""
+    config = folder / CONFIG_FILE
+    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
+        return {}
+    try:
+        values = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def find_weights(folder: Path) -> Path | None:

@@ -1,31 +1,20 @@
 """Text decoders of Hugging Face, plain or with PIA adapters: load.py reads their files, train.py puts adapters into
 them, prompt.py makes their prompts."""
 
-import json
 from pathlib import Path
 
 from ...checkpoint.architectures import ARCHITECTURES, REFUSED
-from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hugging_face import peek_config
 from ...core.registry import deferred
 from ..contract import Family
 from .load import load
 from .prompt import PROMPTS
 from .train import train
 
-LARGEST_CONFIG = 1 << 24  # bytes
-
 
 def detect(path: Path) -> bool:
     """Whether its config.json is a text decoder's, of an architecture that is supported or refused by name, or of another causal model."""
-    config = path / CONFIG_FILE
-    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
-        return False
-    try:
-        values = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    if not isinstance(values, dict):
-        return False
+    values = peek_config(path)
     classes = values.get("architectures")
     causal = isinstance(classes, list) and any(str(name).endswith("ForCausalLM") for name in classes)
     return causal or values.get("model_type") in (*ARCHITECTURES, *REFUSED)

@@ -1,9 +1,8 @@
 """LLaVA-EAS: read.py and load.py read its files, prompt.py makes its prompts, train.py trains its adapters."""
 
-import json
 from pathlib import Path
 
-from ...checkpoint.hf_files import CONFIG_FILE
+from ...checkpoint.hugging_face import peek_config
 from ...checkpoint.layouts import ADAPTER_CONFIG
 from ...core.registry import deferred
 from ..contract import Family
@@ -12,20 +11,10 @@ from .load import load
 from .prompt import PROMPTS
 from .train import train
 
-LARGEST_CONFIG = 1 << 20  # bytes
-
 
 def detect(path: Path) -> bool:
-    config = path / CONFIG_FILE
-    if (path / ADAPTER_CONFIG).is_file():  # a LoRA, whose base model need not be known here
-        return True
-    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
-        return False
-    try:
-        values = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
+    """A LoRA's base model need not be known here."""
+    return (path / ADAPTER_CONFIG).is_file() or peek_config(path).get("model_type") in MODEL_TYPES
 
 
 LLAVA = Family(
