@@ -73,10 +73,11 @@ class PublishedSkippedAdapter(PublishedAdapter):
 
 
 def _take_parts(module: nn.Module, block: nn.Module) -> None:
-    """Initialise a module with the parts of a block, not copied."""
+    """Initialise a module with the parts of a block but for its adapter, not copied."""
     nn.Module.__init__(module)
     for name, part in block.named_children():
-        module.add_module(name, part)
+        if name not in ("adapter", "pool"):
+            module.add_module(name, part)
 
 
 class PublishedKeptBlock(KeptBlock):

@@ -200,7 +200,7 @@ def test_damaged_bundles_are_refused(bundle, npz, tmp_path, refused):
         assert "the manifest is damaged" in refused("inspect", bundle.path)
     for lie in (
         {"limits": good["limits"] | {"max_prompt": 7}},
-        {"config": good["config"] | {"heads": 2}},
+        {"config": good["config"] | {"kv_heads": 2}},
         {"graphs": {name: spec for name, spec in good["graphs"].items() if name != "decode"}},
     ):
         path.write_text(json.dumps(with_digest(good | lie)))

@@ -54,7 +54,7 @@ def params(folder: Path, **changes: object) -> None:
 def test_what_params_leaves_out_is_as_published(folder):
     params(folder, norm_eps="absent", vocab_size=32000)
     config = load_checkpoint(Sources(folder)).config
-    assert (config.norm_eps, config.rope_theta, config.vocab_size) == (1e-5, 1e4, 64)  # ModelArgs; embedding rows
+    assert (config.norm_eps, config.ropes[0].theta, config.vocab_size) == (1e-5, 1e4, 64)  # ModelArgs; embedding rows
 
 
 @pytest.mark.parametrize(
