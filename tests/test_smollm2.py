@@ -80,6 +80,12 @@ def test_logits_are_those_of_transformers(bundle, transformers_model, transforme
     assert torch.equal(got.tokens[:, 0], wanted.argmax(-1))
 
 
+def test_it_verifies_in_every_block(smollm2, bundle, command):
+    """A pretrained model's stream has values of a hundred deviations, which a late block takes away again."""
+    code, text, _ = command("verify", bundle.path, "--ckpt", smollm2)
+    assert code == 0, text[-2000:]
+
+
 def test_the_tied_head_is_stored_once(smollm2, bundle):
     """Weights of 538 MB: with a head of its own they would be 651."""
     kv, dim, ffn, vocab, layers = 192, 576, 1536, 49152, 30

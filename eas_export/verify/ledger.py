@@ -25,7 +25,7 @@ from ..networks.prune import prune
 from ..system.scratch import Scratch, scratch_folder
 from .lines import Line, compare
 from .locate import Fault, Search
-from .metrics import spread
+from .metrics import stream_units
 from .report import BlockLine, Divergence, PublishedDeviation, StepReport
 from .taps import Block, InstrumentedGraph
 
@@ -287,8 +287,10 @@ class Ledger:
         graph = InstrumentedGraph(self.bundle, self.blocks_graph)
         shapes = {block.output: want.shape for block, want in self.boundaries.items()}
         values, lines = graph.run(backend, runtime, self.probe_inputs(runtime), shapes), []
+        units = stream_units({(block.part, block.layer): want for block, want in self.boundaries.items()})
         for block, want in self.boundaries.items():
-            line = compare("", values[block.output], want, self.precision.tolerance * spread(want))
+            unit = units[block.part, block.layer]
+            line = compare("", values[block.output], want, self.precision.tolerance * unit, unit)
             lines.append(self._block_line(name, self.probe.name, block, line))
         return lines
 

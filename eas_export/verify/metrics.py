@@ -1,7 +1,7 @@
 """How outputs are measured: METRICS, from which terminal, page and JSON follow; the units of errors; how numbers are written."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,22 @@ def spread(reference: Tensor) -> float:
     """The standard deviation of the reference, 1 where it has none: the unit of tolerances."""
     deviation = float(reference.std(correction=0)) if reference.numel() > 1 else 0.0
     return deviation if 0 < deviation < math.inf else 1.0
+
+
+OUTLIER = 50  # standard deviations
+
+
+def stream_units(blocks: Mapping[tuple[str, int], Tensor]) -> dict[tuple[str, int], float]:
+    """The unit of tolerances of each block's output, by part and layer, in the order of computation: its standard deviation or, where single
+    values are more than 50 of these, a 50th of the largest, also of the blocks before. Pretrained language models have
+    such values. They are rounded in proportion to themselves, and where a later block takes them away again their rounding stays."""
+    units: dict[tuple[str, int], float] = {}
+    outliers: dict[str, float] = {}  # the largest of each part so far
+    for (part, layer), x in blocks.items():
+        largest = float(x.abs().max()) if x.numel() else 0.0
+        outliers[part] = max(outliers.get(part, 0.0), largest if largest < math.inf else 0.0)
+        units[part, layer] = max(spread(x), outliers[part] / OUTLIER)
+    return units
 
 
 def largest_difference(got: Tensor, reference: Tensor) -> float | None:

@@ -92,7 +92,7 @@ class BlockLine(Record):
 
     part      of the network, where it has several rows of blocks ("text stream"); empty where it has one
     kind      kept or skipped: whether the block has its attention, or all of them
-    relative  largest error in units of the standard deviation of the reference's output; tolerance: in the same units
+    relative  largest error in the output's unit (metrics.stream_units), in most models its standard deviation; tolerance: in the same units
     """
 
     step: str

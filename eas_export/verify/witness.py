@@ -11,7 +11,7 @@ from ..build.estimate import PROCESS, Estimate, check_resources
 from ..core.precision import PRECISIONS
 from ..families.witnesses import Witnessed
 from .lines import compare
-from .metrics import spread
+from .metrics import spread, stream_units
 from .report import BlockLine, Divergence, StepReport
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def witness_step(
                 compare(stage, ours.outputs[stage], want, TOLERANCE * spread(want), logits=stage == "logits")
                 for stage, want in theirs.outputs.items()
             )
-            blocks[case] = tuple(_block_line(name, case, place, ours, theirs, lacking) for place in theirs.blocks)
+            units = stream_units(theirs.blocks).items()
+            blocks[case] = tuple(_block_line(name, case, place, unit, ours, theirs, lacking) for place, unit in units)
     left = (
         f" (both without the attentions of layers {', '.join(map(str, lacking))}, which the files lack)"
         if lacking
@@ -69,10 +70,15 @@ def first_divergence(step: StepReport, blocks: tuple[BlockLine, ...]) -> Diverge
 
 
 def _block_line(
-    name: str, case: str, place: tuple[str, int], ours: Witnessed, theirs: Witnessed, lacking: Collection[int]
+    name: str,
+    case: str,
+    place: tuple[str, int],
+    unit: float,
+    ours: Witnessed,
+    theirs: Witnessed,
+    lacking: Collection[int],
 ) -> BlockLine:
-    want = theirs.blocks[place]
-    line = compare("", ours.blocks[place], want, TOLERANCE * spread(want))
+    line = compare("", ours.blocks[place], theirs.blocks[place], TOLERANCE * unit, unit)
     judged = {field: getattr(line, field) for field in ("error", "relative", "cosine", "ok")}
     part, layer = place
     return BlockLine(

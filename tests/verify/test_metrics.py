@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eas_export.verify.lines import compare, compare_tokens, worst
-from eas_export.verify.metrics import spread
+from eas_export.verify.metrics import spread, stream_units
 
 
 def test_error_against_tolerance():
@@ -82,3 +82,15 @@ def test_a_new_metric_is_one_row():
     assert found["schema"]["description"] == "mean of differences"
     for shown in ("terminal", "page"):
         assert "mean error" in found[shown] and "2.5e-01" in found[shown]
+
+
+def test_a_streams_unit_knows_its_outliers():
+    """As pretrained language models have them: one value that a later block takes away again, whose rounding stays."""
+    even = torch.tensor([-1.0, 1.0]).repeat(5000)
+    outlier = even.clone()
+    outlier[7] = 1000.0
+    blocks = {("", 0): even, ("", 1): outlier, ("", 2): even, ("other", 0): even}
+    units = stream_units(blocks)
+    assert units["", 0] == units["other", 0] == pytest.approx(1.0)
+    assert units["", 1] == units["", 2] == pytest.approx(20.0)
+    assert spread(outlier) == pytest.approx(10.05, abs=0.01)
