@@ -107,7 +107,7 @@ class Prefill(DecoderPass):
         skipped = self.reference.plan.skipped if "pooled" in outputs else ()
         return found | {f"layers.{layer}.pool": outputs["pooled"][:, i] for i, layer in enumerate(skipped)}
 
-    def error(self, place: str, got: Tensor, want: Tensor) -> float | None:
+    def error(self, place: str, got: Tensor, want: Tensor, unit: float) -> float | None:
         """The error without padding."""
         if place.endswith((".router", ".pool")):
             return relative_error(got, want, smallest=1.0)
@@ -117,7 +117,7 @@ class Prefill(DecoderPass):
         else:
             real = torch.cat([torch.ones(self.batch, self.prefix, dtype=torch.bool), inside], 1).flatten()
             got, want = got[real], want[real]
-        return relative_error(got, want)
+        return relative_error(got, want, unit)
 
     def last_tokens(self, x: Tensor) -> Tensor:
         rows = torch.arange(self.batch) * (self.length + self.prefix)

@@ -14,7 +14,7 @@ from ..backends.contract import Backend
 from ..backends.runtime import Runtime, Tensors
 from ..bundle.bundle import Bundle
 from ..core.precision import Precision
-from .metrics import relative_error
+from .metrics import outlier_unit, relative_error
 from .taps import GIVEN, Block, InstrumentedGraph
 
 
@@ -70,9 +70,9 @@ class Pass:
         """The place's name in reports."""
         return "block" if place == block.path else place.removeprefix(f"{block.path}.")
 
-    def error(self, place: str, got: Tensor, want: Tensor) -> float | None:
-        """The error in units of the reference's standard deviation."""
-        return relative_error(got, want)
+    def error(self, place: str, got: Tensor, want: Tensor, unit: float) -> float | None:
+        """The error in units of the reference's standard deviation, or of `unit` where that is larger."""
+        return relative_error(got, want, unit)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,16 @@ class Search:
         with one.surroundings():
             for block in one.blocks:
                 if block.layer == 0:
-                    error = one.error(block.input, values[block.input], one.entry(block, values))
+                    entry = one.entry(block, values)
+                    error = one.error(block.input, values[block.input], entry, self._outlier(entry))
                     if not self.allowed(error):
                         yield Fault(one.graph, None, f"{block.part}, embedding".removeprefix(", "), error)
                 wanted = one.replay(block, values)
-                if self._first_bad(one, values, wanted):
+                if self._first_bad(one, block, values, wanted):
                     shapes = {p: want.shape for p, want in wanted.items() if p not in values and graph.has(p)}
                     # the caches are already filled, with the same values
                     inside = self._run(graph, one, shapes) | {p: values[p] for p in wanted if p in values}
-                    place, error = self._first_bad(one, inside, wanted)
+                    place, error = self._first_bad(one, block, inside | {block.input: values[block.input]}, wanted)
                     yield Fault(one.graph, block.layer, one.stage(block, place), error, block.part)
             for stage, got, want in one.finish(values):
                 error = relative_error(got, want)
@@ -117,12 +118,18 @@ class Search:
     ) -> Tensors:
         return graph.run(self.backend, self.runtime, one.inputs, shapes, entries)
 
-    def _first_bad(self, one: Pass, got: Tensors, wanted: Tensors) -> tuple[str, float | None] | None:
-        """The first stage in the order of computation that is wrong, and its error."""
+    def _first_bad(self, one: Pass, block: Block, got: Tensors, wanted: Tensors) -> tuple[str, float | None] | None:
+        """The first stage in the order of computation that is wrong, and its error. A block's output keeps the rounding of outliers in its
+        input, which it may take away."""
         for place, want in wanted.items():
-            if place in got and not self.allowed(error := one.error(place, got[place], want)):
+            unit = max(self._outlier(want), self._outlier(got[block.input]) if place == block.output else 0.0)
+            if place in got and not self.allowed(error := one.error(place, got[place], want, unit)):
                 return place, error
         return None
+
+    def _outlier(self, x: Tensor) -> float:
+        """The unit in which a single block may round its outliers as much as a whole stream may (metrics.stream_units)."""
+        return outlier_unit(x) * self.precision.tolerance / self.precision.block
 
 
 @contextmanager

@@ -45,10 +45,15 @@ def stream_units(blocks: Mapping[tuple[str, int], Tensor]) -> dict[tuple[str, in
     units: dict[tuple[str, int], float] = {}
     outliers: dict[str, float] = {}  # the largest of each part so far
     for (part, layer), x in blocks.items():
-        largest = float(x.abs().max()) if x.numel() else 0.0
-        outliers[part] = max(outliers.get(part, 0.0), largest if largest < math.inf else 0.0)
-        units[part, layer] = max(spread(x), outliers[part] / OUTLIER)
+        outliers[part] = max(outliers.get(part, 0.0), outlier_unit(x))
+        units[part, layer] = max(spread(x), outliers[part])
     return units
+
+
+def outlier_unit(x: Tensor) -> float:
+    """A 50th of the largest value: the unit of tolerances where it is larger than the standard deviation."""
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    return largest / OUTLIER if largest < math.inf else 0.0
 
 
 def largest_difference(got: Tensor, reference: Tensor) -> float | None:
